@@ -1,0 +1,108 @@
+"""The k-nearest-neighbour classifier, over FAISS where the support set is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.distances import closeness
+from fewshot.index import VectorIndex
+from fewshot.validation import Metric, check_choice, check_count
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    support: Tensor | VectorIndex  # (e, s, d), or the index of a single episode's support
+    membership: Membership
+
+
+class NearestNeighborClassifier(FewShotClassifier):
+    """Classify by the votes of the k closest support examples.
+
+    One support set is searched with FAISS, so it may be large; a batch of episodes is searched as one tensor. Both
+    give the same neighbours.
+
+    Parameters
+    ----------
+    n_neighbors : int, default 1
+        k. Where fewer examples are known, all vote.
+    metric : {"cosine", "sqeuclidean", "inner_product"}, default "cosine"
+    weights : {"uniform", "distance"}, default "uniform"
+        "distance": a vote counts the reciprocal of the neighbour's distance (for "cosine", 1 - cosine; for
+        "sqeuclidean", the Euclidean distance); an exact match outvotes all others. Not for "inner_product", which is
+        no distance.
+
+    Notes
+    -----
+    ``scores`` and ``predict_proba`` are the shares of the votes, in [0, 1]. A draw goes to the first of ``classes_``,
+    as in scikit-learn.
+
+    References
+    ----------
+    Cover & Hart 1967, Nearest neighbor pattern classification; the weights are scikit-learn's.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_neighbors: int = 1,
+        metric: Metric = "cosine",
+        weights: Literal["uniform", "distance"] = "uniform",
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.weights = weights
+
+    def _learn(self, support: Tensor, membership: Membership) -> _Neighbours:
+        check_count("n_neighbors", self.n_neighbors)
+        check_choice("weights", self.weights, ("uniform", "distance"))
+        if self.weights == "distance" and self.metric == "inner_product":
+            raise ValueError("weights='distance' needs a distance; 'inner_product' is none: use 'cosine'")
+        if len(support) > 1 or bool((membership.labels < 0).any()):
+            return _Neighbours(support, membership)
+        index = VectorIndex(support.shape[2], metric=self.metric)
+        index.add(support[0].numpy(), range(support.shape[1]))
+        return _Neighbours(index, membership)
+
+    def _extend(self, learned: _Neighbours, support: Tensor, membership: Membership) -> _Neighbours | None:
+        if not isinstance(learned.support, VectorIndex):
+            return None
+        known = learned.membership.labels.shape[1]
+        learned.support.add(support[0].numpy(), range(known, known + support.shape[1]))
+        labels = torch.cat([learned.membership.labels, membership.labels], dim=1)
+        return _Neighbours(learned.support, Membership(labels, membership.n_classes))
+
+    def _scores(self, learned: _Neighbours, query: Tensor) -> Tensor:
+        labels, c = learned.membership.labels, learned.membership.n_classes
+        k = min(self.n_neighbors, labels.shape[1])
+        if isinstance(learned.support, VectorIndex):
+            found, ids = learned.support.search(query[0].numpy(), k)
+            close, near = torch.from_numpy(found)[None], torch.from_numpy(ids.astype(np.int64))[None]
+        else:
+            everyone = closeness(query, learned.support, self.metric)
+            everyone = everyone.masked_fill((labels < 0).unsqueeze(1), -torch.inf)
+            close, near = everyone.topk(k, dim=-1)
+        votes = labels.unsqueeze(1).expand(-1, query.shape[1], -1).gather(2, near)
+        return self._share(close, votes, c)
+
+    def _share(self, close: Tensor, votes: Tensor, c: int) -> Tensor:
+        """Count the votes of neighbours with closeness (e, q, k) and classes (e, q, k): shares (e, q, c)."""
+        weight = self._weight(close).masked_fill(votes < 0, 0.0)
+        counted = (one_hot(votes.clamp_min(0), c) * weight.unsqueeze(-1)).sum(dim=2)
+        return counted / counted.sum(dim=-1, keepdim=True)
+
+    def _weight(self, close: Tensor) -> Tensor:
+        if self.weights == "uniform":
+            return torch.ones_like(close)
+        distance = (1.0 - close) if self.metric == "cosine" else (-close).sqrt()
+        exact = distance <= 0.0
+        return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return scores

@@ -1,0 +1,40 @@
+"""Closeness of vectors: the only place where a sign or a norm is chosen. Higher is closer, for every metric."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fewshot.validation import METRICS, Metric, check_choice
+
+
+def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
+    """Closeness of each query to each key.
+
+    Parameters
+    ----------
+    query : Tensor of shape (..., q, d)
+    keys : Tensor of shape (..., k, d)
+    metric : {"cosine", "sqeuclidean", "inner_product"}
+
+    Returns
+    -------
+    Tensor of shape (..., q, k)
+        "cosine": in [-1, 1], 0 where either vector is zero. "sqeuclidean": minus the squared distance, <= 0.
+        "inner_product": unbounded.
+
+    Notes
+    -----
+    Squared distances come from the Gram matrix, after both sides are shifted by the mean key: the distance does not
+    change, while float32 would otherwise lose it where vectors lie far from the origin.
+    """
+    check_choice("metric", metric, METRICS)
+    if metric == "cosine":
+        return (normalize(query, dim=-1) @ normalize(keys, dim=-1).mT).clamp(-1.0, 1.0)
+    if metric == "inner_product":
+        return query @ keys.mT
+    centre = keys.mean(dim=-2, keepdim=True)
+    query, keys = query - centre, keys - centre
+    squares = query.square().sum(-1).unsqueeze(-1) + keys.square().sum(-1).unsqueeze(-2)
+    return torch.clamp_max(2.0 * (query @ keys.mT) - squares, 0.0)

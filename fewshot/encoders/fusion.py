@@ -1,0 +1,87 @@
+"""Folding batch norms into the convolutions before them: the same function, fewer passes over memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+# Of the largest feature; float32 rounding alone gives 1e-6 to 1e-5 over some 50 layers.
+_TOLERANCE = 1e-3
+
+
+def fuse_batch_norms(network: nn.Module, example: Tensor) -> int:
+    """Fold, in place, each batch norm that reads a convolution's output into that convolution.
+
+    Which convolution feeds which norm is seen by running the network on ``example`` (1, 3, h, w), not guessed from
+    the order of definition. The result is then compared with the original's on the example; where they differ, as
+    when something else reads a convolution's output, everything is put back.
+
+    Returns
+    -------
+    int
+        How many norms were folded; 0 when put back.
+    """
+    with torch.inference_mode():
+        before, pairs = _watch(network, example)
+        undo = [_fold(network, name, norm, conv) for name, norm, conv in pairs]
+        if undo and not _agree(before, network(example)):
+            for (name, norm, conv), (weight, bias) in zip(pairs, undo, strict=True):
+                conv.weight, conv.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
+                _replace(network, name, norm)
+            return 0
+    return len(undo)
+
+
+def _watch(network: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[str, nn.Module, nn.Conv2d]]]:
+    made_by: dict[int, nn.Conv2d] = {}
+    alive: list[Tensor] = []  # keeps outputs, so that no id is used twice
+    calls: dict[nn.Module, int] = {}
+    pairs: dict[nn.Module, nn.Conv2d | None] = {}
+
+    def after_conv(module: nn.Module, _: object, output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        alive.append(output)
+        made_by[id(output)] = module
+        calls[module] = calls.get(module, 0) + 1
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        pairs[module] = None if module in pairs else made_by.get(id(inputs[0]))
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_conv))
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    try:
+        output = network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = {module: name for name, module in network.named_modules()}
+    found = [(names[norm], norm, conv) for norm, conv in pairs.items() if conv is not None and calls[conv] == 1]
+    return output, found
+
+
+def _fold(network: nn.Module, name: str, norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    kept = (conv.weight, conv.bias)
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    activation = getattr(norm, "act", None)  # timm's norms may carry the activation
+    _replace(network, name, activation if isinstance(activation, nn.Module) else nn.Identity())
+    return kept
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def _agree(before: Tensor, after: Tensor) -> bool:
+    error = (before - after).abs().max()
+    return bool(error <= _TOLERANCE * before.abs().max().clamp_min(1e-12))

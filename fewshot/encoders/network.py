@@ -1,0 +1,206 @@
+"""Loading a timm network by name, and reading features from it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.errors import EncoderNotFound
+
+POOLS = ("avg", "max", "cls", "cls+avg")
+_PROBE_SECONDS = 3.0
+
+
+def load_network(name: str, *, pretrained: bool) -> nn.Module:
+    """Make a timm network without its classifier, in eval mode, float32, on the CPU.
+
+    Raises
+    ------
+    EncoderNotFound : in one line, with close matches, or what to do where the hub cannot be reached.
+    """
+    import timm
+
+    import fewshot.encoders.architectures  # noqa: F401  registers our networks
+
+    try:
+        with _hub_offline_if_unreachable(name, pretrained):
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:
+        raise EncoderNotFound(_explain(name, error)) from error
+    return network.eval().requires_grad_(False)
+
+
+def list_encoders(pattern: str = "") -> list[str]:
+    """Return "pocket" and every timm name with pretrained weights, those that contain or match ``pattern``."""
+    import timm
+
+    import fewshot.encoders.architectures  # noqa: F401
+
+    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = sorted(set(timm.list_models(wanted, pretrained=True)))
+    own = ["pocket"] if pattern.strip("*") in "pocket" else []
+    return own + names
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Return a SHA-256 over the names, shapes and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint(network: nn.Module, **settings: Any) -> str:
+    """Return 32 hexadecimal digits made of the architecture, its weights and ``settings`` (JSON values)."""
+    described = json.dumps({"weights": weights_hash(network), **settings}, sort_keys=True, default=str)
+    return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+def features(network: nn.Module, x: Tensor, *, layer: int | str | None, pool: str | None) -> Tensor:
+    """Read (n, d) features: the network's own embedding, or one block's output pooled.
+
+    Raises
+    ------
+    ValueError : for a layer or pool that the network does not have, naming those it has.
+    """
+    if layer is None and pool is None:
+        out: Tensor = network(x)
+        if out.ndim != 2:
+            raise ValueError(f"this network gives features of shape {tuple(out.shape)}; choose pool='avg' or 'max'")
+        return out
+    maps, prefix = _intermediate(network, x, -1 if layer is None else _layer_number(network, layer))
+    return _pooled(maps, prefix, pool or "avg")
+
+
+def _intermediate(network: nn.Module, x: Tensor, number: int) -> tuple[Tensor, Tensor | None]:
+    read = getattr(network, "forward_intermediates", None)
+    if read is None:
+        raise ValueError(f"{type(network).__name__} has no intermediate features in timm; leave out layer and pool")
+    asked: dict[str, Any] = {"indices": [number], "norm": True, "intermediates_only": True, "output_fmt": "NCHW"}
+    allowed = inspect.signature(read).parameters
+    if "return_prefix_tokens" in allowed:
+        asked["return_prefix_tokens"] = True
+    if "stop_early" in allowed:
+        asked["stop_early"] = True
+    try:
+        (found,) = read(x, **asked)
+    except (AssertionError, IndexError) as error:
+        raise ValueError(f"layer {number} does not exist; {_layers_text(network)}") from error
+    if isinstance(found, (tuple, list)):
+        return found[0], found[1]
+    return found, None
+
+
+def _layer_names(network: nn.Module) -> list[str]:
+    info = getattr(network, "feature_info", None) or []
+    return [str(entry.get("module", "")) for entry in (info.info if hasattr(info, "info") else info)]
+
+
+def _layers_text(network: nn.Module) -> str:
+    names = _layer_names(network)
+    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    return f"the layers are {listed}" if names else "this network names no layers"
+
+
+def _layer_number(network: nn.Module, layer: int | str) -> int:
+    if not isinstance(layer, str):
+        return layer
+    names = _layer_names(network)
+    if layer not in names:
+        raise ValueError(f"no layer {layer!r}; {_layers_text(network)}")
+    return names.index(layer)
+
+
+def _pooled(maps: Tensor, prefix: Tensor | None, pool: str) -> Tensor:
+    if maps.ndim != 4:
+        raise ValueError(f"cannot pool features of shape {tuple(maps.shape)}; another layer gives maps (n, c, h, w)")
+    if pool == "avg":
+        return maps.mean(dim=(2, 3))
+    if pool == "max":
+        return maps.amax(dim=(2, 3))
+    if prefix is None or prefix.shape[1] == 0:
+        raise ValueError(f"pool={pool!r} needs a class token, which this network has not; use 'avg' or 'max'")
+    token = prefix[:, 0]
+    return token if pool == "cls" else torch.cat([token, maps.mean(dim=(2, 3))], dim=1)
+
+
+def _explain(name: str, error: Exception) -> str:
+    """Say in one line why a name did not load and what to do."""
+    import timm
+
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        return (
+            f"no encoder in the folder {place!r}: {_first_line(error)}. "
+            "A local-dir: folder holds config.json and model.safetensors, as timm writes for the Hub"
+        )
+    if source == "hf-hub" or timm.is_model(name.partition(".")[0]):
+        weights = f"weights of {name!r}"
+        if "tag" in str(error) and source != "hf-hub":
+            tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+            return f"no {weights}; those known to timm: {', '.join(tags) or 'none'}"
+        return (
+            f"the {weights} are not in the local cache and could not be fetched: {_hub_reason(error)}. Connect once, "
+            "or give a folder with config.json and model.safetensors as local-dir:PATH, or use 'pocket' (bundled)"
+        )
+    everything = ["pocket", *timm.list_models(), *timm.list_models(pretrained=True)]
+    close = difflib.get_close_matches(name, everything, n=5, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else "list them with: fewshot encoders [PATTERN]"
+    return f"no encoder is called {name!r}; {hint} A folder of weights is given as local-dir:PATH"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")[:200]
+
+
+def _hub_reason(error: Exception) -> str:
+    unreachable = type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
+    return "the hub cannot be reached from here" if unreachable else _first_line(error)
+
+
+@contextmanager
+def _hub_offline_if_unreachable(name: str, pretrained: bool) -> Iterator[None]:
+    """Spare the user the hub client's minute of retries, and its log of them, where there is no network.
+
+    The local cache still answers; only the attempt to reach the hub is left out.
+    """
+    if not pretrained or name.startswith("local-dir:") or _hub_reachable():
+        yield
+        return
+    from huggingface_hub import constants
+
+    was = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was
+
+
+def _hub_reachable() -> bool:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if urllib.request.getproxies():
+        return True  # a proxy resolves names for us: only the real request can tell
+    address = urlsplit(os.environ.get("HF_ENDPOINT", constants.ENDPOINT))
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 443), timeout=_PROBE_SECONDS):
+            return True
+    except OSError:
+        return False

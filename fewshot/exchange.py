@@ -1,0 +1,141 @@
+"""Embeddings as open files, .npz or .parquet: ids, labels, vectors, hashes, sources and the encoder's fingerprint."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.errors import MissingExtra
+from fewshot.files import replacing
+
+_TEXTS = ("fingerprint", "encoder", "metric")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The columns of an export: n ids, labels, vectors (n, d), hashes and sources; and what made the vectors."""
+
+    ids: NDArray[np.int64]
+    labels: list[str]
+    vectors: NDArray[np.float32]
+    sha256: list[str]
+    sources: list[str]
+    fingerprint: str
+    encoder: str
+    metric: str
+
+
+def write(path: Path, exported: Exported) -> None:
+    """Write an export; the file's suffix chooses the format, and it appears whole or not at all.
+
+    Raises
+    ------
+    ValueError : for another suffix.
+    MissingExtra : for .parquet without pyarrow.
+    """
+    _check_suffix(path)
+    with replacing(path) as temporary:
+        (_write_parquet if path.suffix == ".parquet" else _write_npz)(temporary, exported)
+
+
+def read(path: Path) -> Exported:
+    """Read an export.
+
+    Raises
+    ------
+    FileNotFoundError : if there is none.
+    ValueError : if the file is something else, or damaged.
+    """
+    check(path)
+    try:
+        return (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
+    except MissingExtra:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not an export of a registry ({error})") from error
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Raise FileNotFoundError or ValueError unless there is a file of a suffix that can be read."""
+    _check_suffix(Path(path))
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no such file: {path}")
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"{path}: an export is a .npz or .parquet file, not {path.suffix or 'without suffix'}")
+
+
+def _write_npz(target: Path, exported: Exported) -> None:
+    with open(target, "wb") as file:
+        np.savez_compressed(
+            file,
+            ids=exported.ids,
+            labels=np.array(exported.labels, str),
+            vectors=exported.vectors,
+            sha256=np.array(exported.sha256, str),
+            sources=np.array(exported.sources, str),
+            fingerprint=np.array(exported.fingerprint),
+            encoder=np.array(exported.encoder),
+            metric=np.array(exported.metric),
+        )
+
+
+def _read_npz(path: Path) -> Exported:
+    with np.load(path, allow_pickle=False) as file:
+        return Exported(
+            ids=file["ids"],
+            labels=file["labels"].tolist(),
+            vectors=np.asarray(file["vectors"], np.float32),
+            sha256=file["sha256"].tolist(),
+            sources=file["sources"].tolist(),
+            **{name: str(file[name]) for name in _TEXTS},
+        )
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtra("parquet files need pyarrow: pip install 'fewshot[parquet]' (or use .npz)") from None
+    return pyarrow
+
+
+def _write_parquet(target: Path, exported: Exported) -> None:
+    pyarrow = _pyarrow()
+    width = exported.vectors.shape[1]
+    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(exported.vectors.ravel()), width)
+    table = pyarrow.table(
+        {
+            "id": exported.ids,
+            "label": exported.labels,
+            "vector": vectors,
+            "sha256": exported.sha256,
+            "source": exported.sources,
+        }
+    )
+    described = json.dumps({name: getattr(exported, name) for name in _TEXTS})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"fewshot": described}), target)
+
+
+def _read_parquet(path: Path) -> Exported:
+    pyarrow = _pyarrow()
+    table = pyarrow.parquet.read_table(path)
+    described = json.loads(table.schema.metadata[b"fewshot"])
+    vectors = table["vector"].combine_chunks()
+    flat = (vectors if isinstance(vectors, pyarrow.Array) else vectors.chunk(0)).flatten()
+    return Exported(
+        ids=table["id"].to_numpy(),
+        labels=table["label"].to_pylist(),
+        vectors=flat.to_numpy().astype(np.float32).reshape(table.num_rows, -1),
+        sha256=table["sha256"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        **described,
+    )

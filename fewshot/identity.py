@@ -1,0 +1,95 @@
+"""Which encoder and metric a registry belongs to: remembered when it is made, checked ever after."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fewshot.errors import EncoderMismatch, RegistryError
+from fewshot.store import RegistryStore
+from fewshot.validation import METRICS, Metric, check_choice
+
+if TYPE_CHECKING:
+    from fewshot.encoders import Encoder
+
+
+def settle(
+    store: RegistryStore, classifier_metric: Metric | None, metric: Metric | None, keep_images: bool | None
+) -> None:
+    """Fix the metric, and whether pictures are kept, of a new registry; of an old one, refuse another metric.
+
+    Raises
+    ------
+    ValueError : if the metric and the classifier's disagree.
+    EncoderMismatch : if the registry has another metric.
+    """
+    for given in (metric, classifier_metric):
+        if given is not None:
+            check_choice("metric", given, METRICS)
+    if metric and classifier_metric and metric != classifier_metric:
+        raise ValueError(f"metric={metric!r} disagrees with the classifier's metric {classifier_metric!r}")
+    wanted = metric or classifier_metric
+    if "metric" not in store.meta():
+        with store.write():
+            if "metric" not in store.meta():
+                store.set_meta(metric=wanted or "cosine", keep_images=int(keep_images is not False))
+    meta = store.meta()
+    if wanted and wanted != meta["metric"]:
+        raise EncoderMismatch(
+            f"registry {store.path!r} was made for the metric {meta['metric']!r}, not {wanted!r}: open it with "
+            f"{meta['metric']!r}, or register the pictures again in a new file made with {wanted!r}"
+        )
+    if keep_images is not None and keep_images != bool(meta["keep_images"]):
+        with store.write():
+            store.set_meta(keep_images=int(keep_images))
+
+
+def remember_encoder(store: RegistryStore, encoder: Encoder) -> None:
+    """Note the encoder of a new registry; of an old one, check that it is the same."""
+    if "fingerprint" not in store.meta():
+        with store.write():
+            if "fingerprint" not in store.meta():
+                store.set_meta(**encoder_meta(encoder))
+    check_encoder(store, encoder)
+
+
+def check_encoder(store: RegistryStore, encoder: Encoder) -> None:
+    """Raise EncoderMismatch, naming both and the remedy, unless the registry's vectors are this encoder's."""
+    meta = store.meta()
+    if meta.get("fingerprint", encoder.fingerprint) == encoder.fingerprint:
+        return
+    given = name_of(str(encoder_meta(encoder)["encoder"]))
+    raise EncoderMismatch(
+        f"registry {store.path!r} holds embeddings from {name_of(meta['encoder'])} (d={meta['dim']}, fingerprint "
+        f"{meta['fingerprint'][:8]}), but this encoder is {given} (d={encoder.dim}, fingerprint "
+        f"{encoder.fingerprint[:8]}). They cannot be compared: open it with the first, or rebuild with: "
+        f"fewshot reindex {store.path} --encoder {given}"
+    )
+
+
+def described(store: RegistryStore) -> dict[str, Any]:
+    """Return the settings of a registry that has been added to.
+
+    Raises
+    ------
+    RegistryError : if nothing was added yet, so that it has no encoder.
+    """
+    meta = store.meta()
+    if "fingerprint" not in meta:
+        raise RegistryError(
+            f"{store.path} holds no classes yet; add some with: fewshot add {store.path} LABEL IMAGE..."
+        )
+    return meta
+
+
+def encoder_meta(encoder: Encoder) -> dict[str, str | int]:
+    """Return what is remembered of an encoder."""
+    spec = getattr(encoder, "spec", {})
+    return {"encoder": json.dumps(spec), "fingerprint": encoder.fingerprint, "dim": encoder.dim}
+
+
+def name_of(encoder: str) -> str:
+    """From an encoder's remembered description to words: its name, with layer and pool where they are set."""
+    spec = json.loads(encoder)
+    extras = "".join(f" --{key} {spec[key]}" for key in ("layer", "pool") if spec.get(key) is not None)
+    return str(spec.get("name", "an encoder of your own")) + extras

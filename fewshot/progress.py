@@ -1,0 +1,38 @@
+"""The one progress bar: on stderr, on a terminal only, and only for work longer than two seconds."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+_PATIENCE_SECONDS = 2.0
+
+
+class Progress:
+    """A bar for work counted in pictures: ``with Progress(total, "add") as bar: ... bar.advance(8)``.
+
+    Work inside such work shows no bar of its own.
+    """
+
+    _depth = 0
+
+    def __init__(self, total: int | None, what: str) -> None:
+        self._total, self._what = total, what
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        Progress._depth += 1
+        hidden = True if Progress._depth > 1 else None  # None: hidden unless stderr is a terminal
+        self._bar: Any = tqdm(
+            total=self._total, desc=self._what, delay=_PATIENCE_SECONDS, disable=hidden, leave=False, unit="image"
+        )
+        return self
+
+    def advance(self, pictures: int) -> None:
+        """Count more pictures as done."""
+        self._bar.update(pictures)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        Progress._depth -= 1
+        self._bar.close()

@@ -1,0 +1,420 @@
+"""Classes registered from a handful of pictures, kept in one file, and new pictures recognised by them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from fewshot import exchange, identity
+from fewshot.errors import EncoderMismatch, ImageError, RegistryError
+from fewshot.images import ImageSource, describe, image_bytes, labelled_images, map_ahead
+from fewshot.intake import add_examples, add_pictures
+from fewshot.progress import Progress
+from fewshot.recall import Recall
+from fewshot.reindexing import picture, reindex
+from fewshot.reports import (
+    AddReport,
+    Evaluation,
+    Failure,
+    Judged,
+    Prediction,
+    Predictions,
+    RegistryInfo,
+)
+from fewshot.store import NewExample, RegistryStore
+from fewshot.validation import Metric, check_label
+
+if TYPE_CHECKING:
+    from fewshot.classifiers import FewShotClassifier
+    from fewshot.encoders import Encoder
+
+__all__ = ["AddReport", "ClassRegistry", "Prediction"]
+
+# Pictures per transaction: what a killed `add` loses at most, and what is held in memory at once.
+_CHUNK = 64
+
+
+class ClassRegistry:
+    """A growing set of image classes in one SQLite file.
+
+    Parameters
+    ----------
+    path : path
+        The file; made with the first ``add`` if absent.
+    encoder : Encoder or str, optional
+        Turns pictures into vectors. By default the one the registry was made with, loaded when first needed; for a
+        new registry "pocket".
+    classifier : FewShotClassifier, optional
+        Reads the vectors. By default ``PrototypeClassifier`` with the registry's metric.
+    metric : {"cosine", "sqeuclidean", "inner_product"}, optional
+        Fixed when the registry is made; by default the classifier's, else "cosine".
+    keep_images : bool, optional
+        Whether pictures' original bytes are kept in the file, else only their paths. By default as when the registry
+        was made, at first True.
+    create : bool, default True
+        Whether a missing file is made; False refuses instead.
+
+    Raises
+    ------
+    RegistryError : for a foreign or newer file, or a missing one that is not to be made.
+    EncoderMismatch : if the encoder or metric given is not the registry's, with the remedy.
+
+    Notes
+    -----
+    Safe to share between threads and processes: every change is one transaction, and predictions follow changes made
+    elsewhere. A picture that cannot be read never stops the others; reports list it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        encoder: Encoder | str | None = None,
+        classifier: FewShotClassifier | None = None,
+        metric: Metric | None = None,
+        keep_images: bool | None = None,
+        create: bool = True,
+    ) -> None:
+        self._store = RegistryStore(path, create=create)
+        self._recall = Recall(self._store, classifier)
+        self._lock = threading.RLock()
+        self._encoder: Encoder | None = None
+        try:
+            identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
+            if isinstance(encoder, str):
+                from fewshot.encoders import load_encoder
+
+                encoder = load_encoder(encoder)
+            if encoder is not None:
+                identity.check_encoder(self._store, encoder)
+                self._encoder = encoder
+        except BaseException:
+            self._store.close()
+            raise
+
+    @property
+    def path(self) -> str:
+        """The registry's file."""
+        return self._store.path
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded if it was not.
+
+        Raises
+        ------
+        EncoderMismatch : if what loads under the remembered name is not what made the vectors.
+        """
+        with self._lock:
+            if self._encoder is None:
+                from fewshot.encoders import load_encoder
+
+                spec = json.loads(self._store.meta().get("encoder", '{"name": "pocket"}'))
+                if "name" not in spec:
+                    raise RegistryError(f"{self.path} was made with an encoder of your own: give it as encoder=")
+                encoder = load_encoder(**spec)
+                identity.check_encoder(self._store, encoder)
+                self._encoder = encoder
+            return self._encoder
+
+    def add(self, label: str, images: Iterable[ImageSource], *, allow_conflict: bool = False) -> AddReport:
+        """Register pictures as examples of a class, new or known.
+
+        Parameters
+        ----------
+        label : str
+        images : iterable of paths, bytes, file objects, PIL images or arrays
+        allow_conflict : bool, default False
+            Accept a picture that another class holds already.
+
+        Returns
+        -------
+        AddReport
+            How many were added; the duplicates, conflicts and unreadable pictures, which were not.
+        """
+        from fewshot.encoders.base import check_image_batch
+
+        check_label(label)
+        return self.add_labelled(((image, label) for image in check_image_batch(images)), allow_conflict=allow_conflict)
+
+    def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
+        """Register (picture, label) pairs; each 64 are stored as soon as they are embedded."""
+        identity.remember_encoder(self._store, self.encoder)
+        keep = bool(self._store.meta()["keep_images"])
+        report = AddReport()
+        total = len(pairs) if isinstance(pairs, Sequence) else None
+        source = iter(pairs)
+        with Progress(total, "add") as bar:
+            while chunk := list(islice(source, _CHUNK)):
+                for _, label in chunk:
+                    check_label(label)
+                report += add_pictures(
+                    self._store,
+                    self.encoder,
+                    chunk,
+                    allow_conflict=allow_conflict,
+                    keep_images=keep,
+                )
+                bar.advance(len(chunk))
+        return report
+
+    def predict(self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3) -> list[Prediction]:
+        """Recognise pictures.
+
+        Parameters
+        ----------
+        images : iterable of paths, bytes, file objects, PIL images or arrays
+        top : int, default 5
+            How many classes to rank.
+        nearest : int, default 3
+            How many of the closest registered examples to name; 0 for none.
+
+        Returns
+        -------
+        list of Prediction, in the order given.
+
+        Raises
+        ------
+        ImageError : naming the first picture that cannot be read; ``predict_valid`` goes on instead.
+        RegistryError : if no class is registered.
+        """
+        answered = self.predict_valid(images, top=top, nearest=nearest)
+        if answered.failed:
+            first = answered.failed[0]
+            raise ImageError(first.source, first.reason)
+        return list(answered.predictions)
+
+    def predict_valid(self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3) -> Predictions:
+        """Recognise the pictures that can be read, and list the others."""
+        from fewshot.encoders import encode_valid
+        from fewshot.encoders.base import check_image_batch
+
+        sources = list(check_image_batch(images))
+        if not self.classes():
+            raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
+        encoded = encode_valid(self.encoder, sources)
+        failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
+        names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
+        return Predictions(names, tuple(self._recall.predict(encoded.vectors, top=top, nearest=nearest)), failed)
+
+    def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
+        """Recognise every picture of a folder or zip with one subfolder a class, and count.
+
+        Pictures of classes that are not registered count as wrong, and are named; so is how many of the pictures are
+        registered examples themselves, which flatter the accuracy.
+        """
+        found = labelled_images(place)
+        registered = self.classes()
+        answered = self.predict_valid(found.images, top=1, nearest=0)
+        failing = {failure.source for failure in answered.failed}
+        sources = [(describe(i), i, t) for i, t in zip(found.images, found.labels, strict=True)]
+        kept = [(name, image, truth) for name, image, truth in sources if name not in failing]
+        rows = tuple(
+            Judged(name, truth, str(p.label), p.score)
+            for (name, _, truth), p in zip(kept, answered.predictions, strict=True)
+        )
+        hashes = map_ahead(_digest, [image for _, image, _ in kept])
+        seen = sum(isinstance(digest, bytes) and bool(self._store.labels_of(digest)) for digest in hashes)
+        unknown = tuple(sorted({row.label for row in rows} - registered.keys()))
+        return Evaluation(rows, answered.failed, unknown, seen, found.ignored)
+
+    def classes(self) -> dict[str, int]:
+        """Return the registered labels, in the order they came, with the number of examples of each."""
+        with self._store.read() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT label, count(*) FROM classes JOIN examples ON class_id = classes.id "
+                    "GROUP BY classes.id ORDER BY classes.id"
+                ).fetchall()
+            )
+
+    def examples(self, label: str) -> list[tuple[int, str]]:
+        """Return (id, source name) of each example of a class."""
+        with self._store.read() as connection:
+            self._store.class_id(label)
+            return connection.execute(
+                "SELECT examples.id, source FROM examples JOIN classes ON class_id = classes.id "
+                "WHERE label = ? ORDER BY examples.id",
+                (label,),
+            ).fetchall()
+
+    def picture(self, example: int) -> bytes:
+        """Return the original bytes of an example's picture.
+
+        Raises
+        ------
+        KeyError : if there is no such example.
+        ImageError : if its picture was not kept and is no longer where it was.
+        """
+        return picture(self._store, example)
+
+    def remove(self, label: str) -> int:
+        """Remove a class; returns how many examples it had.
+
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        """
+        with self._store.write() as connection:
+            found = connection.execute("SELECT id FROM examples WHERE class_id = ?", (self._store.class_id(label),))
+            ids = [id_ for (id_,) in found]
+            self._store.delete(ids)
+        return len(ids)
+
+    def remove_example(self, example: int) -> str:
+        """Remove one example by its id, and its class with the last one; returns the label."""
+        with self._store.write() as connection:
+            row = connection.execute(
+                "SELECT label FROM examples JOIN classes ON class_id = classes.id WHERE examples.id = ?", (example,)
+            ).fetchone()
+            if row is None:
+                raise KeyError(f"no example {example} in {self.path}")
+            self._store.delete([example])
+        return str(row[0])
+
+    def rename(self, label: str, new: str) -> None:
+        """Give a class another name, one that is not taken (see ``merge``)."""
+        check_label(new)
+        with self._store.write() as connection:
+            class_id = self._store.class_id(label)
+            if connection.execute("SELECT 1 FROM classes WHERE label = ?", (new,)).fetchone():
+                raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
+            connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
+
+    def merge(self, labels: Sequence[str], into: str) -> int:
+        """Move the examples of classes into another, known or new; returns how many it then has.
+
+        A picture that both held is kept once.
+        """
+        check_label(into)
+        with self._store.write() as connection:
+            sources = [self._store.class_id(label) for label in labels if label != into]
+            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
+            target = self._store.class_id(into)
+            for source in sources:
+                connection.execute("UPDATE OR IGNORE examples SET class_id = ? WHERE class_id = ?", (target, source))
+                connection.execute("DELETE FROM examples WHERE class_id = ?", (source,))
+                connection.execute("DELETE FROM classes WHERE id = ?", (source,))
+            (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
+        return int(count)
+
+    def info(self) -> RegistryInfo:
+        """Describe the registry; the encoder is not loaded."""
+        meta = self._store.meta()
+        with self._store.read() as connection:
+            ((classes,), (examples,), (images,)) = (
+                connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+                for table in ("classes", "examples", "images")
+            )
+        return RegistryInfo(
+            path=self.path,
+            encoder=json.loads(meta.get("encoder", "{}")),
+            fingerprint=meta.get("fingerprint", ""),
+            dim=int(meta.get("dim", 0)),
+            metric=meta["metric"],
+            classes=classes,
+            examples=examples,
+            images_kept=images,
+            bytes=os.path.getsize(self.path),
+        )
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write ids, labels, vectors, hashes, sources and the fingerprint to a .npz or .parquet file.
+
+        Returns
+        -------
+        int
+            How many examples were written. Pictures are not among them.
+        """
+        meta = identity.described(self._store)
+        rows = self._store.rows(int(meta["dim"]))
+        with self._store.read() as connection:
+            found = connection.execute("SELECT sha256, source FROM examples ORDER BY id").fetchall()[: len(rows.ids)]
+        exchange.write(
+            Path(path),
+            exchange.Exported(
+                ids=rows.ids,
+                labels=rows.labels,
+                vectors=rows.vectors,
+                sha256=[sha256.hex() for sha256, _ in found],
+                sources=[source for _, source in found],
+                fingerprint=meta["fingerprint"],
+                encoder=meta["encoder"],
+                metric=meta["metric"],
+            ),
+        )
+        return len(rows.ids)
+
+    def import_examples(self, path: str | os.PathLike[str], *, allow_conflict: bool = False) -> AddReport:
+        """Add the examples of a file written by ``export``, made with the same encoder; all or none.
+
+        Raises
+        ------
+        EncoderMismatch : if the file's vectors come from another encoder.
+        """
+        read = exchange.read(Path(path))
+        meta = self._store.meta()
+        if meta.get("fingerprint", read.fingerprint) != read.fingerprint:
+            theirs, ours = identity.name_of(read.encoder), identity.name_of(meta["encoder"])
+            raise EncoderMismatch(
+                f"{path} holds embeddings from {theirs} (fingerprint {read.fingerprint[:8]}), but registry "
+                f"{self.path!r} from {ours} (fingerprint {meta['fingerprint'][:8]}). They cannot be compared: import "
+                "into a new registry"
+            )
+        examples = [
+            NewExample(label, bytes.fromhex(sha256), source, None, vector, None)
+            for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
+        ]
+        with self._store.write(append=True):
+            if "fingerprint" not in meta:
+                self._store.set_meta(
+                    encoder=read.encoder, fingerprint=read.fingerprint, dim=read.vectors.shape[1], metric=read.metric
+                )
+            return add_examples(self._store, examples, allow_conflict=allow_conflict)
+
+    def reindex(self, encoder: Encoder | str) -> int:
+        """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.
+
+        Returns
+        -------
+        int
+            How many examples were embedded.
+
+        Raises
+        ------
+        RegistryError : naming the pictures that are neither kept nor where they were.
+        """
+        if isinstance(encoder, str):
+            from fewshot.encoders import load_encoder
+
+            encoder = load_encoder(encoder)
+        identity.described(self._store)
+        count = reindex(self._store, encoder)
+        self._encoder = encoder
+        return count
+
+    def close(self) -> None:
+        """Close the file; the object is of no use afterwards."""
+        self._store.close()
+
+    def __enter__(self) -> ClassRegistry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ClassRegistry({self.path!r})"
+
+
+def _digest(image: ImageSource) -> bytes:
+    return hashlib.sha256(image_bytes(image)).digest()

@@ -1,0 +1,165 @@
+"""What a registry answers: frozen results, nothing left out in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be read, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A picture that was to be added to ``label`` while other classes hold it: not added."""
+
+    source: str
+    label: str
+    held_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """What became of the pictures given.
+
+    Attributes
+    ----------
+    added, duplicates : int
+        Stored; left out because their class holds the same file already.
+    conflicts : tuple of Conflict
+        Left out because another class holds the same file.
+    failed : tuple of Failure
+        Left out because they could not be read.
+    """
+
+    added: int = 0
+    duplicates: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+    failed: tuple[Failure, ...] = ()
+
+    def __add__(self, other: AddReport) -> AddReport:
+        return AddReport(
+            self.added + other.added,
+            self.duplicates + other.duplicates,
+            self.conflicts + other.conflicts,
+            self.failed + other.failed,
+        )
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A registered example close to a query: its id, class, file name, and closeness in the registry's metric."""
+
+    example: int
+    label: str
+    source: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class recognised in one picture.
+
+    Attributes
+    ----------
+    label : str or None
+        None: none of the known classes.
+    score : float
+        The classifier's closeness; for the default one the cosine to the class prototype, in [-1, 1].
+    top : tuple of (label, score)
+        The closest classes, closest first.
+    nearest : tuple of Neighbor
+        The closest registered examples, of whichever class: why the answer is what it is, or why to doubt it.
+    """
+
+    label: str | None
+    score: float
+    top: tuple[tuple[str, float], ...]
+    nearest: tuple[Neighbor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers for the pictures that could be read, with their names, and the pictures that could not."""
+
+    sources: tuple[str, ...]
+    predictions: tuple[Prediction, ...]
+    failed: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture of an evaluation: its true label and the one predicted."""
+
+    source: str
+    label: str
+    predicted: str
+    score: float
+
+    @property
+    def correct(self) -> bool:
+        """Whether the two agree."""
+        return self.label == self.predicted
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a labelled folder was recognised.
+
+    Attributes
+    ----------
+    rows : tuple of Judged
+        Every picture that could be read.
+    failed : tuple of Failure
+        Those that could not; not counted.
+    unregistered : tuple of str
+        Labels of the folder that the registry does not know; their pictures count as wrong.
+    also_registered : int
+        How many of the pictures are registered examples themselves: a test of memory, not of recognition.
+    ignored : tuple of str
+        Files that are no pictures, or lie in no class folder.
+    """
+
+    rows: tuple[Judged, ...]
+    failed: tuple[Failure, ...] = ()
+    unregistered: tuple[str, ...] = ()
+    also_registered: int = 0
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """How many pictures were judged."""
+        return len(self.rows)
+
+    @property
+    def accuracy(self) -> float:
+        """The share recognised, in [0, 1]; NaN where there is none to judge."""
+        return sum(row.correct for row in self.rows) / self.n if self.rows else float("nan")
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """The share recognised of each class of the folder."""
+        totals = Counter(row.label for row in self.rows)
+        right = Counter(row.label for row in self.rows if row.correct)
+        return {label: right[label] / totals[label] for label in sorted(totals)}
+
+
+@dataclass(frozen=True)
+class RegistryInfo:
+    """What a registry is made of; sizes in bytes, ``encoder`` as given to ``TimmEncoder``."""
+
+    path: str
+    encoder: dict[str, Any] = field(hash=False)
+    fingerprint: str
+    dim: int
+    metric: str
+    classes: int
+    examples: int
+    images_kept: int
+    bytes: int

@@ -1,0 +1,286 @@
+"""A registry's file: its tables, its checks at opening, its transactions. SQL lives here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.errors import RegistryError
+
+APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
+_BUSY_SECONDS = 120.0
+_ROWS_AT_ONCE = 4096
+
+
+def m001_tables(connection: sqlite3.Connection) -> None:
+    """Make the first schema."""
+    for statement in (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        "CREATE TABLE classes (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE)",
+        # path: where the picture was, if its bytes were not kept
+        """CREATE TABLE examples (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            class_id INTEGER NOT NULL REFERENCES classes (id),
+            sha256 BLOB NOT NULL,
+            source TEXT NOT NULL,
+            path TEXT,
+            vector BLOB NOT NULL,
+            added_at TEXT NOT NULL,
+            UNIQUE (class_id, sha256))""",
+        "CREATE INDEX examples_by_hash ON examples (sha256)",
+        "CREATE TABLE images (sha256 BLOB PRIMARY KEY, data BLOB NOT NULL)",
+        # revision: changes so far; rewrites: those that did more than append examples
+        "INSERT INTO meta VALUES ('revision', 0), ('rewrites', 0)",
+    ):
+        connection.execute(statement)
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables]
+"""Each brings a file from version n to n + 1. Append only."""
+
+
+@dataclass(frozen=True)
+class NewExample:
+    """One example to be stored."""
+
+    label: str
+    sha256: bytes
+    source: str
+    path: str | None
+    vector: NDArray[np.float32]
+    data: bytes | None
+    added_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples read back, in the order of their ids."""
+
+    ids: NDArray[np.int64]
+    labels: list[str]
+    vectors: NDArray[np.float32]
+
+
+class RegistryStore:
+    """The SQLite file of a registry.
+
+    A rollback journal is used, not a write-ahead log, so that at rest the registry is truly one file to copy. Every
+    change is one transaction; a killed process leaves all of it or none.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool) -> None:
+        self.path = os.fspath(path)
+        self._lock = threading.RLock()
+        self._check_file(create)
+        try:
+            self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.OperationalError as error:
+            raise RegistryError(f"cannot open {self.path}: {error}") from error
+        try:
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; calling again does nothing."""
+        self._connection.close()
+
+    @contextmanager
+    def write(self, *, append: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction that changes the file: all of the block's statements, or on any error none."""
+        with self._lock:
+            self._begin("IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+                if not append:
+                    self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'rewrites'")
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view of the file."""
+        with self._lock:
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            self._begin("DEFERRED")
+            try:
+                yield self._connection
+            finally:
+                self._connection.execute("COMMIT")
+
+    def meta(self) -> dict[str, Any]:
+        """Return all settings."""
+        with self.read() as connection:
+            return dict(connection.execute("SELECT key, value FROM meta").fetchall())
+
+    def set_meta(self, **values: str | int) -> None:
+        """Store settings; inside ``write``."""
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
+
+    def state(self) -> tuple[int, int]:
+        """Return (revision, rewrites)."""
+        meta = self.meta()
+        return int(meta["revision"]), int(meta["rewrites"])
+
+    def labels_of(self, sha256: bytes) -> list[str]:
+        """Return the classes that hold a picture of this hash."""
+        with self.read() as connection:
+            found = connection.execute(
+                "SELECT label FROM examples JOIN classes ON classes.id = class_id WHERE sha256 = ? ORDER BY label",
+                (sha256,),
+            )
+            return [label for (label,) in found]
+
+    def class_id(self, label: str) -> int:
+        """Return a class's number, or raise KeyError naming close matches."""
+        with self.read() as connection:
+            row = connection.execute("SELECT id FROM classes WHERE label = ?", (label,)).fetchone()
+            if row is None:
+                known = [name for (name,) in connection.execute("SELECT label FROM classes LIMIT 100000")]
+                close = difflib.get_close_matches(label, known, n=3)
+                hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"it has {len(known)} others"
+                raise KeyError(f"no class {label!r} in {self.path}; {hint}")
+        return int(row[0])
+
+    def insert(self, examples: Iterable[NewExample]) -> None:
+        """Store examples and, where given, their pictures; inside ``write``."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        for example in examples:
+            self._connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (example.label,))
+            self._connection.execute(
+                "INSERT INTO examples (class_id, sha256, source, path, vector, added_at) "
+                "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?)",
+                (
+                    example.label,
+                    example.sha256,
+                    example.source,
+                    example.path,
+                    np.asarray(example.vector, "<f4").tobytes(),
+                    example.added_at or now,
+                ),
+            )
+            if example.data is not None:
+                self._connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (example.sha256, example.data))
+
+    def described(self, ids: Iterable[int]) -> dict[int, tuple[str, str]]:
+        """Return label and source of the examples that exist."""
+        found = {}
+        with self.read() as connection:
+            for id_ in ids:
+                row = connection.execute(
+                    "SELECT label, source FROM examples JOIN classes ON classes.id = class_id WHERE examples.id = ?",
+                    (id_,),
+                ).fetchone()
+                if row is not None:
+                    found[id_] = row
+        return found
+
+    def rows(self, dim: int, *, after: int = 0) -> Rows:
+        """Return the examples whose id is above ``after``."""
+        with self.read() as connection:
+            (n,) = connection.execute("SELECT count(*) FROM examples WHERE id > ?", (after,)).fetchone()
+            ids, labels, vectors = np.empty(n, np.int64), [], np.empty((n, dim), np.float32)
+            cursor = connection.execute(
+                "SELECT examples.id, label, vector FROM examples JOIN classes ON classes.id = class_id "
+                "WHERE examples.id > ? ORDER BY examples.id",
+                (after,),
+            )
+            done = 0
+            while some := cursor.fetchmany(_ROWS_AT_ONCE):
+                end = done + len(some)
+                ids[done:end] = [row[0] for row in some]
+                labels += [row[1] for row in some]
+                vectors[done:end] = np.frombuffer(b"".join(row[2] for row in some), "<f4").reshape(-1, dim)
+                done = end
+        return Rows(ids, labels, vectors)
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Drop examples, then classes and pictures that only they held; inside ``write``."""
+        connection = self._connection
+        for id_ in ids:
+            class_id, sha256 = connection.execute(
+                "DELETE FROM examples WHERE id = ? RETURNING class_id, sha256", (id_,)
+            ).fetchone()
+            connection.execute(
+                "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)",
+                (class_id,),
+            )
+            connection.execute(
+                "DELETE FROM images WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE sha256 = ?1)",
+                (sha256,),
+            )
+
+    def _begin(self, kind: str) -> None:
+        try:
+            self._connection.execute(f"BEGIN {kind}")
+        except sqlite3.OperationalError as error:
+            if "readonly" in str(error):
+                raise RegistryError(f"{self.path} cannot be written to; check its permissions") from error
+            raise RegistryError(f"{self.path} is in use by another process ({error}); try again") from error
+        except sqlite3.ProgrammingError as error:
+            raise RegistryError(f"{self.path} has been closed; open it again") from error
+
+    def _check_file(self, create: bool) -> None:
+        if os.path.isdir(self.path):
+            raise RegistryError(f"{self.path} is a folder; a registry is one file")
+        if not os.path.exists(self.path):
+            if not create:
+                raise RegistryError(
+                    f"there is no registry {self.path}; make it with: fewshot add {self.path} LABEL IMAGE..."
+                )
+            parent = os.path.dirname(os.path.abspath(self.path))
+            if not os.path.isdir(parent):
+                raise RegistryError(f"cannot make {self.path}: there is no folder {parent}")
+            return
+        with open(self.path, "rb") as file:
+            header = file.read(16)
+        if header and header != b"SQLite format 3\x00":
+            raise RegistryError(f"{self.path} is not a fewshot registry; it was left as it is. Choose another name")
+
+    def _migrate(self) -> None:
+        try:
+            if self._version() < len(MIGRATIONS):
+                self._begin("IMMEDIATE")
+                # Read again: another process may have migrated while this one waited.
+                for version in range(self._version(), len(MIGRATIONS)):
+                    MIGRATIONS[version](self._connection)
+                    self._connection.execute(f"PRAGMA user_version = {version + 1}")
+                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise RegistryError(f"{self.path} cannot be read: {error}") from error
+
+    def _version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        (application,) = self._connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (application or version or tables):
+            raise RegistryError(
+                f"{self.path} is an SQLite file of another program, not a fewshot registry; it was left as it is"
+            )
+        if version > len(MIGRATIONS):
+            raise RegistryError(
+                f"{self.path} was written by a newer fewshot (schema {version}; this one knows {len(MIGRATIONS)}). "
+                "Upgrade: pip install --upgrade fewshot"
+            )
+        return int(version)

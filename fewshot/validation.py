@@ -1,0 +1,114 @@
+"""The checks at the door: vectors, labels, names of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Metric = Literal["cosine", "sqeuclidean", "inner_product"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``, naming both."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def check_count(name: str, value: object, *, minimum: int = 1) -> int:
+    """Return ``value`` as an int of at least ``minimum``; a bool or a fraction is refused."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    return int(value)
+
+
+def check_vectors(vectors: ArrayLike, dim: int) -> NDArray[np.float32]:
+    """Return vectors as a C-contiguous float32 array of shape (n, dim), all finite.
+
+    Raises
+    ------
+    ValueError : for another shape, or NaN or infinity, naming the first bad row.
+    """
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise ValueError(f"expected vectors of shape (n, {dim}), got {array.shape}")
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        raise ValueError(f"vector {int(bad.argmax())} of {len(array)} holds NaN or infinity")
+    return array
+
+
+def label_array(labels: Iterable[Hashable]) -> NDArray[Any]:
+    """Put labels into a 1-d array without changing any: strings and numbers keep their kind, a mixture becomes object.
+
+    numpy alone would turn ``[1, "a"]`` into two strings and a list of tuples into a matrix.
+    """
+    values = list(labels)
+    kinds = {type(value) for value in values}
+    if len(kinds) == 1 and issubclass(next(iter(kinds)), (str, bool, int, float, np.generic)):
+        return np.asarray(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def check_labels(y: Any, n: int) -> NDArray[Any]:
+    """Return ``y`` as a 1-d array of ``n`` hashable labels.
+
+    Raises
+    ------
+    ValueError : for a wrong length, a missing or NaN label, or numbers that are not whole (as scikit-learn does).
+    TypeError : for an unhashable label.
+    """
+    if y is None:
+        raise ValueError("requires y to be passed, but the target y is None")
+    if isinstance(y, (str, bytes)):
+        raise ValueError(f"y must hold one label for each of the {n} vectors, not be the single string {y!r}")
+    if hasattr(y, "__array__"):
+        from sklearn.utils import column_or_1d
+
+        array = column_or_1d(np.asarray(y), warn=True)
+    else:
+        array = label_array(y)
+    if len(array) != n:
+        raise ValueError(f"found {n} vectors but {len(array)} labels; each vector needs one")
+    if array.dtype.kind in "fc":
+        from sklearn.utils.multiclass import check_classification_targets
+
+        check_classification_targets(array)
+    elif array.dtype.kind == "O":
+        _check_objects(array)
+    return cast("NDArray[Any]", array)
+
+
+def _check_objects(array: NDArray[Any]) -> None:
+    for position, label in enumerate(array):
+        if label is None or label != label:
+            raise ValueError(f"label {position} of {len(array)} is {label!r}; every vector needs a label")
+        try:
+            hash(label)
+        except TypeError:
+            raise TypeError(
+                f"label {position} of {len(array)}, {label!r}, is a {type(label).__name__}, which is not hashable; "
+                "use a string, a number or a tuple"
+            ) from None
+
+
+def sorted_labels(labels: Iterable[Hashable]) -> list[Hashable]:
+    """Return the distinct labels, sorted where they can be compared, else in order of appearance."""
+    distinct = list(dict.fromkeys(labels))
+    try:
+        return sorted(distinct)  # type: ignore[type-var]
+    except TypeError:
+        return distinct
+
+
+def check_label(label: object) -> None:
+    """Refuse what cannot name a class: anything but a non-blank string of printable characters."""
+    if not isinstance(label, str):
+        raise TypeError(f"a registry's labels are strings, not {type(label).__name__} ({label!r})")
+    if not label.strip() or not label.isprintable():
+        raise ValueError(f"a label must hold something to read and no control characters, not {label!r}")
