@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import MissingExtra
 from fewshot.files import replacing
+from fewshot.validation import METRICS, check_choice, check_label, check_vectors
 
 _TEXTS = ("fingerprint", "encoder", "metric")
 
@@ -54,11 +55,30 @@ def read(path: Path) -> Exported:
     """
     check(path)
     try:
-        return (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
+        exported = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
+        _check_columns(exported)
+        return exported
     except MissingExtra:
         raise
     except Exception as error:
         raise ValueError(f"{path} is not an export of a registry ({error})") from error
+
+
+def _check_columns(exported: Exported) -> None:
+    n = len(exported.ids)
+    if exported.vectors.ndim != 2:
+        raise ValueError(f"its vectors have the shape {exported.vectors.shape}, not (n, d)")
+    check_vectors(exported.vectors, exported.vectors.shape[1])
+    for name in ("labels", "vectors", "sha256", "sources"):
+        if len(getattr(exported, name)) != n:
+            raise ValueError(f"it holds {n} ids but {len(getattr(exported, name))} {name}")
+    for label in exported.labels:
+        check_label(label)
+    for sha256 in exported.sha256:
+        if len(bytes.fromhex(sha256)) != 32:
+            raise ValueError(f"{sha256!r} is not a SHA-256")
+    check_choice("metric", exported.metric, METRICS)
+    json.loads(exported.encoder)
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -89,7 +109,7 @@ def _write_npz(target: Path, exported: Exported) -> None:
 
 
 def _read_npz(path: Path) -> Exported:
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # np.load leaves a torn file open
         return Exported(
             ids=file["ids"],
             labels=file["labels"].tolist(),
@@ -129,12 +149,14 @@ def _read_parquet(path: Path) -> Exported:
     pyarrow = _pyarrow()
     table = pyarrow.parquet.read_table(path)
     described = json.loads(table.schema.metadata[b"fewshot"])
-    vectors = table["vector"].combine_chunks()
-    flat = (vectors if isinstance(vectors, pyarrow.Array) else vectors.chunk(0)).flatten()
+    column = table["vector"]
+    vectors = np.empty((table.num_rows, column.type.list_size), np.float32)
+    if table.num_rows:
+        np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks], out=vectors.reshape(-1))
     return Exported(
         ids=table["id"].to_numpy(),
         labels=table["label"].to_pylist(),
-        vectors=flat.to_numpy().astype(np.float32).reshape(table.num_rows, -1),
+        vectors=vectors,
         sha256=table["sha256"].to_pylist(),
         sources=table["source"].to_pylist(),
         **described,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import EncoderMismatch, RegistryError
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 
 def settle(
     store: RegistryStore, classifier_metric: Metric | None, metric: Metric | None, keep_images: bool | None
-) -> None:
+) -> Metric | None:
     """Fix the metric, and whether pictures are kept, of a new registry; of an old one, refuse another metric.
+
+    Returns
+    -------
+    Metric or None
+        The metric asked for, if any.
 
     Raises
     ------
@@ -42,6 +48,7 @@ def settle(
     if keep_images is not None and keep_images != bool(meta["keep_images"]):
         with store.write():
             store.set_meta(keep_images=int(keep_images))
+    return wanted
 
 
 def remember_encoder(store: RegistryStore, encoder: Encoder) -> None:
@@ -58,12 +65,16 @@ def check_encoder(store: RegistryStore, encoder: Encoder) -> None:
     meta = store.meta()
     if meta.get("fingerprint", encoder.fingerprint) == encoder.fingerprint:
         return
-    given = name_of(str(encoder_meta(encoder)["encoder"]))
+    spec = str(encoder_meta(encoder)["encoder"])
+    given = name_of(spec)
+    if "name" in json.loads(spec):
+        remedy = f"fewshot reindex {shlex.quote(store.path)} --encoder {given}"
+    else:
+        remedy = f"ClassRegistry({store.path!r}).reindex(encoder)"
     raise EncoderMismatch(
         f"registry {store.path!r} holds embeddings from {name_of(meta['encoder'])} (d={meta['dim']}, fingerprint "
         f"{meta['fingerprint'][:8]}), but this encoder is {given} (d={encoder.dim}, fingerprint "
-        f"{encoder.fingerprint[:8]}). They cannot be compared: open it with the first, or rebuild with: "
-        f"fewshot reindex {store.path} --encoder {given}"
+        f"{encoder.fingerprint[:8]}). They cannot be compared: open it with the first, or rebuild with: {remedy}"
     )
 
 

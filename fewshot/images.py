@@ -159,7 +159,9 @@ def _read(source: Any) -> bytes:
         raise ImageError(name, "no such file") from None
     except IsADirectoryError:
         raise ImageError(name, "is a folder, not an image file") from None
-    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+    except ImageError:
+        raise
+    except Exception as error:  # whatever zipfile, zlib or a closed or foreign file object comes up with
         raise ImageError(name, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     raise TypeError(
         f"an image must be a path, bytes, a binary file object, a PIL image or an array, not {type(source).__name__}"
@@ -198,24 +200,25 @@ def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(name, f"{width} x {height} pixels hold no picture")
     try:
         upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright)
+        return _to_rgb(upright, name)
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(name, f"the file is truncated or damaged ({error})") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_array(np.asarray(image), name=getattr(image, "filename", "") or f"<image of mode {image.mode}>")
+        grey = np.asarray(image)
+        if grey.dtype.kind == "i" and grey.min() >= 0 and grey.max() <= 65535:  # how Pillow may hold 16 bits
+            grey = grey.astype(np.uint16)
+        return _from_array(grey, name=name)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         coloured = image.convert("RGBA")
         white = Image.new("RGBA", coloured.size, "white")
         return Image.alpha_composite(white, coloured).convert("RGB")
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_array(array: NDArray[Any], name: str | None = None) -> Image.Image:
@@ -224,7 +227,7 @@ def _from_array(array: NDArray[Any], name: str | None = None) -> Image.Image:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ImageError(name, "an image array has shape (h, w), (h, w, 3) or (h, w, 4), channels last")
-    return _to_rgb(Image.fromarray(_to_uint8(array, name)))
+    return _to_rgb(Image.fromarray(_to_uint8(array, name)), name)
 
 
 def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
@@ -232,9 +235,11 @@ def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return np.ascontiguousarray(array)
     if array.dtype == np.bool_:
         return cast("NDArray[np.uint8]", array.astype(np.uint8) * np.uint8(255))
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return cast("NDArray[np.uint8]", (array // 257).astype(np.uint8))
+    if array.dtype.kind not in "iuf":
+        raise ImageError(name, f"an array of {array.dtype} is no image: give uint8, uint16, or floats in [0, 1]")
     low, high = array.min(), array.max()
-    if array.dtype.kind in "ui" and low >= 0 and high <= 65535:
-        return cast("NDArray[np.uint8]", (array.astype(np.uint32) // 257).astype(np.uint8))
     if array.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
         return cast("NDArray[np.uint8]", np.rint(array * 255.0).astype(np.uint8))
     raise ImageError(
@@ -290,44 +295,46 @@ def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
 def _zipped_images(archive: str) -> LabelledImages:
     with zipfile.ZipFile(archive) as opened:
         names = sorted(info.filename for info in opened.infolist() if not info.is_dir())
-    parts = [PurePosixPath(name).parts for name in names if not _hidden(name)]
+    parts = [PurePosixPath(name).parts for name in names if _shown(name) and _pictured(name)]
     wrapped = len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts)
-    prefix = f"{parts[0][0]}/" if wrapped else ""
-    return _sort_out([name[len(prefix) :] for name in names], lambda name: ZippedImage(archive, prefix + name))
+    return _sort_out(names, lambda name: ZippedImage(archive, name), depth=int(wrapped))
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+def _shown(name: str) -> bool:
+    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
-def _sort_out(names: Sequence[str], source: Callable[[str], ImageSource]) -> LabelledImages:
-    shown = [name for name in names if not _hidden(name)]
-    pictures = [name for name in shown if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    labels = [parts[0] if len(parts := PurePosixPath(name).parts) > 1 else "" for name in pictures]
-    ignored = [describe(source(name)) for name in shown if PurePosixPath(name).suffix.lower() not in SUFFIXES]
+def _pictured(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def _sort_out(names: Sequence[str], source: Callable[[str], ImageSource], *, depth: int = 0) -> LabelledImages:
+    """Part the shown pictures from other files; a label is the folder ``depth`` levels down."""
+    shown = [name for name in names if _shown(name)]
+    pictures = [name for name in shown if _pictured(name)]
+    labels = [parts[depth] if len(parts := PurePosixPath(name).parts) > depth + 1 else "" for name in pictures]
+    ignored = [describe(source(name)) for name in shown if not _pictured(name)]
     return LabelledImages(tuple(map(source, pictures)), tuple(labels), tuple(ignored))
 
 
 def map_ahead(
-    function: Callable[[S], R], items: Iterable[S], *, workers: int | None = None, ahead: int = 64
+    function: Callable[[S], R],
+    items: Iterable[S],
+    *,
+    workers: int | None = None,
+    ahead: int = 64,
+    initializer: Callable[[], object] | None = None,
 ) -> Iterator[R | ImageError]:
     """Apply ``function`` in threads, a bounded number of items ahead of the reader; results come in order.
 
     An ImageError is handed over in its item's place, so that one bad picture does not stop the others; any other
-    exception is raised.
+    exception is raised. ``initializer`` is called once in each thread.
     """
-
-    def guarded(item: S) -> R | ImageError:
-        try:
-            return function(item)
-        except ImageError as error:
-            return error
-
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1, initializer=initializer) as pool:
         waiting: deque[Future[R | ImageError]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(guarded, item))
+                waiting.append(pool.submit(attempt, function, item))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -335,3 +342,11 @@ def map_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def attempt(function: Callable[[S], R], item: S) -> R | ImageError:
+    """Call ``function``; an ImageError is returned instead of raised."""
+    try:
+        return function(item)
+    except ImageError as error:
+        return error

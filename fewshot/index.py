@@ -117,8 +117,10 @@ class VectorIndex:
         k = min(check_count("k", k), len(self))
         if k == 0 or not len(query):
             return np.empty((len(query), k), np.float32), np.empty((len(query), k), self._names.dtype)
-        found, where = self._faiss.search(self._placed(query), k, params=self._search_parameters(k))
+        found, where = self._found(self._placed(query), k)
         scores = -found if self.metric == "sqeuclidean" else found
+        if self.metric == "cosine":
+            scores = scores.clip(-1.0, 1.0)
         return np.asarray(scores, np.float32), np.asarray(self._names[where])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -144,7 +146,7 @@ class VectorIndex:
         ValueError : if the file is something else, or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
                 index = cls(header["dim"], metric=header["metric"], kind=header["kind"])
                 index.note = header["note"]
@@ -166,6 +168,10 @@ class VectorIndex:
         for name in names:
             if not isinstance(name, (str, int)) or isinstance(name, bool):
                 raise ValueError(f"an id is a string or a whole number, not {name!r}")
+            if isinstance(name, int) and not -(2**63) <= name < 2**63:
+                raise ValueError(f"an id must fit 64 bits, not {name}; give it as a string")
+            if isinstance(name, str) and name.endswith("\0"):
+                raise ValueError(f"an id must not end in a null character, not {name!r}")
             if name in self._positions or name in seen:
                 raise ValueError(f"the id {name!r} is already present; remove it first, or give another")
             seen.add(name)
@@ -212,8 +218,16 @@ class VectorIndex:
         if names:
             self._store(kept, names)
 
-    def _search_parameters(self, k: int) -> Any:
+    def _found(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Search FAISS; a query whose k neighbours the HNSW graph does not reach (-1) is compared with every vector."""
         selector = None if self._alive.all() else faiss.IDSelectorBitmap(np.packbits(self._alive, bitorder="little"))
-        if self.approximate:
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=max(_HNSW_SEARCH, 2 * k))
-        return faiss.SearchParameters(sel=selector) if selector is not None else None
+        exact = faiss.SearchParameters(sel=selector) if selector is not None else None
+        if not self.approximate:
+            return self._faiss.search(query, k, params=exact)  # type: ignore[no-any-return]
+        graph = faiss.SearchParametersHNSW(sel=selector, efSearch=max(_HNSW_SEARCH, 2 * k))
+        found, where = self._faiss.search(query, k, params=graph)
+        short = (where < 0).any(axis=1)
+        if short.any():
+            flat = faiss.downcast_index(self._faiss.storage)
+            found[short], where[short] = flat.search(query[short], k, params=exact)
+        return found, where

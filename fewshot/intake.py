@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewshot.errors import ImageError
+from fewshot import exchange
+from fewshot.errors import EncoderMismatch, ImageError
+from fewshot.identity import check_encoder, name_of
 from fewshot.images import ImageSource, describe, image_bytes, map_ahead
 from fewshot.reports import AddReport, Conflict, Failure
 from fewshot.store import NewExample, RegistryStore
+from fewshot.validation import Metric
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -40,11 +44,16 @@ def add_pictures(
             fresh.append((source, label, digest, data))
         else:
             skipped += refusal
-    encoded = encode_valid(encoder, [data for *_, data in fresh])
-    failed += [Failure(describe(fresh[n][0]), error.reason) for n, error in encoded.failed]
+    distinct = {digest: data for _, _, digest, data in fresh}
+    encoded = encode_valid(encoder, distinct.values())
+    digests = list(distinct)
+    vectors = {digests[n]: vector for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True)}
+    reasons = {digests[n]: error.reason for n, error in encoded.failed}
+    failed += [Failure(describe(source), reasons[digest]) for source, _, digest, _ in fresh if digest in reasons]
     examples = []
-    for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True):
-        source, label, digest, data = fresh[n]
+    for source, label, digest, data in fresh:
+        if digest in reasons:
+            continue
         path = os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else None
         examples.append(
             NewExample(
@@ -52,29 +61,62 @@ def add_pictures(
                 digest,
                 describe(source),
                 None if keep_images else path,
-                vector,
+                vectors[digest],
                 data if keep_images else None,
             )
         )
     report = skipped + AddReport(failed=tuple(failed))
     if examples:
         with store.write(append=True):
+            check_encoder(store, encoder)  # another process may have reindexed meanwhile
             report += add_examples(store, examples, allow_conflict=allow_conflict)
     return report
 
 
 def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_conflict: bool) -> AddReport:
     """Store examples that are neither duplicates nor conflicts; inside ``store.write``."""
-    report = AddReport()
+    added = duplicates = 0
+    conflicts: list[Conflict] = []
     for example in examples:
         # Asked again here, inside the transaction: another process, or an earlier one of these, may have come first.
         refusal = _refusal(store, example.label, example.sha256, example.source, allow_conflict)
         if refusal is None:
             store.insert([example])
-            report += AddReport(added=1)
+            added += 1
         else:
-            report += refusal
-    return report
+            duplicates += refusal.duplicates
+            conflicts += refusal.conflicts
+    return AddReport(added, duplicates, tuple(conflicts))
+
+
+def import_examples(
+    store: RegistryStore, place: str | os.PathLike[str], *, metric: Metric | None, allow_conflict: bool
+) -> AddReport:
+    """Store the examples of an exported file in one transaction; a new registry takes on its encoder and metric.
+
+    ``metric`` is the one asked for, if any: it stands.
+
+    Raises
+    ------
+    EncoderMismatch : if the file's vectors come from another encoder.
+    """
+    read = exchange.read(Path(place))
+    examples = [
+        NewExample(label, bytes.fromhex(sha256), source, None, vector, None)
+        for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
+    ]
+    dim = read.vectors.shape[1]
+    with store.write(append=True):
+        meta = store.meta()
+        if "fingerprint" not in meta:
+            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim, metric=metric or read.metric)
+        elif (meta["fingerprint"], meta["dim"]) != (read.fingerprint, dim):
+            raise EncoderMismatch(
+                f"{place} holds embeddings from {name_of(read.encoder)} (d={dim}, fingerprint {read.fingerprint[:8]}), "
+                f"but registry {store.path!r} from {name_of(meta['encoder'])} (d={meta['dim']}, fingerprint "
+                f"{meta['fingerprint'][:8]}). They cannot be compared: import into a new registry"
+            )
+        return add_examples(store, examples, allow_conflict=allow_conflict)
 
 
 def _refusal(store: RegistryStore, label: str, digest: bytes, source: str, allow_conflict: bool) -> AddReport | None:

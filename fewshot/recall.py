@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.errors import RegistryError
+from fewshot.identity import check_encoder
 from fewshot.reports import Neighbor, Prediction
 from fewshot.store import RegistryStore
 from fewshot.validation import check_count
 
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
+    from fewshot.encoders import Encoder
     from fewshot.index import VectorIndex
 
 
@@ -34,28 +38,29 @@ class Recall:
         self._index: VectorIndex | None = None
         self._learned = self._indexed = (-1, -1, 0)  # revision, rewrites, largest example id
 
-    def predict(self, vectors: NDArray[np.float32], *, top: int, nearest: int) -> list[Prediction]:
-        """Rank the classes of each vector (q, d)."""
+    def predict(self, vectors: NDArray[np.float32], encoder: Encoder, *, top: int, nearest: int) -> list[Prediction]:
+        """Rank the classes of each vector (q, d), made by ``encoder``."""
         check_count("top", top)
         check_count("nearest", nearest, minimum=0)
         if not len(vectors):
             return []
         with self._lock:
-            classifier = self._up_to_date_classifier()
+            classifier = self._up_to_date_classifier(encoder)
             scores, labels = classifier.scores(vectors), classifier.classes_
-            near = self._neighbors(vectors, nearest) if nearest else [()] * len(vectors)
+            near = self._neighbors(vectors, encoder, nearest) if nearest else [()] * len(vectors)
         ranked = []
         for row in scores:
             best = _largest(row, top)
             ranked.append(tuple((str(labels[c]), float(row[c])) for c in best))
         return [Prediction(*best[0], best, beside) for best, beside in zip(ranked, near, strict=True)]
 
-    def _up_to_date_classifier(self) -> FewShotClassifier:
+    def _up_to_date_classifier(self, encoder: Encoder) -> FewShotClassifier:
         from sklearn.base import clone
 
         from fewshot.classifiers import PrototypeClassifier
 
         with self._store.read():
+            check_encoder(self._store, encoder)  # another process may have reindexed
             meta = self._store.meta()
             revision, rewrites = self._store.state()
             if self._classifier is not None and revision == self._learned[0]:
@@ -63,6 +68,8 @@ class Recall:
             appended = self._classifier is not None and rewrites == self._learned[1]
             last = self._learned[2] if appended else 0
             rows = self._store.rows(int(meta["dim"]), after=last)
+        if last == 0 and not len(rows.ids):
+            raise RegistryError(f"{self._store.path} holds no classes any more; another process removed them")
         if self._classifier is None or not appended:
             self._classifier = clone(self._template or PrototypeClassifier(metric=meta["metric"]))
         if len(rows.ids):
@@ -71,18 +78,19 @@ class Recall:
         self._learned = (revision, rewrites, last)
         return self._classifier
 
-    def _neighbors(self, vectors: NDArray[np.float32], k: int) -> list[tuple[Neighbor, ...]]:
-        found, ids = self._up_to_date_index().search(vectors, k)
+    def _neighbors(self, vectors: NDArray[np.float32], encoder: Encoder, k: int) -> list[tuple[Neighbor, ...]]:
+        found, ids = self._up_to_date_index(encoder).search(vectors, k)
         known = self._store.described(np.unique(ids).tolist())
         return [
             tuple(Neighbor(i, *known[i], s) for i, s in zip(row, close, strict=True) if i in known)
             for row, close in zip(ids.tolist(), found.tolist(), strict=True)
         ]
 
-    def _up_to_date_index(self) -> VectorIndex:
+    def _up_to_date_index(self, encoder: Encoder) -> VectorIndex:
         from fewshot.index import VectorIndex
 
         with self._store.read():
+            check_encoder(self._store, encoder)
             meta = self._store.meta()
             revision, rewrites = self._store.state()
             if self._index is None:
@@ -99,13 +107,19 @@ class Recall:
             last = int(rows.ids[-1])
         self._indexed = (revision, rewrites, last)
         if self._index.approximate:
-            self._index.note = " ".join(map(str, self._indexed))
-            self._index.save(self._index_path)
+            self._save_index(self._index)
         return self._index
 
     @property
     def _index_path(self) -> Path:
-        return Path(f"{self._store.path}.index")
+        return Path(f"{self._store.file}.index")
+
+    def _save_index(self, index: VectorIndex) -> None:
+        newest = self._store.hash_of(self._indexed[2])
+        if newest is not None:
+            index.note = " ".join([*map(str, self._indexed), newest.hex()])
+            with suppress(OSError):  # a folder that cannot be written to: the index is made anew next time
+                index.save(self._index_path)
 
     def _load_index(self, rewrites: int) -> None:
         from fewshot.index import VectorIndex
@@ -114,10 +128,12 @@ class Recall:
             return
         try:
             index = VectorIndex.load(self._index_path)
-            noted, of_rewrite, last = map(int, index.note.split())
-        except ValueError:
+            *numbers, newest = index.note.split()
+            noted, of_rewrite, last = map(int, numbers)
+        except (ValueError, OSError):
             return  # damaged or another's: made anew
-        if of_rewrite == rewrites:
+        known = self._store.hash_of(last)  # another, if the registry was put back from a copy and went on differently
+        if of_rewrite == rewrites and known is not None and known.hex() == newest:
             self._index, self._indexed = index, (noted, of_rewrite, last)
 
 

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fewshot import exchange, identity
-from fewshot.errors import EncoderMismatch, ImageError, RegistryError
+from fewshot.errors import ImageError, RegistryError
 from fewshot.images import ImageSource, describe, image_bytes, labelled_images, map_ahead
-from fewshot.intake import add_examples, add_pictures
+from fewshot.intake import add_pictures, import_examples
 from fewshot.progress import Progress
 from fewshot.recall import Recall
 from fewshot.reindexing import picture, reindex
@@ -28,7 +28,7 @@ from fewshot.reports import (
     Predictions,
     RegistryInfo,
 )
-from fewshot.store import NewExample, RegistryStore
+from fewshot.store import RegistryStore
 from fewshot.validation import Metric, check_label
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ClassRegistry:
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
-            identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
+            self._metric = identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
             if isinstance(encoder, str):
                 from fewshot.encoders import load_encoder
 
@@ -146,7 +146,8 @@ class ClassRegistry:
 
     def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
         """Register (picture, label) pairs; each 64 are stored as soon as they are embedded."""
-        identity.remember_encoder(self._store, self.encoder)
+        encoder = self.encoder
+        identity.remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
         report = AddReport()
         total = len(pairs) if isinstance(pairs, Sequence) else None
@@ -157,7 +158,7 @@ class ClassRegistry:
                     check_label(label)
                 report += add_pictures(
                     self._store,
-                    self.encoder,
+                    encoder,
                     chunk,
                     allow_conflict=allow_conflict,
                     keep_images=keep,
@@ -197,12 +198,15 @@ class ClassRegistry:
         from fewshot.encoders.base import check_image_batch
 
         sources = list(check_image_batch(images))
-        if not self.classes():
+        if self._store.is_empty():
             raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
-        encoded = encode_valid(self.encoder, sources)
+        encoder = self.encoder
+        identity.check_encoder(self._store, encoder)
+        encoded = encode_valid(encoder, sources)
         failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
         names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
-        return Predictions(names, tuple(self._recall.predict(encoded.vectors, top=top, nearest=nearest)), failed)
+        answers = self._recall.predict(encoded.vectors, encoder, top=top, nearest=nearest)
+        return Predictions(names, tuple(answers), failed)
 
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
         """Recognise every picture of a folder or zip with one subfolder a class, and count.
@@ -227,23 +231,11 @@ class ClassRegistry:
 
     def classes(self) -> dict[str, int]:
         """Return the registered labels, in the order they came, with the number of examples of each."""
-        with self._store.read() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT label, count(*) FROM classes JOIN examples ON class_id = classes.id "
-                    "GROUP BY classes.id ORDER BY classes.id"
-                ).fetchall()
-            )
+        return self._store.classes()
 
     def examples(self, label: str) -> list[tuple[int, str]]:
         """Return (id, source name) of each example of a class."""
-        with self._store.read() as connection:
-            self._store.class_id(label)
-            return connection.execute(
-                "SELECT examples.id, source FROM examples JOIN classes ON class_id = classes.id "
-                "WHERE label = ? ORDER BY examples.id",
-                (label,),
-            ).fetchall()
+        return self._store.examples(label)
 
     def picture(self, example: int) -> bytes:
         """Return the original bytes of an example's picture.
@@ -262,31 +254,25 @@ class ClassRegistry:
         ------
         KeyError : if there is no such class, with close matches.
         """
-        with self._store.write() as connection:
-            found = connection.execute("SELECT id FROM examples WHERE class_id = ?", (self._store.class_id(label),))
-            ids = [id_ for (id_,) in found]
+        with self._store.write():
+            ids = [id_ for id_, _ in self._store.examples(label)]
             self._store.delete(ids)
         return len(ids)
 
     def remove_example(self, example: int) -> str:
         """Remove one example by its id, and its class with the last one; returns the label."""
-        with self._store.write() as connection:
-            row = connection.execute(
-                "SELECT label FROM examples JOIN classes ON class_id = classes.id WHERE examples.id = ?", (example,)
-            ).fetchone()
-            if row is None:
+        with self._store.write():
+            known = self._store.described([example])
+            if not known:
                 raise KeyError(f"no example {example} in {self.path}")
             self._store.delete([example])
-        return str(row[0])
+        return known[example][0]
 
     def rename(self, label: str, new: str) -> None:
         """Give a class another name, one that is not taken (see ``merge``)."""
         check_label(new)
-        with self._store.write() as connection:
-            class_id = self._store.class_id(label)
-            if connection.execute("SELECT 1 FROM classes WHERE label = ?", (new,)).fetchone():
-                raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
-            connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
+        with self._store.write():
+            self._store.rename(label, new)
 
     def merge(self, labels: Sequence[str], into: str) -> int:
         """Move the examples of classes into another, known or new; returns how many it then has.
@@ -294,25 +280,15 @@ class ClassRegistry:
         A picture that both held is kept once.
         """
         check_label(into)
-        with self._store.write() as connection:
-            sources = [self._store.class_id(label) for label in labels if label != into]
-            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
-            target = self._store.class_id(into)
-            for source in sources:
-                connection.execute("UPDATE OR IGNORE examples SET class_id = ? WHERE class_id = ?", (target, source))
-                connection.execute("DELETE FROM examples WHERE class_id = ?", (source,))
-                connection.execute("DELETE FROM classes WHERE id = ?", (source,))
-            (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
-        return int(count)
+        if isinstance(labels, str):
+            raise TypeError(f"merge takes a sequence of labels; for one, give [{labels!r}]")
+        with self._store.write():
+            return self._store.merge(labels, into)
 
     def info(self) -> RegistryInfo:
         """Describe the registry; the encoder is not loaded."""
         meta = self._store.meta()
-        with self._store.read() as connection:
-            ((classes,), (examples,), (images,)) = (
-                connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-                for table in ("classes", "examples", "images")
-            )
+        classes, examples, images = self._store.counts()
         return RegistryInfo(
             path=self.path,
             encoder=json.loads(meta.get("encoder", "{}")),
@@ -322,7 +298,7 @@ class ClassRegistry:
             classes=classes,
             examples=examples,
             images_kept=images,
-            bytes=os.path.getsize(self.path),
+            bytes=os.path.getsize(self._store.file),
         )
 
     def export(self, path: str | os.PathLike[str]) -> int:
@@ -333,18 +309,18 @@ class ClassRegistry:
         int
             How many examples were written. Pictures are not among them.
         """
-        meta = identity.described(self._store)
-        rows = self._store.rows(int(meta["dim"]))
-        with self._store.read() as connection:
-            found = connection.execute("SELECT sha256, source FROM examples ORDER BY id").fetchall()[: len(rows.ids)]
+        with self._store.read():
+            meta = identity.described(self._store)
+            rows = self._store.rows(int(meta["dim"]))
+            origins = self._store.origins()
         exchange.write(
             Path(path),
             exchange.Exported(
                 ids=rows.ids,
                 labels=rows.labels,
                 vectors=rows.vectors,
-                sha256=[sha256.hex() for sha256, _ in found],
-                sources=[source for _, source in found],
+                sha256=[sha256.hex() for sha256, _ in origins],
+                sources=[source for _, source in origins],
                 fingerprint=meta["fingerprint"],
                 encoder=meta["encoder"],
                 metric=meta["metric"],
@@ -359,25 +335,7 @@ class ClassRegistry:
         ------
         EncoderMismatch : if the file's vectors come from another encoder.
         """
-        read = exchange.read(Path(path))
-        meta = self._store.meta()
-        if meta.get("fingerprint", read.fingerprint) != read.fingerprint:
-            theirs, ours = identity.name_of(read.encoder), identity.name_of(meta["encoder"])
-            raise EncoderMismatch(
-                f"{path} holds embeddings from {theirs} (fingerprint {read.fingerprint[:8]}), but registry "
-                f"{self.path!r} from {ours} (fingerprint {meta['fingerprint'][:8]}). They cannot be compared: import "
-                "into a new registry"
-            )
-        examples = [
-            NewExample(label, bytes.fromhex(sha256), source, None, vector, None)
-            for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
-        ]
-        with self._store.write(append=True):
-            if "fingerprint" not in meta:
-                self._store.set_meta(
-                    encoder=read.encoder, fingerprint=read.fingerprint, dim=read.vectors.shape[1], metric=read.metric
-                )
-            return add_examples(self._store, examples, allow_conflict=allow_conflict)
+        return import_examples(self._store, path, metric=self._metric, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
         """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ def picture(store: RegistryStore, example: int) -> bytes:
         return bytes(data)
     if path is None:
         raise ImageError(source, "its picture was not kept, nor where it was")
+    path = os.fsdecode(path)
     found = image_bytes(path)
     if hashlib.sha256(found).digest() != sha256:
         raise ImageError(path, "the picture has changed since it was registered")

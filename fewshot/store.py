@@ -33,13 +33,13 @@ def m001_tables(connection: sqlite3.Connection) -> None:
             class_id INTEGER NOT NULL REFERENCES classes (id),
             sha256 BLOB NOT NULL,
             source TEXT NOT NULL,
-            path TEXT,
+            path BLOB,
             vector BLOB NOT NULL,
             added_at TEXT NOT NULL,
             UNIQUE (class_id, sha256))""",
         "CREATE INDEX examples_by_hash ON examples (sha256)",
         "CREATE TABLE images (sha256 BLOB PRIMARY KEY, data BLOB NOT NULL)",
-        # revision: changes so far; rewrites: those that did more than append examples
+        # revision: changes so far; rewrites: a number drawn anew by each that did more than append examples
         "INSERT INTO meta VALUES ('revision', 0), ('rewrites', 0)",
     ):
         connection.execute(statement)
@@ -79,12 +79,14 @@ class RegistryStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
+        self.file = os.path.abspath(self.path)  # SQLite takes "" and ":memory:" for something else
         self._lock = threading.RLock()
+        self._process = os.getpid()
         self._check_file(create)
         try:
             self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         except sqlite3.OperationalError as error:
             raise RegistryError(f"cannot open {self.path}: {error}") from error
@@ -108,25 +110,30 @@ class RegistryStore:
                 yield self._connection
                 self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
                 if not append:
-                    self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'rewrites'")
+                    self._connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
                 self._connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.DatabaseError):
+                    raise self._refusal(error) from error
                 raise
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the file."""
         with self._lock:
-            if self._connection.in_transaction:
+            if self._in_transaction():
                 yield self._connection
                 return
             self._begin("DEFERRED")
             try:
                 yield self._connection
+            except sqlite3.DatabaseError as error:
+                raise RegistryError(f"{self.path} cannot be read: {error}") from error
             finally:
-                self._connection.execute("COMMIT")
+                if self._in_transaction():
+                    self._connection.execute("ROLLBACK")  # of a damaged file, COMMIT would fail again
 
     def meta(self) -> dict[str, Any]:
         """Return all settings."""
@@ -151,6 +158,47 @@ class RegistryStore:
             )
             return [label for (label,) in found]
 
+    def classes(self) -> dict[str, int]:
+        """Return each class, in the order they came, with the number of its examples."""
+        with self.read() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT label, count(*) FROM classes JOIN examples ON class_id = classes.id "
+                    "GROUP BY classes.id ORDER BY classes.id"
+                ).fetchall()
+            )
+
+    def is_empty(self) -> bool:
+        """Whether there is no example."""
+        with self.read() as connection:
+            return connection.execute("SELECT 1 FROM examples LIMIT 1").fetchone() is None
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return the numbers of classes, examples and pictures kept."""
+        with self.read() as connection:
+            (row,) = connection.execute(
+                "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), (SELECT count(*) FROM images)"
+            )
+        return tuple(row)
+
+    def examples(self, label: str) -> list[tuple[int, str]]:
+        """Return (id, source) of each example of a class."""
+        with self.read() as connection:
+            return connection.execute(
+                "SELECT id, source FROM examples WHERE class_id = ? ORDER BY id", (self.class_id(label),)
+            ).fetchall()
+
+    def origins(self) -> list[tuple[bytes, str]]:
+        """Return (hash, source) of every example, in the order of their ids."""
+        with self.read() as connection:
+            return connection.execute("SELECT sha256, source FROM examples ORDER BY id").fetchall()
+
+    def hash_of(self, example: int) -> bytes | None:
+        """Return the hash of an example's picture, None if there is no such example."""
+        with self.read() as connection:
+            row = connection.execute("SELECT sha256 FROM examples WHERE id = ?", (example,)).fetchone()
+        return None if row is None else bytes(row[0])
+
     def class_id(self, label: str) -> int:
         """Return a class's number, or raise KeyError naming close matches."""
         with self.read() as connection:
@@ -173,8 +221,8 @@ class RegistryStore:
                 (
                     example.label,
                     example.sha256,
-                    example.source,
-                    example.path,
+                    _storable(example.source),
+                    None if example.path is None else os.fsencode(example.path),
                     np.asarray(example.vector, "<f4").tobytes(),
                     example.added_at or now,
                 ),
@@ -230,32 +278,62 @@ class RegistryStore:
                 (sha256,),
             )
 
+    def rename(self, label: str, new: str) -> None:
+        """Give a class a name that is not taken; inside ``write``."""
+        class_id = self.class_id(label)
+        if self._connection.execute("SELECT 1 FROM classes WHERE label = ?", (new,)).fetchone():
+            raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
+        self._connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
+
+    def merge(self, labels: Sequence[str], into: str) -> int:
+        """Move the examples of classes into one, known or new; returns how many it has; inside ``write``."""
+        connection = self._connection
+        sources = [self.class_id(label) for label in labels]
+        if sources:
+            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
+        target = self.class_id(into)
+        for source in sources:
+            if source != target:
+                connection.execute("UPDATE OR IGNORE examples SET class_id = ? WHERE class_id = ?", (target, source))
+                connection.execute("DELETE FROM examples WHERE class_id = ?", (source,))
+                connection.execute("DELETE FROM classes WHERE id = ?", (source,))
+        (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
+        return int(count)
+
+    def _in_transaction(self) -> bool:
+        try:
+            return self._connection.in_transaction
+        except sqlite3.ProgrammingError:
+            return False  # closed; ``_begin`` says so
+
     def _begin(self, kind: str) -> None:
+        if os.getpid() != self._process:
+            raise RegistryError(f"{self.path} was opened before this process was forked; open it again in the child")
         try:
             self._connection.execute(f"BEGIN {kind}")
         except sqlite3.OperationalError as error:
-            if "readonly" in str(error):
-                raise RegistryError(f"{self.path} cannot be written to; check its permissions") from error
-            raise RegistryError(f"{self.path} is in use by another process ({error}); try again") from error
+            raise self._refusal(error) from error
         except sqlite3.ProgrammingError as error:
             raise RegistryError(f"{self.path} has been closed; open it again") from error
 
+    def _refusal(self, error: sqlite3.DatabaseError) -> RegistryError:
+        if "readonly" in str(error):
+            return RegistryError(f"{self.path} cannot be written to; check its permissions, and its folder's")
+        if "locked" in str(error):
+            return RegistryError(f"{self.path} is in use by another process ({error}); try again")
+        return RegistryError(f"{self.path} was left as it is: {error}")
+
     def _check_file(self, create: bool) -> None:
-        if os.path.isdir(self.path):
-            raise RegistryError(f"{self.path} is a folder; a registry is one file")
-        if not os.path.exists(self.path):
+        if os.path.isdir(self.file):
+            raise RegistryError(f"{self.path or self.file} is a folder; a registry is one file")
+        if not os.path.exists(self.file):
             if not create:
                 raise RegistryError(
                     f"there is no registry {self.path}; make it with: fewshot add {self.path} LABEL IMAGE..."
                 )
-            parent = os.path.dirname(os.path.abspath(self.path))
+            parent = os.path.dirname(self.file)
             if not os.path.isdir(parent):
                 raise RegistryError(f"cannot make {self.path}: there is no folder {parent}")
-            return
-        with open(self.path, "rb") as file:
-            header = file.read(16)
-        if header and header != b"SQLite format 3\x00":
-            raise RegistryError(f"{self.path} is not a fewshot registry; it was left as it is. Choose another name")
 
     def _migrate(self) -> None:
         try:
@@ -268,6 +346,11 @@ class RegistryStore:
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
+            # Only SQLite may open the file: closing it elsewhere in this process would drop SQLite's POSIX locks.
+            if "not a database" in str(error):
+                raise RegistryError(
+                    f"{self.path} is not a fewshot registry; it was left as it is. Choose another name"
+                ) from error
             raise RegistryError(f"{self.path} cannot be read: {error}") from error
 
     def _version(self) -> int:
@@ -284,3 +367,8 @@ class RegistryStore:
                 "Upgrade: pip install --upgrade fewshot"
             )
         return int(version)
+
+
+def _storable(name: str) -> str:
+    """Return a file name as SQLite can hold it: bytes that are not UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()

@@ -32,7 +32,8 @@ def check_vectors(vectors: ArrayLike, dim: int) -> NDArray[np.float32]:
     ------
     ValueError : for another shape, or NaN or infinity, naming the first bad row.
     """
-    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, refused below
+        array = np.ascontiguousarray(vectors, dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != dim:
         raise ValueError(f"expected vectors of shape (n, {dim}), got {array.shape}")
     bad = ~np.isfinite(array).all(axis=1)
@@ -48,8 +49,13 @@ def label_array(labels: Iterable[Hashable]) -> NDArray[Any]:
     """
     values = list(labels)
     kinds = {type(value) for value in values}
-    if len(kinds) == 1 and issubclass(next(iter(kinds)), (str, bool, int, float, np.generic)):
+    if len(kinds) == 1 and issubclass(next(iter(kinds)), np.generic):
         return np.asarray(values)
+    if len(kinds) == 1 and kinds <= {str, bool, int, float}:
+        plain = np.asarray(values)
+        # Not so where numpy strips a string's null at its end, or turns whole numbers over 64 bits into floats.
+        if all(type(kept) is type(value) and kept == value for kept, value in zip(plain.tolist(), values, strict=True)):
+            return plain
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

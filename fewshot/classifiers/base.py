@@ -129,7 +129,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = _sorted_classes(labels)
         self._codes = {label: code for code, label in enumerate(self.classes_.tolist())}
         codes = self._encode(labels)
-        self._support, self._support_codes = _Rows(support), _Rows(codes)
+        self._support = _Rows(support.copy())  # not the caller's own array, which they may change
+        self._support_codes = _Rows(codes)
         self._relearn()
         return self
 
@@ -222,7 +223,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         support : Tensor of shape (e, s, d), float32
         labels : Tensor of shape (e, s), int64
-            0 to c - 1; -1 where an episode is padded.
+            0 to c - 1; -1 where an episode is padded, whatever the support holds there.
         query : Tensor of shape (e, q, d), float32
         n_classes : int, optional
             c; by default one more than the largest label.
@@ -233,7 +234,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         c = int(labels.max()) + 1 if n_classes is None else n_classes
         with torch.inference_mode():
-            return self._scores(self._learn(support, Membership(labels, c)), query)
+            return self._scores(self._learn(_harmless(support, labels), Membership(labels, c)), query)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
         return np.asarray(validate_data(self, X, dtype=np.float32, order="C", reset=reset))
@@ -257,6 +258,16 @@ def _sorted_classes(labels: NDArray[Any]) -> NDArray[Any]:
     if labels.dtype.kind != "O":
         return np.unique(labels)
     return label_array(sorted_labels(labels.tolist()))
+
+
+def _harmless(support: Tensor, labels: Tensor) -> Tensor:
+    """Replace padding by its episode's first example, so that none shifts a mean or spreads NaN."""
+    padded = labels < 0
+    if not bool(padded.any()):
+        return support
+    first = (~padded).to(torch.uint8).argmax(dim=1)
+    stand_in = support[torch.arange(len(support), device=support.device), first].unsqueeze(1)
+    return torch.where(padded.unsqueeze(-1), stand_in, support)
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

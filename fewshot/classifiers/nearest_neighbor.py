@@ -8,12 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fewshot.classifiers.base import FewShotClassifier, Membership
 from fewshot.distances import closeness
 from fewshot.index import VectorIndex
-from fewshot.validation import Metric, check_choice, check_count
+from fewshot.validation import METRICS, Metric, check_choice, check_count
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class NearestNeighborClassifier(FewShotClassifier):
 
     def _learn(self, support: Tensor, membership: Membership) -> _Neighbours:
         check_count("n_neighbors", self.n_neighbors)
+        check_choice("metric", self.metric, METRICS)
         check_choice("weights", self.weights, ("uniform", "distance"))
         if self.weights == "distance" and self.metric == "inner_product":
             raise ValueError("weights='distance' needs a distance; 'inner_product' is none: use 'cosine'")
@@ -94,7 +94,7 @@ class NearestNeighborClassifier(FewShotClassifier):
     def _share(self, close: Tensor, votes: Tensor, c: int) -> Tensor:
         """Count the votes of neighbours with closeness (e, q, k) and classes (e, q, k): shares (e, q, c)."""
         weight = self._weight(close).masked_fill(votes < 0, 0.0)
-        counted = (one_hot(votes.clamp_min(0), c) * weight.unsqueeze(-1)).sum(dim=2)
+        counted = weight.new_zeros(*votes.shape[:2], c).scatter_add_(2, votes.clamp_min(0), weight)
         return counted / counted.sum(dim=-1, keepdim=True)
 
     def _weight(self, close: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier, Membership
 from fewshot.distances import closeness
-from fewshot.validation import Metric
+from fewshot.validation import METRICS, Metric, check_choice
 
 # Hu et al. 2022 (P>M>F) learn a scale near 10 for cosines; eq. 2 of Snell et al. has none for squared distances.
 _COSINE_SCALE = 10.0
@@ -46,6 +46,7 @@ class PrototypeClassifier(FewShotClassifier):
         self.metric = metric
 
     def _learn(self, support: Tensor, membership: Membership) -> _Prototypes:
+        check_choice("metric", self.metric, METRICS)
         counts = membership.counts()
         return _Prototypes(membership.sums(support) / counts.clamp_min(1.0).unsqueeze(-1), counts)
 

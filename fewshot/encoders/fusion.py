@@ -22,7 +22,7 @@ def fuse_batch_norms(network: nn.Module, example: Tensor) -> int:
     int
         How many norms were folded; 0 when put back.
     """
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: the new weights must be ordinary tensors
         before, pairs = _watch(network, example)
         undo = [_fold(network, name, norm, conv) for name, norm, conv in pairs]
         if undo and not _agree(before, network(example)):

@@ -1,0 +1,169 @@
+"""What the commands share: output, options, opening a registry, names of pictures."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fewshot.errors import FewShotError
+
+if TYPE_CHECKING:
+    from fewshot.registry import ClassRegistry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Commands in the order a newcomer meets them; our errors in one line, exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, unsorted."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a user can put right becomes one line on stderr."""
+        try:
+            return super().invoke(ctx)
+        except (FewShotError, ValueError, TypeError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyError as error:
+            raise click.ClickException(str(error.args[0])) from error
+
+
+def say(value: Any) -> None:
+    """Print a command's one JSON value."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def finish(failed: bool) -> None:
+    """End with exit status 1 if some inputs failed."""
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def note(message: str) -> None:
+    """Tell the person at the terminal."""
+    click.echo(message, err=True)
+
+
+def _number_or_name(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    if value is None:
+        return None
+    return int(value) if value.lstrip("-").isdigit() else value
+
+
+def encoder_options(command: F) -> F:
+    """Add the options that say how pictures become vectors, as one dict."""
+    options = [
+        click.option("--encoder", "name", metavar="NAME", help="pocket (bundled), a timm name, or a folder."),
+        click.option("--layer", callback=_number_or_name, help="Take features after this block (number or name)."),
+        click.option("--pool", type=click.Choice(["avg", "max", "cls", "cls+avg"]), help="How its map is pooled."),
+        click.option("--device", help="cuda, mps or cpu; by default the first there is."),
+        click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="By default what is fastest."),
+        click.option("--batch-size", type=click.IntRange(1), help="Pictures per forward pass."),
+        click.option("--cache", metavar="FILE", help="Keep vectors in this file; no picture is embedded twice."),
+    ]
+    names = ("name", "layer", "pool", "device", "precision", "batch_size", "cache")
+
+    @functools.wraps(command)
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, encoding={name: kwargs.pop(name) for name in names}, **kwargs)
+
+    for option in reversed(options):
+        gathered = option(gathered)
+    return gathered  # type: ignore[return-value]
+
+
+def classifier_options(command: F) -> F:
+    """Add the options that choose the classifier."""
+    command = click.option(
+        "--neighbors", type=click.IntRange(1), default=1, show_default=True, help="k, for --classifier nearest."
+    )(command)
+    return click.option(
+        "--classifier",
+        type=click.Choice(["prototype", "nearest"]),
+        default="prototype",
+        show_default=True,
+        help="The closest class mean, or the votes of the k closest examples.",
+    )(command)
+
+
+def load_asked(encoding: dict[str, Any], remembered: dict[str, Any]) -> Any:
+    """The encoder asked for, or None to leave the choice to the registry."""
+    from fewshot.encoders import EmbeddingCache, load_encoder
+
+    given = {key: value for key, value in encoding.items() if value is not None}
+    cache = given.pop("cache", None)
+    if not given and cache is None:
+        return None
+    base = {} if "name" in given else (remembered or {"name": "pocket"})
+    encoder = load_encoder(**{**base, **given})
+    return encoder if cache is None else EmbeddingCache(encoder, cache)
+
+
+@contextmanager
+def opened_registry(
+    path: str, encoding: dict[str, Any] | None = None, *, create: bool = False, **settings: Any
+) -> Iterator[ClassRegistry]:
+    """Open a registry for a block, with the encoder asked for."""
+    from fewshot.registry import ClassRegistry
+
+    if encoding is not None and any(value is not None for value in encoding.values()):
+        remembered = {}
+        if os.path.exists(path) and os.path.getsize(path):
+            with ClassRegistry(path, create=False) as registry:
+                remembered = registry.info().encoder
+        settings["encoder"] = load_asked(encoding, remembered)
+    with ClassRegistry(path, create=create, **settings) as registry:
+        yield registry
+
+
+def classifier_asked(path: str, kind: str, neighbors: int) -> Any:
+    """Return the classifier asked for, in the registry's metric, or None for the default one."""
+    if kind == "prototype":
+        return None
+    from fewshot.classifiers import NearestNeighborClassifier
+    from fewshot.registry import ClassRegistry
+
+    with ClassRegistry(path, create=False) as registry:
+        metric = registry.info().metric
+    return NearestNeighborClassifier(n_neighbors=neighbors, metric=metric)  # type: ignore[arg-type]
+
+
+def counted(n: int, noun: str) -> str:
+    """Return "1 file" or "2 files"."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def note_ignored(names: tuple[str, ...]) -> None:
+    """Tell which files were passed over."""
+    if names:
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        note(f"ignored {counted(len(names), 'file')} that are no pictures, or lie in no class folder: {listed}")
+
+
+def expanded(names: tuple[str, ...]) -> list[str]:
+    """Files, folders (with their subfolders), patterns, and - for paths on standard input; in the order given."""
+    from fewshot.images import find_images
+
+    found: list[str] = []
+    for name in names:
+        if name == "-":
+            found += [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        elif os.path.isdir(name):
+            inside = find_images(name)
+            note_ignored(inside.ignored)
+            found += [str(image) for image in inside.images]
+        elif not os.path.exists(name) and any(c in name for c in "*?["):
+            found += sorted(glob.glob(name, recursive=True)) or [name]
+        else:
+            found.append(name)
+    return found

@@ -1,0 +1,37 @@
+"""Where the real data lies, and small pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not (SHARED / "weights").is_dir() or not (SHARED / "data").is_dir():
+        pytest.skip("no real data: neither $FEWSHOT_SHARED nor ../shared holds data/ and weights/")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """Two classes of real photographs: windows of the two that scikit-learn ships, 5 to learn from and 6 to test."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for label, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        for part, count in (("photos", 5), ("new-photos", 6)):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                top, left = rng.integers(0, photo.shape[0] - 250), rng.integers(0, photo.shape[1] - 250)
+                Image.fromarray(photo[top : top + 250, left : left + 250]).save(folder / f"{number}.jpg")
+    return root

@@ -1,0 +1,84 @@
+"""The README does what it says: its code runs, its names exist, its files are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fewshot.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def run_fewshot(line):
+    words = shlex.split(line, comments=True)
+    assert words[0] == "fewshot"
+    return CliRunner().invoke(main, words[1:])
+
+
+@pytest.fixture
+def in_photos(photos, tmp_path, monkeypatch):
+    for part in ("photos", "new-photos"):
+        os.symlink(photos / part, tmp_path / part)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_shell_block_runs_line_by_line(in_photos):
+    (block,) = blocks("bash")
+    lines = [line for line in block.splitlines() if line.strip()]
+    assert len(lines) >= 5
+    for line in lines:
+        result = run_fewshot(line)
+        assert result.exit_code == 0, (line, result.stderr)
+        assert len(result.stdout.splitlines()) == 1, line
+
+
+def test_the_python_blocks_run(in_photos, capsys):
+    found = blocks("python")
+    assert len(found) >= 2
+    for block in found:
+        exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"^temple 0\.\d+ photos/temple/0\.jpg$", printed, re.MULTILINE)
+    assert "['flower']" in printed
+
+
+def test_the_two_commands_name_what_the_project_declares():
+    first, second = (block.strip() for block in blocks("console"))
+    assert (first, second) == ("pip install . && fewshot demo", "pip install -e '.[dev]' && pytest")
+    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["fewshot"] == "fewshot.cli:main"
+    assert "pytest" in " ".join(project["optional-dependencies"]["dev"])
+
+
+def test_every_command_and_encoder_the_readme_names_exists():
+    from fewshot.encoders.network import list_encoders
+
+    for command in re.findall(r"`fewshot (\w+)", README):
+        assert command in main.commands, command
+    known = set(list_encoders())
+    named = re.findall(r"`([\w.]+_[\w]+\.[\w]+)`", README.partition("## Which encoder?")[2].partition("## ")[0])
+    assert len(named) >= 3
+    for name in named:
+        assert name in known, name
+
+
+def test_links_lead_to_files_that_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_no_line_is_left_to_fill_in():
+    assert "@@" not in README
+    assert "TODO" not in README

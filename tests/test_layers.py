@@ -1,0 +1,140 @@
+"""The plan of the house: who may import whom, and what an import may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
+
+FLOORS = {
+    "errors": 0, "files": 0, "progress": 0, "validation": 0,
+    "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1,
+    "index": 2, "encoders": 2,
+    "classifiers": 3, "identity": 3,
+    "intake": 4, "recall": 4,
+    "reindexing": 5,
+    "registry": 6,
+    "demo": 7, "commandline": 7,
+    "cli": 8,
+}  # fmt: skip
+
+# Everyone may use these; any other library has one owner.
+COMMON = {"numpy", "torch", "sklearn", "typing_extensions"}
+OWNERS = {
+    "PIL": {"images", "demo", "encoders"},  # the last two for its types and drawing, not for opening files
+    "timm": {"encoders"},
+    "huggingface_hub": {"encoders"},
+    "faiss": {"index"},
+    "tqdm": {"progress"},
+    "click": {"cli", "commandline"},
+    "pyarrow": {"exchange"},
+}
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+            if node.module == "fewshot":
+                found |= {f"fewshot.{alias.name}" for alias in node.names}
+    return found
+
+
+def violations(module: str, source: str) -> list[str]:
+    wrong = []
+    for name in imports(source):
+        top, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if top == "fewshot":
+            if other in FLOORS and other != module and FLOORS[other] >= FLOORS[module]:
+                wrong.append(f"{module} (floor {FLOORS[module]}) imports {other} (floor {FLOORS[other]})")
+        elif top not in sys.stdlib_module_names | COMMON and module not in OWNERS.get(top, ()):
+            wrong.append(f"{module} imports {top}, which it does not own")
+    return wrong
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_floors_below_and_libraries_it_owns(path):
+    assert violations(module_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("images", "from fewshot.registry import ClassRegistry"),
+        ("images", "def f():\n    import fewshot.cli"),
+        ("images", "from fewshot import registry"),
+        ("registry", "import faiss"),
+        ("cli", "import pandas"),
+    ],
+)
+def test_a_wrong_import_is_noticed(module, source):
+    assert len(violations(module, source)) == 1
+
+
+def test_every_module_has_a_floor():
+    assert {module_of(path) for path in SOURCES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_stays_short_enough_to_read(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+HEAVY = ("torch", "timm", "sklearn", "faiss", "PIL", "numpy")
+
+
+def loaded_by(code: str) -> str:
+    report = f"import sys; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    return subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fewshot",
+        "from click.testing import CliRunner; from fewshot.cli import main; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0",
+        "from click.testing import CliRunner; from fewshot.cli import main; "
+        "assert CliRunner().invoke(main, ['add', '--help']).exit_code == 0",
+    ],
+    ids=["import fewshot", "fewshot --help", "fewshot add --help"],
+)
+def test_the_import_and_the_help_load_no_heavy_library(code):
+    assert loaded_by(code) == "[]"
+
+
+def test_a_heavy_import_is_noticed():
+    assert loaded_by("import fewshot; fewshot.PrototypeClassifier") == "['faiss', 'numpy', 'sklearn', 'torch']"
+
+
+def test_every_public_name_can_be_loaded():
+    import fewshot
+
+    assert sorted(fewshot._HOMES) == sorted(fewshot.__all__)
+    for name in fewshot.__all__:
+        assert getattr(fewshot, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import fewshot
+
+    with pytest.raises(AttributeError, match="no attribute 'Prototype'"):
+        _ = fewshot.Prototype

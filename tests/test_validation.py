@@ -1,0 +1,136 @@
+"""The checks at the door: what is refused says why, what passes is not changed."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import pytest
+
+from fewshot.validation import (
+    check_choice,
+    check_count,
+    check_label,
+    check_labels,
+    check_vectors,
+    label_array,
+    sorted_labels,
+)
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+def test_a_choice_outside_the_list_is_refused_naming_it_and_the_list():
+    check_choice("metric", "cosine", ("cosine", "dot"))
+    with pytest.raises(ValueError, match=r"^metric must be one of 'cosine', 'dot', not 'l2'$"):
+        check_choice("metric", "l2", ("cosine", "dot"))
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, "3", True, None])
+def test_a_count_that_is_no_positive_whole_number_is_refused_with_its_value(value):
+    with pytest.raises(ValueError, match=f"k must be a whole number of at least 1, not {value!r}"):
+        check_count("k", value)
+
+
+def test_a_count_of_any_integer_type_becomes_an_int():
+    assert type(check_count("k", np.int32(3))) is int
+    assert check_count("k", 0, minimum=0) == 0
+
+
+def test_vectors_come_back_as_float32_in_rows_with_their_values():
+    array = check_vectors([[1, 2], [3, 4.5]], 2)
+    assert array.dtype == np.float32
+    assert array.flags.c_contiguous
+    assert array.tolist() == [[1.0, 2.0], [3.0, 4.5]]
+    assert check_vectors(np.asfortranarray(np.eye(3)), 3).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("vectors", "shape"), [([1, 2], "(2,)"), ([[1, 2, 3]], "(1, 3)"), (np.zeros((1, 1, 2)), "1, 1")]
+)
+def test_vectors_of_another_shape_are_refused_naming_both_shapes(vectors, shape):
+    with pytest.raises(ValueError, match=r"expected vectors of shape \(n, 2\), got ") as error:
+        check_vectors(vectors, 2)
+    assert shape in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
+def test_the_first_vector_that_is_not_finite_is_named(bad):
+    with pytest.raises(ValueError, match=r"^vector 1 of 3 holds NaN or infinity$"):
+        check_vectors([[0, 0], [bad, 0], [0, bad]], 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (["a", "bbb"], "U"),
+        ([1, -7], "i"),
+        ([True, False], "b"),
+        ([1, "a"], "O"),
+        ([(1, 2), (3, 4)], "O"),
+        ([(1,), (3, 4)], "O"),
+        ([frozenset({1}), 2], "O"),
+        (["a\0", "a"], "O"),
+        ([2**63, -1], "O"),
+        ([2**70], "O"),
+        ([Colour.RED], "O"),
+        ([b"a\0"], "O"),
+    ],
+)
+def test_putting_labels_into_an_array_changes_none_of_them(labels, kind):
+    array = label_array(labels)
+    assert array.shape == (len(labels),)
+    assert array.dtype.kind == kind
+    assert array.tolist() == labels
+    assert [type(label) for label in array.tolist()] == [type(label) for label in labels]
+
+
+def test_numpy_alone_would_change_labels():
+    assert np.asarray([1, "a"]).tolist() != [1, "a"]
+    assert np.asarray([(1, 2), (3, 4)]).shape == (2, 2)
+    assert np.asarray(["a\0"]).tolist() != ["a\0"]
+
+
+@pytest.mark.parametrize(
+    ("y", "n", "message"),
+    [
+        (None, 2, "y is None"),
+        ("cat", 3, "not be the single string 'cat'"),
+        (["a"], 2, "found 2 vectors but 1 labels"),
+        (["a", None], 2, "label 1 of 2 is None; every vector needs a label"),
+        ([float("nan"), "a"], 2, "label 0 of 2 is nan"),
+        ([float("nan"), 1.0], 2, "label 0 of 2 is nan"),
+        (np.array([0.5, 1.5]), 2, "continuous"),
+        ([0.5, 1.5], 2, "continuous"),
+    ],
+)
+def test_labels_that_cannot_name_classes_are_refused_saying_why(y, n, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(y, n)
+
+
+def test_an_unhashable_label_is_refused_naming_it_its_type_and_the_remedy():
+    with pytest.raises(TypeError, match=r"label 1 of 2, \[1\], is a list, .*use a string, a number or a tuple"):
+        check_labels(["a", [1]], 2)
+
+
+def test_labels_pass_from_any_iterable():
+    assert check_labels((c for c in "ab"), 2).tolist() == ["a", "b"]
+    assert check_labels(np.array([3, 1]), 2).tolist() == [3, 1]
+
+
+def test_labels_are_sorted_where_they_compare_and_else_keep_their_order():
+    assert sorted_labels(["b", "a", "b"]) == ["a", "b"]
+    assert sorted_labels(["b", 1, "b", (2,)]) == ["b", 1, (2,)]
+
+
+def test_a_registry_label_is_a_string_one_can_read():
+    check_label("Émeu 3")
+    with pytest.raises(TypeError, match=r"labels are strings, not int \(3\)"):
+        check_label(3)
+    for label in ("", "  ", "a\nb", "\x1b[2J"):
+        with pytest.raises(ValueError, match="no control characters") as error:
+            check_label(label)
+        assert repr(label) in str(error.value)
