@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import sqlite3
+import statistics
 import struct
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tqdm  # noqa: F401
 
 import fewshot.encoders.base  # noqa: F401  (here once, so that no forked writer has to)
 from fewshot import ClassRegistry
@@ -31,7 +33,7 @@ from fewshot import ClassRegistry
 RESULTS = Path(__file__).parent / "results" / "crash.json"
 TOGETHER = 3  # pictures in one `add`: all of them or none
 CLASSES = 7
-WRITES_BEFORE_KILL = 4  # the kill comes within about the time these take
+WRITES_BEFORE_KILL = 2  # the kill comes within about the time that opening and these take
 _FRESH_EVERY = 10  # kills per registry; the first of each falls on an empty file
 
 
@@ -80,8 +82,8 @@ def write_on(path: Path, start: int, acknowledge: int) -> None:
             write += 1
 
 
-def kill_one(path: Path, start: int, delay: float) -> list[int]:
-    """Fork a writer, kill it after ``delay`` seconds, and return the numbers it acknowledged."""
+def fork_writer(path: Path, start: int) -> tuple[int, int]:
+    """Start ``write_on`` in a child; returns its process id and the pipe's end to read from."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -91,7 +93,17 @@ def kill_one(path: Path, start: int, delay: float) -> list[int]:
         finally:
             os._exit(1)  # reached only if the writer fails
     os.close(writing)
+    return child, reading
+
+
+def kill_one(path: Path, start: int, delay: float) -> list[int]:
+    """Fork a writer, kill it after ``delay`` seconds, and return the numbers it acknowledged."""
+    child, reading = fork_writer(path, start)
     time.sleep(delay)
+    return kill(child, reading)
+
+
+def kill(child: int, reading: int) -> list[int]:
     os.kill(child, signal.SIGKILL)
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
@@ -99,6 +111,19 @@ def kill_one(path: Path, start: int, delay: float) -> list[int]:
     if not os.WIFSIGNALED(status):
         raise RuntimeError("the writer failed by itself")
     return [number for (number,) in struct.iter_unpack("<I", data)]
+
+
+def seconds_to_kill_within(folder: Path) -> float:
+    """How long a writer takes, from its start, for ``WRITES_BEFORE_KILL`` adds; the median of five."""
+    times = []
+    for trial in range(5):
+        started = time.perf_counter()
+        child, reading = fork_writer(folder / f"timed {trial}.fewshot", 0)
+        for _ in range(WRITES_BEFORE_KILL):
+            os.read(reading, 4)
+        times.append(time.perf_counter() - started)
+        kill(child, reading)
+    return statistics.median(times)
 
 
 def inspect(path: Path, acknowledged: Iterable[int]) -> Damage:
@@ -146,31 +171,22 @@ def _torn(held: dict[bytes, str]) -> list[str]:
     return torn
 
 
-def seconds_per_write(folder: Path, writes: int = 20) -> float:
-    with ClassRegistry(folder / "timed.fewshot", encoder=Encoder()) as registry:
-        registry.add("warm", [picture(0)])
-        start = time.perf_counter()
-        for write in range(1, writes + 1):
-            registry.add(label_of(write), [picture(TOGETHER * write + n) for n in range(TOGETHER)])
-    return (time.perf_counter() - start) / writes
-
-
 def run(kills: int, seed: int) -> dict[str, object]:
     """Kill ``kills`` writers and count the damage."""
     delays = random.Random(seed)
     acknowledged, lost, half, started = 0, 0, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        span = WRITES_BEFORE_KILL * seconds_per_write(Path(folder))
-        for kill in range(kills):
-            if kill % _FRESH_EVERY == 0:
-                path, known, start = Path(folder) / f"{kill}.fewshot", [], 0
+        span = seconds_to_kill_within(Path(folder))
+        for number in range(kills):
+            if number % _FRESH_EVERY == 0:
+                path, known, start = Path(folder) / f"{number}.fewshot", [], 0
             answered = kill_one(path, start, delays.uniform(0, span))
             known += answered
             acknowledged += len(answered)
             start += len(answered) + 1  # the add that was cut short may be there or not
             damage = inspect(path, known)
             for problem in (*damage.lost, *damage.half_written):
-                print(f"kill {kill}: {problem}", file=sys.stderr)
+                print(f"kill {number}: {problem}", file=sys.stderr)
             lost, half = lost + len(damage.lost), half + len(damage.half_written)
     return {
         "kills": kills,

@@ -93,6 +93,7 @@ def measure(folder: Path, repetitions: int) -> dict[int, dict[str, float]]:
             pictures = [picture(number + shot) for shot in range(SHOTS)]
             number += SHOTS
             took = timed(lambda r=registries[size], p=pictures, n=number: r.add(f"new {n}", p))
+            registries[size].remove(f"new {number}")  # so that 10 stay 10
             if repetition >= 3:
                 adds[size].append(took)
     query = [picture(number)]
@@ -112,8 +113,9 @@ def measure(folder: Path, repetitions: int) -> dict[int, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=60)
+    parser.add_argument("--repetitions", type=int, default=200)
     given = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         with ClassRegistry(Path(folder) / "warm.fewshot", encoder=Encoder()) as warm:  # imports
             warm.add("a", [picture(1)])
@@ -136,7 +138,8 @@ def main() -> None:
             "torch": torch.__version__,
             "faiss": faiss.__version__,
         },
-        "machine": f"{os.cpu_count()} {platform.machine()} cores, torch using {torch.get_num_threads()}, other work on",
+        "machine": f"{os.cpu_count()} {platform.machine()} cores, torch using {torch.get_num_threads()}",
+        "load_average_at_start": round(load, 1),
     }
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

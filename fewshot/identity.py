@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 def settle(
     store: RegistryStore, classifier_metric: Metric | None, metric: Metric | None, keep_images: bool | None
-) -> Metric | None:
+) -> None:
     """Fix the metric, and whether pictures are kept, of a new registry; of an old one, refuse another metric.
-
-    Returns
-    -------
-    Metric or None
-        The metric asked for, if any.
 
     Raises
     ------
@@ -39,6 +34,8 @@ def settle(
         with store.write():
             if "metric" not in store.meta():
                 store.set_meta(metric=wanted or "cosine", keep_images=int(keep_images is not False))
+                if wanted:
+                    store.set_meta(metric_asked=1)  # so that no import changes it
     meta = store.meta()
     if wanted and wanted != meta["metric"]:
         raise EncoderMismatch(
@@ -48,7 +45,6 @@ def settle(
     if keep_images is not None and keep_images != bool(meta["keep_images"]):
         with store.write():
             store.set_meta(keep_images=int(keep_images))
-    return wanted
 
 
 def remember_encoder(store: RegistryStore, encoder: Encoder) -> None:

@@ -249,17 +249,24 @@ def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
-    """List a folder's pictures, also those of its subfolders, in sorted order; hidden files are left out.
+    """List a folder's pictures, also those of its (linked) subfolders, in sorted order; hidden files are left out.
 
     The label of each is the first folder below ``folder`` that it lies in, "" for those directly inside.
     """
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
-    names = sorted(
-        os.path.relpath(os.path.join(where, name), root) for where, _, names in os.walk(root) for name in names
-    )
+    names = []
+    for where, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
+        names += [os.path.relpath(os.path.join(where, name), root) for name in files]
+    names.sort()
     return _sort_out([Path(name).as_posix() for name in names], lambda name: str(root / name))
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a link leads to a folder it lies in, which would be listed without end."""
+    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
 def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from fewshot import exchange
 from fewshot.errors import EncoderMismatch, ImageError
-from fewshot.identity import check_encoder, name_of
+from fewshot.identity import check_encoder, encoder_meta, name_of
 from fewshot.images import ImageSource, describe, image_bytes, map_ahead
 from fewshot.reports import AddReport, Conflict, Failure
 from fewshot.store import NewExample, RegistryStore
-from fewshot.validation import Metric
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -90,11 +89,11 @@ def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_
 
 
 def import_examples(
-    store: RegistryStore, place: str | os.PathLike[str], *, metric: Metric | None, allow_conflict: bool
+    store: RegistryStore, place: str | os.PathLike[str], encoder: Encoder | None, *, allow_conflict: bool
 ) -> AddReport:
     """Store the examples of an exported file in one transaction; a new registry takes on its encoder and metric.
 
-    ``metric`` is the one asked for, if any: it stands.
+    An encoder given must be the file's; a metric asked for when the registry was made stays.
 
     Raises
     ------
@@ -107,15 +106,19 @@ def import_examples(
     ]
     dim = read.vectors.shape[1]
     with store.write(append=True):
-        meta = store.meta()
-        if "fingerprint" not in meta:
-            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim, metric=metric or read.metric)
-        elif (meta["fingerprint"], meta["dim"]) != (read.fingerprint, dim):
+        held = store.meta()
+        new = "fingerprint" not in held
+        meta = encoder_meta(encoder) if new and encoder is not None else held
+        if "fingerprint" in meta and (meta["fingerprint"], meta["dim"]) != (read.fingerprint, dim):
             raise EncoderMismatch(
                 f"{place} holds embeddings from {name_of(read.encoder)} (d={dim}, fingerprint {read.fingerprint[:8]}), "
-                f"but registry {store.path!r} from {name_of(meta['encoder'])} (d={meta['dim']}, fingerprint "
-                f"{meta['fingerprint'][:8]}). They cannot be compared: import into a new registry"
+                f"but registry {store.path!r} those from {name_of(str(meta['encoder']))} (d={meta['dim']}, fingerprint "
+                f"{str(meta['fingerprint'])[:8]}). They cannot be compared: import into a new registry"
             )
+        if new:
+            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim)
+            if "metric_asked" not in held:
+                store.set_meta(metric=read.metric)
         return add_examples(store, examples, allow_conflict=allow_conflict)
 
 

@@ -70,13 +70,14 @@ class Recall:
             rows = self._store.rows(int(meta["dim"]), after=last)
         if last == 0 and not len(rows.ids):
             raise RegistryError(f"{self._store.path} holds no classes any more; another process removed them")
-        if self._classifier is None or not appended:
-            self._classifier = clone(self._template or PrototypeClassifier(metric=meta["metric"]))
+        classifier, self._classifier = self._classifier, None  # if this is interrupted, the next one begins anew
+        if classifier is None or not appended:
+            classifier = clone(self._template or PrototypeClassifier(metric=meta["metric"]))
         if len(rows.ids):
-            self._classifier.partial_fit(rows.vectors, rows.labels)
+            classifier.partial_fit(rows.vectors, rows.labels)
             last = int(rows.ids[-1])
-        self._learned = (revision, rewrites, last)
-        return self._classifier
+        self._classifier, self._learned = classifier, (revision, rewrites, last)
+        return classifier
 
     def _neighbors(self, vectors: NDArray[np.float32], encoder: Encoder, k: int) -> list[tuple[Neighbor, ...]]:
         found, ids = self._up_to_date_index(encoder).search(vectors, k)
@@ -100,15 +101,16 @@ class Recall:
             appended = self._index is not None and rewrites == self._indexed[1]
             last = self._indexed[2] if appended else 0
             rows = self._store.rows(int(meta["dim"]), after=last)
-        if self._index is None or not appended:
-            self._index = VectorIndex(int(meta["dim"]), metric=meta["metric"])
+        index, self._index = self._index, None
+        if index is None or not appended:
+            index = VectorIndex(int(meta["dim"]), metric=meta["metric"])
         if len(rows.ids):
-            self._index.add(rows.vectors, rows.ids.tolist())
+            index.add(rows.vectors, rows.ids.tolist())
             last = int(rows.ids[-1])
-        self._indexed = (revision, rewrites, last)
-        if self._index.approximate:
-            self._save_index(self._index)
-        return self._index
+        self._index, self._indexed = index, (revision, rewrites, last)
+        if index.approximate:
+            self._save_index(index)
+        return index
 
     @property
     def _index_path(self) -> Path:

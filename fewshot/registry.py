@@ -87,7 +87,7 @@ class ClassRegistry:
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
-            self._metric = identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
+            identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
             if isinstance(encoder, str):
                 from fewshot.encoders import load_encoder
 
@@ -335,7 +335,7 @@ class ClassRegistry:
         ------
         EncoderMismatch : if the file's vectors come from another encoder.
         """
-        return import_examples(self._store, path, metric=self._metric, allow_conflict=allow_conflict)
+        return import_examples(self._store, path, self._encoder, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
         """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 
@@ -56,7 +57,7 @@ def test_an_export_holds_what_the_registry_holds(registry, tmp_path, suffix):
     assert read.labels == ["ねこ", "ねこ", "dog"]
     assert_array_equal(read.vectors, np.array([[1, 0, 0], [204 / 255, 102 / 255, 0], [0, 0, 1]], np.float32))
     assert read.vectors.dtype == np.float32
-    assert read.sha256[0] == __import__("hashlib").sha256(png(RED)).hexdigest()
+    assert read.sha256[0] == hashlib.sha256(png(RED)).hexdigest()
     assert read.sources[0] == f"<{len(png(RED))} bytes>"
     assert (read.fingerprint, read.metric) == (FakeEncoder().fingerprint, "sqeuclidean")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["r.fewshot", target.name])
@@ -102,7 +103,9 @@ def test_an_export_of_another_encoder_is_refused_naming_both(registry, tmp_path)
     registry.export(tmp_path / "out.npz")
     with ClassRegistry(tmp_path / "other.fewshot", encoder=FakeEncoder(more=1, name="resnet18")) as other:
         other.add("red", [png(RED)])
-        with pytest.raises(EncoderMismatch, match=r"out\.npz holds embeddings from .*d=3.*from resnet18 \(d=4.*cannot"):
+        with pytest.raises(
+            EncoderMismatch, match=r"out\.npz holds embeddings from .*d=3.*those from resnet18 \(d=4.*cannot"
+        ):
             other.import_examples(tmp_path / "out.npz")
         assert other.classes() == {"red": 1}
 
@@ -115,9 +118,18 @@ def test_an_imported_registry_refuses_another_encoder(registry, tmp_path):
         ClassRegistry(tmp_path / "other.fewshot", encoder=FakeEncoder(times=2.0))
 
 
+def test_a_new_registry_opened_with_another_encoder_refuses_the_import(registry, tmp_path):
+    registry.export(tmp_path / "out.npz")
+    with ClassRegistry(tmp_path / "other.fewshot", encoder=FakeEncoder(more=1, name="resnet18")) as other:
+        with pytest.raises(EncoderMismatch, match=r"holds embeddings from .*d=3.*those from resnet18 \(d=4"):
+            other.import_examples(tmp_path / "out.npz")
+        assert other.add("red", [png(RED)]).added == 1
+
+
 def test_a_metric_asked_for_stands_when_vectors_are_imported(registry, tmp_path):
     registry.export(tmp_path / "out.npz")  # sqeuclidean
-    with ClassRegistry(tmp_path / "other.fewshot", encoder=FakeEncoder(), metric="cosine") as other:
+    ClassRegistry(tmp_path / "other.fewshot", metric="cosine").close()
+    with ClassRegistry(tmp_path / "other.fewshot", encoder=FakeEncoder()) as other:
         other.import_examples(tmp_path / "out.npz")
         assert other.info().metric == "cosine"
 

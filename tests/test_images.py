@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import os
 import struct
 import threading
@@ -551,6 +550,19 @@ def test_a_folder_under_a_hidden_one_is_not_hidden_itself(tmp_path):
     assert labelled_images(place).labels == ("cat",)
 
 
+def test_linked_class_folders_are_listed_and_links_that_lead_back_are_not_followed(tmp_path):
+    place, elsewhere = folder_of(tmp_path / "place", ("dog/1.jpg",)), folder_of(tmp_path / "far", ("2.jpg",))
+    try:
+        (place / "cat").symlink_to(elsewhere, target_is_directory=True)
+    except OSError:
+        pytest.skip("no links here")
+    (place / "dog" / "up").symlink_to(place, target_is_directory=True)
+    (elsewhere / "back").symlink_to(place / "dog", target_is_directory=True)
+    found = labelled_images(place)
+    assert found.images == tuple(str(place / name) for name in ("cat/2.jpg", "cat/back/1.jpg", "dog/1.jpg"))
+    assert found.labels == ("cat", "cat", "dog")
+
+
 @pytest.mark.parametrize("wrapper", ["", "photos/", "p/"])
 def test_a_zip_gives_the_same_classes_with_or_without_a_folder_around_them(wrapper, tmp_path):
     names = [wrapper + name if not name.startswith("__MACOSX") else name for name in TREE]
@@ -632,8 +644,8 @@ def test_map_ahead_runs_in_threads_at_once():
 
 def test_map_ahead_never_reads_more_than_its_bound_ahead_of_the_reader():
     read = []
-    endless = (read.append(number) or number for number in itertools.count())
-    results = map_ahead(lambda number: number, endless, workers=2, ahead=4)
+    many = (read.append(number) or number for number in range(2000))
+    results = map_ahead(lambda number: number, many, workers=2, ahead=4)
     for taken in range(1, 20):
         assert next(results) == taken - 1
         assert len(read) <= taken + 4
