@@ -25,15 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tqdm  # noqa: F401
 
-import fewshot.encoders.base  # noqa: F401  (here once, so that no forked writer has to)
 from fewshot import ClassRegistry
 
 RESULTS = Path(__file__).parent / "results" / "crash.json"
 TOGETHER = 3  # pictures in one `add`: all of them or none
 CLASSES = 7
-WRITES_BEFORE_KILL = 2  # the kill comes within about the time that opening and these take
+WRITES_BEFORE_KILL = 3  # the kill comes within about the time that opening and these take
 _FRESH_EVERY = 10  # kills per registry; the first of each falls on an empty file
 
 
@@ -94,6 +92,12 @@ def fork_writer(path: Path, start: int) -> tuple[int, int]:
             os._exit(1)  # reached only if the writer fails
     os.close(writing)
     return child, reading
+
+
+def warm_up() -> None:
+    """Import here, once, all that adding a picture imports, so that no forked writer has to."""
+    with tempfile.TemporaryDirectory() as folder, ClassRegistry(f"{folder}/warm", encoder=Encoder()) as registry:
+        registry.add("warm", [picture(0)])
 
 
 def kill_one(path: Path, start: int, delay: float) -> list[int]:
@@ -174,6 +178,7 @@ def _torn(held: dict[bytes, str]) -> list[str]:
 def run(kills: int, seed: int) -> dict[str, object]:
     """Kill ``kills`` writers and count the damage."""
     delays = random.Random(seed)
+    warm_up()
     acknowledged, lost, half, started = 0, 0, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         span = seconds_to_kill_within(Path(folder))

@@ -115,7 +115,8 @@ def test_a_layer_is_read_through_timms_intermediates(random_encoder, pictures):
     with torch.inference_mode():
         loaded = encoder._loaded()
         x = torch.from_numpy(np.stack([loaded.prepare(p) for p in pictures])).permute(0, 3, 1, 2).float() / 255
-        maps = plain.forward_intermediates((x - loaded.mean) / loaded.std, indices=[2], intermediates_only=True)[0]
+        x = (x - loaded.mean.view(3, 1, 1)) / loaded.std.view(3, 1, 1)
+        maps = plain.forward_intermediates(x, indices=[2], intermediates_only=True)[0]
     tolerance = 1e-4 * float(maps.abs().max())
     assert_allclose(encoder.encode(pictures), maps.mean((2, 3)), atol=tolerance)
     peak = random_encoder(layer=2, pool="max", precision="float32").encode(pictures)

@@ -233,9 +233,9 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not good:
             return items, torch.empty(0, loaded.dim)
         with torch.inference_mode():
-            x = torch.from_numpy(np.stack(good)).to(loaded.device).permute(0, 3, 1, 2)
-            x = (x.float() / 255.0 - loaded.mean) / loaded.std
-            out = features(loaded.network, x.to(_DTYPES[loaded.precision]), layer=self.layer, pool=self.pool)
+            pixels = torch.from_numpy(np.stack(good)).to(loaded.device)
+            x = _normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
+            out = features(loaded.network, x, layer=self.layer, pool=self.pool)
             return items, out.float().cpu()
 
     def _loaded(self) -> _Loaded:
@@ -269,7 +269,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             fuse_batch_norms(network, example)
         network = to_bfloat16(network, device) if precision == "bfloat16" else network.to(device)
         network = network.to(memory_format=torch.channels_last)
-        mean, std = (torch.tensor(config[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
+        mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
         return _Loaded(
             network, _preparation(config), mean, std, device, precision, dim, identity, torch.get_num_threads()
         )
@@ -299,6 +299,18 @@ def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """From pixels (n, h, w, 3), uint8, to (pixels / 255 - mean) / std as (n, 3, h, w), channels last in memory.
+
+    Computed on rows of 3 w numbers with the constants repeated: broadcasting over the last axis of 3 is ten times
+    slower on a CPU.
+    """
+    n, h, w, channels = pixels.shape
+    scale, shift = (1.0 / (255.0 * std)).repeat(w), (-mean / std).repeat(w)
+    rows = torch.addcmul(shift, pixels.reshape(n * h, w * channels).float(), scale)
+    return rows.view(n, h, w, channels).permute(0, 3, 1, 2)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
