@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
 
 FLOORS = {
     "errors": 0, "files": 0, "progress": 0, "validation": 0,
-    "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1,
+    "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1,
     "index": 2, "encoders": 2,
     "classifiers": 3, "identity": 3,
     "intake": 4, "recall": 4,

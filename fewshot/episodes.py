@@ -1,0 +1,311 @@
+"""Episodes: index arrays drawn from a seed. numpy only, so that a benchmark can be repeated anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fewshot.validation import check_count, check_labels, sorted_labels
+
+# Episodes are drawn in chunks of this many, each from its own seed: part of what a seed means, so never to be changed.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Some episodes as positions into the data, padded to one shape.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (e, c)
+        Positions in ``EpisodeSampler.classes_``; -1 where an episode has fewer classes.
+    support, query : ndarray of shape (e, s) and (e, q)
+        Positions of the examples; 0 where padded.
+    support_labels, query_labels : ndarray of shape (e, s) and (e, q)
+        The class within the episode, 0 to c - 1; -1 where padded.
+    """
+
+    classes: NDArray[np.int64]
+    support: NDArray[np.int64]
+    support_labels: NDArray[np.int64]
+    query: NDArray[np.int64]
+    query_labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, some: slice) -> Episodes:
+        return Episodes(*(array[some] for array in _arrays(self)))
+
+
+class EpisodeSampler:
+    """Draw episodes: some classes, then support and query examples of each, none twice in an episode.
+
+    Parameters
+    ----------
+    y : sequence of labels, one for each example
+    n_way : int or "various"
+        Classes of an episode. "various": Meta-Dataset's rule, 5 to 50 of them.
+    n_shot : int or "various"
+        Support examples of each class. "various": Meta-Dataset's rule, at most 100 of a class and 500 in all.
+    n_query : int
+        Query examples of each class; with "various" shots at most this and half the smallest class.
+    n_episodes : int
+    groups : sequence of group names, one for each example, optional
+        The classes of an episode come from one group, drawn uniformly among those with enough classes, as in
+        Omniglot's within-alphabet tasks. A class lies in one group.
+    query_imbalance : float, optional
+        The class proportions of an episode's n_way * n_query queries are drawn from a symmetric Dirichlet
+        distribution of this concentration; by default they are equal.
+    replacement : bool, default True
+        False: no example is in two episodes.
+    random_state : int, default 0
+        Decides everything: episode i is the same however many are drawn.
+
+    Attributes
+    ----------
+    classes_ : list of labels
+
+    Raises
+    ------
+    ValueError : if what is asked for cannot be drawn, naming the class and its number of examples.
+
+    References
+    ----------
+    Vinyals et al. 2016, arXiv:1606.04080, section 4 (n-way k-shot). Triantafillou et al. 2020, arXiv:1903.03096,
+    appendix A.2 (various). Veilleux et al. 2021, arXiv:2204.11181, section 3 (imbalanced queries, with 2).
+    Lafargue et al. 2024, arXiv:2409.02850, section 3 (without replacement).
+    """
+
+    def __init__(
+        self,
+        y: Sequence[Hashable] | ArrayLike,
+        *,
+        n_way: int | Literal["various"],
+        n_shot: int | Literal["various"],
+        n_query: int,
+        n_episodes: int,
+        groups: Sequence[Hashable] | None = None,
+        query_imbalance: float | None = None,
+        replacement: bool = True,
+        random_state: int = 0,
+    ) -> None:
+        self.n_way = n_way if n_way == "various" else check_count("n_way", n_way, minimum=2)
+        self.n_shot = n_shot if n_shot == "various" else check_count("n_shot", n_shot)
+        self.n_query = check_count("n_query", n_query)
+        self.n_episodes = check_count("n_episodes", n_episodes)
+        self.query_imbalance = query_imbalance
+        self.replacement = replacement
+        self.random_state = check_count("random_state", random_state, minimum=0)
+        self._check_combination()
+        self.classes_, self._members = _members(y)
+        self._groups = self._grouped(groups)
+        self._check_feasible()
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all episodes have one way and shot."""
+        return self.n_way != "various" and self.n_shot != "various"
+
+    def __len__(self) -> int:
+        return self.n_episodes
+
+    def __iter__(self) -> Iterator[Episodes]:
+        """Yield the episodes in chunks, in order."""
+        if not self.replacement:
+            dealt = self._disjoint()
+            while some := list(islice(dealt, _CHUNK)):
+                yield Episodes(*(np.concatenate(rows) for rows in zip(*map(_arrays, some), strict=True)))
+            return
+        for chunk in range(-(-self.n_episodes // _CHUNK)):
+            rng = np.random.default_rng(np.random.SeedSequence(self.random_state, spawn_key=(chunk,)))
+            drawn = self._fixed(rng, _CHUNK) if self.fixed else self._various(rng, _CHUNK)
+            yield drawn[: self.n_episodes - chunk * _CHUNK]
+
+    def _check_combination(self) -> None:
+        if (self.n_way == "various") != (self.n_shot == "various"):
+            raise ValueError("n_way and n_shot are both 'various' or both numbers")
+        if self.query_imbalance is not None and not self.query_imbalance > 0:
+            raise ValueError(f"query_imbalance is a concentration above 0, not {self.query_imbalance!r}")
+        if not self.fixed and (self.query_imbalance is not None or not self.replacement):
+            raise ValueError("'various' episodes have neither query_imbalance nor replacement=False")
+        if self.query_imbalance is not None and not self.replacement:
+            raise ValueError("query_imbalance needs replacement=True")
+
+    def _grouped(self, groups: Sequence[Hashable] | None) -> list[NDArray[np.int64]]:
+        """The class numbers of each group; one group of all without groups."""
+        if groups is None:
+            return [np.arange(len(self._members))]
+        names = check_labels(groups, sum(map(len, self._members)))
+        of_class: dict[Hashable, list[int]] = {}
+        for number, members in enumerate(self._members):
+            found = set(names[members].tolist())
+            if len(found) > 1:
+                raise ValueError(f"class {self.classes_[number]!r} lies in {len(found)} groups; it must lie in one")
+            of_class.setdefault(found.pop(), []).append(number)
+        return [np.array(of_class[name]) for name in sorted_labels(of_class)]
+
+    def _check_feasible(self) -> None:
+        most = self.n_query if self.query_imbalance is None else self.n_query * self._at_least_two()
+        need = 2 if not self.fixed else int(self.n_shot) + most
+        for label, members in zip(self.classes_, self._members, strict=True):
+            if len(members) < need:
+                wanted = "2 (one to learn, one to ask)" if not self.fixed else f"n_shot + n_query = {need}"
+                if self.query_imbalance is not None:
+                    wanted = f"n_shot + n_way * n_query = {need} (all queries may fall to one class)"
+                raise ValueError(f"class {label!r} has {len(members)} examples, but an episode may need {wanted}")
+        ways = 5 if self.n_way == "various" else int(self.n_way)
+        self._groups = [group for group in self._groups if len(group) >= ways]
+        if not self._groups:
+            where = "" if len(self._members) == 0 else f"; there are {len(self._members)} classes"
+            raise ValueError(f"no group has the {ways} classes that an episode needs{where}")
+        if not self.replacement:
+            self._check_disjoint()
+
+    def _at_least_two(self) -> int:
+        return 2 if self.n_way == "various" else int(self.n_way)
+
+    def _check_disjoint(self) -> None:
+        possible = sum(len(e) for e in self._disjoint(limit=self.n_episodes))
+        if possible < self.n_episodes:
+            raise ValueError(
+                f"only {possible} episodes without a common example could be drawn, not {self.n_episodes}; ask for "
+                "fewer, or let examples repeat"
+            )
+
+    def _fixed(self, rng: np.random.Generator, e: int) -> Episodes:
+        ways, shots = int(self.n_way), int(self.n_shot)
+        group = rng.integers(len(self._groups), size=e)
+        classes = np.empty((e, ways), np.int64)
+        for number, members in enumerate(self._groups):
+            mine = np.flatnonzero(group == number)
+            classes[mine] = members[_distinct(rng, np.full(len(mine), len(members)), ways)]
+        counts = self._query_counts(rng, e)
+        examples = self._examples(rng, classes, shots + int(counts.max()))
+        support = examples[:, :, :shots].reshape(e, -1)
+        support_labels = np.broadcast_to(np.repeat(np.arange(ways), shots), support.shape).copy()
+        width = np.arange(counts.max())
+        asked = width < counts[:, :, None]  # (e, c, most)
+        labels = np.broadcast_to(np.arange(ways)[:, None], asked.shape)
+        query = examples[:, :, shots:][asked].reshape(e, -1)
+        return Episodes(classes, support, support_labels, query, labels[asked].reshape(e, -1))
+
+    def _query_counts(self, rng: np.random.Generator, e: int) -> NDArray[np.int64]:
+        """How many queries each class of each episode has: (e, c), rows summing to n_way * n_query."""
+        ways = int(self.n_way)
+        if self.query_imbalance is None:
+            return np.full((e, ways), self.n_query)
+        total = ways * self.n_query
+        exact = rng.dirichlet(np.full(ways, self.query_imbalance), size=e) * total
+        counts = np.floor(exact).astype(np.int64)
+        # Largest remainders take what flooring left over.
+        rank = np.argsort(np.argsort(counts - exact, axis=1), axis=1)
+        counts += rank < (total - counts.sum(1))[:, None]
+        return counts
+
+    def _examples(self, rng: np.random.Generator, classes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+        """Draw n distinct examples of each class (e, c): positions (e, c, n)."""
+        sizes = np.array([len(members) for members in self._members])
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        order = np.concatenate(self._members)
+        flat = classes.ravel()
+        inside = _distinct(rng, sizes[flat], n)
+        return order[starts[flat][:, None] + inside].reshape(*classes.shape, n)
+
+    def _various(self, rng: np.random.Generator, e: int) -> Episodes:
+        drawn = [self._one_various(rng) for _ in range(e)]
+        columns = zip(*drawn, strict=True)
+        return Episodes(*(_padded(column, fill) for column, fill in zip(columns, (-1, 0, -1, 0, -1), strict=True)))
+
+    def _one_various(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+        group = self._groups[rng.integers(len(self._groups))]
+        ways = int(rng.integers(5, min(50, len(group)) + 1))
+        classes = rng.permutation(group)[:ways]
+        sizes = np.array([len(self._members[c]) for c in classes])
+        asked = min(self.n_query, int(sizes.min()) // 2)
+        left = sizes - asked
+        share = 1.0 - rng.random()  # uniform in (0, 1]
+        total = min(500, int(np.ceil(share * np.minimum(100, left)).sum()))
+        weight = np.exp(rng.uniform(np.log(0.5), np.log(2.0), ways)) * sizes
+        shots = np.minimum(np.floor(weight / weight.sum() * max(0, total - ways)).astype(np.int64) + 1, left)
+        chosen = [rng.permutation(self._members[c])[: k + asked] for c, k in zip(classes, shots, strict=True)]
+        support = np.concatenate([some[asked:] for some in chosen])
+        query = np.concatenate([some[:asked] for some in chosen])
+        return classes, support, np.repeat(np.arange(ways), shots), query, np.repeat(np.arange(ways), asked)
+
+    def _disjoint(self, limit: int | None = None) -> Iterator[Episodes]:
+        """Deal out shuffled classes until no group has enough classes left with enough examples."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.random_state))
+        ways, need = int(self.n_way), int(self.n_shot) + self.n_query
+        hands = [rng.permutation(members) for members in self._members]
+        for _ in range(self.n_episodes if limit is None else limit):
+            able = [[c for c in group if len(hands[c]) >= need] for group in self._groups]
+            able = [group for group in able if len(group) >= ways]
+            if not able:
+                return
+            group = able[rng.integers(len(able))]
+            # The fullest classes first, so that none is left over in numbers; draws among equals are random.
+            keys = rng.random(len(group)) - np.array([len(hands[c]) // need for c in group])
+            classes = np.array(group)[np.argsort(keys)[:ways]]
+            dealt = np.stack([hands[c][:need] for c in classes])
+            for c in classes:
+                hands[c] = hands[c][need:]
+            labels = np.arange(ways)
+            shots = int(self.n_shot)
+            yield Episodes(
+                classes[None],
+                dealt[:, :shots].reshape(1, -1),
+                np.repeat(labels, shots)[None],
+                dealt[:, shots:].reshape(1, -1),
+                np.repeat(labels, self.n_query)[None],
+            )
+
+
+def _arrays(episodes: Episodes) -> tuple[NDArray[np.int64], ...]:
+    return (
+        episodes.classes,
+        episodes.support,
+        episodes.support_labels,
+        episodes.query,
+        episodes.query_labels,
+    )
+
+
+def _members(y: Any) -> tuple[list[Hashable], list[NDArray[np.int64]]]:
+    labels = check_labels(y, len(y)).tolist()
+    found: dict[Hashable, list[int]] = {}
+    for position, label in enumerate(labels):
+        found.setdefault(label, []).append(position)
+    names = sorted_labels(found)
+    return names, [np.array(found[name]) for name in names]
+
+
+def _distinct(rng: np.random.Generator, sizes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """For each row, n distinct numbers below its size, in random order, all such orders equally likely: (rows, n)."""
+    found = np.empty((len(sizes), n), np.int64)
+    sparse = n * n <= 2 * sizes  # then a draw has no repeat with a chance of at least exp(-1)
+    rows = np.flatnonzero(sparse)
+    while len(rows):
+        drawn = rng.integers(sizes[rows, None], size=(len(rows), n))
+        ordered = np.sort(drawn, axis=1)
+        good = (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+        found[rows[good]] = drawn[good]
+        rows = rows[~good]
+    rows = np.flatnonzero(~sparse)
+    if len(rows):
+        keys = rng.random((len(rows), int(sizes[rows].max())))
+        keys[np.arange(keys.shape[1]) >= sizes[rows, None]] = 2.0
+        found[rows] = np.argsort(keys, axis=1)[:, :n]
+    return found
+
+
+def _padded(arrays: Sequence[NDArray[np.int64]], fill: int) -> NDArray[np.int64]:
+    out = np.full((len(arrays), max(map(len, arrays))), fill, np.int64)
+    for row, array in zip(out, arrays, strict=True):
+        row[: len(array)] = array
+    return out
