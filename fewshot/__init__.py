@@ -12,47 +12,85 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AddReport": "registry",
+    "BenchmarkResult": "benchmark",
+    "CacheClassifier": "classifiers",
     "ClassRegistry": "registry",
+    "CosineHeadClassifier": "classifiers",
     "EmbeddingCache": "encoders",
     "Encoder": "encoders",
     "EncoderMismatch": "errors",
     "EncoderNotFound": "errors",
+    "EpisodeSampler": "episodes",
+    "Episodes": "episodes",
     "FewShotClassifier": "classifiers",
     "FewShotError": "errors",
     "ImageError": "errors",
+    "LinearDiscriminantClassifier": "classifiers",
+    "LogisticRegressionClassifier": "classifiers",
+    "MahalanobisClassifier": "classifiers",
+    "MatchingClassifier": "classifiers",
     "NearestNeighborClassifier": "classifiers",
     "Prediction": "registry",
     "PrototypeClassifier": "classifiers",
     "RegistryError": "errors",
+    "RidgeClassifier": "classifiers",
+    "SimpleShotClassifier": "classifiers",
     "TimmEncoder": "encoders",
     "VectorIndex": "index",
     "load_encoder": "encoders",
     "open_image": "images",
+    "run_benchmark": "benchmark",
 }
 
 __all__ = [
     "AddReport",
+    "BenchmarkResult",
+    "CacheClassifier",
     "ClassRegistry",
+    "CosineHeadClassifier",
     "EmbeddingCache",
     "Encoder",
     "EncoderMismatch",
     "EncoderNotFound",
+    "EpisodeSampler",
+    "Episodes",
     "FewShotClassifier",
     "FewShotError",
     "ImageError",
+    "LinearDiscriminantClassifier",
+    "LogisticRegressionClassifier",
+    "MahalanobisClassifier",
+    "MatchingClassifier",
     "NearestNeighborClassifier",
     "Prediction",
     "PrototypeClassifier",
     "RegistryError",
+    "RidgeClassifier",
+    "SimpleShotClassifier",
     "TimmEncoder",
     "VectorIndex",
     "load_encoder",
     "open_image",
+    "run_benchmark",
 ]
 
 if TYPE_CHECKING:
-    from fewshot.classifiers import FewShotClassifier, NearestNeighborClassifier, PrototypeClassifier
+    from fewshot.benchmark import BenchmarkResult, run_benchmark
+    from fewshot.classifiers import (
+        CacheClassifier,
+        CosineHeadClassifier,
+        FewShotClassifier,
+        LinearDiscriminantClassifier,
+        LogisticRegressionClassifier,
+        MahalanobisClassifier,
+        MatchingClassifier,
+        NearestNeighborClassifier,
+        PrototypeClassifier,
+        RidgeClassifier,
+        SimpleShotClassifier,
+    )
     from fewshot.encoders import EmbeddingCache, Encoder, TimmEncoder, load_encoder
+    from fewshot.episodes import Episodes, EpisodeSampler
     from fewshot.errors import EncoderMismatch, EncoderNotFound, FewShotError, ImageError, RegistryError
     from fewshot.images import open_image
     from fewshot.index import VectorIndex

@@ -39,6 +39,11 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.classes)
 
+    @staticmethod
+    def padding() -> dict[str, int]:
+        """Return what each array is padded with."""
+        return {"classes": -1, "support": 0, "support_labels": -1, "query": 0, "query_labels": -1}
+
     def __getitem__(self, some: slice) -> Episodes:
         return Episodes(*(array[some] for array in _arrays(self)))
 
@@ -70,6 +75,7 @@ class EpisodeSampler:
     Attributes
     ----------
     classes_ : list of labels
+    n_examples : int
 
     Raises
     ------
@@ -104,6 +110,7 @@ class EpisodeSampler:
         self.random_state = check_count("random_state", random_state, minimum=0)
         self._check_combination()
         self.classes_, self._members = _members(y)
+        self.n_examples = sum(map(len, self._members))
         self._groups = self._grouped(groups)
         self._check_feasible()
 
@@ -220,7 +227,8 @@ class EpisodeSampler:
     def _various(self, rng: np.random.Generator, e: int) -> Episodes:
         drawn = [self._one_various(rng) for _ in range(e)]
         columns = zip(*drawn, strict=True)
-        return Episodes(*(_padded(column, fill) for column, fill in zip(columns, (-1, 0, -1, 0, -1), strict=True)))
+        padded = zip(columns, Episodes.padding().values(), strict=True)
+        return Episodes(*(_padded(column, fill) for column, fill in padded))
 
     def _one_various(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
         group = self._groups[rng.integers(len(self._groups))]

@@ -16,7 +16,7 @@ FLOORS = {
     "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1,
     "index": 2, "encoders": 2,
     "classifiers": 3, "identity": 3,
-    "intake": 4, "recall": 4,
+    "intake": 4, "recall": 4, "benchmark": 4,
     "reindexing": 5,
     "registry": 6,
     "demo": 7, "commandline": 7,

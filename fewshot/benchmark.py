@@ -1,0 +1,239 @@
+"""Thousands of episodes for several methods on the same draws, with intervals that mean something."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from torch import Tensor
+
+from fewshot.classifiers import FewShotClassifier
+from fewshot.episodes import Episodes, EpisodeSampler
+from fewshot.progress import Progress
+from fewshot.validation import check_count, check_vectors
+
+# The half-width of a 95 % interval, in standard errors.
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method's answers.
+
+    Attributes
+    ----------
+    method : str
+    accuracies : ndarray of shape (e,)
+        Share of the queries answered rightly, of each episode.
+    predicted : ndarray of shape (e, q)
+        The class within the episode, 0 to c - 1, for each query of ``BenchmarkResult.episodes``; -1 where padded.
+    seconds : float
+        From vectors in memory to predictions, gathering included; sampling is not.
+    """
+
+    method: str
+    accuracies: NDArray[np.float64]
+    predicted: NDArray[np.int64]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over episodes, in [0, 1]."""
+        return float(self.accuracies.mean())
+
+    @property
+    def ci95(self) -> float:
+        """Half-width of the usual interval, 1.96 sd / sqrt(e).
+
+        It speaks of other episodes from the same images. For other images of the same classes it is too narrow unless
+        the episodes share none: draw them with ``replacement=False`` (Lafargue et al. 2024, arXiv:2409.02850).
+        """
+        return _half_width(self.accuracies)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much better ``first`` is than ``second`` on the same episodes: mean and half-width of its 95 % interval."""
+
+    first: str
+    second: str
+    difference: float
+    ci95: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.difference) > self.ci95
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What ``run_benchmark`` found.
+
+    Attributes
+    ----------
+    methods : dict of name to MethodResult
+    episodes : Episodes
+        All of them, in order: positions into the data.
+    random_state : int
+    replacement : bool
+        Whether episodes may share images.
+    """
+
+    methods: dict[str, MethodResult]
+    episodes: Episodes
+    random_state: int
+    replacement: bool
+
+    def __getitem__(self, method: str) -> MethodResult:
+        return self.methods[method]
+
+    def paired(self, first: str, second: str) -> PairedDifference:
+        """Compare two methods episode by episode, which is sharper than comparing their intervals.
+
+        References
+        ----------
+        Lafargue et al. 2024, arXiv:2409.02850, section 5 (paired tests).
+        """
+        difference = self[first].accuracies - self[second].accuracies
+        return PairedDifference(first, second, float(difference.mean()), _half_width(difference))
+
+
+def run_benchmark(
+    classifiers: Mapping[str, Any] | Sequence[Any],
+    X: ArrayLike,
+    sampler: EpisodeSampler,
+    *,
+    device: str | None = None,
+    memory: int = 2**28,
+) -> BenchmarkResult:
+    """Score classifiers on the sampler's episodes.
+
+    Parameters
+    ----------
+    classifiers : sequence of estimators, or dict of name to estimator
+        ``FewShotClassifier`` methods are scored many episodes at once; any other scikit-learn classifier is cloned,
+        fitted and asked episode by episode.
+    X : array-like of shape (n, d)
+        Embeddings of the examples that the sampler's labels are of.
+    sampler : EpisodeSampler
+    device : str, optional
+        Where the tensors live; by default CUDA where there is one, else the CPU.
+    memory : int, default 2**28
+        Bytes that one batch of episodes' vectors may take.
+
+    Raises
+    ------
+    ValueError : if X has fewer rows than the sampler has labels, or holds NaN or infinity; or a name is given twice.
+    """
+    named = _named(classifiers)
+    vectors = np.asarray(X)
+    vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
+    if len(vectors) != sampler.n_examples:
+        raise ValueError(f"X has {len(vectors)} rows, but the sampler was given {sampler.n_examples} labels")
+    check_count("memory", memory)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    data = torch.from_numpy(vectors).to(place)
+    chunks = list(sampler)
+    results = {}
+    with Progress(len(sampler) * len(named), "bench") as bar:
+        for name, classifier in named.items():
+            start = time.perf_counter()
+            answers = []
+            for some in chunks:
+                if isinstance(classifier, FewShotClassifier):
+                    answers.append(_scored(classifier, data, some, memory))
+                else:
+                    answers.append(_looped(classifier, vectors, some))
+                bar.advance(len(some))
+            seconds = time.perf_counter() - start
+            predicted = _stacked(answers, -1)
+            results[name] = (predicted, seconds)
+    episodes = Episodes(
+        *(_stacked([getattr(some, field) for some in chunks], fill) for field, fill in Episodes.padding().items())
+    )
+    asked = episodes.query_labels >= 0
+    return BenchmarkResult(
+        methods={
+            name: MethodResult(
+                name, ((predicted == episodes.query_labels) & asked).sum(1) / asked.sum(1), predicted, seconds
+            )
+            for name, (predicted, seconds) in results.items()
+        },
+        episodes=episodes,
+        random_state=sampler.random_state,
+        replacement=sampler.replacement,
+    )
+
+
+def _named(classifiers: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    if isinstance(classifiers, Mapping):
+        return dict(classifiers)
+    named: dict[str, Any] = {}
+    for classifier in classifiers:
+        name = str(classifier)
+        if name in named:
+            raise ValueError(f"{name} is given twice; give a dict of names to tell them apart")
+        named[name] = classifier
+    return named
+
+
+def _scored(classifier: FewShotClassifier, data: Tensor, some: Episodes, memory: int) -> NDArray[np.int64]:
+    """Predictions (e, q), as many episodes at once as fit the memory."""
+    predicted = np.full(some.query.shape, -1, np.int64)
+    for rows, part in _alike(some):
+        per_episode = (part.support.shape[1] + part.query.shape[1]) * data.shape[1] * data.element_size()
+        size = max(1, memory // per_episode)
+        ways = part.classes.shape[1]
+        for at in range(0, len(rows), size):
+            few = part[at : at + size]
+            support, query = (data[torch.from_numpy(where).to(data.device)] for where in (few.support, few.query))
+            labels = torch.from_numpy(few.support_labels).to(data.device)
+            scores = classifier.episode_scores(support, labels, query, n_classes=ways)
+            predicted[rows[at : at + size], : part.query.shape[1]] = scores.argmax(dim=-1).cpu().numpy()
+    predicted[some.query_labels < 0] = -1
+    return predicted
+
+
+def _alike(some: Episodes) -> Iterator[tuple[NDArray[np.int64], Episodes]]:
+    """Split a chunk into parts of one number of classes and of queries each; the support may still be padded."""
+    ways, queries = (some.classes >= 0).sum(1), (some.query_labels >= 0).sum(1)
+    for way, asked in np.unique(np.stack([ways, queries], axis=1), axis=0):
+        rows = np.flatnonzero((ways == way) & (queries == asked))
+        shots = int((some.support_labels[rows] >= 0).sum(1).max())
+        yield (
+            rows,
+            Episodes(
+                some.classes[rows, :way],
+                some.support[rows, :shots],
+                some.support_labels[rows, :shots],
+                some.query[rows, :asked],
+                some.query_labels[rows, :asked],
+            ),
+        )
+
+
+def _looped(classifier: Any, vectors: NDArray[np.float32], some: Episodes) -> NDArray[np.int64]:
+    predicted = np.full(some.query.shape, -1, np.int64)
+    for row in range(len(some)):
+        known, asked = some.support_labels[row] >= 0, some.query_labels[row] >= 0
+        fitted = clone(classifier).fit(vectors[some.support[row, known]], some.support_labels[row, known])
+        predicted[row, asked] = fitted.predict(vectors[some.query[row, asked]])
+    return predicted
+
+
+def _stacked(arrays: Sequence[NDArray[np.int64]], fill: int) -> NDArray[np.int64]:
+    width = max(array.shape[1] for array in arrays)
+    return np.concatenate(
+        [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill) for array in arrays]
+    )
+
+
+def _half_width(values: NDArray[np.float64]) -> float:
+    return float(_Z * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
