@@ -37,6 +37,9 @@ def variants(kind):
     return [plain, *(clone(plain).set_params(metric=m) for m in metrics if m != plain.metric)]
 
 
+# What makes a method transductive: its answers depend on the batch (on its order by rounding: test_transductive.py).
+BATCH_MATTERS = {"check_methods_subset_invariance", "check_methods_sample_order_invariance"}
+
 CLASSES = concrete(fewshot.classifiers)
 VARIANTS = [variant for kind in CLASSES for variant in variants(kind)]
 
@@ -53,7 +56,9 @@ def test_scikit_learns_check_estimator_passes(kind):
     with warnings.catch_warnings():
         # scikit-learn's checks cast NaN, infinity and float64's extremes to our float32 on purpose.
         warnings.filterwarnings("ignore", "(invalid value|overflow) encountered in cast", RuntimeWarning)
-        results = check_estimator(kind(), on_skip=None)
+        results = check_estimator(kind(), on_skip=None, on_fail=None)
+    failed = {result["check_name"] for result in results if result["status"] == "failed"}
+    assert failed <= (BATCH_MATTERS if kind.transductive else set())
     assert sum(result["status"] == "passed" for result in results) > 40
 
 

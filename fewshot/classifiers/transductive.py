@@ -1,0 +1,121 @@
+"""What transductive methods share: a batch of queries to learn from, and class proportions that are not assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fewshot.classifiers.base import FewShotClassifier, Membership
+
+Prior = Literal["estimated", "uniform"]
+PRIORS: tuple[Prior, ...] = ("estimated", "uniform")
+
+# Cosines are multiplied by this before a softmax where a method says nothing else (as in PrototypeClassifier).
+SCALE = 10.0
+_PRIOR_STEPS, _NEARLY_UNIFORM = 5, 0.9
+
+
+@dataclass(frozen=True)
+class Task:
+    """A support set, L2-normalised.
+
+    Attributes
+    ----------
+    support : Tensor of shape (e, s, d)
+        Zero where padded.
+    one_hot : Tensor of shape (e, s, c)
+        Zero where padded.
+    sums, counts : Tensor of shape (e, c, d) and (e, c, 1)
+    """
+
+    support: Tensor
+    one_hot: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def means(self) -> Tensor:
+        """The class means (e, c, d)."""
+        return self.sums / self.counts.clamp_min(1.0)
+
+
+class TransductiveClassifier(FewShotClassifier):
+    """Base of methods that learn from the queries too: the answer to one depends on those asked with it.
+
+    Embeddings are L2-normalised first. A single query has no company to learn from, so it is answered by the closest
+    class mean; so is each query if asked alone. ``predict`` still changes nothing: asking again gives the same.
+
+    These methods gain most where all classes are asked equally often. Where nearly all queries are of one class they
+    do worse than prototypes, though not as badly as chance.
+    """
+
+    transductive = True
+
+    def _prepared(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1)
+
+    def _learn(self, support: Tensor, membership: Membership) -> Task:
+        one_hot = membership.one_hot()
+        support = self._prepared(support) * one_hot.sum(-1, keepdim=True)
+        return Task(support, one_hot, membership.sums(support), membership.counts().unsqueeze(-1))
+
+    def _scores(self, learned: Task, query: Tensor) -> Tensor:
+        query = self._prepared(query)
+        if query.shape[1] == 1:
+            return cosine_logits(query, learned.means)
+        return self._refined(learned, query)
+
+    def _refined(self, task: Task, query: Tensor) -> Tensor:
+        """From a task and at least two normalised queries (e, q, d) to scores (e, q, c)."""
+        raise NotImplementedError
+
+
+def cosine_logits(query: Tensor, keys: Tensor, scale: float = SCALE) -> Tensor:
+    """Cosines of normalised queries (e, q, d) to keys (e, c, d), scaled: (e, q, c)."""
+    return scale * (query @ normalize(keys, dim=-1).mT)
+
+
+def proportions(task: Task, query: Tensor, prior: Prior) -> Tensor:
+    """Class proportions of the queries: (e, 1, c), rows summing to 1.
+
+    "uniform" is what most papers assume. "estimated" is the share of each class in a soft k-means of the queries from
+    the class means, all seen from the mean of those means (else one class that lies in the middle takes most); one
+    pseudo-query of each class keeps a small batch from ruling a class out. An estimate that is nearly uniform (its
+    perplexity above 0.9 c) is taken to be uniform: methods that assign by number lose more by a query too few than
+    they gain. Expectation maximisation of the proportions themselves (Saerens et al. 2002) runs away with one-shot
+    means.
+    """
+    q, c = query.shape[1], task.sums.shape[1]
+    uniform = query.new_full((len(query), 1, c), 1.0 / c)
+    if prior == "uniform":
+        return uniform
+    centre = task.means.mean(dim=1, keepdim=True)
+    known, asked = normalize(task.means - centre, dim=-1), normalize(query - centre, dim=-1)
+    means = known
+    for _ in range(_PRIOR_STEPS):
+        assigned = cosine_logits(asked, means).softmax(dim=-1)
+        means = (task.counts * known + assigned.mT @ asked) / (task.counts + assigned.sum(1).unsqueeze(-1))
+    assigned = cosine_logits(asked, means).softmax(dim=-1)
+    found = (assigned.sum(1, keepdim=True) + 1.0) / (q + c)
+    perplexity = (-(found * found.log()).sum(-1, keepdim=True)).exp()
+    return torch.where(perplexity > _NEARLY_UNIFORM * c, uniform, found)
+
+
+def soft_means(task: Task, query: Tensor, assigned: Tensor) -> Tensor:
+    """Class means over support and softly assigned queries (e, q, c): (e, c, d)."""
+    return (task.sums + assigned.mT @ query) / (task.counts + assigned.sum(1).unsqueeze(-1)).clamp_min(1e-12)
+
+
+def squared_distances(query: Tensor, keys: Tensor) -> Tensor:
+    """Squared distances (e, q, c) of unit queries to keys of any length; at these lengths the Gram matrix is exact."""
+    lengths = query.square().sum(-1, keepdim=True) + keys.square().sum(-1).unsqueeze(1)
+    return (lengths - 2.0 * query @ keys.mT).clamp_min(0.0)
+
+
+def safe_log(values: Tensor) -> Tensor:
+    """Logarithm of probabilities, finite at 0."""
+    return values.clamp_min(torch.finfo(values.dtype).tiny).log()
