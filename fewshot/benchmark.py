@@ -34,7 +34,8 @@ class MethodResult:
     predicted : ndarray of shape (e, q)
         The class within the episode, 0 to c - 1, for each query of ``BenchmarkResult.episodes``; -1 where padded.
     seconds : float
-        From vectors in memory to predictions, gathering included; sampling is not.
+        From vectors in memory to predictions, everything included: checking and moving the vectors and sampling the
+        episodes, which several methods of one run share and each is charged for in full, gathering and scoring.
     """
 
     method: str
@@ -65,6 +66,14 @@ class PairedDifference:
     second: str
     difference: float
     ci95: float
+
+    @classmethod
+    def between(
+        cls, first: str, accuracies: NDArray[np.float64], second: str, others: NDArray[np.float64]
+    ) -> PairedDifference:
+        """Compare two methods by their accuracies (e,) on the same episodes."""
+        difference = accuracies - others
+        return cls(first, second, float(difference.mean()), _half_width(difference))
 
     @property
     def significant(self) -> bool:
@@ -101,8 +110,7 @@ class BenchmarkResult:
         ----------
         Lafargue et al. 2024, arXiv:2409.02850, section 5 (paired tests).
         """
-        difference = self[first].accuracies - self[second].accuracies
-        return PairedDifference(first, second, float(difference.mean()), _half_width(difference))
+        return PairedDifference.between(first, self[first].accuracies, second, self[second].accuracies)
 
 
 def run_benchmark(
@@ -133,16 +141,19 @@ def run_benchmark(
     ValueError : if X has fewer rows than the sampler has labels, or holds NaN or infinity; or a name is given twice.
     """
     named = _named(classifiers)
+    check_count("memory", memory)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.zeros(1, device=place)  # a device's own start is not the methods' time
+    begun = time.perf_counter()
     vectors = np.asarray(X)
     vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
     if len(vectors) != sampler.n_examples:
         raise ValueError(f"X has {len(vectors)} rows, but the sampler was given {sampler.n_examples} labels")
-    check_count("memory", memory)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data = torch.from_numpy(vectors).to(place)
     chunks = list(sampler)
+    shared = time.perf_counter() - begun
     results = {}
-    with Progress(len(sampler) * len(named), "bench") as bar:
+    with Progress(len(sampler) * len(named), "bench", unit="episode") as bar:
         for name, classifier in named.items():
             start = time.perf_counter()
             answers = []
@@ -152,7 +163,7 @@ def run_benchmark(
                 else:
                     answers.append(_looped(classifier, vectors, some))
                 bar.advance(len(some))
-            seconds = time.perf_counter() - start
+            seconds = shared + time.perf_counter() - start
             predicted = _stacked(answers, -1)
             results[name] = (predicted, seconds)
     episodes = Episodes(

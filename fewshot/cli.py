@@ -13,6 +13,7 @@ from fewshot.commandline import (
     classifier_asked,
     classifier_options,
     counted,
+    counts,
     encoder_options,
     expanded,
     finish,
@@ -299,6 +300,64 @@ def encoders(pattern: str) -> None:
     from fewshot.encoders.network import list_encoders
 
     say(list_encoders(pattern))
+
+
+@main.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="For pictures; may be given several times.")
+@click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
+@click.option("--ways", default="5", show_default=True, callback=counts, help="Classes of an episode: 5,20.")
+@click.option("--shots", default="1,5", show_default=True, callback=counts, help="Examples of each to learn from.")
+@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Of each class.")
+@click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Of each setting.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the episodes.")
+@click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for SimpleShot's centre.")
+@click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
+@click.option("--query-imbalance", type=float, metavar="A", help="Class shares of the queries: Dirichlet(A).")
+@click.option("--no-replacement", is_flag=True, help="No picture in two episodes: honest intervals, fewer episodes.")
+@click.option("--split", default="test", show_default=True, help="Of a named data set.")
+@click.option("--cache", metavar="FILE", help="Keep vectors in this file; no picture is embedded twice.")
+@click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@click.option("--out", required=True, metavar="DIR", help="Where the results go; what is there is not done again.")
+def bench(
+    data: tuple[str, ...],
+    out: str,
+    methods: str,
+    queries: int,
+    episodes: int,
+    seed: int,
+    within_groups: bool,
+    query_imbalance: float | None,
+    no_replacement: bool,
+    **settings: Any,
+) -> None:
+    """Compare methods over thousands of episodes; tables, pictures and every single answer go to a folder.
+
+    DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels, as `fewshot
+    export` writes), or a data set's name. Interrupt it when you like: the same command goes on where it was.
+    """
+    from fewshot.bench import Protocol, run_bench
+
+    report = run_bench(
+        data,
+        out,
+        methods=[name.strip() for name in methods.split(",") if name.strip()],
+        protocol=Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups),
+        note=note,
+        **settings,
+    )
+    named = ("data", "encoder", "ways", "shots", "transductive", "method", "accuracy")
+    answer: dict[str, Any] = {
+        "out": out,
+        "rows": len(report.rows),
+        "computed": report.computed,
+        "skipped": report.skipped,
+        "best": [{name: getattr(row, name) for name in named} for row in report.best()],
+    }
+    if report.failed:
+        answer["failed"] = [{"setting": f.setting, "method": f.method, "reason": f.reason} for f in report.failed]
+    say(answer)
+    finish(bool(report.failed))
 
 
 @main.command(epilog="Example: fewshot demo --picture demo.png")

@@ -32,6 +32,8 @@ class Commands(click.Group):
         """Run a command; what a user can put right becomes one line on stderr."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader, as `head`, has gone
         except (FewShotError, ValueError, TypeError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except KeyError as error:
@@ -58,6 +60,15 @@ def _number_or_name(_: click.Context, __: click.Parameter, value: str | None) ->
     if value is None:
         return None
     return int(value) if value.lstrip("-").isdigit() else value
+
+
+def counts(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int | str, ...]:
+    """Read "1,5" as (1, 5); a part may be "various"."""
+    parts = [part.strip() for part in value.split(",")]
+    wrong = [part for part in parts if part != "various" and not (part.isdecimal() and int(part))]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is neither a whole number above 0 nor 'various'", param=parameter)
+    return tuple(part if part == "various" else int(part) for part in parts)
 
 
 def encoder_options(command: F) -> F:

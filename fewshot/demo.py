@@ -82,9 +82,14 @@ def contact_sheet(images: list[Image.Image], answers: list[Prediction], truth: l
         sheet.paste(image.convert("RGB").resize((_CELL - 8, _CELL - 8), Image.Resampling.NEAREST), (x + 4, y + 4))
         if not correct:
             draw.rectangle((x + 1, y + 1, x + _CELL - 2, y + _CELL + _CAPTION - 2), outline=_WRONG, width=3)
-        caption = f"{answer.label}  {answer.score:.2f}" if correct else f"{answer.label}, not {label}"
-        draw.text((x + _CELL / 2, y + _CELL + _CAPTION / 2 - 2), caption, fill=colour, font=font, anchor="mm")
+        place = (x + _CELL / 2, y + _CELL + _CAPTION / 2 - 2)
+        draw.text(place, _caption(answer, label), fill=colour, font=font, anchor="mm")
     return sheet
+
+
+def _caption(answer: Prediction, truth: str) -> str:
+    scored = f"{answer.label}  {answer.score:.2f}"
+    return scored if answer.label == truth else f"{scored}, not {truth}"
 
 
 def _scan(row: NDArray[np.float64]) -> Image.Image:

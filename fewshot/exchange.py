@@ -15,6 +15,7 @@ from fewshot.errors import MissingExtra
 from fewshot.files import replacing
 from fewshot.validation import METRICS, check_choice, check_label, check_vectors
 
+_FEATURE_COLUMNS = ("vectors", "labels", "sources", "groups")
 _TEXTS = ("fingerprint", "encoder", "metric")
 
 
@@ -30,6 +31,22 @@ class Exported:
     fingerprint: str
     encoder: str
     metric: str
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What a benchmark reads of a file of vectors (n, d): an export, or one that another program has written.
+
+    Labels, sources (names of the pictures) and groups are None where the file has none; so are the encoder's
+    fingerprint and its description (JSON).
+    """
+
+    vectors: NDArray[np.float32]
+    labels: list[str] | None
+    sources: list[str] | None
+    groups: list[str] | None
+    fingerprint: str | None
+    encoder: str | None
 
 
 def write(path: Path, exported: Exported) -> None:
@@ -62,6 +79,43 @@ def read(path: Path) -> Exported:
         raise
     except Exception as error:
         raise ValueError(f"{path} is not an export of a registry ({error})") from error
+
+
+def read_features(path: Path) -> FeatureFile:
+    """Read vectors, and what else is there, from a file that needs to hold no more than "vectors".
+
+    The other arrays of a .npz, or columns of a .parquet, are "labels", "sources" and "groups"; "vector", "label",
+    "source" and "group" do too.
+
+    Raises
+    ------
+    FileNotFoundError : if there is none.
+    ValueError : if the file is something else or damaged, holds no vectors, or columns of different lengths.
+    MissingExtra : for .parquet without pyarrow.
+    """
+    check(path)
+    try:
+        columns, described = (_parquet_columns if path.suffix == ".parquet" else _npz_columns)(path)
+        if "vectors" not in columns:
+            raise ValueError(f"it holds {', '.join(columns) or 'nothing'}, but no vectors")
+        vectors = np.asarray(columns.pop("vectors"))
+        vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
+        for name, column in columns.items():
+            if np.shape(column) != (len(vectors),):
+                raise ValueError(f"it holds {len(vectors)} vectors but {name} of shape {np.shape(column)}")
+        texts = {name: [str(value) for value in column] for name, column in columns.items()}
+    except MissingExtra:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not a feature file ({error})") from error
+    return FeatureFile(
+        vectors,
+        texts.get("labels"),
+        texts.get("sources"),
+        texts.get("groups"),
+        described.get("fingerprint"),
+        described.get("encoder"),
+    )
 
 
 def _check_columns(exported: Exported) -> None:
@@ -161,3 +215,24 @@ def _read_parquet(path: Path) -> Exported:
         sources=table["source"].to_pylist(),
         **described,
     )
+
+
+def _npz_columns(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        columns = {name: file[key].tolist() if name != "vectors" else file[key] for name, key in _named(file.files)}
+        return columns, {name: str(file[name]) for name in ("fingerprint", "encoder") if name in file.files}
+
+
+def _parquet_columns(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    table = _pyarrow().parquet.read_table(path)
+    columns = {name: table[key].to_pylist() for name, key in _named(table.column_names) if name != "vectors"}
+    for name, key in _named(table.column_names):
+        if name == "vectors":
+            flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[key].chunks]
+            columns[name] = np.concatenate(flat).reshape(table.num_rows, -1)
+    return columns, json.loads((table.schema.metadata or {}).get(b"fewshot", b"{}"))
+
+
+def _named(found: list[str]) -> list[tuple[str, str]]:
+    """Pair each column's plural name with the name it has in the file."""
+    return [(name, key) for name in _FEATURE_COLUMNS for key in (name, name[:-1]) if key in found]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar, Union, cast
 
@@ -169,9 +170,14 @@ def _read(source: Any) -> bytes:
 
 
 def _read_file(path: Path) -> bytes:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ImageError(str(path), _too_big(size))
+    about = path.stat()
+    if stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode):
+        raise ImageError(str(path), "is a device, not an image file")
+    if about.st_size > MAX_BYTES:
+        raise ImageError(str(path), _too_big(about.st_size))
+    if stat.S_ISFIFO(about.st_mode):  # as of a shell's <(...); its size is not known beforehand
+        with open(path, "rb") as pipe:
+            return _read_stream(pipe)
     return path.read_bytes()
 
 
@@ -261,7 +267,13 @@ def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
         folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
         names += [os.path.relpath(os.path.join(where, name), root) for name in files]
     names.sort()
-    return _sort_out([Path(name).as_posix() for name in names], lambda name: str(root / name))
+    found = _sort_out([Path(n).as_posix() for n in names if not _endless(root / n)], lambda name: str(root / name))
+    return replace(found, ignored=(*found.ignored, *(str(root / n) for n in names if _shown(n) and _endless(root / n))))
+
+
+def _endless(path: Path) -> bool:
+    """Whether reading would wait for another program: a pipe, socket or device."""
+    return path.exists() and not path.is_file()
 
 
 def _leads_back(folder: Path) -> bool:

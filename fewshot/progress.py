@@ -9,15 +9,15 @@ _PATIENCE_SECONDS = 2.0
 
 
 class Progress:
-    """A bar for work counted in pictures: ``with Progress(total, "add") as bar: ... bar.advance(8)``.
+    """A bar for work counted in pictures, or another unit: ``with Progress(total, "add") as bar: ... bar.advance(8)``.
 
     Work inside such work shows no bar of its own.
     """
 
     _depth = 0
 
-    def __init__(self, total: int | None, what: str) -> None:
-        self._total, self._what = total, what
+    def __init__(self, total: int | None, what: str, *, unit: str = "image") -> None:
+        self._total, self._what, self._unit = total, what, unit
 
     def __enter__(self) -> Progress:
         from tqdm import tqdm
@@ -25,7 +25,7 @@ class Progress:
         Progress._depth += 1
         hidden = True if Progress._depth > 1 else None  # None: hidden unless stderr is a terminal
         self._bar: Any = tqdm(
-            total=self._total, desc=self._what, delay=_PATIENCE_SECONDS, disable=hidden, leave=False, unit="image"
+            total=self._total, desc=self._what, delay=_PATIENCE_SECONDS, disable=hidden, leave=False, unit=self._unit
         )
         return self
 

@@ -267,8 +267,9 @@ class RegistryStore:
         connection = self._connection
         for id_ in ids:
             class_id, sha256 = connection.execute(
-                "DELETE FROM examples WHERE id = ? RETURNING class_id, sha256", (id_,)
+                "SELECT class_id, sha256 FROM examples WHERE id = ?", (id_,)
             ).fetchone()
+            connection.execute("DELETE FROM examples WHERE id = ?", (id_,))  # RETURNING needs SQLite 3.35
             connection.execute(
                 "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)",
                 (class_id,),

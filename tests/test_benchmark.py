@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -108,3 +110,19 @@ def test_what_does_not_fit_together_is_refused(data, classifiers, rows, message)
     X, y = data
     with pytest.raises(ValueError, match=message):
         run_benchmark(classifiers, X[rows], sampler(y))
+
+
+def test_the_seconds_of_each_method_hold_the_sampling_once(data):
+    X, y = data
+
+    times = []
+
+    class Slow(EpisodeSampler):
+        def __iter__(self):
+            times.append(time.sleep(0.2))
+            yield from super().__iter__()
+
+    slow = Slow(y, n_way=5, n_shot=2, n_query=6, n_episodes=5)
+    result = run_benchmark({"a": PrototypeClassifier(), "b": PrototypeClassifier()}, X, slow)
+    assert len(times) == 1
+    assert all(result[name].seconds >= 0.2 for name in "ab")

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
-from fewshot import EmbeddingCache, ImageError, PrototypeClassifier
+from fewshot import ClassRegistry, EmbeddingCache, ImageError, PrototypeClassifier
 from fewshot.images import open_image
 
 
@@ -93,6 +93,16 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path):
     with pytest.raises(ValueError, match=r"notes\.txt cannot be used as an embedding cache"):
         EmbeddingCache(Counting(), path).encode([flat(0)])
     assert path.read_text().startswith("my notes")
+
+
+def test_a_database_of_another_kind_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "other.sqlite"
+    with ClassRegistry(path, encoder=Counting()) as registry:
+        registry.add("dark", [flat(0)])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"other\.sqlite cannot be used as an embedding cache \(it is a database"):
+        EmbeddingCache(Counting(), path).encode([flat(0)])
+    assert path.read_bytes() == before
 
 
 def test_vectors_are_stored_as_they_are(tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.neighbors import NearestCentroid
 
+from fewshot import Prediction
 from fewshot.cli import main
 
 
@@ -240,6 +244,16 @@ def test_an_unknown_class_gets_its_close_matches(registry):
     assert "did you mean 'flower'?" in call("rename", registry, "flwer", "x", status=1).stderr
 
 
+def test_a_reader_that_has_gone_ends_it_quietly():
+    script = [sys.executable, "-c", "from fewshot.cli import main; main()", "encoders"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(script, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
 def test_every_command_shows_an_example_in_its_help():
     for name, command in main.commands.items():
         text = call(name, "--help").stdout
@@ -292,3 +306,11 @@ def test_the_demo_beats_raw_pixels_and_draws_a_sheet(tmp_path):
     sheet = Image.open(tmp_path / "demo.png")
     assert sheet.size == (960, 708)
     assert len(sheet.convert("RGB").getcolors(100_000)) > 20
+
+
+def test_the_sheet_gives_every_answer_its_score_and_wrong_ones_the_true_label():
+    from fewshot.demo import _caption
+
+    answer = Prediction("7", 0.634, (("7", 0.634),))
+    assert _caption(answer, "7") == "7  0.63"
+    assert _caption(answer, "3") == "7  0.63, not 3"

@@ -206,6 +206,14 @@ def test_a_clone_shares_the_network_until_a_parameter_changes(random_encoder):
     assert twin.set_params(layer=1).dim == 32 != encoder.dim
 
 
+def test_an_attribute_set_directly_changes_vectors_size_and_fingerprint_together(pictures):
+    encoder = load_encoder("pocket", device="cpu")
+    encoder.layer = 1
+    wanted = load_encoder("pocket", device="cpu", layer=1)
+    assert (encoder.dim, encoder.fingerprint) == (wanted.dim, wanted.fingerprint)
+    assert_array_equal(encoder.encode(pictures[:1]), wanted.encode(pictures[:1]))
+
+
 def test_a_pickle_holds_the_name_and_not_the_weights(pictures):
     encoder = load_encoder("pocket")
     data = pickle.dumps(encoder)
@@ -226,6 +234,23 @@ def test_fusing_batch_norms_changes_no_feature():
             wanted = plain(x)
             assert fuse_batch_norms(plain, x[:1]) > 5
             assert_allclose(plain(x), wanted, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_norm_is_not_folded_where_the_layer_asked_for_lies_before_it(pictures, monkeypatch):
+    def shifted(name, *, pretrained):
+        made = network.load_network(name, pretrained=pretrained)
+        made.bn1.running_mean.fill_(1.0)
+        return made
+
+    monkeypatch.setattr("fewshot.encoders.timm_encoder.load_network", shifted)
+    torch.manual_seed(0)
+    plain = timm.create_model("ghostnet_050", pretrained=False, num_classes=0).eval()  # layer 0 is conv_stem alone
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain), is_training=False)
+    with torch.inference_mode():
+        wanted = plain.conv_stem(transform(pictures[0])[None]).mean((2, 3)).numpy()
+    torch.manual_seed(0)
+    encoder = TimmEncoder("ghostnet_050", pretrained=False, layer=0, device="cpu", precision="float32")
+    assert_allclose(encoder.encode(pictures[:1]), wanted, atol=1e-5)
 
 
 def test_a_norm_is_not_folded_where_something_else_reads_the_convolution():
@@ -255,6 +280,32 @@ def test_rounding_cancels_the_errors_of_each_filter():
     assert (rounded - weight).abs().max() <= 2**-7 * weight.abs().max()
     plain = (weight.bfloat16().float() - weight).sum((1, 2, 3)).abs().max()
     assert (rounded - weight).sum((1, 2, 3)).abs().max() < plain / 10
+
+
+# DaViT reads its convolutions' kernel_size; LambdaNetworks hold 3-d convolutions, which know no channels_last.
+@pytest.mark.parametrize("name", ["davit_tiny", "lambda_resnet26t"])
+def test_networks_with_uncommon_convolutions_give_what_timm_gives_in_both_precisions(name, random_encoder, pictures):
+    torch.manual_seed(0)
+    plain = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain), is_training=False)
+    with torch.inference_mode():
+        wanted = plain(torch.stack([transform(picture) for picture in pictures[:1]])).numpy()
+    for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.03)):
+        torch.manual_seed(0)
+        found = TimmEncoder(name, pretrained=False, device="cpu", precision=precision).encode(pictures[:1])
+        assert_allclose(found, wanted, atol=tolerance * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("device", ["nonsense", "mps:7"])
+def test_a_device_that_cannot_be_used_is_one_clear_line(device):
+    with pytest.raises(ValueError, match=rf"device '{device}' cannot be used here \(.*\); try cpu, or leave it out"):
+        load_encoder("pocket", device=device)
+
+
+def test_an_older_torch_that_cannot_tell_counts_as_without_bfloat16(monkeypatch):
+    for name in ("get_capabilities", "_is_avx512_bf16_supported"):  # torch 2.4 has neither
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert load_encoder("pocket", device="cpu").resolved_precision == "float32"
 
 
 @pytest.mark.data
@@ -308,7 +359,7 @@ def test_a_misspelt_name_gets_its_close_matches():
 
 
 def test_a_name_like_no_other_gets_the_command_that_lists_them():
-    with pytest.raises(EncoderNotFound, match="'zzzzqqqq'; list them with: fewshot encoders"):
+    with pytest.raises(EncoderNotFound, match=r"'zzzzqqqq'; list them with: fewshot encoders \[PATTERN\]\. A folder"):
         load_encoder("zzzzqqqq")
 
 

@@ -680,3 +680,24 @@ def test_map_ahead_raises_what_the_items_raise():
 
 def test_map_ahead_of_nothing_is_nothing():
     assert list(map_ahead(open_image, [])) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_folder_s_pipes_are_passed_over_and_a_named_pipe_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")  # listed: whoever reads it is told
+    found = find_images(tmp_path)
+    assert found.images == (str(tmp_path / "gone.png"),)
+    assert found.ignored == (str(tmp_path / "pipe.png"),)
+    data = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(data, "PNG")
+    writer = threading.Thread(target=(tmp_path / "pipe.png").write_bytes, args=(data.getvalue(),))
+    writer.start()
+    assert open_image(tmp_path / "pipe.png").size == (3, 2)
+    writer.join()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no device files here")
+def test_a_device_is_refused_unread():
+    with pytest.raises(ImageError, match="/dev/zero: is a device, not an image file"):
+        open_image("/dev/zero")

@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
 
 FLOORS = {
     "errors": 0, "files": 0, "progress": 0, "validation": 0,
-    "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1,
+    "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1, "outcomes": 1,
     "index": 2, "encoders": 2,
     "classifiers": 3, "identity": 3,
-    "intake": 4, "recall": 4, "benchmark": 4,
-    "reindexing": 5,
-    "registry": 6,
+    "methods": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,
+    "reindexing": 5, "features": 5, "tables": 5, "plots": 5,
+    "registry": 6, "bench": 6,
     "demo": 7, "commandline": 7,
     "cli": 8,
 }  # fmt: skip
@@ -33,6 +33,8 @@ OWNERS = {
     "tqdm": {"progress"},
     "click": {"cli", "commandline"},
     "pyarrow": {"exchange"},
+    "torchvision": {"datasets"},
+    "matplotlib": {"plots"},
 }
 
 
@@ -114,8 +116,10 @@ def loaded_by(code: str) -> str:
         "assert CliRunner().invoke(main, ['--help']).exit_code == 0",
         "from click.testing import CliRunner; from fewshot.cli import main; "
         "assert CliRunner().invoke(main, ['add', '--help']).exit_code == 0",
+        "from click.testing import CliRunner; from fewshot.cli import main; "
+        "assert CliRunner().invoke(main, ['bench', '--help']).exit_code == 0",
     ],
-    ids=["import fewshot", "fewshot --help", "fewshot add --help"],
+    ids=["import fewshot", "fewshot --help", "fewshot add --help", "fewshot bench --help"],
 )
 def test_the_import_and_the_help_load_no_heavy_library(code):
     assert loaded_by(code) == "[]"

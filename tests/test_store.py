@@ -59,6 +59,16 @@ def test_an_id_is_not_given_again_after_its_example_is_removed(tmp_path):
         assert made.rows(2).ids.tolist() == [4]
 
 
+def test_removing_asks_nothing_of_sqlite_that_came_after_3_31(tmp_path):
+    with ClassRegistry(tmp_path / "my.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png((255, 0, 0))])
+        said = []
+        registry._store._connection.set_trace_callback(said.append)
+        registry.remove("red")
+        assert any(statement.startswith("DELETE") for statement in said)
+        assert not any("RETURNING" in statement for statement in said)
+
+
 def test_an_error_inside_a_write_undoes_all_of_it(tmp_path):
     with opened(tmp_path / "r.fewshot") as made:
         before = made.state()

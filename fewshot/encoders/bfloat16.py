@@ -60,6 +60,8 @@ class _FloatBiasConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, pad: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
+        for setting in nn.Conv2d.__constants__:  # some networks read them: DaViT its kernel_size
+            setattr(self, setting, getattr(conv, setting))
         self.weight = conv.weight
         self.bias: Tensor | None = None
         self._pad = pad

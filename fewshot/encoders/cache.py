@@ -141,9 +141,16 @@ class _Connection:
     def __enter__(self) -> sqlite3.Connection:
         try:
             self._connection = sqlite3.connect(self._path, timeout=60.0)
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
-            )
+            try:
+                tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+                if tables and "vectors" not in tables:
+                    raise sqlite3.DatabaseError("it is a database of another kind")
+                self._connection.execute(
+                    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
+                )
+            except BaseException:
+                self._connection.close()
+                raise
         except sqlite3.Error as error:
             raise ValueError(f"{self._path} cannot be used as an embedding cache ({error})") from error
         return self._connection

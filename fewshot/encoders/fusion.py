@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -10,12 +12,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 _TOLERANCE = 1e-3
 
 
-def fuse_batch_norms(network: nn.Module, example: Tensor) -> int:
+def fuse_batch_norms(network: nn.Module, example: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> int:
     """Fold, in place, each batch norm that reads a convolution's output into that convolution.
 
     Which convolution feeds which norm is seen by running the network on ``example`` (1, 3, h, w), not guessed from
     the order of definition. The result is then compared with the original's on the example; where they differ, as
-    when something else reads a convolution's output, everything is put back.
+    when something else reads a convolution's output, everything is put back. ``read`` gives what is wanted of the
+    network, where that is not its output: an inner layer may be read between a convolution and its norm.
 
     Returns
     -------
@@ -23,9 +26,10 @@ def fuse_batch_norms(network: nn.Module, example: Tensor) -> int:
         How many norms were folded; 0 when put back.
     """
     with torch.no_grad():  # not inference_mode: the new weights must be ordinary tensors
-        before, pairs = _watch(network, example)
+        read = network if read is None else read
+        before, pairs = _watch(network, example, read)
         undo = [_fold(network, name, norm, conv) for name, norm, conv in pairs]
-        if undo and not _agree(before, network(example)):
+        if undo and not _agree(before, read(example)):
             for (name, norm, conv), (weight, bias) in zip(pairs, undo, strict=True):
                 conv.weight, conv.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
                 _replace(network, name, norm)
@@ -33,7 +37,9 @@ def fuse_batch_norms(network: nn.Module, example: Tensor) -> int:
     return len(undo)
 
 
-def _watch(network: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[str, nn.Module, nn.Conv2d]]]:
+def _watch(
+    network: nn.Module, example: Tensor, read: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, list[tuple[str, nn.Module, nn.Conv2d]]]:
     made_by: dict[int, nn.Conv2d] = {}
     alive: list[Tensor] = []  # keeps outputs, so that no id is used twice
     calls: dict[nn.Module, int] = {}
@@ -55,7 +61,7 @@ def _watch(network: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[str,
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             hooks.append(module.register_forward_pre_hook(before_norm))
     try:
-        output = network(example)
+        output = read(example)
     finally:
         for hook in hooks:
             hook.remove()

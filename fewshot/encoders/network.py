@@ -144,7 +144,7 @@ def _explain(name: str, error: Exception) -> str:
     source, _, place = name.partition(":")
     if source == "local-dir":
         return (
-            f"no encoder in the folder {place!r}: {_first_line(error)}. "
+            f"no encoder in the folder {place!r}: {first_line(error)}. "
             "A local-dir: folder holds config.json and model.safetensors, as timm writes for the Hub"
         )
     if source == "hf-hub" or timm.is_model(name.partition(".")[0]):
@@ -158,18 +158,19 @@ def _explain(name: str, error: Exception) -> str:
         )
     everything = ["pocket", *timm.list_models(), *timm.list_models(pretrained=True)]
     close = difflib.get_close_matches(name, everything, n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "list them with: fewshot encoders [PATTERN]"
+    hint = f"did you mean {', '.join(close)}?" if close else "list them with: fewshot encoders [PATTERN]."
     return f"no encoder is called {name!r}; {hint} A folder of weights is given as local-dir:PATH"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without its full stop."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")[:200]
 
 
 def _hub_reason(error: Exception) -> str:
     unreachable = type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
-    return "the hub cannot be reached from here" if unreachable else _first_line(error)
+    return "the hub cannot be reached from here" if unreachable else first_line(error)
 
 
 @contextmanager

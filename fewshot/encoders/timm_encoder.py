@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch, counted
 from fewshot.encoders.bfloat16 import to_bfloat16
 from fewshot.encoders.fusion import fuse_batch_norms
-from fewshot.encoders.network import POOLS, features, fingerprint, load_network
+from fewshot.encoders.network import POOLS, features, fingerprint, first_line, load_network
 from fewshot.errors import ImageError
 from fewshot.images import ImageSource, attempt, map_ahead, open_image
 from fewshot.progress import Progress
@@ -47,6 +47,7 @@ class _Loaded:
     dim: int
     fingerprint: str
     threads: int
+    asked: tuple[Any, ...]
 
 
 # A picture ready for the network, or why there is none.
@@ -239,9 +240,13 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return items, out.float().cpu()
 
     def _loaded(self) -> _Loaded:
-        if "_network" not in self.__dict__:
-            self._network = self._load()
+        if "_network" not in self.__dict__ or self._network.asked != self._asked():
+            self._network: _Loaded = self._load()
         return self._network
+
+    def _asked(self) -> tuple[Any, ...]:
+        """What a loaded network depends on; an attribute may have been set since."""
+        return self.name, self.pretrained, self.layer, self.pool, self.device, self.precision
 
     def _load(self) -> _Loaded:
         from timm.data import resolve_model_data_config
@@ -262,17 +267,19 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         example = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             dim = features(network, example, layer=self.layer, pool=self.pool).shape[1]
-        device = torch.device(self.device) if self.device is not None else _best_device()
+        device = _usable_device(self.device) if self.device is not None else _best_device()
         precision = self.precision if self.precision is not None else _best_precision(device)
         check_choice("precision", precision, tuple(_DTYPES))
         if device.type == "cpu":  # elsewhere norms cost little, and keeping them keeps their float32 biases
-            fuse_batch_norms(network, example)
+            fuse_batch_norms(network, example, lambda x: features(network, x, layer=self.layer, pool=self.pool))
         network = to_bfloat16(network, device) if precision == "bfloat16" else network.to(device)
-        network = network.to(memory_format=torch.channels_last)
+        for weight in network.parameters():
+            if weight.ndim == 4:  # Module.to(memory_format=...) fails where a network has other convolutions too
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
-        return _Loaded(
-            network, _preparation(config), mean, std, device, precision, dim, identity, torch.get_num_threads()
-        )
+        threads = torch.get_num_threads()
+        prepare = _preparation(config)
+        return _Loaded(network, prepare, mean, std, device, precision, dim, identity, threads, self._asked())
 
 
 def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
@@ -323,6 +330,16 @@ def _compute_alone() -> None:
     torch.set_num_threads(1)
 
 
+def _usable_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = first_line(error)
+        raise ValueError(f"device {name!r} cannot be used here ({why}); try cpu, or leave it out") from error
+    return device
+
+
 def _best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -341,7 +358,8 @@ def _cpu_computes_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         able = torch.cpu.get_capabilities()
         return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # from torch 2.6 on
+    return ask is not None and bool(ask())
 
 
 def _preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.uint8]]:

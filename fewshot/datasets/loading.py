@@ -1,0 +1,127 @@
+"""A data set from what a user calls it: a standard set, a folder or zip, or one of torchvision's."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from fewshot.datasets.base import SPLITS, Dataset, plain, split_asked, split_words
+from fewshot.datasets.layouts import LAYOUTS, split_folder, standard
+from fewshot.datasets.omniglot import omniglot, omniglot_vinyals
+from fewshot.datasets.sources import labelled
+from fewshot.datasets.torchvision_sets import torchvision_dataset, torchvision_names
+from fewshot.images import ImageSource, ZippedImage
+
+_NAMED: dict[str, Callable[[str, str | os.PathLike[str] | None], Dataset]] = {
+    "omniglot": omniglot,
+    "omniglot-rotated": partial(omniglot, rotated=True),
+    "omniglot-vinyals": omniglot_vinyals,
+    **{layout.name: partial(standard, layout) for layout in LAYOUTS},
+}
+_PLAIN = {plain(name): name for name in _NAMED}
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str], *, split: str = "test", root: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """List the pictures of a data set, with their classes; none is read yet.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        - "omniglot" (splits "background" and "evaluation"; labels "Alphabet/character01", groups the alphabets);
+          "omniglot-rotated", the same with each quarter turn of a character as a class ("Alphabet/character01/rot090");
+          "omniglot-vinyals" (train, val, trainval, test; with turns, without groups);
+        - "tiny-imagenet" (a split of its classes; labels are WordNet ids), "cifar-fs", "fc100", "mini-imagenet",
+          "tiered-imagenet" (train, val, test), "cub-200" (base, val, novel, by Chen et al. 2019);
+        - a folder or zip of class folders ("./omniglot" if it has one of the names above), or a folder with such a
+          folder, or zip, for each split;
+        - the name of a torchvision data set ("EuroSAT", "Flowers102", "DTD", "FGVCAircraft", "GTSRB", ...), which
+          torchvision downloads: see ``torchvision_dataset``.
+
+        Case, "-" and "_" do not matter in the first two.
+    split : str, default "test"
+        The part of the set; "train" and "test" stand for the set's own words too ("background" and "evaluation",
+        "base" and "novel"). A set without parts is read whole.
+    root : path, optional
+        The folder that holds the sets. By default they are looked for in data/ below $FEWSHOT_SHARED, or else below
+        ../shared, then in $FEWSHOT_DATA, or else ~/.cache/fewshot/data.
+
+    Returns
+    -------
+    Dataset
+        Sorted by class, and in a class by file name, where it comes from folders.
+
+    Raises
+    ------
+    FileNotFoundError : if the data is not there, saying what to fetch, from where, and where to put it.
+    ValueError : for an unknown name, with close matches; a split that the set does not have; or files that do not fit
+        together.
+
+    References
+    ----------
+    Omniglot: Lake et al. 2015, Science 350(6266). Vinyals split: arXiv:1606.04080. Tiny ImageNet: Le & Yang 2015.
+    CIFAR-FS: Bertinetto et al. 2019, arXiv:1805.08136. FC100: Oreshkin et al. 2018, arXiv:1805.10123. mini-ImageNet:
+    Ravi & Larochelle 2017. tiered-ImageNet: Ren et al. 2018, arXiv:1803.00676. CUB: Wah et al. 2011, split by
+    Chen et al. 2019, arXiv:1904.04232 (write_CUB_filelist.py).
+    """
+    name = os.fspath(name_or_path)
+    if isinstance(name_or_path, str) and plain(name) in _PLAIN:
+        return _NAMED[_PLAIN[plain(name)]](split, root)
+    if os.path.exists(name):
+        return _from_place(Path(name), split)
+    if os.path.basename(name) != name or name.endswith(".zip") or not isinstance(name_or_path, str):
+        raise FileNotFoundError(f"no such folder or zip: {name}")
+    known = torchvision_names()
+    if name not in known:
+        raise ValueError(f"there is no data set, folder or zip {name!r}{_close(name, [*_NAMED, *known])}")
+    return torchvision_dataset(name, split, root)
+
+
+def _close(name: str, known: list[str]) -> str:
+    folded = {plain(other): other for other in known}
+    close = difflib.get_close_matches(plain(name), folded, cutoff=0.6)
+    return "; close: " + ", ".join(folded[match] for match in close) if close else f"; named are {', '.join(_NAMED)}"
+
+
+def _from_place(place: Path, split: str) -> Dataset:
+    """A folder or zip of class folders; or a folder of such folders or zips, named for the splits."""
+    name = place.absolute().name.removesuffix(".zip")
+    parts, others = _split_folders(place) if place.is_dir() else ({}, ())
+    if parts:
+        own = split_asked(str(place), split, {known: SPLITS[known] for known in parts})
+        found = labelled(parts[own])
+        return Dataset(name, found.images, found.labels, split=own, ignored=found.ignored + others)
+    if split != "test":
+        raise ValueError(f"{place} has no split {split!r}: it holds class folders; leave split out to read it whole")
+    found = labelled(place)
+    if {plain(label) for label in found.labels} <= _SPLIT_WORDS and any(map(_deep, found.images, found.labels)):
+        raise ValueError(f"{place} holds splits, {', '.join(sorted(set(found.labels)))}; unpack it and give the folder")
+    return Dataset(name, found.images, found.labels, ignored=found.ignored)
+
+
+_SPLIT_WORDS = {word for known in SPLITS for word in split_words(known, SPLITS)}
+
+
+def _split_folders(place: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The folders, or zips, of class folders by the split they are named for; and what else there is."""
+    inside = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
+    named = [entry for entry in inside if plain(entry.name.removesuffix(".zip")) in _SPLIT_WORDS]
+    if not all(
+        entry.suffix == ".zip" or (entry.is_dir() and any(map(Path.is_dir, entry.iterdir()))) for entry in named
+    ):
+        return {}, ()
+    others = [entry for entry in inside if entry not in named]
+    if len(named) < 2 and any(map(Path.is_dir, others)):  # one class may be called "test"
+        return {}, ()
+    found = {known: split_folder(place, known, SPLITS) for known in SPLITS}
+    return {known: folder for known, folder in found.items() if folder is not None}, tuple(map(str, others))
+
+
+def _deep(image: ImageSource, label: str) -> bool:
+    """Whether a zip's picture lies in a folder below its class's."""
+    parts = image.member.split("/") if isinstance(image, ZippedImage) else []
+    return label in parts and len(parts) > parts.index(label) + 2

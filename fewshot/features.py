@@ -1,0 +1,187 @@
+"""Labelled vectors to benchmark on: pictures embedded by an encoder, or a file that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.datasets import Dataset, load_dataset, overlap
+from fewshot.encoders import EmbeddingCache, Encoder, load_encoder
+from fewshot.exchange import FeatureFile, read_features
+from fewshot.images import ImageSource, describe, find_images
+
+_SUFFIXES = (".npz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Vectors of n examples by one encoder, and what is known of them.
+
+    Attributes
+    ----------
+    data, encoder : str
+        Names for a table.
+    vectors : ndarray of shape (n, d), float32
+    labels, files : tuple of n str
+        ``files`` names the pictures; "0", "1", ... where that is not known.
+    groups : tuple of n str, or None
+    fingerprint : str
+        The encoder's; "" where a file does not say.
+    flag : str or None
+        Why its figures flatter: the encoder has been trained on these classes.
+    """
+
+    data: str
+    encoder: str
+    vectors: NDArray[np.float32]
+    labels: tuple[str, ...]
+    files: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    fingerprint: str
+    flag: str | None
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of vectors, labels and groups."""
+        digest = hashlib.sha256(f"{self.vectors.shape}".encode())
+        digest.update(np.ascontiguousarray(self.vectors, "<f4").data)
+        digest.update(json.dumps([self.labels, self.groups]).encode())
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data as it was named: vectors (a ``FeatureFile``) or pictures to embed (a ``Dataset``)."""
+
+    name: str
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    held: Dataset | FeatureFile
+
+    @property
+    def pictures(self) -> bool:
+        """Whether an encoder is needed."""
+        return isinstance(self.held, Dataset)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Files that are no pictures, or lie in no class folder."""
+        return self.held.ignored if isinstance(self.held, Dataset) else ()
+
+
+@dataclass(frozen=True)
+class NamedEncoder:
+    """An encoder, the name it was asked for by, and a short one for tables."""
+
+    asked: str
+    encoder: Encoder
+
+    @property
+    def name(self) -> str:
+        """The last part of a folder's path, any other name as it is."""
+        place = self.asked.removeprefix("local-dir:")
+        return Path(place).name if place != self.asked or os.path.isdir(place) else self.asked
+
+
+def open_source(name: str, *, split: str) -> Source:
+    """Find labelled data by the path of a folder, zip or feature file, or by a data set's name.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : if there is none, or it has no labels.
+    """
+    if Path(name).suffix in _SUFFIXES:
+        held = read_features(Path(name))
+        if held.labels is None:
+            raise ValueError(f"{name} holds no labels; a benchmark needs one for each vector")
+        groups = None if held.groups is None else tuple(held.groups)
+        return Source(Path(name).stem, tuple(held.labels), groups, held)
+    dataset = load_dataset(name, split=split)
+    called = dataset.name if dataset.split is None else f"{dataset.name} {dataset.split}"
+    return Source(called, dataset.labels, dataset.groups, dataset)
+
+
+def load_encoders(names: Sequence[str], *, device: str | None, cache: str | None) -> list[NamedEncoder]:
+    """Load encoders by name; with ``cache`` they remember their vectors in that file.
+
+    Raises
+    ------
+    EncoderNotFound : for a name that cannot be loaded.
+    """
+    loaded: list[Encoder] = [load_encoder(name, device=device) for name in names]
+    if cache is not None:
+        loaded = [EmbeddingCache(encoder, cache) for encoder in loaded]
+    return [NamedEncoder(name, encoder) for name, encoder in zip(names, loaded, strict=True)]
+
+
+def embedded(source: Source, named: NamedEncoder | None) -> Features:
+    """Return the vectors of a source; its pictures are embedded, a file's vectors are as they are.
+
+    Raises
+    ------
+    ImageError : naming the first picture that cannot be read.
+    """
+    held = source.held
+    if isinstance(held, FeatureFile):
+        files = tuple(held.sources or map(str, range(len(held.vectors))))
+        made_by, fingerprint, flag = _made_by(held), held.fingerprint or "", None
+        return Features(source.name, made_by, held.vectors, source.labels, files, source.groups, fingerprint, flag)
+    assert named is not None
+    vectors, files = named.encoder.encode(held.images), tuple(map(describe, held.images))
+    fingerprint, flag = named.encoder.fingerprint, overlap(named.asked, held)
+    return Features(source.name, named.name, vectors, source.labels, files, source.groups, fingerprint, flag)
+
+
+def base_center(name: str, features: Features, named: NamedEncoder | None) -> NDArray[np.float32]:
+    """Return the mean (d,) of base data, labelled or not, by the encoder that made ``features``.
+
+    Raises
+    ------
+    ValueError : if the base is pictures but ``features`` come from a file, or is vectors of another encoder.
+    """
+    if Path(name).suffix in _SUFFIXES:
+        held = read_features(Path(name))
+        known = {held.fingerprint or "", features.fingerprint} - {""}
+        if held.vectors.shape[1] != features.vectors.shape[1] or len(known) > 1:
+            theirs = f"{_made_by(held)} (d={held.vectors.shape[1]}, {held.fingerprint or 'unknown'})"
+            ours = f"{features.encoder} (d={features.vectors.shape[1]}, {features.fingerprint or 'unknown'})"
+            raise ValueError(
+                f"the base {name} holds vectors of {theirs}, but {features.data} those of {ours}; "
+                "give a base by the same encoder"
+            )
+        vectors = held.vectors
+    elif named is None:
+        raise ValueError(
+            f"{features.data} is a feature file, so its base must be one too, by the same encoder; "
+            f"{name} holds pictures"
+        )
+    else:
+        vectors = named.encoder.encode(_base_images(name))
+    if not len(vectors):
+        raise ValueError(f"the base {name} is empty")
+    center: NDArray[np.float32] = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return center
+
+
+def _base_images(name: str) -> Sequence[ImageSource]:
+    """The train split where there are splits; else all pictures, also those in no class folder."""
+    try:
+        return load_dataset(name, split="train").images
+    except ValueError:
+        if not os.path.exists(name):
+            raise
+    return find_images(name).images if os.path.isdir(name) else load_dataset(name).images
+
+
+def _made_by(held: FeatureFile) -> str:
+    spec: Any = json.loads(held.encoder or "{}")
+    return str(spec.get("name", "features")) if isinstance(spec, dict) else "features"
