@@ -10,6 +10,7 @@ import click
 from fewshot import __version__
 from fewshot.commandline import (
     Commands,
+    check_writable,
     classifier_asked,
     classifier_options,
     counted,
@@ -170,6 +171,8 @@ def evaluate(
     registry: str, folder: str, out: str | None, classifier: str, neighbors: int, encoding: dict[str, Any]
 ) -> None:
     """Recognise every picture of DIR, a folder or zip with one subfolder a class, and count."""
+    if out is not None:
+        check_writable(out)
     reader = classifier_asked(registry, classifier, neighbors) if os.path.exists(registry) else None
     with opened_registry(registry, encoding, classifier=reader) as opened:
         result = opened.evaluate(folder)
@@ -368,4 +371,6 @@ def demo(picture: str | None, shots: int, seed: int) -> None:
     """Register ten handwritten digits from a few real scans each, and recognise the other 1,750; offline."""
     from fewshot.demo import run_demo
 
+    if picture is not None:
+        check_writable(picture)
     say(run_demo(shots=shots, seed=seed, picture=picture))

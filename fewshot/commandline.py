@@ -154,6 +154,13 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
+def check_writable(path: str) -> None:
+    """Refuse a file to be written whose folder does not exist, before the work rather than after it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"cannot write {path}: there is no folder {folder}")
+
+
 def note_ignored(names: tuple[str, ...]) -> None:
     """Tell which files were passed over."""
     if names:
@@ -177,4 +184,6 @@ def expanded(names: tuple[str, ...]) -> list[str]:
             found += sorted(glob.glob(name, recursive=True)) or [name]
         else:
             found.append(name)
+    if not found:
+        raise ValueError(f"no pictures in {', '.join(names)}")
     return found

@@ -183,6 +183,22 @@ class OnlyEncode:
         self.encode, self.dim, self.fingerprint = encoder.encode, encoder.dim, encoder.fingerprint
 
 
+def test_a_network_without_a_norm_for_its_inner_blocks_gives_them_all_the_same(random_encoder, pictures):
+    assert random_encoder("hiera_tiny_224", layer=0, precision="float32").encode(pictures[:1]).shape == (1, 96)
+
+
+def test_bfloat16_is_not_taken_unasked_where_it_spoils_the_features(random_encoder, pictures, monkeypatch):
+    monkeypatch.setattr("fewshot.encoders.timm_encoder.best_precision", lambda _: "bfloat16")
+    exact = random_encoder(precision="float32")
+    assert random_encoder().resolved_precision == "bfloat16"
+    monkeypatch.setattr("fewshot.encoders.timm_encoder._FAITHFUL", 1.1)  # no network is this faithful
+    careful = random_encoder()
+    assert careful.resolved_precision == "float32"
+    assert careful.fingerprint == exact.fingerprint
+    assert_allclose(careful.encode(pictures), exact.encode(pictures), atol=1e-5)
+    assert random_encoder(precision="bfloat16").resolved_precision == "bfloat16"
+
+
 def test_no_pictures_give_no_vectors(random_encoder):
     assert random_encoder().encode([]).shape == (0, 96)
 

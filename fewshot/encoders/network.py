@@ -89,16 +89,19 @@ def _intermediate(network: nn.Module, x: Tensor, number: int) -> tuple[Tensor, T
     read = getattr(network, "forward_intermediates", None)
     if read is None:
         raise ValueError(f"{type(network).__name__} has no intermediate features in timm; leave out layer and pool")
-    asked: dict[str, Any] = {"indices": [number], "norm": True, "intermediates_only": True, "output_fmt": "NCHW"}
+    asked: dict[str, Any] = {"indices": [number], "intermediates_only": True, "output_fmt": "NCHW"}
     allowed = inspect.signature(read).parameters
     if "return_prefix_tokens" in allowed:
         asked["return_prefix_tokens"] = True
     if "stop_early" in allowed:
         asked["stop_early"] = True
     try:
-        (found,) = read(x, **asked)
-    except (AssertionError, IndexError) as error:
-        raise ValueError(f"layer {number} does not exist; {_layers_text(network)}") from error
+        (found,) = read(x, norm=True, **asked)
+    except (AssertionError, IndexError):
+        try:
+            (found,) = read(x, norm=False, **asked)  # some networks have no norm that fits their inner blocks
+        except (AssertionError, IndexError) as error:
+            raise ValueError(f"layer {number} does not exist; {_layers_text(network)}") from error
     if isinstance(found, (tuple, list)):
         return found[0], found[1]
     return found, None

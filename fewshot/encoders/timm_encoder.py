@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch, counted
 from fewshot.encoders.bfloat16 import to_bfloat16
 from fewshot.encoders.fusion import fuse_batch_norms
-from fewshot.encoders.network import POOLS, features, fingerprint, first_line, load_network
+from fewshot.encoders.hardware import Precision, best_device, best_precision, usable_device
+from fewshot.encoders.network import POOLS, features, fingerprint, load_network
 from fewshot.errors import ImageError
 from fewshot.images import ImageSource, attempt, map_ahead, open_image
 from fewshot.progress import Progress
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
-Precision = Literal["float32", "bfloat16"]
 
 _POCKET = Path(__file__).with_name("pocket")
 # Small batches stay in a CPU's cache (mobilenetv2: 299 images/s at 8, 223 at 32); a GPU wants many at once.
 _CPU_BATCH, _GPU_BATCH = 8, 64
+# Least cosine between bfloat16 and float32 features of noise for bfloat16 to be taken unasked; 0.99 and up is usual.
+_FAITHFUL = 0.97
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     device : str, optional
         By default CUDA, then MPS, then CPU.
     precision : {"float32", "bfloat16"}, optional
-        By default bfloat16 where the hardware computes in it, else float32.
+        By default bfloat16 where the hardware computes in it and the network's features allow it, else float32.
     batch_size : int, optional
         Pictures per forward pass; by default 8 on a CPU and 64 on a GPU.
 
@@ -253,9 +256,8 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         if self.pool is not None:
             check_choice("pool", self.pool, POOLS)
-        network = load_network(
-            f"local-dir:{_POCKET}" if self.name == "pocket" else self.name, pretrained=self.pretrained
-        )
+        name = f"local-dir:{_POCKET}" if self.name == "pocket" else self.name
+        network = load_network(name, pretrained=self.pretrained)
         config = resolve_model_data_config(network)
         identity = fingerprint(
             network,
@@ -265,21 +267,38 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             pool=self.pool,
         )
         example = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            dim = features(network, example, layer=self.layer, pool=self.pool).shape[1]
-        device = _usable_device(self.device) if self.device is not None else _best_device()
-        precision = self.precision if self.precision is not None else _best_precision(device)
+        exact = self._features(network, example)
+        device = usable_device(self.device) if self.device is not None else best_device()
+        precision = self.precision if self.precision is not None else best_precision(device)
         check_choice("precision", precision, tuple(_DTYPES))
+        weights = copy.deepcopy(network.state_dict()) if not self.pretrained else None
+        network = self._converted(network, example, device, precision)
+        if self.precision is None and precision == "bfloat16":
+            quick = self._features(network, example.to(device, torch.bfloat16)).float().cpu()
+            if not torch.cosine_similarity(quick, exact).item() > _FAITHFUL:
+                # Some networks cannot be computed in bfloat16, such as those that begin with a cosine transform.
+                precision = "float32"
+                network = load_network(name, pretrained=self.pretrained)
+                if weights is not None:
+                    network.load_state_dict(weights)
+                network = self._converted(network, example, device, precision)
+        mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
+        threads = torch.get_num_threads()
+        prepare = _preparation(config)
+        return _Loaded(network, prepare, mean, std, device, precision, exact.shape[1], identity, threads, self._asked())
+
+    def _features(self, network: nn.Module, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return features(network, x, layer=self.layer, pool=self.pool)
+
+    def _converted(self, network: nn.Module, example: Tensor, device: torch.device, precision: Precision) -> nn.Module:
         if device.type == "cpu":  # elsewhere norms cost little, and keeping them keeps their float32 biases
             fuse_batch_norms(network, example, lambda x: features(network, x, layer=self.layer, pool=self.pool))
         network = to_bfloat16(network, device) if precision == "bfloat16" else network.to(device)
         for weight in network.parameters():
             if weight.ndim == 4:  # Module.to(memory_format=...) fails where a network has other convolutions too
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
-        threads = torch.get_num_threads()
-        prepare = _preparation(config)
-        return _Loaded(network, prepare, mean, std, device, precision, dim, identity, threads, self._asked())
+        return network
 
 
 def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
@@ -328,38 +347,6 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _compute_alone() -> None:
     torch.set_num_threads(1)
-
-
-def _usable_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = first_line(error)
-        raise ValueError(f"device {name!r} cannot be used here ({why}); try cpu, or leave it out") from error
-    return device
-
-
-def _best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _best_precision(device: torch.device) -> Precision:
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if device.type == "cpu" and _cpu_computes_bfloat16() else "float32"
-
-
-def _cpu_computes_bfloat16() -> bool:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if hasattr(torch.cpu, "get_capabilities"):
-        able = torch.cpu.get_capabilities()
-        return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
-    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # from torch 2.6 on
-    return ask is not None and bool(ask())
 
 
 def _preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.uint8]]:
