@@ -36,5 +36,7 @@ def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
         return query @ keys.mT
     centre = keys.mean(dim=-2, keepdim=True)
     query, keys = query - centre, keys - centre
-    squares = query.square().sum(-1).unsqueeze(-1) + keys.square().sum(-1).unsqueeze(-2)
+    # vector_norm passes over the vectors once; square().sum() would write their squares first.
+    lengths, others = torch.linalg.vector_norm(query, dim=-1), torch.linalg.vector_norm(keys, dim=-1)
+    squares = lengths.square().unsqueeze(-1) + others.square().unsqueeze(-2)
     return torch.clamp_max(2.0 * (query @ keys.mT) - squares, 0.0)
