@@ -35,7 +35,7 @@ from fewshot.classifiers import (
 PAIRS: dict[str, tuple[str, FewShotClassifier, int, bool]] = {
     "prototypes": ("PrototypicalNetworks", PrototypeClassifier(metric="sqeuclidean"), 1000, True),
     "SimpleShot": ("SimpleShot", SimpleShotClassifier(), 1000, False),
-    "fine-tune": ("Finetune", CosineHeadClassifier(steps=100), 50, False),
+    "fine-tune": ("Finetune", CosineHeadClassifier(steps=200), 50, False),
     "BD-CSPN": ("BDCSPN", BDCSPNClassifier(epsilon=1.0, prior="uniform"), 1000, False),
     "LaplacianShot": ("LaplacianShot", LaplacianShotClassifier(epsilon=1.0, prior="uniform"), 500, False),
     "TIM": (

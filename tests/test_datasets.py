@@ -18,10 +18,9 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from fewshot.datasets import Dataset, RotatedImage, load_dataset, omniglot_one_shot_runs, overlap
-from fewshot.datasets.sources import ArchivedImage
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import ImageError
-from fewshot.images import describe, image_bytes, image_hash, open_image
+from fewshot.images import ZippedImage, describe, image_bytes, image_hash, open_image
 
 CORNERS = np.array([[0, 80], [160, 240]], np.uint8)  # upper left, upper right; lower left, lower right
 
@@ -192,7 +191,7 @@ def test_a_rotated_image_is_named_for_its_source_and_its_turn(tmp_path):
 
 def test_an_archived_image_is_read_anew_when_its_zip_has_changed(tmp_path):
     place = tmp_path / "a.zip"
-    image = ArchivedImage(str(place), "x")
+    image = ZippedImage(str(place), "x")
     for content in (b"first", b"another"):
         with zipfile.ZipFile(place, "w") as archive:
             archive.writestr("x", content)
@@ -205,7 +204,7 @@ def test_threads_read_one_open_zip_without_mixing_its_members(tmp_path):
         for name, content in contents.items():
             archive.writestr(name, content)
     with ThreadPoolExecutor(8) as pool:
-        read = list(pool.map(lambda name: ArchivedImage(str(tmp_path / "a.zip"), name).read(), contents))
+        read = list(pool.map(lambda name: ZippedImage(str(tmp_path / "a.zip"), name).read(), contents))
     assert read == list(contents.values())
 
 

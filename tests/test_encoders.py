@@ -289,6 +289,27 @@ def test_a_norm_is_not_folded_where_something_else_reads_the_convolution():
         assert_array_equal(net(x), wanted)
 
 
+def test_a_convolution_read_by_two_norms_is_put_back_as_it_was():
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.left, self.right = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return torch.cat([self.left(y), self.right(y)], dim=1).mean((2, 3))
+
+    torch.manual_seed(0)
+    net = Forked().eval()
+    net.left.running_mean.fill_(1.0)
+    net.right.running_var.fill_(4.0)
+    x = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        wanted = net(x)
+        assert fuse_batch_norms(net, x) == 0
+        assert_array_equal(net(x), wanted)
+
+
 def test_rounding_cancels_the_errors_of_each_filter():
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * 0.1
     rounded = round_cancelling(weight)
@@ -325,11 +346,16 @@ def test_an_older_torch_that_cannot_tell_counts_as_without_bfloat16(monkeypatch)
 
 
 @pytest.mark.data
-def test_bfloat16_vectors_point_where_float32_vectors_do(mobilenet, photos):
+def test_bfloat16_vectors_point_where_float32_vectors_do(mobilenet, photos, monkeypatch):
     files = sorted((photos / "new-photos").rglob("*.jpg"))
     exact, quick = (load_encoder(mobilenet, precision=p).encode(files) for p in ("float32", "bfloat16"))
     cosine = (exact * quick).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(quick, axis=1)
     assert cosine.mean() > 0.996
+    monkeypatch.setattr("fewshot.encoders.bfloat16.round_cancelling", lambda weight: weight)
+    monkeypatch.setattr("fewshot.encoders.bfloat16._float_bias_convolutions", lambda _: [])
+    plain = load_encoder(mobilenet, precision="bfloat16").encode(files)
+    cosine = (exact * plain).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(plain, axis=1)
+    assert cosine.mean() < 0.996  # rounding weights and biases one by one would not do
 
 
 @pytest.mark.data

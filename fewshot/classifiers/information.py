@@ -189,7 +189,7 @@ class TransductiveFineTuningClassifier(_InformationClassifier):
     steps : int, default 25
         Of Adam.
     learning_rate : float, default 5e-5
-        The paper's. Steps twenty times as large take 1-shot answers below the inductive ones.
+        The paper's. At 1 shot even such steps can take answers below those of prototypes; larger ones do more so.
 
     Notes
     -----

@@ -13,8 +13,7 @@ import numpy as np
 
 from fewshot.datasets.base import SPLITS, Dataset, Splits, absent, entries, plain, split_asked, split_words
 from fewshot.datasets.overlap import IMAGENET, TINY_TRAIN
-from fewshot.datasets.sources import labelled
-from fewshot.images import SUFFIXES, ImageSource, LabelledImages, find_images
+from fewshot.images import SUFFIXES, ImageSource, LabelledImages, find_images, labelled_images
 
 _CUB: Splits = {"base": SPLITS["train"] + ("train",), "val": SPLITS["val"], "novel": SPLITS["test"] + ("test",)}
 
@@ -75,7 +74,7 @@ def split_folder(folder: Path, own: str, splits: Splits) -> Path | None:
 def _class_folders(folder: Path, own: str, layout: Layout) -> LabelledImages | None:
     """<folder>/<split>/<class>/*, or <folder>/<split>.zip."""
     place = split_folder(folder, own, layout.splits)
-    return None if place is None else labelled(place)
+    return None if place is None else labelled_images(place)
 
 
 def _chosen_classes(folder: Path, names: Iterable[str], of_each: int | None = None) -> LabelledImages:

@@ -11,9 +11,8 @@ from pathlib import Path
 from fewshot.datasets.base import SPLITS, Dataset, plain, split_asked, split_words
 from fewshot.datasets.layouts import LAYOUTS, split_folder, standard
 from fewshot.datasets.omniglot import omniglot, omniglot_vinyals
-from fewshot.datasets.sources import labelled
 from fewshot.datasets.torchvision_sets import torchvision_dataset, torchvision_names
-from fewshot.images import ImageSource, ZippedImage
+from fewshot.images import ImageSource, ZippedImage, labelled_images
 
 _NAMED: dict[str, Callable[[str, str | os.PathLike[str] | None], Dataset]] = {
     "omniglot": omniglot,
@@ -93,11 +92,11 @@ def _from_place(place: Path, split: str) -> Dataset:
     parts, others = _split_folders(place) if place.is_dir() else ({}, ())
     if parts:
         own = split_asked(str(place), split, {known: SPLITS[known] for known in parts})
-        found = labelled(parts[own])
+        found = labelled_images(parts[own])
         return Dataset(name, found.images, found.labels, split=own, ignored=found.ignored + others)
     if split != "test":
         raise ValueError(f"{place} has no split {split!r}: it holds class folders; leave split out to read it whole")
-    found = labelled(place)
+    found = labelled_images(place)
     if {plain(label) for label in found.labels} <= _SPLIT_WORDS and any(map(_deep, found.images, found.labels)):
         raise ValueError(f"{place} holds splits, {', '.join(sorted(set(found.labels)))}; unpack it and give the folder")
     return Dataset(name, found.images, found.labels, ignored=found.ignored)

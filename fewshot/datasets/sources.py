@@ -1,31 +1,25 @@
-"""Pictures that are read when used: in a zip that stays open, turned, or behind another library."""
+"""Pictures that are made when used: turned, or behind another library; and what lies in a folder or zip."""
 
 from __future__ import annotations
 
 import os
-import threading
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
 from fewshot.images import (
     SUFFIXES,
     ImageSource,
-    LabelledImages,
     ZippedImage,
     describe,
     find_images,
     image_bytes,
-    labelled_images,
     open_image,
+    read_member,
 )
-
-if TYPE_CHECKING:
-    from typing import Any
 
 
 class LazySource:
@@ -72,32 +66,6 @@ class RotatedImage(LazySource):
         return image_bytes(np.rot90(np.asarray(open_image(self.source)), self.quarter_turns))
 
 
-@dataclass(frozen=True)
-class ArchivedImage(ZippedImage):
-    """A picture in a zip that stays open between readings.
-
-    Opening Omniglot's zip takes 0.2 s, for its list of 33,283 members: too long to do again for each picture.
-    """
-
-    def read(self) -> bytes:
-        """Return the member's bytes, never more than ``MAX_BYTES`` of them."""
-        return read_member(self.archive, self.member)
-
-
-@lru_cache(maxsize=8)
-def _opened(archive: str, *version: int) -> tuple[zipfile.ZipFile, threading.Lock]:
-    del version  # only part of the key: the file's time and size, and the process, as a fork shares the file's position
-    return zipfile.ZipFile(archive), threading.Lock()
-
-
-def read_member(archive: str | os.PathLike[str], member: str) -> bytes:
-    """Return a file of a zip, which is kept open until it changes on disk."""
-    status = os.stat(archive)
-    opened, lock = _opened(os.fspath(archive), status.st_mtime_ns, status.st_size, os.getpid())
-    with lock:
-        return opened.read(member)
-
-
 def pictures_below(place: Path, under: str) -> dict[str, ImageSource]:
     """Return the pictures in the folder ``under`` of a folder or zip, by their path from ``under``, sorted."""
     if place.is_dir():
@@ -109,7 +77,7 @@ def pictures_below(place: Path, under: str) -> dict[str, ImageSource]:
     with zipfile.ZipFile(place) as opened:
         names = sorted(name for name in opened.namelist() if name.startswith(f"{under}/"))
     return {
-        name.removeprefix(f"{under}/"): ArchivedImage(str(place), name)
+        name.removeprefix(f"{under}/"): ZippedImage(str(place), name)
         for name in names
         if Path(name).suffix.lower() in SUFFIXES
     }
@@ -118,13 +86,3 @@ def pictures_below(place: Path, under: str) -> dict[str, ImageSource]:
 def text_in(place: Path, name: str) -> str:
     """Return a text file of a folder or zip."""
     return ((place / name).read_bytes() if place.is_dir() else read_member(place, name)).decode()
-
-
-def labelled(place: str | os.PathLike[str]) -> LabelledImages:
-    """As ``labelled_images``; a zip's pictures are read from one open file."""
-    found = labelled_images(place)
-    kept: list[Any] = [
-        ArchivedImage(image.archive, image.member) if isinstance(image, ZippedImage) else image
-        for image in found.images
-    ]
-    return LabelledImages(tuple(kept), found.labels, found.ignored)

@@ -30,7 +30,8 @@ def fuse_batch_norms(network: nn.Module, example: Tensor, read: Callable[[Tensor
         before, pairs = _watch(network, example, read)
         undo = [_fold(network, name, norm, conv) for name, norm, conv in pairs]
         if undo and not _agree(before, read(example)):
-            for (name, norm, conv), (weight, bias) in zip(pairs, undo, strict=True):
+            # Backwards: of a convolution folded twice, what the first fold kept is the original.
+            for (name, norm, conv), (weight, bias) in zip(reversed(pairs), reversed(undo), strict=True):
                 conv.weight, conv.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
                 _replace(network, name, norm)
             return 0

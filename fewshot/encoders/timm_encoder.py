@@ -271,17 +271,15 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         device = usable_device(self.device) if self.device is not None else best_device()
         precision = self.precision if self.precision is not None else best_precision(device)
         check_choice("precision", precision, tuple(_DTYPES))
-        weights = copy.deepcopy(network.state_dict()) if not self.pretrained else None
+        unasked = self.precision is None and precision == "bfloat16"
+        spare = copy.deepcopy(network) if unasked else network
         network = self._converted(network, example, device, precision)
-        if self.precision is None and precision == "bfloat16":
+        if unasked:
             quick = self._features(network, example.to(device, torch.bfloat16)).float().cpu()
             if not torch.cosine_similarity(quick, exact).item() > _FAITHFUL:
                 # Some networks cannot be computed in bfloat16, such as those that begin with a cosine transform.
                 precision = "float32"
-                network = load_network(name, pretrained=self.pretrained)
-                if weights is not None:
-                    network.load_state_dict(weights)
-                network = self._converted(network, example, device, precision)
+                network = self._converted(spare, example, device, precision)
         mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
         threads = torch.get_num_threads()
         prepare = _preparation(config)
