@@ -158,7 +158,7 @@ class EpisodeSampler:
         return [np.array(of_class[name]) for name in sorted_labels(of_class)]
 
     def _check_feasible(self) -> None:
-        most = self.n_query if self.query_imbalance is None else self.n_query * self._at_least_two()
+        most = self.n_query if self.query_imbalance is None else self.n_query * int(self.n_way)
         need = 2 if not self.fixed else int(self.n_shot) + most
         for label, members in zip(self.classes_, self._members, strict=True):
             if len(members) < need:
@@ -173,9 +173,6 @@ class EpisodeSampler:
             raise ValueError(f"no group has the {ways} classes that an episode needs{where}")
         if not self.replacement:
             self._check_disjoint()
-
-    def _at_least_two(self) -> int:
-        return 2 if self.n_way == "various" else int(self.n_way)
 
     def _check_disjoint(self) -> None:
         possible = sum(len(e) for e in self._disjoint(limit=self.n_episodes))

@@ -59,7 +59,6 @@ class NewExample:
     path: str | None
     vector: NDArray[np.float32]
     data: bytes | None
-    added_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ class RegistryStore:
                     _storable(example.source),
                     None if example.path is None else os.fsencode(example.path),
                     np.asarray(example.vector, "<f4").tobytes(),
-                    example.added_at or now,
+                    now,
                 ),
             )
             if example.data is not None:
