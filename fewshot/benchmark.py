@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,12 +161,13 @@ def run_benchmark(
     with Progress(len(sampler) * len(named), "bench", unit="episode") as bar:
         for name, classifier in named.items():
             start = time.perf_counter()
+            if isinstance(classifier, FewShotClassifier):
+                answer: Callable[[Episodes], NDArray[np.int64]] = EpisodeScorer(classifier, data, memory)
+            else:
+                answer = partial(_looped, classifier, vectors)
             answers = []
             for some in chunks:
-                if isinstance(classifier, FewShotClassifier):
-                    answers.append(_scored(classifier, data, some, memory))
-                else:
-                    answers.append(_looped(classifier, vectors, some))
+                answers.append(answer(some))
                 bar.advance(len(some))
             seconds = shared + time.perf_counter() - start
             predicted = _stacked(answers, -1)
@@ -199,21 +201,48 @@ def _named(classifiers: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     return named
 
 
-def _scored(classifier: FewShotClassifier, data: Tensor, some: Episodes, memory: int) -> NDArray[np.int64]:
-    """Predictions (e, q), as many episodes at once as fit the memory."""
-    predicted = np.full(some.query.shape, -1, np.int64)
-    for rows, part in _alike(some):
-        per_episode = (part.support.shape[1] + part.query.shape[1]) * data.shape[1] * data.element_size()
-        size = max(1, memory // per_episode)
-        ways = part.classes.shape[1]
-        for at in range(0, len(rows), size):
-            few = part[at : at + size]
-            support, query = (data[torch.from_numpy(where).to(data.device)] for where in (few.support, few.query))
-            labels = torch.from_numpy(few.support_labels).to(data.device)
-            scores = classifier.episode_scores(support, labels, query, n_classes=ways)
-            predicted[rows[at : at + size], : part.query.shape[1]] = scores.argmax(dim=-1).cpu().numpy()
-    predicted[some.query_labels < 0] = -1
-    return predicted
+class EpisodeScorer:
+    """Predicts episodes with one classifier, as many at once as fit the memory.
+
+    Parameters
+    ----------
+    classifier : FewShotClassifier
+    data : Tensor of shape (n, d), float32
+        The vectors that episodes point into; prepared here, once.
+    memory : int
+        Bytes that one batch of episodes' vectors may take.
+    """
+
+    def __init__(self, classifier: FewShotClassifier, data: Tensor, memory: int) -> None:
+        self._classifier, self._memory = classifier, memory
+        with torch.inference_mode():
+            self._data = classifier.prepare(data)
+        # Used again for each batch: memory fresh from the system costs more than the copy into it.
+        self._buffers = {"support": data.new_empty(0), "query": data.new_empty(0)}
+
+    def __call__(self, some: Episodes) -> NDArray[np.int64]:
+        """Return the predicted class of each query, (e, q); -1 where padded."""
+        predicted = np.full(some.query.shape, -1, np.int64)
+        for rows, part in _alike(some):
+            per_episode = (part.support.shape[1] + part.query.shape[1]) * self._data[0].nbytes
+            size = max(1, self._memory // per_episode)
+            ways = part.classes.shape[1]
+            for at in range(0, len(rows), size):
+                few = part[at : at + size]
+                labels = torch.from_numpy(few.support_labels).to(self._data.device)
+                support, query = self._gathered("support", few.support), self._gathered("query", few.query)
+                scores = self._classifier.episode_scores(support, labels, query, n_classes=ways, prepared=True)
+                predicted[rows[at : at + size], : part.query.shape[1]] = scores.argmax(dim=-1).cpu().numpy()
+        predicted[some.query_labels < 0] = -1
+        return predicted
+
+    def _gathered(self, name: str, where: NDArray[np.int64]) -> Tensor:
+        """Vectors (e, n, d) at positions (e, n), valid until the next batch."""
+        if len(self._buffers[name]) < where.size:
+            self._buffers[name] = self._data.new_empty(where.size, self._data.shape[1])
+        into = self._buffers[name][: where.size]
+        torch.index_select(self._data, 0, torch.from_numpy(where).to(self._data.device).reshape(-1), out=into)
+        return into.view(*where.shape, -1)
 
 
 def _alike(some: Episodes) -> Iterator[tuple[NDArray[np.int64], Episodes]]:

@@ -8,6 +8,9 @@ from torch.nn.functional import normalize
 
 from fewshot.validation import METRICS, Metric, check_choice
 
+# What a shorter vector's length is taken to be: it is zero, or nearly.
+_TINY = 1e-12
+
 
 def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
     """Closeness of each query to each key.
@@ -31,7 +34,9 @@ def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
     """
     check_choice("metric", metric, METRICS)
     if metric == "cosine":
-        return (normalize(query, dim=-1) @ normalize(keys, dim=-1).mT).clamp(-1.0, 1.0)
+        # Dividing the products by the queries' lengths writes no normalised copy of the queries.
+        lengths = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp_min(_TINY)
+        return (query @ normalize(keys, dim=-1, eps=_TINY).mT / lengths).clamp(-1.0, 1.0)
     if metric == "inner_product":
         return query @ keys.mT
     centre = keys.mean(dim=-2, keepdim=True)

@@ -77,7 +77,7 @@ class _Rows:
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of all methods: a method is its hyper-parameters, ``_learn`` and ``_scores``.
+    """Base of all methods: a method is its hyper-parameters, ``prepare``, ``_learn`` and ``_scores``.
 
     The mathematics carries a leading episode axis. ``fit`` and ``predict`` use it for a batch of one episode,
     ``episode_scores`` for any number.
@@ -94,16 +94,29 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     transductive = False
     _learned: Any
 
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return what the method makes of each vector alone, such as its direction; by default the vector itself.
+
+        Parameters
+        ----------
+        vectors : Tensor of shape (..., d), float32
+
+        Returns
+        -------
+        Tensor of the same shape
+        """
+        return vectors
+
     def _learn(self, support: Tensor, membership: Membership) -> Any:
-        """From support (e, s, d) and its membership to whatever the method remembers."""
+        """From prepared support (e, s, d) and its membership to whatever the method remembers."""
         raise NotImplementedError
 
     def _scores(self, learned: Any, query: Tensor) -> Tensor:
-        """From what was learned and queries (e, q, d) to scores (e, q, c), higher is closer."""
+        """From what was learned and prepared queries (e, q, d) to scores (e, q, c), higher is closer."""
         raise NotImplementedError
 
     def _extend(self, learned: Any, support: Tensor, membership: Membership) -> Any | None:
-        """What the method remembers after more support (1, s, d); None to learn again from all (the default)."""
+        """What it remembers after more prepared support (1, s, d); None to learn again from all (the default)."""
         return None
 
     def _probabilities(self, scores: Tensor) -> Tensor:
@@ -158,7 +171,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._support_codes.append(codes)
         more = Membership(torch.from_numpy(codes)[None], len(self.classes_))
         with torch.inference_mode():
-            extended = self._extend(self._learned, _tensor(support)[None], more)
+            extended = self._extend(self._learned, self.prepare(_tensor(support))[None], more)
         if extended is None:
             self._relearn()
         else:
@@ -216,7 +229,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return class probabilities of shape (q, c), rows summing to 1; how scores become them is the method's."""
         return np.asarray(self._probabilities(self._score_tensor(X)[None])[0].numpy(), dtype=np.float32)
 
-    def episode_scores(self, support: Tensor, labels: Tensor, query: Tensor, *, n_classes: int | None = None) -> Tensor:
+    def episode_scores(
+        self,
+        support: Tensor,
+        labels: Tensor,
+        query: Tensor,
+        *,
+        n_classes: int | None = None,
+        prepared: bool = False,
+    ) -> Tensor:
         """Score many episodes at once: the benchmark's door to the same mathematics.
 
         Parameters
@@ -227,6 +248,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         query : Tensor of shape (e, q, d), float32
         n_classes : int, optional
             c; by default one more than the largest label.
+        prepared : bool, default False
+            Whether the vectors have been through ``prepare``: once for all data, where episodes share vectors.
 
         Returns
         -------
@@ -234,6 +257,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         c = int(labels.max()) + 1 if n_classes is None else n_classes
         with torch.inference_mode():
+            if not prepared:
+                support, query = self.prepare(support), self.prepare(query)
             return self._scores(self._learn(_harmless(support, labels), Membership(labels, c)), query)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
@@ -245,13 +270,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _relearn(self) -> None:
         membership = Membership(torch.from_numpy(self._support_codes.array)[None], len(self.classes_))
         with torch.inference_mode():
-            self._learned = self._learn(_tensor(self._support.array)[None], membership)
+            self._learned = self._learn(self.prepare(_tensor(self._support.array))[None], membership)
 
     def _score_tensor(self, X: ArrayLike) -> Tensor:
         check_is_fitted(self, "classes_")
         query = self._checked(X, reset=False)
         with torch.inference_mode():
-            return self._scores(self._learned, _tensor(query)[None])[0]
+            return self._scores(self._learned, self.prepare(_tensor(query))[None])[0]
 
 
 def _sorted_classes(labels: NDArray[Any]) -> NDArray[Any]:

@@ -36,11 +36,15 @@ class CosineHeadClassifier(FewShotClassifier):
         self.steps = steps
         self.learning_rate = learning_rate
 
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the unit vectors."""
+        return normalize(vectors, dim=-1)
+
     def _learn(self, support: Tensor, membership: Membership) -> Tensor:
         check_count("steps", self.steps, minimum=0)
         targets = membership.one_hot()
         real = targets.sum(-1, keepdim=True)
-        x = normalize(support, dim=-1) * real
+        x = support * real
         weight = normalize(membership.sums(x), dim=-1)  # (e, c, d)
         for _ in range(self.steps):
             length = weight.norm(dim=-1, keepdim=True).clamp_min(1e-12)

@@ -48,13 +48,17 @@ class LogisticRegressionClassifier(FewShotClassifier):
         self.max_iter = max_iter
         self.tol = tol
 
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the unit vectors."""
+        return normalize(vectors, dim=-1)
+
     def _learn(self, support: Tensor, membership: Membership) -> _Weights:
         if not self.C > 0:
             raise ValueError(f"C must be above 0, not {self.C!r}")
         check_count("max_iter", self.max_iter)
         targets = membership.one_hot()
         real = targets.sum(-1, keepdim=True)  # (e, s, 1), 0 where padded
-        x = normalize(support, dim=-1) * real
+        x = support * real
         kernel = x @ x.mT
         # The loss's curvature is at most C / 2 times the kernel's largest row sum; the bias counts as a feature of 1.
         curvature = 1.0 + 0.5 * self.C * (kernel + real @ real.mT).abs().sum(-1).amax(-1)
@@ -94,4 +98,4 @@ class LogisticRegressionClassifier(FewShotClassifier):
         return int(self._learned.steps)
 
     def _scores(self, learned: _Weights, query: Tensor) -> Tensor:
-        return normalize(query, dim=-1) @ learned.weight + learned.bias
+        return query @ learned.weight + learned.bias

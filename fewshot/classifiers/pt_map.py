@@ -64,7 +64,8 @@ class PTMAPClassifier(TransductiveClassifier):
         self.n_iter = n_iter
         self.prior = prior
 
-    def _prepared(self, vectors: Tensor) -> Tensor:
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the unit vectors of the signed powers."""
         return normalize(vectors.sign() * vectors.abs() ** self.power, dim=-1)
 
     def _learn(self, support: Tensor, membership: Membership) -> Task:

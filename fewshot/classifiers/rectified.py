@@ -92,18 +92,20 @@ class LaplacianShotClassifier(TransductiveClassifier):
         check_count("n_neighbors", self.n_neighbors)
         check_count("n_iter", self.n_iter, minimum=0)
         shifted = shift(task, query, self.prior)
-        unary = -squared_distances(shifted, rectify(task, shifted, self.epsilon))
-        neighbours = self._affinity(shifted)
+        # Classes before queries: a softmax over an axis of five is slow where that axis is the last.
+        unary = -squared_distances(shifted, rectify(task, shifted, self.epsilon)).mT.contiguous()
+        influence = self._affinity(shifted).mT
         logits = unary
         for _ in range(self.n_iter):
-            logits = unary + self.weight * neighbours @ logits.softmax(dim=-1)
-        return logits
+            logits = torch.baddbmm(unary, logits.softmax(dim=1), influence, alpha=self.weight)
+        return logits.mT.contiguous()
 
     def _affinity(self, query: Tensor) -> Tensor:
         """1 where query j is among the k nearest others of query i: (e, q, q)."""
         q = query.shape[1]
-        close = query @ query.mT - 4.0 * torch.eye(q, device=query.device)  # no query is its own neighbour
-        near = close.topk(min(self.n_neighbors, q - 1), dim=-1).indices
+        close = query @ query.mT
+        close.diagonal(dim1=1, dim2=2).fill_(-4.0)  # no query is its own neighbour
+        near = close.topk(min(self.n_neighbors, q - 1), dim=-1, sorted=False).indices
         return torch.zeros_like(close).scatter_(2, near, 1.0)
 
 
@@ -111,7 +113,9 @@ def shift(task: Task, query: Tensor, prior: Prior) -> Tensor:
     """Move queries (e, q, d) so that their mean is where class means in their proportions would have it."""
     check_choice("prior", prior, PRIORS)
     expected = proportions(task, query, prior) @ task.means  # (e, 1, d)
-    return normalize(query + expected - query.mean(dim=1, keepdim=True), dim=-1)
+    moved = query + (expected - query.mean(dim=1, keepdim=True))
+    # In place: at this size a second array costs more than the division.
+    return moved.div_(torch.linalg.vector_norm(moved, dim=-1, keepdim=True).clamp_min_(1e-12))
 
 
 def rectify(task: Task, query: Tensor, epsilon: float) -> Tensor:

@@ -31,17 +31,21 @@ class RidgeClassifier(FewShotClassifier):
     def __init__(self, *, penalty: float = 1.0) -> None:
         self.penalty = penalty
 
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the unit vectors."""
+        return normalize(vectors, dim=-1)
+
     def _learn(self, support: Tensor, membership: Membership) -> Tensor:
         if not self.penalty > 0:
             raise ValueError(f"penalty must be above 0, not {self.penalty!r}")
-        x, targets = normalize(support, dim=-1), membership.one_hot()
-        x = x * targets.sum(-1, keepdim=True)  # padding becomes zero
+        targets = membership.one_hot()
+        x = support * targets.sum(-1, keepdim=True)  # padding becomes zero
         kernel = x @ x.mT + self.penalty * torch.eye(x.shape[1], device=x.device)
         weight: Tensor = x.mT @ torch.linalg.solve(kernel, targets)
         return weight  # (e, d, c)
 
     def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
-        return normalize(query, dim=-1) @ learned
+        return query @ learned
 
     def _probabilities(self, scores: Tensor) -> Tensor:
         return (10.0 * scores).softmax(dim=-1)

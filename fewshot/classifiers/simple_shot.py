@@ -36,18 +36,18 @@ class SimpleShotClassifier(FewShotClassifier):
     def __init__(self, *, center: ArrayLike | None = None) -> None:
         self.center = center
 
-    def _learn(self, support: Tensor, membership: Membership) -> Tensor:
-        counts = membership.counts().clamp_min(1.0).unsqueeze(-1)
-        return membership.sums(self._placed(support)) / counts
-
-    def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
-        return closeness(self._placed(query), learned, "sqeuclidean")
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return (5.0 * scores).softmax(dim=-1)
-
-    def _placed(self, vectors: Tensor) -> Tensor:
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the centred unit vectors."""
         if self.center is None:
             return normalize(vectors, dim=-1)
         center = check_vectors(np.reshape(np.asarray(self.center), (1, -1)), vectors.shape[-1])[0]
         return normalize(vectors - torch.from_numpy(center).to(vectors.device), dim=-1)
+
+    def _learn(self, support: Tensor, membership: Membership) -> Tensor:
+        return membership.sums(support) / membership.counts().clamp_min(1.0).unsqueeze(-1)
+
+    def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
+        return closeness(query, learned, "sqeuclidean")
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return (5.0 * scores).softmax(dim=-1)

@@ -55,16 +55,16 @@ class TransductiveClassifier(FewShotClassifier):
 
     transductive = True
 
-    def _prepared(self, vectors: Tensor) -> Tensor:
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the unit vectors."""
         return normalize(vectors, dim=-1)
 
     def _learn(self, support: Tensor, membership: Membership) -> Task:
         one_hot = membership.one_hot()
-        support = self._prepared(support) * one_hot.sum(-1, keepdim=True)
+        support = support * one_hot.sum(-1, keepdim=True)
         return Task(support, one_hot, membership.sums(support), membership.counts().unsqueeze(-1))
 
     def _scores(self, learned: Task, query: Tensor) -> Tensor:
-        query = self._prepared(query)
         if query.shape[1] == 1:
             return cosine_logits(query, learned.means)
         return self._refined(learned, query)
@@ -112,8 +112,8 @@ def soft_means(task: Task, query: Tensor, assigned: Tensor) -> Tensor:
 
 def squared_distances(query: Tensor, keys: Tensor) -> Tensor:
     """Squared distances (e, q, c) of unit queries to keys of any length; at these lengths the Gram matrix is exact."""
-    lengths = query.square().sum(-1, keepdim=True) + keys.square().sum(-1).unsqueeze(1)
-    return (lengths - 2.0 * query @ keys.mT).clamp_min(0.0)
+    lengths = keys.square().sum(-1).unsqueeze(1) + 1.0
+    return torch.baddbmm(lengths, query, keys.mT, alpha=-2.0).clamp_min_(0.0)
 
 
 def safe_log(values: Tensor) -> Tensor:
