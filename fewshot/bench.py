@@ -20,7 +20,16 @@ from fewshot.benchmark import BenchmarkResult, run_benchmark
 from fewshot.classifiers import FewShotClassifier
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import MissingExtra
-from fewshot.features import Features, NamedEncoder, Source, base_center, embedded, load_encoders, open_source
+from fewshot.features import (
+    Features,
+    NamedEncoder,
+    Source,
+    embedded,
+    embedded_base,
+    load_encoders,
+    open_base,
+    open_source,
+)
 from fewshot.files import replacing
 from fewshot.methods import METHODS, chosen, described
 from fewshot.outcomes import Outcome, Row, smallest
@@ -147,7 +156,8 @@ def run_bench(
     ways, shots : sequences of int, or of "various"
     protocol : Protocol, optional
     base : path or name, optional
-        Data of other classes, labelled or not, whose mean SimpleShot takes as its centre; of a data set its "train".
+        Data of other classes; of a data set its "train". SimpleShot takes its mean as a centre, labelled or not; what
+        learns from base classes needs its labels, and without them is in none of the groups of ``methods``.
     split : str
         Of named data sets.
     cache : path, optional
@@ -159,11 +169,14 @@ def run_bench(
 
     Raises
     ------
-    ValueError : for an unknown method, data that cannot serve a setting, or pictures without an encoder; all before
-        anything is embedded.
+    ValueError : for an unknown method, one without the base it needs, data that cannot serve a setting, or pictures
+        without an encoder; all before anything is embedded.
     """
     protocol = protocol or Protocol()
-    makers = chosen(methods)
+    base_source = None if base is None else open_base(base)
+    makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
+    for name in chosen(methods).keys() - makers:
+        note(f"left out, for it learns from base data with labels (--base): {name}")
     sources = _opened(data, split)
     settings = _settings(ways, shots)
     for source in sources:
@@ -186,10 +199,10 @@ def run_bench(
     loaded = load_encoders(list(dict.fromkeys(needed)), device=device, cache=cache)
     try:
         for features, named in _each(sources, loaded):
-            center = None
-            if base is not None and any("center" in make(None).get_params() for make in makers.values()):
-                center = base_center(base, features, named)
-            classifiers = {name: make(center) for name, make in makers.items()}
+            given = None
+            if base_source is not None and any(make.takes_center or make.needs_base for make in makers.values()):
+                given = embedded_base(base_source, features, named)
+            classifiers = {name: make(given) for name, make in makers.items()}
             for way, shot in settings:
                 bench.setting(features, way, shot, classifiers)
     finally:
@@ -280,6 +293,8 @@ class _Bench:
                 transductive=classifier.transductive,
                 accuracy=result[name].accuracy,
                 ci95=result[name].ci95,
+                ci95_disjoint=result[name].ci95_disjoint,
+                disjoint_episodes=len(result[name].disjoint),
                 seconds=result[name].seconds,
                 device=self._hardware,
                 flag=features.flag,

@@ -36,13 +36,17 @@ class MethodResult:
         The class within the episode, 0 to c - 1, for each query of ``BenchmarkResult.episodes``; -1 where padded.
     seconds : float
         From vectors in memory to predictions, everything included: checking and moving the vectors and sampling the
-        episodes, which several methods of one run share and each is charged for in full, gathering and scoring.
+        episodes, which several methods of one run share and each is charged for in full, gathering and scoring; all
+        but the disjoint episodes.
+    disjoint : ndarray of shape (t,)
+        Accuracies of ``EpisodeSampler.disjoint``'s episodes, no two of which share an image; empty if there are none.
     """
 
     method: str
     accuracies: NDArray[np.float64]
     predicted: NDArray[np.int64]
     seconds: float
+    disjoint: NDArray[np.float64]
 
     @property
     def accuracy(self) -> float:
@@ -53,10 +57,24 @@ class MethodResult:
     def ci95(self) -> float:
         """Half-width of the usual interval, 1.96 sd / sqrt(e).
 
-        It speaks of other episodes from the same images. For other images of the same classes it is too narrow unless
-        the episodes share none: draw them with ``replacement=False`` (Lafargue et al. 2024, arXiv:2409.02850).
+        It speaks of other episodes from the same images, and shrinks to nothing as more are drawn. For other images of
+        the same classes it is too narrow unless the episodes share none: see ``ci95_disjoint``.
         """
         return _half_width(self.accuracies)
+
+    @property
+    def ci95_disjoint(self) -> float:
+        """Half-width from the disjoint episodes, 1.96 sd / sqrt(t); NaN where there are fewer than two.
+
+        It speaks of other images of the same classes, exactly of ``disjoint.mean()``; around ``accuracy`` it is too
+        wide rather than too narrow, for a mean over many episodes, in which each image meets many others, varies less
+        with the images. With fewer than some 30 episodes it is itself rough. Without replacement it is ``ci95``.
+
+        References
+        ----------
+        Lafargue et al. 2024, arXiv:2409.02850, section 3.
+        """
+        return _half_width(self.disjoint)
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,7 @@ def run_benchmark(
     device: str | None = None,
     memory: int | None = None,
 ) -> BenchmarkResult:
-    """Score classifiers on the sampler's episodes.
+    """Score classifiers on the sampler's episodes, and on disjoint ones for the interval that speaks of other images.
 
     Parameters
     ----------
@@ -157,8 +175,10 @@ def run_benchmark(
     data = torch.from_numpy(vectors).to(place)
     chunks = list(sampler)
     shared = time.perf_counter() - begun
+    apart = sampler.disjoint() if sampler.replacement else None
+    disjoint = [] if apart is None else list(apart)
     results = {}
-    with Progress(len(sampler) * len(named), "bench", unit="episode") as bar:
+    with Progress((len(sampler) + sum(map(len, disjoint))) * len(named), "bench", unit="episode") as bar:
         for name, classifier in named.items():
             start = time.perf_counter()
             if isinstance(classifier, FewShotClassifier):
@@ -170,19 +190,22 @@ def run_benchmark(
                 answers.append(answer(some))
                 bar.advance(len(some))
             seconds = shared + time.perf_counter() - start
-            predicted = _stacked(answers, -1)
-            results[name] = (predicted, seconds)
+            found = [np.empty(0)]
+            for some in disjoint:
+                found.append(_accuracies(answer(some), some))
+                bar.advance(len(some))
+            results[name] = (_stacked(answers, -1), seconds, np.concatenate(found))
     episodes = Episodes(
         *(_stacked([getattr(some, field) for some in chunks], fill) for field, fill in Episodes.padding().items())
     )
-    asked = episodes.query_labels >= 0
+    methods = {}
+    for name, (predicted, seconds, others) in results.items():
+        accuracies = _accuracies(predicted, episodes)
+        methods[name] = MethodResult(
+            name, accuracies, predicted, seconds, others if sampler.replacement else accuracies
+        )
     return BenchmarkResult(
-        methods={
-            name: MethodResult(
-                name, ((predicted == episodes.query_labels) & asked).sum(1) / asked.sum(1), predicted, seconds
-            )
-            for name, (predicted, seconds) in results.items()
-        },
+        methods=methods,
         episodes=episodes,
         random_state=sampler.random_state,
         replacement=sampler.replacement,
@@ -270,6 +293,13 @@ def _looped(classifier: Any, vectors: NDArray[np.float32], some: Episodes) -> ND
         fitted = clone(classifier).fit(vectors[some.support[row, known]], some.support_labels[row, known])
         predicted[row, asked] = fitted.predict(vectors[some.query[row, asked]])
     return predicted
+
+
+def _accuracies(predicted: NDArray[np.int64], episodes: Episodes) -> NDArray[np.float64]:
+    """Return the share of right answers (e,) among predicted classes (e, q)."""
+    asked = episodes.query_labels >= 0
+    shares: NDArray[np.float64] = ((predicted == episodes.query_labels) & asked).sum(1) / asked.sum(1)
+    return shares
 
 
 def _stacked(arrays: Sequence[NDArray[np.int64]], fill: int) -> NDArray[np.int64]:

@@ -12,7 +12,19 @@ from fewshot.validation import METRICS, Metric, check_choice
 _TINY = 1e-12
 
 
-def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
+def prepared_keys(keys: Tensor, metric: Metric) -> Tensor:
+    """Return what ``closeness`` makes of keys alone: under "cosine" their directions, else themselves.
+
+    Parameters
+    ----------
+    keys : Tensor of shape (..., k, d)
+    metric : {"cosine", "sqeuclidean", "inner_product"}
+    """
+    check_choice("metric", metric, METRICS)
+    return normalize(keys, dim=-1, eps=_TINY) if metric == "cosine" else keys
+
+
+def closeness(query: Tensor, keys: Tensor, metric: Metric, *, prepared: bool = False) -> Tensor:
     """Closeness of each query to each key.
 
     Parameters
@@ -20,6 +32,8 @@ def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
     query : Tensor of shape (..., q, d)
     keys : Tensor of shape (..., k, d)
     metric : {"cosine", "sqeuclidean", "inner_product"}
+    prepared : bool, default False
+        Whether the keys have been through ``prepared_keys``: once for all queries, where there are many keys.
 
     Returns
     -------
@@ -32,11 +46,11 @@ def closeness(query: Tensor, keys: Tensor, metric: Metric) -> Tensor:
     Squared distances come from the Gram matrix, after both sides are shifted by the mean key: the distance does not
     change, while float32 would otherwise lose it where vectors lie far from the origin.
     """
-    check_choice("metric", metric, METRICS)
+    keys = keys if prepared else prepared_keys(keys, metric)
     if metric == "cosine":
         # Dividing the products by the queries' lengths writes no normalised copy of the queries.
-        lengths = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp_min(_TINY)
-        return (query @ normalize(keys, dim=-1, eps=_TINY).mT / lengths).clamp(-1.0, 1.0)
+        lengths: Tensor = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp_min(_TINY)
+        return (query @ keys.mT).div_(lengths).clamp_(-1.0, 1.0)
     if metric == "inner_product":
         return query @ keys.mT
     centre = keys.mean(dim=-2, keepdim=True)

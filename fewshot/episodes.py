@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -134,6 +135,22 @@ class EpisodeSampler:
             drawn = self._fixed(rng, _CHUNK) if self.fixed else self._various(rng, _CHUNK)
             yield drawn[: self.n_episodes - chunk * _CHUNK]
 
+    def disjoint(self) -> EpisodeSampler | None:
+        """Return the sampler of as many episodes without a common example as the data allow, at most ``n_episodes``.
+
+        Ways, shots, queries, groups and random state are this one's, yet the episodes are drawn independently of its
+        own. The sampler itself if it is without replacement; None where not even two such episodes can be drawn, and
+        for "various" episodes, which would shrink as the examples are used up.
+        """
+        if not self.replacement:
+            return self
+        if not self.fixed:
+            return None
+        apart = copy.copy(self)
+        apart.replacement = False
+        apart.n_episodes = sum(1 for _ in apart._disjoint())
+        return apart if apart.n_episodes > 1 else None
+
     def _check_combination(self) -> None:
         if (self.n_way == "various") != (self.n_shot == "various"):
             raise ValueError("n_way and n_shot are both 'various' or both numbers")
@@ -141,8 +158,6 @@ class EpisodeSampler:
             raise ValueError(f"query_imbalance is a concentration above 0, not {self.query_imbalance!r}")
         if not self.fixed and (self.query_imbalance is not None or not self.replacement):
             raise ValueError("'various' episodes have neither query_imbalance nor replacement=False")
-        if self.query_imbalance is not None and not self.replacement:
-            raise ValueError("query_imbalance needs replacement=True")
 
     def _grouped(self, groups: Sequence[Hashable] | None) -> list[NDArray[np.int64]]:
         """The class numbers of each group; one group of all without groups."""
@@ -158,8 +173,7 @@ class EpisodeSampler:
         return [np.array(of_class[name]) for name in sorted_labels(of_class)]
 
     def _check_feasible(self) -> None:
-        most = self.n_query if self.query_imbalance is None else self.n_query * int(self.n_way)
-        need = 2 if not self.fixed else int(self.n_shot) + most
+        need = self._most()
         for label, members in zip(self.classes_, self._members, strict=True):
             if len(members) < need:
                 wanted = "2 (one to learn, one to ask)" if not self.fixed else f"n_shot + n_query = {need}"
@@ -174,8 +188,14 @@ class EpisodeSampler:
         if not self.replacement:
             self._check_disjoint()
 
+    def _most(self) -> int:
+        """How many examples of a class an episode may need."""
+        if not self.fixed:
+            return 2
+        return int(self.n_shot) + self.n_query * (1 if self.query_imbalance is None else int(self.n_way))
+
     def _check_disjoint(self) -> None:
-        possible = sum(len(e) for e in self._disjoint(limit=self.n_episodes))
+        possible = sum(1 for _ in self._disjoint())
         if possible < self.n_episodes:
             raise ValueError(
                 f"only {possible} episodes without a common example could be drawn, not {self.n_episodes}; ask for "
@@ -243,31 +263,39 @@ class EpisodeSampler:
         query = np.concatenate([some[:asked] for some in chosen])
         return classes, support, np.repeat(np.arange(ways), shots), query, np.repeat(np.arange(ways), asked)
 
-    def _disjoint(self, limit: int | None = None) -> Iterator[Episodes]:
-        """Deal out shuffled classes until no group has enough classes left with enough examples."""
+    def _disjoint(self) -> Iterator[Episodes]:
+        """Deal out shuffled classes until no group has enough classes left with enough examples.
+
+        An episode begins only where any class could give all that an episode may need, so that how many there are
+        tells nothing of how their queries are spread.
+        """
         rng = np.random.default_rng(np.random.SeedSequence(self.random_state))
-        ways, need = int(self.n_way), int(self.n_shot) + self.n_query
+        ways, shots, most = int(self.n_way), int(self.n_shot), self._most()
         hands = [rng.permutation(members) for members in self._members]
-        for _ in range(self.n_episodes if limit is None else limit):
-            able = [[c for c in group if len(hands[c]) >= need] for group in self._groups]
-            able = [group for group in able if len(group) >= ways]
+        left = np.array([len(hand) for hand in hands])
+        able = list(self._groups)
+        for _ in range(self.n_episodes):
             if not able:
                 return
-            group = able[rng.integers(len(able))]
+            picked = int(rng.integers(len(able)))
+            group = able[picked]
             # The fullest classes first, so that none is left over in numbers; draws among equals are random.
-            keys = rng.random(len(group)) - np.array([len(hands[c]) // need for c in group])
-            classes = np.array(group)[np.argsort(keys)[:ways]]
-            dealt = np.stack([hands[c][:need] for c in classes])
-            for c in classes:
-                hands[c] = hands[c][need:]
+            keys = rng.random(len(group)) - left[group] // most
+            first = np.argpartition(keys, ways - 1)[:ways]
+            classes = group[first[np.argsort(keys[first])]]
+            counts = self._query_counts(rng, 1)[0]
+            dealt = [hands[c][len(hands[c]) - left[c] :][: shots + n] for c, n in zip(classes, counts, strict=True)]
+            left[classes] -= shots + counts
+            able[picked] = group[left[group] >= most]
+            if len(able[picked]) < ways:
+                del able[picked]
             labels = np.arange(ways)
-            shots = int(self.n_shot)
             yield Episodes(
                 classes[None],
-                dealt[:, :shots].reshape(1, -1),
+                np.concatenate([some[:shots] for some in dealt])[None],
                 np.repeat(labels, shots)[None],
-                dealt[:, shots:].reshape(1, -1),
-                np.repeat(labels, self.n_query)[None],
+                np.concatenate([some[shots:] for some in dealt])[None],
+                np.repeat(labels, counts)[None],
             )
 
 

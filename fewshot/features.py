@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from fewshot.datasets import Dataset, load_dataset, overlap
 from fewshot.encoders import EmbeddingCache, Encoder, load_encoder
 from fewshot.exchange import FeatureFile, read_features
-from fewshot.images import ImageSource, describe, find_images
+from fewshot.images import ImageSource, LabelledImages, describe, find_images
+from fewshot.methods import Base
 
 _SUFFIXES = (".npz", ".parquet")
 
@@ -141,45 +142,70 @@ def embedded(source: Source, named: NamedEncoder | None) -> Features:
     return Features(source.name, named.name, vectors, source.labels, files, source.groups, fingerprint, flag)
 
 
-def base_center(name: str, features: Features, named: NamedEncoder | None) -> NDArray[np.float32]:
-    """Return the mean (d,) of base data, labelled or not, by the encoder that made ``features``.
+@dataclass(frozen=True)
+class BaseSource:
+    """Base data as it was named: vectors, or pictures to embed; each with its label ("" where unknown), or None."""
+
+    name: str
+    labels: tuple[str, ...] | None
+    held: FeatureFile | Sequence[ImageSource]
+
+
+def open_base(name: str) -> BaseSource:
+    """Find base data: vectors in a file; or the train split where there are splits; else all pictures there are.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : if there are none.
+    """
+    held: FeatureFile | Sequence[ImageSource]
+    if Path(name).suffix in _SUFFIXES:
+        held = read_features(Path(name))
+        labels, n = held.labels, len(held.vectors)
+    else:
+        found = _base_images(name)
+        held, labels, n = found.images, list(found.labels), len(found.images)
+    if not n:
+        raise ValueError(f"the base {name} is empty")
+    return BaseSource(name, tuple(labels) if labels and any(labels) else None, held)
+
+
+def embedded_base(base: BaseSource, features: Features, named: NamedEncoder | None) -> Base:
+    """Return base data by the encoder that made ``features``.
 
     Raises
     ------
     ValueError : if the base is pictures but ``features`` come from a file, or is vectors of another encoder.
     """
-    if Path(name).suffix in _SUFFIXES:
-        held = read_features(Path(name))
+    held = base.held
+    if isinstance(held, FeatureFile):
         known = {held.fingerprint or "", features.fingerprint} - {""}
         if held.vectors.shape[1] != features.vectors.shape[1] or len(known) > 1:
             theirs = f"{_made_by(held)} (d={held.vectors.shape[1]}, {held.fingerprint or 'unknown'})"
             ours = f"{features.encoder} (d={features.vectors.shape[1]}, {features.fingerprint or 'unknown'})"
             raise ValueError(
-                f"the base {name} holds vectors of {theirs}, but {features.data} those of {ours}; "
+                f"the base {base.name} holds vectors of {theirs}, but {features.data} those of {ours}; "
                 "give a base by the same encoder"
             )
         vectors = held.vectors
     elif named is None:
         raise ValueError(
             f"{features.data} is a feature file, so its base must be one too, by the same encoder; "
-            f"{name} holds pictures"
+            f"{base.name} holds pictures"
         )
     else:
-        vectors = named.encoder.encode(_base_images(name))
-    if not len(vectors):
-        raise ValueError(f"the base {name} is empty")
-    center: NDArray[np.float32] = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return center
+        vectors = named.encoder.encode(held)
+    return Base(vectors, None if base.labels is None else np.array(base.labels, str))
 
 
-def _base_images(name: str) -> Sequence[ImageSource]:
+def _base_images(name: str) -> Dataset | LabelledImages:
     """The train split where there are splits; else all pictures, also those in no class folder."""
     try:
-        return load_dataset(name, split="train").images
+        return load_dataset(name, split="train")
     except ValueError:
         if not os.path.exists(name):
             raise
-    return find_images(name).images if os.path.isdir(name) else load_dataset(name).images
+    return find_images(name) if os.path.isdir(name) else load_dataset(name)
 
 
 def _made_by(held: FeatureFile) -> str:

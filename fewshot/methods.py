@@ -6,8 +6,9 @@ import difflib
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,28 @@ _GROUPS = ("all", "inductive", "transductive")
 
 
 @dataclass(frozen=True)
+class Base:
+    """Base data: vectors of other classes than those to be learned, by the same encoder.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n, d), float32
+    labels : ndarray of n str, or None
+        "" for a vector whose class is not known.
+    """
+
+    vectors: NDArray[np.float32]
+    labels: NDArray[np.str_] | None = None
+
+    @cached_property
+    def center(self) -> NDArray[np.float32]:
+        """The mean (d,) of all vectors, labelled or not."""
+        return np.asarray(self.vectors.mean(axis=0, dtype=np.float64), np.float32)
+
+
+@dataclass(frozen=True)
 class Method:
-    """How to make a classifier: its class and its settings; called with the base data's mean (d,), or None."""
+    """How to make a classifier: its class and its settings; called with the base data, or None."""
 
     kind: type[FewShotClassifier]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -44,9 +65,24 @@ class Method:
         """Whether it reads all queries of an episode before it answers one."""
         return self.kind.transductive
 
-    def __call__(self, center: NDArray[np.float32] | None = None) -> FewShotClassifier:
-        """Make the classifier; one that takes a centre gets it."""
-        given = {"center": center} if "center" in inspect.signature(self.kind).parameters else {}
+    @property
+    def takes_center(self) -> bool:
+        """Whether it works better with the mean of base data."""
+        return "center" in inspect.signature(self.kind).parameters
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether, without labelled base data, it would be another method."""
+        return "base_labels" in inspect.signature(self.kind).parameters
+
+    def __call__(self, base: Base | None = None) -> FewShotClassifier:
+        """Make the classifier, giving it what it asks for of the base: its centre, or its labelled vectors."""
+        given: dict[str, Any] = {}
+        if base is not None and self.takes_center:
+            given["center"] = base.center
+        if base is not None and base.labels is not None and self.needs_base:
+            known = base.labels != ""
+            given["base"], given["base_labels"] = base.vectors[known], base.labels[known]
         return self.kind(**self.settings, **given)
 
 
@@ -87,19 +123,27 @@ def _kebab(name: str) -> str:
 METHODS: dict[str, Method] = _table()
 
 
-def chosen(names: Sequence[str]) -> dict[str, Callable[[NDArray[np.float32] | None], FewShotClassifier]]:
+def chosen(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Method]:
     """Return the methods of these names, each once; "all", "inductive" and "transductive" name many.
+
+    Parameters
+    ----------
+    names : sequence of str
+    base_classes : bool, default True
+        Whether there are labelled base data. Without them no group holds a method that needs them.
 
     Raises
     ------
-    ValueError : for another name, listing those there are.
+    ValueError : for another name, listing those there are; or for one that needs the base data that there are not.
     """
-    found: dict[str, Callable[[NDArray[np.float32] | None], FewShotClassifier]] = {}
+    found: dict[str, Method] = {}
     for name in names:
         if name in _GROUPS:
             of_kind = {n: m for n, m in METHODS.items() if name == "all" or m.transductive == (name == "transductive")}
-            found.update(of_kind)
+            found.update({n: m for n, m in of_kind.items() if base_classes or not m.needs_base})
         elif name in METHODS:
+            if METHODS[name].needs_base and not base_classes:
+                raise ValueError(f"{name} learns from base data with labels; give some of other classes with --base")
             found[name] = METHODS[name]
         else:
             close = difflib.get_close_matches(name, METHODS, n=1)

@@ -34,6 +34,11 @@ class Row:
     replacement, within_groups : bool
     accuracy, ci95 : float
         Mean over episodes, in [0, 1], and the half-width of its interval, NaN for one episode.
+    ci95_disjoint : float
+        The half-width from episodes no two of which share an image, which speaks of other images of the same classes;
+        NaN where fewer than two such episodes can be drawn.
+    disjoint_episodes : int
+        How many those are; without replacement, all.
     seconds : float
         From vectors in memory to predictions, sampling included.
     device : str
@@ -66,6 +71,8 @@ class Row:
     within_groups: bool
     accuracy: float
     ci95: float
+    ci95_disjoint: float
+    disjoint_episodes: int
     seconds: float
     device: str
     flag: str | None

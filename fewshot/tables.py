@@ -17,6 +17,10 @@ _LEGEND = (
     "each pair by itself); nothing is bold where no method is shown to be worse than the best."
 )
 _SAME = "The interval speaks of other episodes from the same images: for new images it is too narrow."
+_BOTH = (
+    "The half-width after ± speaks of other episodes from the same images; the one in brackets of new images of these "
+    "classes: it is from {} episodes no two of which share an image."
+)
 _NEW = "No two episodes share an image, so the interval speaks of new images of these classes."
 
 
@@ -60,14 +64,24 @@ def _section(rows: list[Row], bold: set[tuple[str, str]]) -> list[str]:
     mark = " †" if flags else ""
     parts = [
         f"## {first.data}, {first.encoder}{mark}",
-        f"{first.classes:,} classes, {first.examples:,} examples; {first.protocol}. "
-        f"{_SAME if first.replacement else _NEW}",
+        f"{first.classes:,} classes, {first.examples:,} examples; {first.protocol}. {_meaning(rows)}",
     ]
     for transductive, title in ((False, "Inductive"), (True, "Transductive (all queries of an episode at once)")):
         some = [row for row in rows if row.transductive == transductive]
         if some:
             parts += [f"**{title}**", _table(some, bold)]
     return parts + [f"† {flag}" for flag in sorted(flags)]
+
+
+def _meaning(rows: list[Row]) -> str:
+    """What the section's intervals speak of."""
+    if not rows[0].replacement:
+        return _NEW
+    counts = [row.disjoint_episodes for row in rows if row.disjoint_episodes > 1]
+    if not counts:
+        return _SAME
+    fewest, most = min(counts), max(counts)
+    return _BOTH.format(f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}")
 
 
 def _table(rows: list[Row], bold: set[tuple[str, str]]) -> str:
@@ -89,4 +103,6 @@ def _flagged(rows: list[Row], ways: str, shots: str) -> bool:
 
 def _cell(row: Row, bold: set[tuple[str, str]]) -> str:
     text = f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f}"
+    if row.replacement and row.disjoint_episodes > 1:
+        text += f" ({100 * row.ci95_disjoint:.2f})"
     return f"**{text}**" if (row.file, row.method) in bold else text

@@ -18,11 +18,20 @@ from sklearn.neighbors import NearestCentroid
 
 import fewshot.bench
 import fewshot.features
-from fewshot import EpisodeSampler, PrototypeClassifier, SimpleShotClassifier, exchange
+import fewshot.methods
+from fewshot import (
+    DistributionCalibrationClassifier,
+    EpisodeSampler,
+    PrototypeClassifier,
+    RidgeClassifier,
+    SimpleShotClassifier,
+    exchange,
+    run_benchmark,
+)
 from fewshot.bench import Protocol, run_bench
 from fewshot.cli import main
 from fewshot.exchange import Exported
-from fewshot.methods import METHODS, chosen, described
+from fewshot.methods import METHODS, Method, chosen, described
 from fewshot.outcomes import Outcome
 from fewshot.tables import leaders
 
@@ -97,6 +106,9 @@ def test_the_command_writes_rows_that_agree_with_every_single_answer(data, tmp_p
             right = file[f"predicted/{row['method']}"] == file["true"]
         assert row["accuracy"] == accuracies.mean()
         assert_allclose(row["ci95"], 1.96 * accuracies.std(ddof=1) / np.sqrt(40))
+        # eight classes of twelve pictures: two hands each of 1 + 4 or 2 + 4
+        assert row["disjoint_episodes"] == {3: 5, 5: 3}[row["ways"]]
+        assert row["ci95_disjoint"] > 0
         assert_allclose(right.mean(axis=1), accuracies)
     best = {(b["ways"], b["shots"], b["transductive"]): b["method"] for b in answer["best"]}
     assert len(best) == 8
@@ -199,6 +211,56 @@ def test_the_base_gives_simpleshot_its_centre(data, tmp_path):
     assert_allclose(row.accuracy, np.mean(shares))
 
 
+CALIBRATION = "distribution-calibration"
+
+
+def test_the_base_gives_distribution_calibration_its_classes_without_what_has_no_label(data, tmp_path):
+    with np.load(toy(tmp_path / "base.npz", seed=5, classes=4)) as file:
+        vectors, labels = file["vectors"], file["labels"].astype(str)
+    known = labels != "3"
+    np.savez(tmp_path / "partly.npz", vectors=vectors, labels=np.where(known, labels, ""))
+    arguments = {"methods": [CALIBRATION], "shots": [1], "protocol": Protocol(queries=4, episodes=3)}
+    for name, some in (("base", slice(None)), ("partly", known)):
+        (row,) = run_bench([data], tmp_path / "out", base=str(tmp_path / f"{name}.npz"), **arguments).rows
+        made = DistributionCalibrationClassifier(base=vectors[some], base_labels=labels[some].astype("<U1"))
+        assert row.classifier == described(made)
+
+
+def test_what_needs_base_classes_is_in_all_only_where_there_are_some(data, tmp_path, runs, monkeypatch):
+    names = (CALIBRATION, "simpleshot", "ridge")
+    monkeypatch.setattr(fewshot.methods, "METHODS", {name: METHODS[name] for name in names})
+    with np.load(toy(tmp_path / "base.npz", seed=5)) as file:
+        np.savez(tmp_path / "unlabelled.npz", vectors=file["vectors"])
+    arguments = [data, "--shots", 1, "--queries", 4, "--episodes", 3, "--out", tmp_path / "out"]
+    for base in ([], ["--base", tmp_path / "unlabelled.npz"]):
+        result = call(*arguments, *base)
+        assert f"left out, for it learns from base data with labels (--base): {CALIBRATION}\n" in result.stderr
+    assert CALIBRATION not in runs
+    assert "left out" not in call(*arguments, "--base", tmp_path / "base.npz").stderr
+    assert CALIBRATION in runs
+
+
+@pytest.mark.parametrize("base", [None, "bare"])
+def test_asked_for_by_name_without_base_classes_it_is_refused_before_anything_is_embedded(
+    colours, fakes, tmp_path, base
+):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "0.png").write_bytes(png((9, 9, 9), 4))
+    more = [] if base is None else ["--base", tmp_path / base]
+    result = call(colours, "--encoder", "mean", "--methods", CALIBRATION, *more, "--out", tmp_path / "out", status=1)
+    assert f"{CALIBRATION} learns from base data with labels; give some of other classes with --base" in result.stderr
+    assert fakes["mean"].encoded == 0
+
+
+def test_a_base_of_pictures_has_the_labels_of_its_folders(colours, fakes, tmp_path):
+    report = run_bench([str(colours)], tmp_path / "out", encoders=["mean"], methods=[CALIBRATION], ways=[3], shots=[1],
+                       protocol=Protocol(queries=3, episodes=2), base=str(colours))  # fmt: skip
+    paths = sorted(colours.rglob("*.png"))
+    vectors, labels = fakes["mean"].encode(list(map(str, paths))), [path.parent.name for path in paths]
+    made = DistributionCalibrationClassifier(base=vectors, base_labels=np.array(labels))
+    assert [row.classifier for row in report.rows] == [described(made)]
+
+
 def cells(markdown):
     lines = [line for line in markdown.splitlines() if line.startswith("| ")]
     return {line.split(" | ")[0].strip("| "): line.split(" | ")[1].strip("| ") for line in lines}
@@ -232,6 +294,48 @@ def test_leaders_by_hand():
     assert leaders({"good": good, "noisy": noisy}) == set()
     assert leaders({"good": good}) == set()
     assert leaders({}) == set()
+
+
+def test_the_interval_of_new_images_is_shown_where_there_is_one(tmp_path):
+    arguments = {"methods": ["ridge"], "ways": [3], "shots": [1]}
+    (row,) = run_bench([toy(tmp_path / "toy.npz")], tmp_path / "both", protocol=SMALL, **arguments).rows
+    with np.load(tmp_path / "toy.npz") as file:
+        X, y = file["vectors"], file["labels"]
+    apart = EpisodeSampler(y, n_way=3, n_shot=1, n_query=4, n_episodes=5, replacement=False, random_state=3)
+    expected = run_benchmark([RidgeClassifier()], X, apart)["RidgeClassifier()"].ci95
+    assert (row.disjoint_episodes, row.ci95_disjoint) == (5, expected)
+    text = (tmp_path / "both" / "results.md").read_text()
+    assert f" ± {100 * row.ci95:.2f} ({100 * row.ci95_disjoint:.2f}) |" in text
+    assert "it is from 5 episodes no two of which share an image" in text
+
+    few = toy(tmp_path / "few.npz", classes=3, each=8)
+    for protocol, words in (
+        (SMALL, "for new images it is too narrow"),
+        (Protocol(2, 2, 0, replacement=False), "No two episodes share an image"),
+    ):
+        out = tmp_path / str(protocol.queries)
+        (row,) = run_bench([few], out, protocol=protocol, **arguments).rows
+        text = (out / "results.md").read_text()
+        assert f" ± {100 * row.ci95:.2f} |" in text
+        assert words in text
+        (written,) = json.loads((out / "results.json").read_text())["rows"]
+        if protocol.replacement:
+            assert (written["ci95_disjoint"], written["disjoint_episodes"]) == (None, 0)
+        else:
+            assert (written["ci95_disjoint"], written["disjoint_episodes"]) == (row.ci95, 2)
+
+
+def test_a_folder_of_a_version_without_that_interval_is_refused_by_name(data, tmp_path):
+    arguments = [data, "--methods", "ridge", "--shots", 1, "--queries", 4, "--episodes", 5, "--out", tmp_path / "out"]
+    call(*arguments)
+    (path,) = (tmp_path / "out" / "episodes").iterdir()
+    with np.load(path) as file:
+        arrays = dict(file)
+    row = json.loads(str(arrays["row/ridge"]))
+    del row["ci95_disjoint"]
+    np.savez(path, **{**arrays, "row/ridge": np.array(json.dumps(row))})
+    (line,) = call(*arguments, status=1).stderr.splitlines()
+    assert re.search(r"another version's \(.*'ci95_disjoint'\); delete it, or choose another --out", line)
 
 
 @pytest.fixture
@@ -347,7 +451,7 @@ def test_various_episodes_are_kept_without_their_padding(tmp_path):
 
 
 def test_a_method_that_refuses_is_listed_and_the_others_go_on(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(METHODS, "broken", lambda _: PrototypeClassifier(metric="manhattan"))
+    monkeypatch.setitem(METHODS, "broken", Method(PrototypeClassifier, {"metric": "manhattan"}))
     result = call(data, "--methods", "broken,ridge", "--shots", 1, "--queries", 4, "--episodes", 5,
                   "--out", tmp_path / "out", status=1)  # fmt: skip
     answer = json.loads(result.stdout)

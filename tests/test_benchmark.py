@@ -71,7 +71,10 @@ def test_little_memory_changes_no_answer(data):
 
 def result_of(**accuracies):
     none = np.zeros((3, 1), np.int64)
-    methods = {name: MethodResult(name, np.array(values), none, 0.0) for name, values in accuracies.items()}
+    methods = {
+        name: MethodResult(name, np.array(values), none, 0.0, np.array(values[1:]))
+        for name, values in accuracies.items()
+    }
     return BenchmarkResult(methods, Episodes(none, none, none, none, none), 0, True)
 
 
@@ -80,6 +83,7 @@ def test_intervals_are_those_of_the_textbook():
     # variance of a: ((0.3)^2 + (0.1)^2 + (0.4)^2) / 2 = 0.13
     assert_allclose(result["a"].accuracy, 0.5)
     assert_allclose(result["a"].ci95, 1.96 * np.sqrt(0.13 / 3))
+    assert_allclose(result["a"].ci95_disjoint, 1.96 * np.sqrt(0.125 / 2))  # of 0.4 and 0.9
     paired = result.paired("a", "b")
     assert_allclose((paired.difference, paired.ci95), (0.1, 0.0), atol=1e-12)
     assert paired.significant
@@ -90,6 +94,44 @@ def test_paired_differences_are_sharper_than_two_intervals(data):
     X, y = data
     result = run_benchmark({"ridge": RidgeClassifier(), "prototype": PrototypeClassifier()}, X, sampler(y))
     assert result.paired("ridge", "prototype").ci95 < result["ridge"].ci95
+
+
+@pytest.mark.parametrize("changes", [{}, IMBALANCED], ids=["fixed", "imbalanced"])
+def test_the_disjoint_accuracies_are_those_of_a_run_without_replacement(data, changes):
+    X, y = data
+    classifiers = {"ridge": RidgeClassifier(), "centroid": NearestCentroid()}
+    asked = sampler(y, n_episodes=60, **changes)
+    result, apart = run_benchmark(classifiers, X, asked), asked.disjoint()
+    alone = run_benchmark(classifiers, X, apart)
+    assert not alone.replacement
+    for name in classifiers:
+        assert len(result[name].accuracies) == 60
+        assert_array_equal(result[name].disjoint, alone[name].accuracies)
+        assert len(alone[name].accuracies) == len(apart) > 5
+        assert alone[name].ci95_disjoint == alone[name].ci95 == result[name].ci95_disjoint > result[name].ci95
+
+
+def test_where_no_two_episodes_can_be_disjoint_their_interval_is_not_a_number(data):
+    X, y = data
+    for changes in (VARIOUS, {"n_way": 12, "n_query": 20}):
+        method = run_benchmark([RidgeClassifier()], X, sampler(y, **changes))["RidgeClassifier()"]
+        assert len(method.disjoint) == 0
+        assert np.isnan(method.ci95_disjoint)
+
+
+def test_new_images_of_the_same_classes_stay_in_the_disjoint_interval_and_leave_the_usual_one():
+    rng = np.random.default_rng(0)
+    y, means = np.repeat(np.arange(12), 40), 0.7 * rng.normal(size=(12, 8))
+    found = []
+    for seed in range(40):
+        X = (means[y] + rng.normal(size=(len(y), 8))).astype(np.float32)
+        asked = sampler(y, n_shot=1, n_query=3, n_episodes=1000, random_state=seed)
+        method = run_benchmark({"prototype": PrototypeClassifier()}, X, asked)["prototype"]
+        found.append((method.accuracy, method.ci95, method.ci95_disjoint))
+    accuracies, usual, disjoint = np.array(found).T
+    off = np.abs(accuracies - accuracies.mean())
+    assert (off < usual).mean() < 0.6
+    assert (off < disjoint).mean() >= 0.95
 
 
 def test_a_scikit_learn_classifier_is_not_changed(data):
@@ -119,10 +161,11 @@ def test_the_seconds_of_each_method_hold_the_sampling_once(data):
 
     class Slow(EpisodeSampler):
         def __iter__(self):
-            times.append(time.sleep(0.2))
+            times.append(self.replacement)
+            time.sleep(0.2 if self.replacement else 0.4)
             yield from super().__iter__()
 
     slow = Slow(y, n_way=5, n_shot=2, n_query=6, n_episodes=5)
     result = run_benchmark({"a": PrototypeClassifier(), "b": PrototypeClassifier()}, X, slow)
-    assert len(times) == 1
-    assert all(result[name].seconds >= 0.2 for name in "ab")
+    assert times == [True, False]
+    assert all(0.2 <= result[name].seconds < 0.4 for name in "ab")  # nor the disjoint episodes

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
+import fewshot.distances
 from fewshot.classifiers import FewShotClassifier, Membership, NearestNeighborClassifier, PrototypeClassifier, base
 from fewshot.validation import METRICS
 
@@ -137,6 +138,19 @@ def test_learning_in_pieces_equals_learning_at_once(kind, size):
         pieces.partial_fit(X[start : start + size], y[start : start + size])
     order = [pieces.classes_.tolist().index(label) for label in whole.classes_.tolist()]
     assert_allclose(pieces.scores(query)[:, order], whole.scores(query), rtol=1e-4, atol=1e-5)
+
+
+def test_a_query_finds_the_prototypes_directions_ready_also_of_what_was_learned_later(monkeypatch):
+    clf = PrototypeClassifier().fit([[2, 0], [0, 3]], ["a", "b"])
+    before = clf.prototypes_
+    clf.partial_fit([[0, 5], [4, 8]], ["b", "b"]).partial_fit([[-6, 8]], ["c"])
+    assert_allclose(before, [[2, 0], [0, 3]])
+    monkeypatch.setattr(fewshot.distances, "normalize", None)
+    # b's prototype is (4, 16) / 3
+    assert_allclose(clf.scores([[3, 0]]), [[1.0, 1 / 17**0.5, -0.6]], rtol=1e-6)
+    assert_allclose(clf.prototypes_, [[2, 0], [4 / 3, 16 / 3], [-6, 8]], rtol=1e-6)
+    with pytest.raises(TypeError):  # it would show
+        PrototypeClassifier().fit([[2, 0]], ["a"])
 
 
 @pytest.mark.parametrize("kind", BOTH)

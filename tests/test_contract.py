@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,10 +32,20 @@ def concrete(namespace):
 
 
 def variants(kind):
-    """The classifier as it comes and, where it has one, with each metric."""
+    """The classifier as it comes and, where it takes them, with each metric and with base data."""
     plain = kind()
     metrics = METRICS if "metric" in plain.get_params() else ()
-    return [plain, *(clone(plain).set_params(metric=m) for m in metrics if m != plain.metric)]
+    found = [plain, *(clone(plain).set_params(metric=m) for m in metrics if m != plain.metric)]
+    if "base" in plain.get_params():
+        labels = np.repeat(np.arange(4), 6)
+        base = np.random.default_rng(1).normal(labels[:, None], 1.0, (24, 12))
+        found.append(clone(plain).set_params(base=base, base_labels=labels, n_samples=20))
+    return found
+
+
+def shown(classifier):
+    """A short name for a variant, also of one that holds arrays."""
+    return repr(classifier) if getattr(classifier, "base", None) is None else f"{type(classifier).__name__}(base)"
 
 
 # What makes a method transductive: its answers depend on the batch (on its order by rounding: test_transductive.py).
@@ -104,7 +115,7 @@ SIZES = {
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("mean", [0.0, 3.0])
-@pytest.mark.parametrize("classifier", VARIANTS, ids=repr)
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
 def test_a_batch_of_episodes_scores_as_an_estimator_fitted_on_each_alone(classifier, mean, sizes):
     assert_both_doors_give_the_same_scores(classifier, *episodes(*SIZES[sizes], mean=mean))
 
@@ -114,7 +125,7 @@ class _MixesEpisodes(PrototypeClassifier):
 
     def _learn(self, support, membership):
         learned = super()._learn(support, membership)
-        return type(learned)(learned.means.mean(0, keepdim=True).expand_as(learned.means), learned.counts)
+        return replace(learned, keys=learned.keys.mean(0, keepdim=True).expand_as(learned.keys))
 
 
 class _ChangesByAsking(PrototypeClassifier):
@@ -139,7 +150,7 @@ def test_the_cross_check_fails_for_a_broken_method(broken, sizes):
         assert_both_doors_give_the_same_scores(broken(), *episodes(*SIZES[sizes]))
 
 
-@pytest.mark.parametrize("classifier", VARIANTS, ids=repr)
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
 def test_predicting_twice_gives_the_same_and_changes_nothing(classifier):
     support, labels, query = episodes(3, [[2, 3, 1]], e=1)
     fitted = clone(classifier).fit(support[0], labels[0])
@@ -160,7 +171,7 @@ def test_comparing_pickles_notices_a_change():
     assert pickle.dumps(fitted.__dict__) != before
 
 
-@pytest.mark.parametrize("classifier", VARIANTS, ids=repr)
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
 def test_probabilities_sum_to_one_and_the_likeliest_is_the_prediction(classifier):
     support, labels, query = episodes(4, [[1, 2, 3, 4]], e=1, q=40)
     fitted = clone(classifier).fit(support[0], labels[0])
@@ -170,7 +181,7 @@ def test_probabilities_sum_to_one_and_the_likeliest_is_the_prediction(classifier
     assert fitted.classes_[shares.argmax(axis=1)].tolist() == fitted.predict(query[0]).tolist()
 
 
-@pytest.mark.parametrize("classifier", VARIANTS, ids=repr)
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
 def test_learning_in_pieces_equals_learning_at_once_up_to_the_order_of_columns(classifier):
     support, labels, query = episodes(4, [[1, 2, 5, 4]], e=1)
     names = np.array(["a", "bb", "a much longer label", "d"])[labels[0]]
@@ -183,7 +194,7 @@ def test_learning_in_pieces_equals_learning_at_once_up_to_the_order_of_columns(c
     assert_allclose(pieces.scores(query[0])[:, columns], whole.scores(query[0]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("classifier", VARIANTS, ids=repr)
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
 def test_what_is_forgotten_leaves_what_was_never_learned(classifier):
     support, labels, query = episodes(3, [[2, 3, 1]], e=1)
     kept = labels[0] != 1

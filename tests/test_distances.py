@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from fewshot.distances import closeness
+from fewshot.distances import closeness, prepared_keys
 from fewshot.validation import METRICS
 
 
@@ -53,6 +53,14 @@ def test_each_episode_of_a_batch_has_its_own_closeness(metric):
     assert together.shape == (4, 3, 5)
     for number in range(4):
         assert_allclose(together[number], closeness(query[number], keys[number], metric), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_keys_prepared_once_give_the_same_closeness(metric):
+    rng = torch.Generator().manual_seed(0)
+    query, keys = torch.randn(3, 6, generator=rng), torch.randn(5, 6, generator=rng)
+    found = closeness(query, prepared_keys(keys, metric), metric, prepared=True)
+    assert_allclose(found, closeness(query, keys, metric), rtol=0)
 
 
 def test_a_zero_vector_has_cosine_zero_to_everything():

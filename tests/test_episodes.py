@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -122,6 +123,64 @@ def test_without_replacement_no_example_is_in_two_episodes():
     assert [len(some) for some in sampler] == [10]
     used = [i for _, support, _, query, _ in rows(sampler) for i in (*support.tolist(), *query.tolist())]
     assert len(used) == len(set(used)) == 10 * 5 * 8 == len(y)
+
+
+def most_deals(left, ways):
+    """The largest number of hands of ``ways`` different classes, by trying all."""
+
+    @functools.cache
+    def most(left):
+        hands = itertools.combinations([c for c, n in enumerate(left) if n], ways)
+        return max(
+            (1 + most(tuple(sorted(n - (c in hand) for c, n in enumerate(left)))) for hand in hands),
+            default=0,
+        )
+
+    return most(tuple(left))
+
+
+@pytest.mark.parametrize("capacities", [(1, 1, 1), (2, 1, 1, 1), (5, 1, 1, 1), (3, 3, 2, 1), (4, 2, 2, 1, 1)])
+def test_as_many_disjoint_episodes_are_dealt_as_can_be(capacities):
+    y = np.repeat(np.arange(len(capacities)), np.array(capacities) * 3 + 1)
+    for seed in range(5):
+        sampler = EpisodeSampler(y, n_way=3, n_shot=1, n_query=2, n_episodes=99, random_state=seed)
+        apart = sampler.disjoint()
+        assert (1 if apart is None else len(apart)) == most_deals(capacities, 3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"query_imbalance": 2.0}], ids=["balanced", "imbalanced"])
+def test_disjoint_episodes_are_as_asked_for_share_nothing_and_do_not_end_early(changes):
+    y = np.repeat(np.arange(8), [60, 50, 40, 40, 60, 50, 45, 45])
+    groups = np.where(y < 3, "left", "right")
+    sampler = EpisodeSampler(y, n_way=3, n_shot=2, n_query=4, n_episodes=99, groups=groups, **changes)
+    apart = sampler.disjoint()
+    found = list(rows(apart))
+    assert len(found) == len(apart) > 9
+    used = np.concatenate([[*support, *query] for _, support, _, query, _ in found])
+    assert len(set(used.tolist())) == len(used)
+    for classes, support, support_labels, query, query_labels in found:
+        assert_array_equal(y[support], classes[support_labels])
+        assert_array_equal(y[query], classes[query_labels])
+        assert len({c < 3 for c in classes.tolist()}) == 1
+        assert np.bincount(support_labels).tolist() == [2, 2, 2]
+        assert len(query) == 12
+    spread = [np.bincount(row[4], minlength=3).tolist() for row in found]
+    assert ([4, 4, 4] in spread and len({*map(tuple, spread)}) == 1) == (not changes)
+    again = EpisodeSampler(
+        y, n_way=3, n_shot=2, n_query=4, n_episodes=len(apart), groups=groups, replacement=False, **changes
+    )
+    for one, other in zip(found, rows(again), strict=True):
+        assert_array_equal(np.concatenate(one), np.concatenate(other))
+
+
+def test_where_disjoint_episodes_make_no_sense_there_are_none():
+    assert drawn(n_episodes=1).disjoint() is None
+    assert drawn(n_way="various", n_shot="various").disjoint() is None
+    assert EpisodeSampler([0, 0, 0, 1, 1, 1], n_way=2, n_shot=1, n_query=1, n_episodes=9).disjoint() is None
+    apart = drawn(n_episodes=2, replacement=False)
+    assert apart.disjoint() is apart
+    assert len(drawn(n_episodes=99).disjoint()) == 3
+    assert len(drawn(n_episodes=2).disjoint()) == 2  # no more than were asked for
 
 
 @pytest.mark.parametrize(

@@ -126,10 +126,11 @@ def test_the_discriminant_at_one_shot_decides_as_prototypes_do():
     assert first.tolist() == second.tolist()
 
 
-def test_mahalanobis_distances_are_under_each_classs_own_covariance(task):
+@pytest.mark.parametrize("d", [48, 7], ids=["more dimensions than examples", "few dimensions"])
+def test_mahalanobis_distances_are_under_each_classs_own_covariance(task, d):
     x, y, q = task
-    x, q = x.astype(float), q.astype(float)
-    d, everyone = x.shape[1], np.cov(x.T)
+    x, q = x[:, :d].astype(float), q[:, :d].astype(float)
+    everyone = np.cov(x.T)
     wanted = []
     for c in np.unique(y):
         mine = x[y == c]
@@ -140,6 +141,15 @@ def test_mahalanobis_distances_are_under_each_classs_own_covariance(task):
         wanted.append(-0.5 * np.einsum("qd,de,qe->q", away, np.linalg.inv(covariance), away))
     found = MahalanobisClassifier(ridge=0.5).fit(x, y).scores(q)
     assert_allclose(found, np.stack(wanted, axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("d", [640, 24])
+def test_mahalanobis_is_right_also_with_a_ridge_below_what_float32_tells_apart_in_a_covariance(d):
+    rng = np.random.default_rng(0)
+    means, y = 30.0 * rng.normal(size=(20, d)), np.repeat(np.arange(20), 5)
+    classifier = MahalanobisClassifier(ridge=1e-4).fit(means[y] + 10.0 * rng.normal(size=(len(y), d)), y)
+    assert (classifier.predict(means) == np.arange(20)).all()
+    assert (classifier.predict(means[y] + 10.0 * rng.normal(size=(len(y), d))) == y).all()
 
 
 def test_the_cosine_head_takes_the_steps_that_autograd_would(task):

@@ -151,14 +151,14 @@ def rectified(x, y, q, epsilon):
 
 def test_bd_cspn_is_its_loop(task):
     x, y, q = task
-    shifted, prototypes = rectified(unit(x), y, unit(q), 10.0)
+    shifted, prototypes = rectified(unit(x), y, unit(q), 1.0)
     found = BDCSPNClassifier(prior="uniform").fit(x, y).scores(q)
     assert_allclose(found, 10 * shifted @ unit(prototypes).T, atol=1e-4)
 
 
 def test_laplacian_shot_is_its_loop(task):
     x, y, q = task
-    shifted, prototypes = rectified(unit(x), y, unit(q), 10.0)
+    shifted, prototypes = rectified(unit(x), y, unit(q), 1.0)
     unary = -((shifted[:, None] - prototypes) ** 2).sum(-1)
     distance = ((shifted[:, None] - shifted) ** 2).sum(-1)
     np.fill_diagonal(distance, np.inf)
@@ -209,6 +209,8 @@ def test_the_gradients_and_adam_are_those_of_torch(task, method, weights, alpha)
 def test_pt_map_is_its_loop(task):
     x, y, q = (np.abs(part) if part.dtype == float else part for part in task)  # non-negative, as the paper's
     x, q, y = unit(np.sqrt(x)), unit(np.sqrt(q)), task[1]
+    centre = np.mean([x[y == c].mean(0) for c in range(3)], axis=0)
+    x, q = unit(x - centre), unit(q - centre)
     start = means = np.stack([x[y == c].mean(0) for c in range(3)])
     counts = np.bincount(y)
 
@@ -227,6 +229,17 @@ def test_pt_map_is_its_loop(task):
         means = means + 0.2 * (estimate - means)
     method = PTMAPClassifier(prior="uniform", n_iter=5).fit(np.abs(task[0]), y)
     assert_allclose(method.predict_proba(np.abs(task[2])), transport(means), atol=2e-3)
+
+
+def test_what_all_embeddings_share_does_not_blunt_pt_map(task):
+    x, y, q = (np.abs(part) for part in task)
+
+    def sureness(shared):
+        method = PTMAPClassifier(prior="uniform").fit(x + shared, y.astype(int))
+        return method.predict_proba(q + shared).max(axis=1).mean()
+
+    assert sureness(0.0) > 0.9
+    assert sureness(20.0) > 0.9  # cosines above 0.99: the uncentred transform's assignments are nearly uniform
 
 
 def test_the_power_transform_keeps_the_negative_half(task):

@@ -1,6 +1,7 @@
 """Few-shot classifiers: scikit-learn estimators on embeddings, one file per method."""
 
 from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.calibration import DistributionCalibrationClassifier
 from fewshot.classifiers.cosine_head import CosineHeadClassifier
 from fewshot.classifiers.discriminant import LinearDiscriminantClassifier, MahalanobisClassifier
 from fewshot.classifiers.information import AlphaTIMClassifier, TIMClassifier, TransductiveFineTuningClassifier
@@ -19,6 +20,7 @@ __all__ = [
     "BDCSPNClassifier",
     "CacheClassifier",
     "CosineHeadClassifier",
+    "DistributionCalibrationClassifier",
     "FewShotClassifier",
     "LaplacianShotClassifier",
     "LinearDiscriminantClassifier",

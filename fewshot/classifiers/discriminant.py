@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier, Membership
-from fewshot.distances import closeness
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,11 @@ class LinearDiscriminantClassifier(FewShotClassifier):
 
 @dataclass(frozen=True)
 class _Quadratic:
-    support: Tensor  # (e, s, d), around the centre
     centre: Tensor  # (e, 1, d)
-    gram: Tensor  # (e, s, s)
-    mean: Tensor  # (e, c, s): the weights that make each class mean of the support
-    roots: Tensor  # (e, c, 2s, s): rows whose images in the support are the covariance's square root
-    solver: Tensor  # (e, c, 2s, 2s)
+    axes: Tensor  # (e, r, d): the support's principal axes around the centre, r = min(s, d)
+    placed: Tensor  # (e, c, r): the class means along them
+    inverse: Tensor  # (e, c, r): of the variances that the task and the ridge give along them
+    own: Tensor  # (e, c, m, r): from coordinates to what the class's own covariance takes off; m is the largest n_k
 
 
 class MahalanobisClassifier(FewShotClassifier):
@@ -75,8 +73,10 @@ class MahalanobisClassifier(FewShotClassifier):
     Notes
     -----
     Q_k = l S_k + (1 - l) S + beta I with l = n_k / (n_k + 1), where S_k and S are the covariances of the class and of
-    the whole support set. Inverted through inner products of the support set (Woodbury), never formed. ``scores`` are
-    minus half the squared distances; the log-determinant is left out, as in the paper.
+    the whole support set. S is diagonal along the support's principal axes, whatever its weight, so that one
+    decomposition, of the (s, s) or (d, d) matrix of products, whichever is smaller, serves classes of every size; S_k
+    is a correction of rank below n_k (Woodbury). ``scores`` are minus half the squared distances; the log-determinant
+    is left out, as in the paper.
 
     References
     ----------
@@ -91,32 +91,61 @@ class MahalanobisClassifier(FewShotClassifier):
             raise ValueError(f"ridge must be above 0, not {self.ridge!r}")
         one_hot = membership.one_hot()  # (e, s, c)
         real = one_hot.sum(-1, keepdim=True)  # (e, s, 1)
-        counts, total = membership.counts(), real.sum((1, 2)).view(-1, 1, 1)
-        everyone = (real / total).mT  # (e, 1, s)
-        centre = everyone @ support
+        counts, total = membership.counts().unsqueeze(-1), real.sum(1, keepdim=True)  # (e, c, 1), (e, 1, 1)
+        centre = (support * real).sum(1, keepdim=True) / total
         support = (support - centre) * real
-        mean = one_hot.mT / counts.clamp_min(1.0).unsqueeze(-1)  # (e, c, s)
-        share = (counts / (counts + 1.0)).unsqueeze(-1)
-        own = (share / (counts.unsqueeze(-1) - 1.0).clamp_min(1.0)).sqrt() * one_hot.mT  # (e, c, s)
-        task = ((1.0 - share) / (total - 1.0).clamp_min(1.0)).sqrt() * real.mT
-        identity = torch.eye(support.shape[1], device=support.device)
-        roots = torch.cat(
-            [
-                own.unsqueeze(-1) * (identity - mean.unsqueeze(2)),
-                task.unsqueeze(-1) * (identity - everyone.unsqueeze(2)),
-            ],
-            dim=2,
-        )
-        gram = support @ support.mT
-        inner = roots @ gram.unsqueeze(1) @ roots.mT
-        inner = inner + self.ridge * torch.eye(inner.shape[-1], device=inner.device)
-        return _Quadratic(support, centre, gram, mean, roots, torch.linalg.cholesky(inner))
+        averaging = one_hot.mT / counts.clamp_min(1.0)  # (e, c, s)
+        axes, rows = _principal(support)
+        spread = rows.square().sum(1, keepdim=True)  # (e, 1, r)
+        share = counts / (counts + 1.0)
+        inverse = 1.0 / (self.ridge + (1.0 - share) * spread / (total - 1.0).clamp_min(1.0))  # (e, c, r)
+        placed = averaging @ rows
+        rows = (rows - one_hot @ placed) * (one_hot @ (share / (counts - 1.0).clamp_min(1.0)).sqrt())
+        own = _by_class(rows, membership)
+        root = own * inverse.sqrt().unsqueeze(2)
+        inner = root @ root.mT + torch.eye(own.shape[2], device=own.device)
+        own = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), own * inverse.unsqueeze(2), upper=False)
+        return _Quadratic(centre, axes, placed, inverse, own)
 
     def _scores(self, learned: _Quadratic, query: Tensor) -> Tensor:
         query = query - learned.centre
-        with_support = learned.support @ query.mT  # (e, s, q)
-        from_mean = with_support.unsqueeze(1) - (learned.mean @ learned.gram).unsqueeze(-1)  # (e, c, s, q)
-        along = learned.roots @ from_mean
-        explained = (along * torch.cholesky_solve(along, learned.solver)).sum(2)  # (e, c, q)
-        squared = -closeness(query, learned.mean @ learned.support, "sqeuclidean")  # (e, q, c)
-        return -0.5 * ((squared - explained.mT) / self.ridge).clamp_min(0.0)
+        along = query @ learned.axes.mT  # (e, q, r)
+        weighted = learned.inverse * learned.placed
+        # sum_r inverse (along - placed)^2, without an array of all its four axes
+        squared = along.square() @ learned.inverse.mT - 2.0 * along @ weighted.mT
+        squared = squared + (weighted * learned.placed).sum(-1).unsqueeze(1)
+        shift = learned.own @ learned.placed.unsqueeze(-1)
+        squared = squared - (learned.own @ along.mT.unsqueeze(1) - shift).square().sum(2).mT
+        squared = squared.clamp_min(0.0)
+        if along.shape[2] < query.shape[2]:
+            # Off the axes there is the ridge only; it is the same for all classes, so its rounding decides nothing.
+            length: Tensor = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
+            off = length.square() - along.square().sum(-1, keepdim=True)
+            squared = squared + off.clamp_min(0.0) / self.ridge
+        return -0.5 * squared
+
+
+def _principal(support: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the principal axes (e, r, d) of centred support (e, s, d) and its coordinates along them (e, s, r).
+
+    r = min(s, d); axes along which the support does not extend may be zero.
+    """
+    if support.shape[1] >= support.shape[2]:
+        axes = torch.linalg.eigh(support.mT @ support).eigenvectors
+        return axes.mT, support @ axes
+    spread, rows = torch.linalg.eigh(support @ support.mT)
+    noise = 10.0 * torch.finfo(spread.dtype).eps * spread[:, -1:]  # the largest is the last
+    length = torch.where(spread > noise, spread, 0.0).sqrt().unsqueeze(1)  # (e, 1, r)
+    return torch.where(length > 0.0, rows / length, 0.0).mT @ support, rows * length
+
+
+def _by_class(rows: Tensor, membership: Membership) -> Tensor:
+    """Gather the rows (e, s, r) of each class: (e, c, m, r), m the size of the largest, zeros where one is smaller."""
+    one_hot = membership.one_hot()
+    most = int(membership.counts().max())
+    place = (one_hot * one_hot.cumsum(1)).sum(-1).to(torch.int64) - 1  # the how-maniest of its class
+    end = membership.n_classes * most
+    place = torch.where(membership.labels < 0, end, membership.labels * most + place)
+    gathered = rows.new_zeros(len(rows), end + 1, rows.shape[2])
+    gathered.scatter_(1, place.unsqueeze(-1).expand_as(rows), rows)
+    return gathered[:, :-1].reshape(len(rows), membership.n_classes, most, -1)

@@ -13,9 +13,13 @@ from torch.nn.functional import normalize
 from fewshot.classifiers.base import FewShotClassifier, Membership
 from fewshot.validation import check_count
 
+_POWER_STEPS = 12
+
 
 @dataclass(frozen=True)
-class _Weights:
+class Weights:
+    """Of a fitted linear classifier, and the steps it took."""
+
     weight: Tensor  # (e, d, c)
     bias: Tensor  # (e, 1, c)
     steps: int
@@ -34,9 +38,10 @@ class LogisticRegressionClassifier(FewShotClassifier):
 
     Notes
     -----
-    The weights stay in the span of the support set, so the problem is solved for (s, c) coefficients, by accelerated
-    gradient descent (Nesterov 2004, scheme 2.2.22, restarted where the loss would turn). ``scores`` are the logits,
-    ``predict_proba`` their softmax. Equal to scikit-learn's ``LogisticRegression(C=C)`` on normalised embeddings.
+    The weights stay in the span of the support set, so where s is below d the problem is solved for (s, c)
+    coefficients; by accelerated gradient descent (Nesterov 2004, scheme 2.2.22, restarted where the loss would turn).
+    ``scores`` are the logits, ``predict_proba`` their softmax. Equal to scikit-learn's ``LogisticRegression(C=C)`` on
+    normalised embeddings.
 
     References
     ----------
@@ -52,30 +57,47 @@ class LogisticRegressionClassifier(FewShotClassifier):
         """Return the unit vectors."""
         return normalize(vectors, dim=-1)
 
-    def _learn(self, support: Tensor, membership: Membership) -> _Weights:
+    def _learn(self, support: Tensor, membership: Membership) -> Weights:
+        return self._solve(support, membership.one_hot())
+
+    def _solve(self, x: Tensor, targets: Tensor) -> Weights:
+        """Fit vectors (e, n, d) to one-hot targets (e, n, c), where a row of zeros is padding."""
         if not self.C > 0:
             raise ValueError(f"C must be above 0, not {self.C!r}")
         check_count("max_iter", self.max_iter)
-        targets = membership.one_hot()
-        real = targets.sum(-1, keepdim=True)  # (e, s, 1), 0 where padded
-        x = support * real
-        kernel = x @ x.mT
-        # The loss's curvature is at most C / 2 times the kernel's largest row sum; the bias counts as a feature of 1.
-        curvature = 1.0 + 0.5 * self.C * (kernel + real @ real.mT).abs().sum(-1).amax(-1)
-        step = curvature.reciprocal().view(-1, 1, 1)
-        coefficients, bias = torch.zeros_like(targets), torch.zeros_like(targets[:, :1])
+        # Class by class, not vector by vector: on a CPU a product with few long rows is several times quicker than
+        # with few long columns.
+        targets = targets.mT.contiguous()  # (e, c, n)
+        real = targets.sum(1, keepdim=True)  # (e, 1, n), 0 where padded
+        counts = real.sum(2, keepdim=True)
+        # The bias is not penalised, so centring changes no solution; it parts the bias from the weights and takes
+        # away the direction all vectors share, which would make the steps short.
+        centre = real @ x / counts  # (e, 1, d)
+        x = (x - centre) * real.mT
+        dual = x.shape[1] <= x.shape[2]
+        design = x @ x.mT if dual else x  # (e, n, r): coefficients (e, c, r) times its transpose are the logits
+        # The loss's curvature is at most C / 2 times the largest eigenvalue, and C / 2 times n for the bias.
+        step = (1.0 + 0.5 * self.C * _largest_eigenvalue(design, dual)).reciprocal()
+        bias_step = (0.5 * self.C * counts).reciprocal()
+        coefficients = targets.new_zeros(*targets.shape[:2], design.shape[2])
+        bias = torch.zeros_like(targets[..., :1])
         ahead, ahead_bias, momentum = coefficients, bias, torch.ones_like(step)
         enough = self.tol + 4.0 * torch.finfo(x.dtype).eps * self.C * x.shape[1]
         steps = 0
         while steps < self.max_iter:
             steps += 1
-            residual = ((kernel @ ahead + ahead_bias).softmax(dim=-1) - targets) * real
-            gradient, gradient_bias = self.C * residual + ahead, self.C * residual.sum(1, keepdim=True)
-            largest = max(float((kernel @ gradient).abs().max()), float(gradient_bias.abs().max()))
+            residual = ((ahead @ design.mT + ahead_bias).softmax(dim=1) - targets) * real
+            if dual:
+                gradient = self.C * residual + ahead
+                slope = gradient @ design
+            else:
+                gradient = slope = self.C * (residual @ design) + ahead
+            gradient_bias = self.C * residual.sum(2, keepdim=True)
+            largest = float(torch.maximum(slope.abs().amax(), gradient_bias.abs().amax()))
             if largest <= enough:
                 break
-            new, new_bias = ahead - step * gradient, ahead_bias - step * gradient_bias
-            turned = (gradient * (kernel @ (new - coefficients))).sum((1, 2), keepdim=True)
+            new, new_bias = ahead - step * gradient, ahead_bias - bias_step * gradient_bias
+            turned = (slope * (new - coefficients)).sum((1, 2), keepdim=True)
             turned = turned + (gradient_bias * (new_bias - bias)).sum((1, 2), keepdim=True)
             momentum = torch.where(turned > 0, torch.ones_like(momentum), momentum)
             following = (1.0 + (1.0 + 4.0 * momentum.square()).sqrt()) / 2.0
@@ -90,12 +112,27 @@ class LogisticRegressionClassifier(FewShotClassifier):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return _Weights(x.mT @ ahead, ahead_bias, steps)
+        weight = (ahead @ x if dual else ahead).mT
+        return Weights(weight, ahead_bias.mT - centre @ weight, steps)
 
     @property
     def n_iter_(self) -> int:
         """How many steps were taken."""
         return int(self._learned.steps)
 
-    def _scores(self, learned: _Weights, query: Tensor) -> Tensor:
+    def _scores(self, learned: Weights, query: Tensor) -> Tensor:
         return query @ learned.weight + learned.bias
+
+
+def _largest_eigenvalue(design: Tensor, dual: bool) -> Tensor:
+    """Bound the largest eigenvalue of x x^T, (e, 1, 1), given that matrix (dual) or x."""
+    if dual:
+        return design.abs().sum(-1).amax(-1).view(-1, 1, 1)
+    # Its row sums would cost more than the fit. The power method approaches the eigenvalue from below, hence the
+    # tenth; and the curvature's C / 2 is reached only where every vector lies on the border of the same two classes.
+    vector = torch.randn(1, design.shape[2], generator=torch.Generator().manual_seed(0)).to(design.device)
+    vector = vector.expand(len(design), -1, -1)
+    for _ in range(_POWER_STEPS):
+        vector = normalize(vector, dim=2) @ design.mT @ design
+    length: Tensor = torch.linalg.vector_norm(vector, dim=2, keepdim=True)
+    return 1.1 * length

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier, Membership
-from fewshot.distances import closeness
-from fewshot.validation import METRICS, Metric, check_choice
+from fewshot.distances import closeness, prepared_keys
+from fewshot.validation import Metric
 
 # Hu et al. 2022 (P>M>F) learn a scale near 10 for cosines; eq. 2 of Snell et al. has none for squared distances.
 _COSINE_SCALE = 10.0
@@ -19,6 +19,7 @@ _COSINE_SCALE = 10.0
 @dataclass(frozen=True)
 class _Prototypes:
     means: Tensor  # (e, c, d)
+    keys: Tensor  # (e, c, d): the means as ``closeness`` wants them, prepared once for all queries
     counts: Tensor  # (e, c)
 
 
@@ -46,9 +47,9 @@ class PrototypeClassifier(FewShotClassifier):
         self.metric = metric
 
     def _learn(self, support: Tensor, membership: Membership) -> _Prototypes:
-        check_choice("metric", self.metric, METRICS)
         counts = membership.counts()
-        return _Prototypes(membership.sums(support) / counts.clamp_min(1.0).unsqueeze(-1), counts)
+        means = membership.sums(support) / counts.clamp_min(1.0).unsqueeze(-1)
+        return _Prototypes(means, prepared_keys(means, self.metric), counts)
 
     def _extend(self, learned: _Prototypes, support: Tensor, membership: Membership) -> _Prototypes:
         grown = (0, membership.n_classes - learned.means.shape[1])
@@ -59,10 +60,14 @@ class PrototypeClassifier(FewShotClassifier):
         counts = before.index_add(1, touched, local.counts())
         totals = means[:, touched] * before[:, touched].unsqueeze(-1) + local.sums(support)
         means[:, touched] = totals / counts[:, touched].unsqueeze(-1)
-        return _Prototypes(means, counts)
+        if self.metric != "cosine":
+            return _Prototypes(means, means, counts)
+        keys = torch.nn.functional.pad(learned.keys, (0, 0, *grown))
+        keys[:, touched] = prepared_keys(means[:, touched], self.metric)
+        return _Prototypes(means, keys, counts)
 
     def _scores(self, learned: _Prototypes, query: Tensor) -> Tensor:
-        return closeness(query, learned.means, self.metric)
+        return closeness(query, learned.keys, self.metric, prepared=True)
 
     def _probabilities(self, scores: Tensor) -> Tensor:
         scale = _COSINE_SCALE if self.metric == "cosine" else 1.0

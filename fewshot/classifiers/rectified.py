@@ -23,8 +23,9 @@ class BDCSPNClassifier(TransductiveClassifier):
 
     Parameters
     ----------
-    epsilon : float, default 10.0
-        Sharpness of the weights exp(epsilon cos) with which examples enter the rectified prototypes.
+    epsilon : float, default 1.0
+        Sharpness of the weights exp(epsilon cos) with which examples enter the rectified prototypes. The paper has 10,
+        which lets a single example outweigh the queries where cosines are high, as after a ReLU.
     prior : {"estimated", "uniform"}, default "estimated"
         Class proportions of the queries. The paper's shift moves the queries' mean onto the support's, which is right
         only for equal proportions ("uniform"): with one class asked it moves that class into the middle of all.
@@ -39,7 +40,7 @@ class BDCSPNClassifier(TransductiveClassifier):
     Liu, Song & Qin 2020, arXiv:1911.10713, eq. 4-7.
     """
 
-    def __init__(self, *, epsilon: float = 10.0, prior: Prior = "estimated") -> None:
+    def __init__(self, *, epsilon: float = 1.0, prior: Prior = "estimated") -> None:
         self.epsilon = epsilon
         self.prior = prior
 
@@ -59,7 +60,7 @@ class LaplacianShotClassifier(TransductiveClassifier):
         Neighbours of each query among the other queries; fewer where there are fewer.
     n_iter : int, default 20
         Bound updates.
-    epsilon : float, default 10.0
+    epsilon : float, default 1.0
         As in ``BDCSPNClassifier``, whose rectified prototypes are the starting point.
     prior : {"estimated", "uniform"}, default "estimated"
         As in ``BDCSPNClassifier``.
@@ -79,7 +80,7 @@ class LaplacianShotClassifier(TransductiveClassifier):
         weight: float = 0.7,
         n_neighbors: int = 3,
         n_iter: int = 20,
-        epsilon: float = 10.0,
+        epsilon: float = 1.0,
         prior: Prior = "estimated",
     ) -> None:
         self.weight = weight

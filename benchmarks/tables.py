@@ -1,0 +1,122 @@
+"""Every method on every encoder and data set: the tables of README.md, and what they say about the default classifier.
+
+{mobilenetv2, mobilenetv1, pocket} x {Omniglot 5-way over all evaluation alphabets, Omniglot 20-way within one, Tiny
+ImageNet's test classes 5-way} x {1, 5 shots}, 15 queries of each class; 10,000 episodes, methods that iterate
+1,000 or 100. The base data (SimpleShot's centre, distribution calibration) are each set's own training classes. The
+work folder holds the vectors and every answer; the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common import save, shared_file
+
+from fewshot.bench import Protocol, run_bench
+from fewshot.methods import METHODS
+from fewshot.outcomes import Outcome, Row
+from fewshot.tables import leaders
+
+# How many episodes; the closed forms 10,000. Distribution calibration fits thousands of drawn examples in each episode.
+FEWER = {"logistic": 1_000, "cosine-head": 1_000, "distribution-calibration": 100}
+FEWER |= {name: 1_000 for name, method in METHODS.items() if method.transductive}
+ENCODERS = {
+    "mobilenetv2": ("weights", "mobilenetv2_100.tf_in1k"),
+    "mobilenetv1": ("weights", "mobilenetv1_100.tf_in1k"),
+    "pocket": (),
+}
+# title: (data set, ways, whether the classes of an episode come from one alphabet)
+TASKS = {
+    "Omniglot, 5-way": ("omniglot", 5, False),
+    "Omniglot, 20-way within an alphabet": ("omniglot", 20, True),
+    "Tiny ImageNet, 5-way": ("tiny-imagenet", 5, False),
+}
+# These first episodes are the same however many are drawn.
+_COMMON = 1_000
+KEPT = ("method", "ways", "shots", "episodes", "accuracy", "ci95", "ci95_disjoint", "seconds", "transductive", "flag")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", required=True, help="folder for vectors and every answer; some 3 GB")
+    parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=list(ENCODERS))
+    options = parser.parse_args()
+    work = Path(options.work)
+    work.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    settings: dict[Any, dict[str, Any]] = defaultdict(dict)
+    for encoder in options.encoders:
+        place = ENCODERS[encoder]
+        for title, (data, ways, within) in TASKS.items():
+            for episodes in (10_000, 1_000, 100):
+                if within and episodes == 100:
+                    continue  # it would take hours
+                report = run_bench(
+                    [data],
+                    work / "results",
+                    encoders=[f"local-dir:{shared_file(*place)}" if place else encoder],
+                    methods=[name for name in METHODS if FEWER.get(name, 10_000) == episodes],
+                    ways=[ways],
+                    shots=[1, 5],
+                    protocol=Protocol(episodes=episodes, within_groups=within),
+                    base=data,
+                    cache=str(work / "vectors.sqlite"),
+                    note=lambda line: print(line, file=sys.stderr),
+                )
+                for row in report.rows:
+                    rows.append({"task": title, "encoder": encoder, **summary(row)})
+                    if row.episodes >= _COMMON:
+                        answers = Outcome(work / "results" / row.file).accuracies()[row.method][:_COMMON]
+                        settings[title, encoder, row.shots, row.transductive][row.method] = answers
+    best = {(*setting, name) for setting, accuracies in settings.items() for name in leaders(accuracies)}
+    for row in rows:
+        row["best"] = (row["task"], row["encoder"], row["shots"], row["transductive"], row["method"]) in best
+    save("tables", {"queries": 15, "seed": 0, "rows": rows})
+    print(markdown(rows))
+
+
+def summary(row: Row) -> dict[str, Any]:
+    """What is kept of a row, rounded as it is shown."""
+    kept = {name: value for name, value in asdict(row).items() if name in KEPT}
+    return {name: round(value, 5) if isinstance(value, float) else value for name, value in kept.items()}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One table a task: methods down, encoders and shots across, percent.
+
+    Bold is the best of each column, inductive and transductive apart, with all that the paired difference on the first
+    1,000 episodes does not show to be worse.
+    """
+    parts = []
+    for title in dict.fromkeys(row["task"] for row in rows):
+        some = [row for row in rows if row["task"] == title]
+        columns = list(dict.fromkeys((row["encoder"], row["shots"]) for row in some))
+        marked = {(row["encoder"], row["shots"]) for row in some if row["flag"]}
+        cells: dict[str, dict[Any, dict[str, Any]]] = defaultdict(dict)
+        for row in some:
+            cells[row["method"]][row["encoder"], row["shots"]] = row
+        heads = [f"{encoder} {shots}{' †' * ((encoder, shots) in marked)}" for encoder, shots in columns]
+        parts += [f"**{title}**", ""]
+        parts += ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(columns)]
+        for method in METHODS:
+            if method in cells:
+                texts = [_cell(cells[method].get(column)) for column in columns]
+                parts.append(f"| {method}{' (t)' * METHODS[method].transductive} | " + " | ".join(texts) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    text = f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}"
+    return f"**{text}**" if row["best"] else text
+
+
+if __name__ == "__main__":
+    main()
