@@ -36,6 +36,8 @@ TASKS = {
     "Omniglot, 20-way within an alphabet": ("omniglot", 20, True),
     "Tiny ImageNet, 5-way": ("tiny-imagenet", 5, False),
 }
+# SimpleShot without base data: unit vectors, not centred.
+_PLAIN = "simpleshot, no centre"
 # These first episodes are the same however many are drawn.
 _COMMON = 1_000
 KEPT = ("method", "ways", "shots", "episodes", "accuracy", "ci95", "ci95_disjoint", "seconds", "transductive", "flag")
@@ -56,23 +58,27 @@ def main() -> None:
             for episodes in (10_000, 1_000, 100):
                 if within and episodes == 100:
                     continue  # it would take hours
-                report = run_bench(
-                    [data],
-                    work / "results",
-                    encoders=[f"local-dir:{shared_file(*place)}" if place else encoder],
-                    methods=[name for name in METHODS if FEWER.get(name, 10_000) == episodes],
-                    ways=[ways],
-                    shots=[1, 5],
-                    protocol=Protocol(episodes=episodes, within_groups=within),
-                    base=data,
-                    cache=str(work / "vectors.sqlite"),
-                    note=lambda line: print(line, file=sys.stderr),
-                )
-                for row in report.rows:
-                    rows.append({"task": title, "encoder": encoder, **summary(row)})
-                    if row.episodes >= _COMMON:
-                        answers = Outcome(work / "results" / row.file).accuracies()[row.method][:_COMMON]
-                        settings[title, encoder, row.shots, row.transductive][row.method] = answers
+                methods = [name for name in METHODS if FEWER.get(name, 10_000) == episodes]
+                for plain in (False, True) if episodes == 10_000 else (False,):
+                    report = run_bench(
+                        [data],
+                        work / ("plain" if plain else "results"),
+                        encoders=[f"local-dir:{shared_file(*place)}" if place else encoder],
+                        methods=["simpleshot"] if plain else methods,
+                        ways=[ways],
+                        shots=[1, 5],
+                        protocol=Protocol(episodes=episodes, within_groups=within),
+                        base=None if plain else data,
+                        cache=str(work / "vectors.sqlite"),
+                        note=lambda line: print(line, file=sys.stderr),
+                    )
+                    for row in report.rows:
+                        name = _PLAIN if plain else row.method
+                        rows.append({"task": title, "encoder": encoder, **summary(row), "method": name})
+                        if row.episodes >= _COMMON:
+                            outcome = Outcome(work / ("plain" if plain else "results") / row.file)
+                            answers = outcome.accuracies()[row.method][:_COMMON]
+                            settings[title, encoder, row.shots, row.transductive][name] = answers
     best = {(*setting, name) for setting, accuracies in settings.items() for name in leaders(accuracies)}
     for row in rows:
         row["best"] = (row["task"], row["encoder"], row["shots"], row["transductive"], row["method"]) in best
@@ -103,12 +109,17 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         heads = [f"{encoder} {shots}{' †' * ((encoder, shots) in marked)}" for encoder, shots in columns]
         parts += [f"**{title}**", ""]
         parts += ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(columns)]
-        for method in METHODS:
-            if method in cells:
-                texts = [_cell(cells[method].get(column)) for column in columns]
-                parts.append(f"| {method}{' (t)' * METHODS[method].transductive} | " + " | ".join(texts) + " |")
+        for method, found in sorted(cells.items(), key=lambda item: _order(item[0])):
+            texts = [_cell(found.get(column)) for column in columns]
+            parts.append(f"| {method}{' (t)' * _order(method)[0]} | " + " | ".join(texts) + " |")
         parts.append("")
     return "\n".join(parts)
+
+
+def _order(method: str) -> tuple[bool, int]:
+    """Inductive methods first, then as ``METHODS`` has them."""
+    name = method.split(",")[0]
+    return METHODS[name].transductive, list(METHODS).index(name)
 
 
 def _cell(row: dict[str, Any] | None) -> str:

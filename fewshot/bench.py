@@ -37,7 +37,7 @@ from fewshot.plots import draw
 from fewshot.tables import leaders, markdown
 
 Count = int | Literal["various"]
-_EPISODES_FOLDER = "episodes"
+_EPISODES_FOLDER, _VECTORS = "episodes", "vectors.sqlite"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def run_bench(
     split : str
         Of named data sets.
     cache : path, optional
-        Where pictures' vectors are kept.
+        Where pictures' vectors are kept; by default vectors.sqlite in ``out``.
     device : str, optional
         For encoders and methods; by default the best there is.
     note : callable
@@ -196,7 +196,7 @@ def run_bench(
     needed = encoders if any(source.pictures for source in sources) else ()
     if encoders and not needed:
         note("the data are vectors already, so no encoder is used")
-    loaded = load_encoders(list(dict.fromkeys(needed)), device=device, cache=cache)
+    loaded = load_encoders(list(dict.fromkeys(needed)), device=device, cache=cache or str(folder / _VECTORS))
     try:
         for features, named in _each(sources, loaded):
             given = None

@@ -364,18 +364,18 @@ def fakes(monkeypatch):
     return made
 
 
-def test_pictures_are_embedded_by_each_encoder_once_with_a_cache(colours, fakes, tmp_path, monkeypatch):
+def test_pictures_are_embedded_by_each_encoder_once(colours, fakes, tmp_path, monkeypatch):
     monkeypatch.setattr(
         fewshot.features, "overlap", lambda name, _: "double has seen these classes" if name == "double" else None
     )
     arguments = [colours, "--encoder", "mean", "--encoder", "double", "--methods", "prototype,nearest", "--ways", 3,
-                 "--shots", "1,2", "--queries", 3, "--episodes", 20, "--cache", tmp_path / "cache",
-                 "--out", tmp_path / "out"]  # fmt: skip
+                 "--shots", "1,2", "--queries", 3, "--episodes", 20, "--out", tmp_path / "out"]  # fmt: skip
     first = call(*arguments)
     assert "passed over" in first.stderr
     assert "notes.txt" in first.stderr
     assert [fake.encoded for fake in fakes.values()] == [32, 32]
     assert json.loads(call(*arguments).stdout)["skipped"] == 8
+    call(*arguments[:-1], tmp_path / "other", "--cache", tmp_path / "out" / "vectors.sqlite")
     assert [fake.encoded for fake in fakes.values()] == [32, 32]
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert {(r["encoder"], r["encoder_fingerprint"], r["flag"]) for r in rows} == {

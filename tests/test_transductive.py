@@ -183,7 +183,7 @@ def entropy(p, alpha):
     [
         (TIMClassifier(prior="uniform", steps=12, learning_rate=0.01), (1.0, 1.0, 0.5), None),
         (AlphaTIMClassifier(alpha=3.0, steps=12, learning_rate=0.01), (1.0, 1.0, 1.0), 3.0),
-        (TransductiveFineTuningClassifier(steps=12, learning_rate=0.01), (1.0, 0.0, 1.0), None),
+        (TransductiveFineTuningClassifier(scale=10.0, steps=12, learning_rate=0.01), (1.0, 0.0, 1.0), None),
     ],
     ids=["TIM", "alpha-TIM", "transductive fine-tuning"],
 )

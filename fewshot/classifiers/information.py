@@ -184,12 +184,13 @@ class TransductiveFineTuningClassifier(_InformationClassifier):
 
     Parameters
     ----------
-    scale : float, default 10.0
-        What cosines are multiplied by before the softmax.
+    scale : float, default 1.0
+        What cosines are multiplied by before the softmax. With 10, as other methods have it, the queries' entropy
+        drives answers at 1 shot below those of prototypes.
     steps : int, default 25
         Of Adam.
     learning_rate : float, default 5e-5
-        The paper's. At 1 shot even such steps can take answers below those of prototypes; larger ones do more so.
+        The paper's. Larger steps take answers at 1 shot below those of prototypes.
 
     Notes
     -----
@@ -201,7 +202,7 @@ class TransductiveFineTuningClassifier(_InformationClassifier):
     Dhillon et al. 2020, arXiv:1909.02729, eq. 8.
     """
 
-    def __init__(self, *, scale: float = 10.0, steps: int = 25, learning_rate: float = 5e-5) -> None:
+    def __init__(self, *, scale: float = 1.0, steps: int = 25, learning_rate: float = 5e-5) -> None:
         self.scale = scale
         self.steps = steps
         self.learning_rate = learning_rate
