@@ -19,6 +19,7 @@ _HOMES = {
     "ClassRegistry": "registry",
     "CosineHeadClassifier": "classifiers",
     "Dataset": "datasets",
+    "DistributionCalibrationClassifier": "classifiers",
     "EmbeddingCache": "encoders",
     "Encoder": "encoders",
     "EncoderMismatch": "errors",
@@ -37,18 +38,21 @@ _HOMES = {
     "PTMAPClassifier": "classifiers",
     "Prediction": "registry",
     "PrototypeClassifier": "classifiers",
+    "Recipe": "training",
     "RegistryError": "errors",
     "RidgeClassifier": "classifiers",
     "SimpleShotClassifier": "classifiers",
     "SoftKMeansClassifier": "classifiers",
     "TIMClassifier": "classifiers",
     "TimmEncoder": "encoders",
+    "TrainingResult": "training",
     "TransductiveFineTuningClassifier": "classifiers",
     "VectorIndex": "index",
     "load_dataset": "datasets",
     "load_encoder": "encoders",
     "open_image": "images",
     "run_benchmark": "benchmark",
+    "train_encoder": "training",
 }
 
 __all__ = [
@@ -60,6 +64,7 @@ __all__ = [
     "ClassRegistry",
     "CosineHeadClassifier",
     "Dataset",
+    "DistributionCalibrationClassifier",
     "EmbeddingCache",
     "Encoder",
     "EncoderMismatch",
@@ -78,18 +83,21 @@ __all__ = [
     "PTMAPClassifier",
     "Prediction",
     "PrototypeClassifier",
+    "Recipe",
     "RegistryError",
     "RidgeClassifier",
     "SimpleShotClassifier",
     "SoftKMeansClassifier",
     "TIMClassifier",
     "TimmEncoder",
+    "TrainingResult",
     "TransductiveFineTuningClassifier",
     "VectorIndex",
     "load_dataset",
     "load_encoder",
     "open_image",
     "run_benchmark",
+    "train_encoder",
 ]
 
 if TYPE_CHECKING:
@@ -99,6 +107,7 @@ if TYPE_CHECKING:
         BDCSPNClassifier,
         CacheClassifier,
         CosineHeadClassifier,
+        DistributionCalibrationClassifier,
         FewShotClassifier,
         LaplacianShotClassifier,
         LinearDiscriminantClassifier,
@@ -121,6 +130,7 @@ if TYPE_CHECKING:
     from fewshot.images import open_image
     from fewshot.index import VectorIndex
     from fewshot.registry import AddReport, ClassRegistry, Prediction
+    from fewshot.training import Recipe, TrainingResult, train_encoder
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from fewshot.commandline import (
     note_ignored,
     opened_registry,
     say,
+    training_options,
 )
 
 if TYPE_CHECKING:
@@ -314,12 +315,12 @@ def encoders(pattern: str) -> None:
 @click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Of each class.")
 @click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Of each setting.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the episodes.")
-@click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for SimpleShot's centre.")
+@click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for what learns from them.")
 @click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
 @click.option("--query-imbalance", type=float, metavar="A", help="Class shares of the queries: Dirichlet(A).")
 @click.option("--no-replacement", is_flag=True, help="No picture in two episodes: honest intervals, fewer episodes.")
 @click.option("--split", default="test", show_default=True, help="Of a named data set.")
-@click.option("--cache", metavar="FILE", help="Keep vectors in this file; no picture is embedded twice.")
+@click.option("--cache", metavar="FILE", help="Where vectors are kept; by default vectors.sqlite in DIR.")
 @click.option("--device", help="cuda, mps or cpu; by default the first there is.")
 @click.option("--out", required=True, metavar="DIR", help="Where the results go; what is there is not done again.")
 def bench(
@@ -361,6 +362,27 @@ def bench(
         answer["failed"] = [{"setting": f.setting, "method": f.method, "reason": f.reason} for f in report.failed]
     say(answer)
     finish(bool(report.failed))
+
+
+@main.command(epilog="Example: fewshot train my-photos/ --arch resnet12 --size 64 --epochs 40 --out my-encoder")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--out", required=True, metavar="DIR", help="Where the encoder goes; DIR.training holds it meanwhile.")
+@click.option("--validation", multiple=True, metavar="DATA", help="Other classes; by default DATA's own, or held out.")
+@click.option("--split", help="Of named data sets; by default train.")
+@click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@training_options
+def train(
+    data: tuple[str, ...], out: str, validation: tuple[str, ...], recipe: dict[str, Any], **settings: Any
+) -> None:
+    """Train an encoder for pictures that no other encoder knows.
+
+    DATA is a folder or zip of class folders, or a data set's name; several share one network. The same command goes on
+    after a kill at any moment. The result is a folder that --encoder takes.
+    """
+    from fewshot.training import Recipe, train_encoder
+
+    result = train_encoder(data, out, Recipe(**recipe), validation=validation or None, note=note, **settings)
+    say({**vars(result), "folder": str(result.folder), "validation": list(result.validation)})
 
 
 @main.command(epilog="Example: fewshot demo --picture demo.png")

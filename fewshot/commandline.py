@@ -107,6 +107,65 @@ def classifier_options(command: F) -> F:
     )(command)
 
 
+def _list_of(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    def read(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
+        if value is None:
+            return None
+        try:
+            return tuple(kind(part.strip()) for part in value.split(","))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+
+    return read
+
+
+def training_options(command: F) -> F:
+    """Add the options that make up a recipe, as one dict of those given, in ``fewshot.Recipe``'s words."""
+    each = "; one value, or one for each DATA: a,b"
+    options = [
+        click.option(
+            "--arch", metavar="NAME", help="resnet12 (default), conv4, glyph, pocket, a folder or a timm name."
+        ),
+        click.option("--method", type=click.Choice(["classical", "prototypical", "maml", "anil"])),
+        click.option("--size", type=click.IntRange(8), help="Pixels a side; by default the network's own."),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the first DATA; 20 by default."),
+        click.option("--ways", callback=_list_of(int), metavar="N", help=f"Classes of an episode; 5 by default{each}."),
+        click.option("--shots", type=click.IntRange(1), help="Examples of each to learn from; 1 by default."),
+        click.option("--queries", type=click.IntRange(1), help="Of each class; 15 by default."),
+        click.option(
+            "--batch-size", callback=_list_of(int), metavar="N", help=f"Pictures or episodes in a step{each}."
+        ),
+        click.option(
+            "--augment", callback=_list_of(str), metavar="KIND", help=f"photos (default), glyphs, none{each}."
+        ),
+        click.option("--rotations", is_flag=True, default=None, help="Each quarter turn of a glyph is a class."),
+        click.option("--weights", callback=_list_of(float), metavar="W", help=f"Of the losses{each}."),
+        click.option(
+            "--contrastive", callback=_list_of(float), metavar="W", help=f"Weight of a contrastive loss{each}."
+        ),
+        click.option("--metric", type=click.Choice(["cosine", "sqeuclidean"]), help="Of the prototypes."),
+        click.option("--learning-rate", type=float, help="The highest of the schedule."),
+        click.option("--grow", is_flag=True, default=None, help="Small pictures first: half of the computing saved."),
+        click.option("--inner-steps", type=click.IntRange(1), help="Of adaptation (maml, anil); 5 by default."),
+        click.option("--inner-rate", type=float, help="Of adaptation; 0.1 by default."),
+        click.option("--hold-out", type=float, help="Share of the classes to validate on; 0.1 by default, 0: none."),
+        click.option("--seed", type=click.IntRange(0), help="Decides all that is drawn; 0 by default."),
+    ]
+    names = (
+        "arch", "method", "size", "epochs", "ways", "shots", "queries", "batch_size", "augment", "rotations", "weights",
+        "contrastive", "metric", "learning_rate", "grow", "inner_steps", "inner_rate", "hold_out", "seed",
+    )  # fmt: skip
+
+    @functools.wraps(command)
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        asked = {name: kwargs.pop(name) for name in names}
+        return command(*args, recipe={name: value for name, value in asked.items() if value is not None}, **kwargs)
+
+    for option in reversed(options):
+        gathered = option(gathered)
+    return gathered  # type: ignore[return-value]
+
+
 def load_asked(encoding: dict[str, Any], remembered: dict[str, Any]) -> Any:
     """The encoder asked for, or None to leave the choice to the registry."""
     from fewshot.encoders import EmbeddingCache, load_encoder

@@ -1,8 +1,8 @@
-"""A benchmark's rows as pictures: accuracy by shots, and against time."""
+"""Results as pictures: a benchmark's accuracy by shots and against time, a training's loss and accuracy by epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from fewshot.outcomes import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MARKERS = "os^DvP*X<>ph"
 _WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.6, 3
@@ -35,17 +36,57 @@ def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
     return by_shots, by_time
 
 
+def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write a training's loss, and its accuracy on what it learns from and on what is held out, by epoch.
+
+    Parameters
+    ----------
+    log : sequence of mappings
+        For each epoch: "epoch", "loss", "accuracy" by data set, and "validation", a list of "data", "measure",
+        "accuracy" and "ci95".
+    path : Path
+        Of the PNG.
+
+    Raises
+    ------
+    MissingExtra : without matplotlib.
+    """
+    figure = _figure(2 * _WIDTH + 1.0, _HEIGHT)
+    left, right = figure.subplots(1, 2)
+    epochs = [line["epoch"] for line in log]
+    left.plot(epochs, [line["loss"] for line in log], marker=".", color="black")
+    left.set_ylabel("loss")
+    for name in log[0]["accuracy"]:
+        shares = [100 * line["accuracy"][name] for line in log]
+        right.plot(epochs, shares, "--", linewidth=1.0, label=f"{name}, learning")
+    for n, first in enumerate(log[0]["validation"]):
+        found = [line["validation"][n] for line in log]
+        label = f"{first['data']}, held out\n{first['measure']}"
+        means, halves = [100 * f["accuracy"] for f in found], [100 * f["ci95"] for f in found]
+        right.errorbar(epochs, means, yerr=halves, marker=".", capsize=2, label=label)
+    right.set_ylabel("accuracy (%)")
+    right.legend(fontsize=7, frameon=False)
+    for axis in (left, right):
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.25)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("pictures of results need matplotlib: pip install 'fewshot[plot]'") from None
+    return Figure(figsize=(width, height), dpi=130, layout="constrained")
+
+
 def _picture(
     path: Path,
     rows: list[Row],
     key: Callable[[Row], tuple[str, ...]],
     panel: Callable[[Axes, list[Row], dict[str, dict[str, Any]]], None],
 ) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("pictures of results need matplotlib: pip install 'fewshot[plot]'") from None
-
     grouped: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         grouped.setdefault(key(row), []).append(row)
@@ -53,8 +94,7 @@ def _picture(
     columns = 2 if len(panels) == 4 else min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     styles = _styles(rows)
-    figure = Figure(figsize=(_WIDTH * columns + 2.2, max(_HEIGHT * lines, 0.24 * len(styles) + 0.8)), dpi=130)
-    figure.set_layout_engine("constrained")
+    figure = _figure(_WIDTH * columns + 2.2, max(_HEIGHT * lines, 0.24 * len(styles) + 0.8))
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis, some in zip(axes, panels, strict=False):
         panel(axis, some, styles)

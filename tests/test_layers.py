@@ -18,7 +18,7 @@ FLOORS = {
     "classifiers": 3, "identity": 3,
     "methods": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,
     "reindexing": 5, "features": 5, "tables": 5, "plots": 5,
-    "registry": 6, "bench": 6,
+    "registry": 6, "bench": 6, "training": 6,
     "demo": 7, "commandline": 7,
     "cli": 8,
 }  # fmt: skip
@@ -26,7 +26,7 @@ FLOORS = {
 # Everyone may use these; any other library has one owner.
 COMMON = {"numpy", "torch", "sklearn", "typing_extensions"}
 OWNERS = {
-    "PIL": {"images", "demo", "encoders"},  # the last two for its types and drawing, not for opening files
+    "PIL": {"images", "demo", "encoders", "training"},  # only the first opens files
     "timm": {"encoders"},
     "huggingface_hub": {"encoders"},
     "faiss": {"index"},
@@ -35,6 +35,8 @@ OWNERS = {
     "pyarrow": {"exchange"},
     "torchvision": {"datasets"},
     "matplotlib": {"plots"},
+    "safetensors": {"training"},
+    "learn2learn": {"training"},
 }
 
 
@@ -118,8 +120,10 @@ def loaded_by(code: str) -> str:
         "assert CliRunner().invoke(main, ['add', '--help']).exit_code == 0",
         "from click.testing import CliRunner; from fewshot.cli import main; "
         "assert CliRunner().invoke(main, ['bench', '--help']).exit_code == 0",
+        "from click.testing import CliRunner; from fewshot.cli import main; "
+        "assert CliRunner().invoke(main, ['train', '--help']).exit_code == 0",
     ],
-    ids=["import fewshot", "fewshot --help", "fewshot add --help", "fewshot bench --help"],
+    ids=["import fewshot", "fewshot --help", "fewshot add --help", "fewshot bench --help", "fewshot train --help"],
 )
 def test_the_import_and_the_help_load_no_heavy_library(code):
     assert loaded_by(code) == "[]"

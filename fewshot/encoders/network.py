@@ -23,8 +23,10 @@ POOLS = ("avg", "max", "cls", "cls+avg")
 _PROBE_SECONDS = 3.0
 
 
-def load_network(name: str, *, pretrained: bool) -> nn.Module:
+def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
     """Make a timm network without its classifier, in eval mode, float32, on the CPU.
+
+    ``settings`` are the network's own, such as ``img_size``.
 
     Raises
     ------
@@ -36,7 +38,7 @@ def load_network(name: str, *, pretrained: bool) -> nn.Module:
 
     try:
         with _hub_offline_if_unreachable(name, pretrained):
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **settings)
     except Exception as error:
         raise EncoderNotFound(_explain(name, error)) from error
     return network.eval().requires_grad_(False)

@@ -1,0 +1,95 @@
+"""The four-block convolutional network that few-shot papers compare with: ``fewshot_conv4``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.layers import to_2tuple
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from fewshot.encoders.architectures.staged import StagedNet, default_cfg, drawn_for_relu
+
+__all__ = ["Conv4", "fewshot_conv4"]
+
+
+class Conv4(StagedNet):
+    """Four blocks of a 3x3 convolution, batch norm, ReLU and a max pooling that halves the map; flattened.
+
+    Parameters
+    ----------
+    num_classes : int
+        Outputs of the linear classifier; 0 leaves it out, and the network returns its features.
+    in_chans : int
+        Channels of the picture.
+    global_pool : str
+        "flatten", as in the paper, or timm's name of a pooling; "" keeps the map.
+    drop_rate : float
+        Share of the features dropped while training.
+    width : int
+        Channels of every block.
+    img_size : int or (int, int)
+        Sides of the picture, on which the number of flattened features depends.
+
+    References
+    ----------
+    Vinyals et al. 2016, arXiv:1606.04080, section 4.1; Snell, Swersky & Zemel 2017, arXiv:1703.05175, section 3.1.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "flatten",
+        drop_rate: float = 0.0,
+        width: int = 64,
+        img_size: int | tuple[int, int] = 64,
+    ) -> None:
+        super().__init__(in_chans, drop_rate)
+        height, across = to_2tuple(img_size)
+        if min(height, across) < 16:
+            raise ValueError(f"Conv-4 halves the picture four times, so it needs 16 pixels a side, not {img_size}")
+        self._cells = (height // 16) * (across // 16)
+        self.stem = nn.Identity()
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(width if i else in_chans, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                    nn.MaxPool2d(2),
+                )
+                for i in range(4)
+            )
+        )
+        self._complete([width] * 4, [2, 4, 8, 16], num_classes, global_pool)
+        drawn_for_relu(self)
+
+    def _pooling(self, kind: str) -> tuple[nn.Module, int]:
+        return (nn.Flatten(1), self.num_features * self._cells) if kind == "flatten" else super()._pooling(kind)
+
+
+default_cfgs = generate_default_cfgs(
+    {"fewshot_conv4.untrained": default_cfg(first_conv="stages.0.0", fixed_input_size=True)}
+)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def fewshot_conv4(pretrained: bool = False, **kwargs: Any) -> Conv4:
+    """Build Conv-4: 113 thousand parameters, d = 1,024 at 64 pixels, 64 at 28 and 1,600 at 84.
+
+    Parameters
+    ----------
+    pretrained : bool
+        Load weights; only through ``local-dir:``, for no hub holds them.
+    **kwargs
+        Those of ``Conv4`` and of timm's ``build_model_with_cfg``.
+    """
+    network: Conv4 = build_model_with_cfg(
+        Conv4,
+        "fewshot_conv4",
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+        **kwargs,
+    )
+    return network

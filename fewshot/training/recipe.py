@@ -1,0 +1,189 @@
+"""What a training is to do: everything that its numbers depend on, checked before any work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from fewshot.validation import Metric, check_choice, check_count
+
+Method = Literal["classical", "prototypical", "maml", "anil"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Augmentation = Literal["photos", "glyphs", "none"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
+
+T = TypeVar("T")
+
+# Pictures (classical) or episodes of each data set in a step.
+_BATCH = {"classical": 128, "prototypical": 1, "maml": 4, "anil": 4}
+_RATE = {"classical": 0.1, "prototypical": 1e-3, "maml": 1e-3, "anil": 1e-3}
+# Weights that know something already are to be moved, not replaced.
+_RATE_FROM_WEIGHTS = {"classical": 1e-2, "prototypical": 5e-5, "maml": 1e-4, "anil": 1e-4}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; what is a tuple holds one value for all data sets, or one for each.
+
+    Attributes
+    ----------
+    arch : str
+        "resnet12", "conv4" or "glyph" (``fewshot_resnet12`` and so on), "pocket" (the bundled weights), a folder of
+        weights, or any timm name: one with a tag ("resnet18.a1_in1k"), "hf-hub:" or "local-dir:" starts from those
+        weights, an architecture alone ("resnet18", "fewshot_pocket") from scratch.
+    method : {"classical", "prototypical", "maml", "anil"}
+        "classical": cross-entropy with a cosine head for each data set, every batch holding them all.
+        "prototypical": episodes, each query to be closest to its class mean. "maml", "anil": episodes, each learned
+        by some steps of gradient descent on the whole network, or on the last layer alone.
+    size : int, optional
+        Pixels a side; by default the network's own.
+    epochs : int
+        An epoch shows as many pictures of the first data set as it has, the turned ones counted too.
+    ways, shots, queries : tuple of int, int, int
+        Of the episodes: of validation, and of the episodic methods. Fewer queries are asked where a class is small.
+    batch_size : tuple of int, optional
+        Pictures (classical) or episodes (the others) of each data set in a step; by default 128, 1 (prototypical), 4.
+    augment : tuple of {"photos", "glyphs", "none"}
+        "photos": crop, flip, colour. "glyphs": in grey; affine, elastic, strokes, paint.
+    rotations : bool
+        Each quarter turn of a class of glyphs is a class of its own.
+    weights : tuple of float
+        Of the data sets' losses.
+    contrastive : tuple of float
+        Weight of a supervised contrastive loss beside the cross-entropy (classical); above 0 a batch holds two
+        pictures of each of its classes.
+    metric : {"cosine", "sqeuclidean"}
+        Of validation, and of prototypical training: "sqeuclidean" is Snell et al.'s, "cosine" with a learned scale
+        Hu et al.'s.
+    learning_rate : float, optional
+        The highest: it rises for a tenth of the steps and falls along a cosine. By default 0.1 for classical training
+        from scratch (SGD), 0.001 for the others (AdamW), and less from weights: 0.01, 5e-5 (prototypical), 1e-4.
+    grow : bool
+        Start with pictures of half the size, and enlarge them three times while learning: half of the computing saved.
+    inner_steps, inner_rate : int, float
+        Of gradient descent in an episode (maml, anil).
+    hold_out : float
+        Share of the classes to validate on, whole groups where there are groups, of data that has no part "val".
+    seed : int
+        Decides everything that is drawn.
+
+    Raises
+    ------
+    ValueError : for a value that makes no sense, naming it.
+
+    References
+    ----------
+    Chen et al. 2019, arXiv:1904.04232 (classical, with a cosine head). Snell, Swersky & Zemel 2017, arXiv:1703.05175,
+    and Hu et al. 2022, arXiv:2204.07305 (prototypical). Finn, Abbeel & Levine 2017, arXiv:1703.03400 (MAML). Raghu et
+    al. 2020, arXiv:1909.09157 (ANIL). Khosla et al. 2020, arXiv:2004.11362 (contrastive).
+    """
+
+    arch: str = "resnet12"
+    method: Method = "classical"
+    size: int | None = None
+    epochs: int = 20
+    ways: tuple[int, ...] = (5,)
+    shots: int = 1
+    queries: int = 15
+    batch_size: tuple[int, ...] | None = None
+    augment: tuple[Augmentation, ...] = ("photos",)
+    rotations: bool = False
+    weights: tuple[float, ...] = (1.0,)
+    contrastive: tuple[float, ...] = (0.0,)
+    metric: Metric = "cosine"
+    learning_rate: float | None = None
+    grow: bool = False
+    inner_steps: int = 5
+    inner_rate: float = 0.1
+    hold_out: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+        check_choice("metric", self.metric, ("cosine", "sqeuclidean"))
+        for kind in self.augment:
+            check_choice("augment", kind, AUGMENTATIONS)
+        for ways in self.ways:
+            check_count("ways", ways, minimum=2)
+        for name in ("epochs", "shots", "queries", "inner_steps"):
+            check_count(name, getattr(self, name))
+        for pictures in self.batch_size or ():
+            check_count("batch_size", pictures)
+        check_count("seed", self.seed, minimum=0)
+        if self.size is not None:
+            check_count("size", self.size, minimum=8)
+        self._check_numbers()
+        self._check_together()
+
+    def _check_numbers(self) -> None:
+        for name in ("learning_rate", "inner_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0, not {value!r}")
+        for name in ("weights", "contrastive"):
+            if not all(0 <= weight < math.inf for weight in getattr(self, name)):
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)!r}")
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"hold_out is a share of the classes, from 0 up to but not 1, not {self.hold_out!r}")
+
+    def _check_together(self) -> None:
+        if self.rotations and "glyphs" not in self.augment:
+            raise ValueError("rotations are classes of glyphs: they need the augmentation 'glyphs'")
+        if any(self.contrastive) and self.method != "classical":
+            raise ValueError(f"contrastive is for classical training, not {self.method}")
+        if self.grow and self.adapts:
+            raise ValueError(f"grow is for classical and prototypical training, not {self.method}")
+
+    @property
+    def episodic(self) -> bool:
+        """Whether steps are made of episodes."""
+        return self.method != "classical"
+
+    @property
+    def adapts(self) -> bool:
+        """Whether episodes are learned by gradient descent."""
+        return self.method in ("maml", "anil")
+
+    def batches(self, sets: int) -> tuple[int, ...]:
+        """Pictures, or episodes, of each data set in a step."""
+        return each("batch_size", self.batch_size or (_BATCH[self.method],), sets)
+
+    def shown(self, sets: int) -> int:
+        """How many pictures a step shows, at most."""
+        batches = self.batches(sets)
+        if not self.episodic:
+            return sum(batches)
+        ways = each("ways", self.ways, sets)
+        return sum(t * c * (self.shots + self.queries) for t, c in zip(batches, ways, strict=True))
+
+    def rate(self, from_weights: bool) -> float:
+        """Return the highest learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return (_RATE_FROM_WEIGHTS if from_weights else _RATE)[self.method]
+
+    def size_in(self, epoch: int, size: int) -> int:
+        """Pixels a side in an epoch, of ``size`` at last."""
+        if not self.grow:
+            return size
+        done = epoch / self.epochs
+        if done >= 0.85 or epoch == self.epochs - 1:
+            return size
+        return 8 * round(size * (0.5 if done < 0.2 else 0.625 if done < 0.55 else 0.75) / 8)
+
+    def plain(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def each(name: str, values: tuple[T, ...], sets: int) -> tuple[T, ...]:
+    """Return one value for each data set.
+
+    Raises
+    ------
+    ValueError : where neither one value nor one for each is given.
+    """
+    if len(values) not in (1, sets):
+        raise ValueError(f"{name} holds {len(values)} values, for {sets} data sets: give one for all, or one for each")
+    return values if len(values) == sets else values * sets

@@ -1,0 +1,71 @@
+"""Gradients by threads that each compute a share of a batch alone, on one core."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+R = TypeVar("R")
+
+
+def worker_count(device: torch.device, things: int, *, least: int) -> int:
+    """How many workers share so many things, each having the least at least: as many as torch's threads on a CPU."""
+    return max(1, min(torch.get_num_threads(), things // least)) if device.type == "cpu" else 1
+
+
+class Workers:
+    """Twins of a network that share its weights, each with gradients of its own, each in a thread of its own.
+
+    Threads of one operator wait for each other at every layer, which costs most of the time where cores are shared;
+    workers wait twice a step. A twin's batch norms see its share alone; the first twin is the network itself, so its
+    running statistics are the network's. Gradients are summed in the order of the twins, so that a run repeats.
+
+    Parameters
+    ----------
+    network : nn.Module
+    n : int
+    """
+
+    def __init__(self, network: nn.Module, n: int) -> None:
+        self.twins = [network, *(_twin(network) for _ in range(n - 1))]
+        self._threads = torch.get_num_threads()
+
+    def __enter__(self) -> Workers:
+        torch.set_num_threads(1)  # also of this thread: sums then do not depend on the machine's cores
+        self._pool = ThreadPoolExecutor(len(self.twins), initializer=torch.set_num_threads, initargs=(1,))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._pool.shutdown()
+        torch.set_num_threads(self._threads)
+
+    def map(self, function: Callable[..., R], *arguments: Iterable[Any]) -> list[R]:
+        """Call ``function`` in the threads with each set of arguments; results in their order."""
+        if len(self.twins) == 1:  # a GPU's work stays on its own stream and thread
+            return [function(*each) for each in zip(*arguments, strict=True)]
+        return list(self._pool.map(function, *arguments))
+
+    def gather(self) -> None:
+        """Add the twins' gradients to the network's, and clear theirs."""
+        network, *others = (list(twin.parameters()) for twin in self.twins)
+        for parameters in others:
+            for own, other in zip(network, parameters, strict=True):
+                if own.grad is None:
+                    own.grad = other.grad
+                elif other.grad is not None:
+                    own.grad += other.grad
+                other.grad = None
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(network)
+    for mine, shared in zip(twin.modules(), network.modules(), strict=True):
+        for name, parameter in shared.named_parameters(recurse=False):
+            setattr(mine, name, nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad))
+    return twin
