@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from fewshot import __version__
 from fewshot.benchmark import BenchmarkResult, run_benchmark
 from fewshot.classifiers import FewShotClassifier
+from fewshot.encoders.hardware import usable_device
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import MissingExtra
 from fewshot.features import (
+    BaseSource,
     Features,
     NamedEncoder,
     Source,
@@ -169,10 +171,11 @@ def run_bench(
 
     Raises
     ------
-    ValueError : for an unknown method, one without the base it needs, data that cannot serve a setting, or pictures
-        without an encoder; all before anything is embedded.
+    ValueError : for a device that is not there, an unknown method, one without the base it needs, data that cannot
+        serve a setting, or pictures without an encoder; all before anything is embedded.
     """
     protocol = protocol or Protocol()
+    place = str(usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     base_source = None if base is None else open_base(base)
     makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
     for name in chosen(methods).keys() - makers:
@@ -187,11 +190,11 @@ def run_bench(
             )
         if source.ignored:
             note(f"{source.name}: passed over, no picture of a class: {len(source.ignored)}, as {source.ignored[0]}")
+        _note_shared(base_source, source, note)
         for way, shot in settings:
             protocol.sampler(source, way, shot)
     folder = Path(out)
     (folder / _EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     bench = _Bench(folder, protocol, place, note)
     needed = encoders if any(source.pictures for source in sources) else ()
     if encoders and not needed:
@@ -230,6 +233,14 @@ def _opened(data: Sequence[str], split: str) -> list[Source]:
         replace(source, name=name) if names.count(source.name) > 1 else source
         for name, source in zip(given, sources, strict=True)
     ]
+
+
+def _note_shared(base: BaseSource | None, source: Source, note: Callable[[str], None]) -> None:
+    """Tell where base data, meant to be of other classes, name one that is asked for."""
+    both = set() if base is None else set(base.labels or ()) & set(source.labels)
+    if both:
+        label = min(both)
+        note(f"{source.name} and the base both name a class {label!r}: if it is the same, the base gives it away")
 
 
 def _settings(ways: Sequence[Count], shots: Sequence[Count]) -> list[tuple[Count, Count]]:

@@ -154,8 +154,8 @@ class EpisodeSampler:
     def _check_combination(self) -> None:
         if (self.n_way == "various") != (self.n_shot == "various"):
             raise ValueError("n_way and n_shot are both 'various' or both numbers")
-        if self.query_imbalance is not None and not self.query_imbalance > 0:
-            raise ValueError(f"query_imbalance is a concentration above 0, not {self.query_imbalance!r}")
+        if self.query_imbalance is not None and not 0 < self.query_imbalance < np.inf:
+            raise ValueError(f"query_imbalance is a finite concentration above 0, not {self.query_imbalance!r}")
         if not self.fixed and (self.query_imbalance is not None or not self.replacement):
             raise ValueError("'various' episodes have neither query_imbalance nor replacement=False")
 

@@ -38,7 +38,7 @@ class FeatureFile:
     """What a benchmark reads of a file of vectors (n, d): an export, or one that another program has written.
 
     Labels, sources (names of the pictures) and groups are None where the file has none; so are the encoder's
-    fingerprint and its description (JSON).
+    fingerprint and its description (JSON). A single one that is missing, null or NaN, is "".
     """
 
     vectors: NDArray[np.float32]
@@ -99,11 +99,13 @@ def read_features(path: Path) -> FeatureFile:
         if "vectors" not in columns:
             raise ValueError(f"it holds {', '.join(columns) or 'nothing'}, but no vectors")
         vectors = np.asarray(columns.pop("vectors"))
-        vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
+        if vectors.ndim != 2:
+            raise ValueError(f"its vectors have the shape {vectors.shape}, not (n, d)")
+        vectors = check_vectors(vectors, vectors.shape[1])
         for name, column in columns.items():
             if np.shape(column) != (len(vectors),):
                 raise ValueError(f"it holds {len(vectors)} vectors but {name} of shape {np.shape(column)}")
-        texts = {name: [str(value) for value in column] for name, column in columns.items()}
+        texts = {name: list(map(_text, column)) for name, column in columns.items()}
     except MissingExtra:
         raise
     except Exception as error:
@@ -228,9 +230,23 @@ def _parquet_columns(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     columns = {name: table[key].to_pylist() for name, key in _named(table.column_names) if name != "vectors"}
     for name, key in _named(table.column_names):
         if name == "vectors":
-            flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table[key].chunks]
-            columns[name] = np.concatenate(flat).reshape(table.num_rows, -1)
+            columns[name] = _parquet_vectors(table[key])
     return columns, json.loads((table.schema.metadata or {}).get(b"fewshot", b"{}"))
+
+
+def _parquet_vectors(column: Any) -> NDArray[Any]:
+    from pyarrow.compute import list_value_length, unique
+
+    lengths = unique(list_value_length(column)).to_pylist()
+    if len(lengths) > 1 or None in lengths:
+        raise ValueError(f"its vectors have several lengths: {', '.join(map(str, lengths))}")
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate([np.empty(0, np.float32), *flat]).reshape(len(column), *lengths or [0])
+
+
+def _text(value: Any) -> str:
+    """Write a label; "" for one that is missing, None or NaN."""
+    return "" if value is None or value != value else str(value)
 
 
 def _named(found: list[str]) -> list[tuple[str, str]]:

@@ -104,6 +104,9 @@ def open_source(name: str, *, split: str) -> Source:
         held = read_features(Path(name))
         if held.labels is None:
             raise ValueError(f"{name} holds no labels; a benchmark needs one for each vector")
+        if "" in held.labels:
+            where = f"vector {held.labels.index('')} of {len(held.labels)}"
+            raise ValueError(f"{name}: {where} has no label; a benchmark needs one for each vector")
         groups = None if held.groups is None else tuple(held.groups)
         return Source(Path(name).stem, tuple(held.labels), groups, held)
     dataset = load_dataset(name, split=split)

@@ -51,23 +51,30 @@ def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     ------
     MissingExtra : without matplotlib.
     """
-    figure = _figure(2 * _WIDTH + 1.0, _HEIGHT)
+    figure = _figure(2 * _WIDTH + 2.2, _HEIGHT)
+    from matplotlib.ticker import MaxNLocator
+
     left, right = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in log]
     left.plot(epochs, [line["loss"] for line in log], marker=".", color="black")
     left.set_ylabel("loss")
+    colours: dict[str, Any] = {}  # a data set's two curves have one
     for name in log[0]["accuracy"]:
         shares = [100 * line["accuracy"][name] for line in log]
-        right.plot(epochs, shares, "--", linewidth=1.0, label=f"{name}, learning")
+        (curve,) = right.plot(epochs, shares, "--", marker=".", linewidth=1.0, label=f"{name}, learning")
+        colours[name] = curve.get_color()
     for n, first in enumerate(log[0]["validation"]):
         found = [line["validation"][n] for line in log]
         label = f"{first['data']}, held out\n{first['measure']}"
         means, halves = [100 * f["accuracy"] for f in found], [100 * f["ci95"] for f in found]
-        right.errorbar(epochs, means, yerr=halves, marker=".", capsize=2, label=label)
+        colour = colours.pop(first["data"], None)
+        right.errorbar(epochs, means, yerr=halves, marker=".", capsize=2, label=label, color=colour)
     right.set_ylabel("accuracy (%)")
-    right.legend(fontsize=7, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     for axis in (left, right):
         axis.set_xlabel("epoch")
+        axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.25)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# On the tests' small tensors, threads of one operator only wait for each other, the longer the busier the cores are.
+# Before torch, scikit-learn and faiss start theirs. What spreads its work itself is given two where it is tested.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -226,6 +226,15 @@ def test_the_base_gives_distribution_calibration_its_classes_without_what_has_no
         assert row.classifier == described(made)
 
 
+def test_a_base_that_names_the_same_classes_is_remarked_on(data, tmp_path):
+    arguments = [data, "--methods", "simpleshot", "--queries", 4, "--episodes", 3, "--out", tmp_path / "out"]
+    remark = "toy and the base both name a class '0': if it is the same, the base gives it away\n"
+    assert remark in call(*arguments, "--base", data).stderr
+    with np.load(data) as file:
+        np.savez(tmp_path / "other.npz", vectors=file["vectors"], labels=file["labels"] + 100)
+    assert "both name" not in call(*arguments, "--base", tmp_path / "other.npz").stderr
+
+
 def test_what_needs_base_classes_is_in_all_only_where_there_are_some(data, tmp_path, runs, monkeypatch):
     names = (CALIBRATION, "simpleshot", "ridge")
     monkeypatch.setattr(fewshot.methods, "METHODS", {name: METHODS[name] for name in names})
@@ -472,7 +481,10 @@ def test_a_method_that_refuses_is_listed_and_the_others_go_on(data, tmp_path, mo
         (["{data}", "--ways", "various", "--queries", "3"], "both 'various' or both numbers"),
         (["{colours}", "--ways", "3", "--queries", "3"], "colours holds pictures, and no encoder is named"),
         (["{none}"], "no such file"),
+        (["{data}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here ("),
         (["{unlabelled}"], "holds no labels"),
+        (["{partly}"], "partly.npz: vector 1 of 3 has no label; a benchmark needs one for each vector"),
+        (["{flat}"], "is not a feature file (its vectors have the shape (3,), not (n, d))"),
         (["{objects}"], "is not a feature file (Object arrays cannot be loaded"),
         (["{ragged}"], "is not a feature file (it holds 4 vectors but labels of shape (3,))"),
         (["{data}", "--queries", "3", "--base", "{narrow}"], "(d=3, unknown), but toy those of features (d=10,"),
@@ -484,7 +496,10 @@ def test_what_cannot_be_is_refused_in_one_line(arguments, message, data, colours
     np.savez(tmp_path / "narrow.npz", vectors=np.ones((4, 3), np.float32))
     np.savez(tmp_path / "objects.npz", vectors=np.ones((1, 3)), labels=np.array([{}], object))
     np.savez(tmp_path / "ragged.npz", vectors=np.ones((4, 3)), labels=["a", "b", "c"])
-    places = {name: tmp_path / f"{name}.npz" for name in ("none", "unlabelled", "narrow", "objects", "ragged")}
+    np.savez(tmp_path / "partly.npz", vectors=np.ones((3, 2)), labels=[1.0, np.nan, 2.0])
+    np.savez(tmp_path / "flat.npz", vectors=np.ones(3), labels=["a", "b", "c"])
+    names = ("none", "unlabelled", "narrow", "objects", "ragged", "partly", "flat")
+    places = {name: tmp_path / f"{name}.npz" for name in names}
     given = [text.format(data=data, colours=colours, **places) for text in arguments]
     if "--methods" not in given:
         given += ["--methods", "simpleshot"]
@@ -513,6 +528,23 @@ def test_an_export_as_parquet_is_read_as_its_npz(data, tmp_path):
     report = run_bench([str(tmp_path / "other.parquet")], tmp_path / "out", **arguments)
     assert report.skipped == 1
     assert report.rows == (first,)
+
+
+@pytest.mark.parametrize(("vectors", "lengths"), [([[1.0], [2.0, 3.0, 4.0]], "1, 3"), ([[1.0, 2.0], None], "2, None")])
+def test_parquet_vectors_of_several_lengths_are_refused_and_not_cut_anew(vectors, lengths, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"vectors": vectors, "labels": ["a", "b"]}), tmp_path / "odd.parquet")
+    with pytest.raises(ValueError, match=f"its vectors have several lengths: {lengths}"):
+        exchange.read_features(tmp_path / "odd.parquet")
+
+
+def test_a_missing_label_of_parquet_is_none_of_the_base_classes(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"vectors": [[1.0, 2.0], [3.0, 4.0]], "labels": [None, "a"]})
+    parquet.write_table(table, tmp_path / "base.parquet")
+    assert fewshot.features.open_base(str(tmp_path / "base.parquet")).labels == ("", "a")
 
 
 def test_every_name_makes_its_method_and_the_groups_part_them():

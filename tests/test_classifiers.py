@@ -153,6 +153,17 @@ def test_a_query_finds_the_prototypes_directions_ready_also_of_what_was_learned_
         PrototypeClassifier().fit([[2, 0]], ["a"])
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("later", METRICS)
+def test_prototypes_answer_by_the_metric_they_have_been_set_to_since(metric, later):
+    rng = np.random.default_rng(0)
+    X, y, q = rng.normal(size=(9, 4)), np.repeat([0, 1, 2], 3), rng.normal(size=(5, 4))
+    changed = PrototypeClassifier(metric=metric).fit(X[:6], y[:6]).set_params(metric=later)
+    assert_allclose(changed.scores(q), PrototypeClassifier(metric=later).fit(X[:6], y[:6]).scores(q), rtol=1e-5)
+    changed.partial_fit(X[6:], y[6:])
+    assert_allclose(changed.scores(q), PrototypeClassifier(metric=later).fit(X, y).scores(q), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_fit_forgets_all_that_was_learned_before(kind):
     X, y, query = clouds([3, 4])

@@ -58,7 +58,7 @@ def test_simpleshot_without_a_centre_normalises_only_and_never_centres_on_the_su
 
 
 def test_a_centre_of_another_length_is_refused():
-    with pytest.raises(ValueError, match=r"expected vectors of shape \(n, 2\), got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"center has shape \(3,\), but the embeddings need \(2,\)"):
         SimpleShotClassifier(center=[0, 0, 0]).fit([[3.0, 4.0]], ["a"])
 
 

@@ -178,6 +178,29 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
 
 
+def test_a_full_disk_is_told_in_one_line_and_half_written_files_do_not_stay(tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_):
+        (tmp_path / "out.training" / "encoder" / ".tmpX").write_text("half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(loop, "write_weights", full)
+    with pytest.raises(FewShotError, match=r"cannot write in .*No space left.*then goes on from the last checkpoint"):
+        train(tmp_path / "out")
+    monkeypatch.undo()
+    train(tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_broken_checkpoint_says_what_to_remove(tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        interrupted(tmp_path / "out", monkeypatch, Killed())
+    (tmp_path / "out.training" / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(FewShotError, match=r"checkpoint.safetensors cannot be read .*: remove .*out.training"):
+        train(tmp_path / "out")
+
+
 def interrupted(out, monkeypatch, error, **changes):
     """Train until the second epoch's first step, which fails."""
     step = FeatureStep.__call__

@@ -13,13 +13,14 @@ from torch import nn
 from training_data import digits, log, train
 
 from fewshot import Dataset, EncoderNotFound, FewShotError, ImageError
-from fewshot.encoders.trainable import trainable
+from fewshot.encoders.trainable import learning, trainable
 from fewshot.training import Recipe
 from fewshot.training.augment import Augment, resized
 from fewshot.training.checkpoint import check_same
 from fewshot.training.objectives import Classical, ContrastiveLoss, Domain, Prototypical
 from fewshot.training.pictures import Pictures, decoded, split_off, thinned
 from fewshot.training.steps import FeatureStep, Lens
+from fewshot.training.watching import sampler_for, within_groups
 from fewshot.training.workers import Workers, worker_count
 
 CPU = torch.device("cpu")
@@ -116,6 +117,28 @@ def test_a_sets_own_validation_part_is_taken_and_nothing_held_out(tmp_path):
     assert '"split": "val",\n    "use": "validate",\n    "pictures": 8,' in about
 
 
+def test_validation_stays_within_groups_where_one_has_the_classes(tmp_path):
+    classes = range(8)
+    data = digits(8, classes, groups=tuple("few" if c < 3 else "many" for c in classes for _ in range(8)))
+    for ways, within in ((3, True), (5, True), (6, False)):
+        assert within_groups(data, ways) == within
+        groups = [
+            {data.groups[i] for i in row} for some in sampler_for(data, ways, Recipe(queries=2)) for row in some.support
+        ]
+        assert {len(found) for found in groups} == ({1} if within else {1, 2} - ({1} if ways > 5 else set()))
+    straddling = digits(2, range(3), groups=("a", "b", "a", "a", "a", "a"))
+    assert not within_groups(straddling, 2)
+    assert not within_groups(digits(2), 2)
+    result = train(tmp_path / "out", digits(8, (8, 9)), validation=[data], ways=(4,), epochs=1, batch_size=(8,))
+    assert result.validation[0]["measure"] == "4-way 1-shot within groups, cosine prototypes"
+
+
+def test_classes_validated_on_but_learned_from_are_told(tmp_path):
+    notes = []
+    train(tmp_path / "out", digits(8), validation=[digits(8, range(4))], epochs=1, note=notes.append)
+    assert notes[0].startswith("4 of the 4 classes of digits, to validate on, are named as classes of digits, to learn")
+
+
 # ------------------------------------------------------------------------------------------------- errors by the data
 
 
@@ -150,6 +173,13 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_class_and_one_picture_a_step_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="digits has 1 class to learn from, where 2 at least"):
+        train(tmp_path / "out", digits(40, [0]), hold_out=0.0)
+    with pytest.raises(ValueError, match="a batch of one picture cannot be normalised: raise --batch-size"):
+        train(tmp_path / "out", digits(4), batch_size=(1,))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -161,6 +191,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
         ({"learning_rate": 0.0}, "learning_rate must be above 0, not 0.0"),
         ({"weights": (-1.0,)}, "weights must not be negative"),
         ({"hold_out": 1.0}, "hold_out is a share"),
+        ({"seed": 2**32}, "seed must be below"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
     ],
 )
@@ -180,6 +211,8 @@ def test_a_value_for_each_set_must_match_their_number():
 def test_a_network_that_would_be_starved_or_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"16 x 16 pixels are too small for test_resnet: its layer layer4\.0\.conv1"):
         trainable("test_resnet", 16, seed=0)
+    with pytest.raises(ValueError, match=r"conv4 does not take pictures of 9 x 9 pixels: Conv-4 halves .* 16 pixels"):
+        trainable("conv4", 9, seed=0)
     with pytest.raises(EncoderNotFound, match="no encoder is called 'resnet13'"):
         trainable("resnet13", None, seed=0)
 
@@ -189,6 +222,29 @@ def test_differing_settings_are_listed_with_both_values(tmp_path):
     with pytest.raises(ValueError, match=r"size was 32 and is now 64; epochs was 1 and is now 2\. Repeat it"):
         check_same(asked, {"recipe": {"epochs": 1, "seed": 0}, "size": 32}, tmp_path)
     check_same(asked, asked, tmp_path)
+
+
+def test_batch_norms_folded_into_their_weights_are_not_learned_in_training_mode(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    from fewshot.training.result import write_config, write_weights
+
+    network = timm.create_model("test_resnet", num_classes=0)
+    torch.nn.init.ones_(network.bn1.bias)
+    write_config(network, 64, {"act_layer": "gelu"}, tmp_path)
+    write_weights(network, tmp_path)
+    for arch in (str(tmp_path), f"local-dir:{tmp_path}"):
+        net = trainable(arch, None, seed=0)
+        assert net.settings == {"act_layer": "gelu"}  # else the result would be built without it
+        learning(net.network)
+        assert not net.network.bn1.training
+        assert net.network.layer1[0].bn1.training  # as new as it was drawn
+    network.bn1.running_mean += 1
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    net = trainable(str(tmp_path), None, seed=0)
+    learning(net.network)
+    assert net.network.bn1.training
 
 
 # ------------------------------------------------------------------------------------------------- the augmentation

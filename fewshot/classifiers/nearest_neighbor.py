@@ -25,7 +25,7 @@ class NearestNeighborClassifier(FewShotClassifier):
     """Classify by the votes of the k closest support examples.
 
     One support set is searched with FAISS, so it may be large; a batch of episodes is searched as one tensor. Both
-    give the same neighbours.
+    give the same neighbours, but for the choice among equally close ones.
 
     Parameters
     ----------

@@ -40,7 +40,10 @@ class SimpleShotClassifier(FewShotClassifier):
         """Return the centred unit vectors."""
         if self.center is None:
             return normalize(vectors, dim=-1)
-        center = check_vectors(np.reshape(np.asarray(self.center), (1, -1)), vectors.shape[-1])[0]
+        center = np.asarray(self.center)
+        if center.shape != (vectors.shape[-1],):
+            raise ValueError(f"center has shape {center.shape}, but the embeddings need {(vectors.shape[-1],)}")
+        center = check_vectors(center[None], vectors.shape[-1])[0]
         return normalize(vectors - torch.from_numpy(center).to(vectors.device), dim=-1)
 
     def _learn(self, support: Tensor, membership: Membership) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewshot.encoders.network import first_line, load_network
+from fewshot.errors import EncoderNotFound
 
 SHORT_NAMES = {"resnet12": "fewshot_resnet12", "conv4": "fewshot_conv4", "glyph": "fewshot_glyph"}
 _POCKET = Path(__file__).with_name("pocket")
@@ -31,6 +34,8 @@ class Trainable:
     mean, std : tuple of 3 floats
     dim : int
         d, the number of its features.
+    settings : dict
+        What else the network was built with, as its folder says: timm's "model_args".
     """
 
     network: nn.Module
@@ -39,6 +44,7 @@ class Trainable:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dim: int
+    settings: dict[str, Any]
 
 
 def trainable(arch: str, size: int | None, *, seed: int) -> Trainable:
@@ -69,11 +75,44 @@ def trainable(arch: str, size: int | None, *, seed: int) -> Trainable:
     config: dict[str, Any] = dict(getattr(network, "pretrained_cfg", {}))
     own = int(config["input_size"][-1])
     if size is not None and size != own and config.get("fixed_input_size"):
-        network = _made(name, seed, from_weights, img_size=size)
+        try:
+            network = _made(name, seed, from_weights, img_size=size)
+        except EncoderNotFound as error:  # but it was found at its own size
+            reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise ValueError(f"{arch} does not take pictures of {size} x {size} pixels: {reason}") from error
     size = size or own
     dim = _dim(network, arch, size)
     network.requires_grad_(True)
-    return Trainable(network, from_weights, size, tuple(config["mean"]), tuple(config["std"]), dim)
+    if from_weights:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm) and _folded(module):
+                module.folded = True  # type: ignore[assignment]
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    return Trainable(network, from_weights, size, mean, std, dim, _settings(name))
+
+
+def learning(network: nn.Module) -> None:
+    """Put a network in training mode, but for batch norms folded into its weights: pictures are not normalised anew."""
+    network.train()
+    for module in network.modules():
+        if getattr(module, "folded", False):
+            module.eval()
+
+
+def _folded(norm: _BatchNorm) -> bool:
+    """Whether a trained batch norm has become an identity, as converted weights have it."""
+    mean, var, bias = norm.running_mean, norm.running_var, norm.bias
+    if mean is None or var is None or bias is None:
+        return False
+    # One that was never trained has no bias.
+    return not bool(mean.any()) and bool((var == var[0]).all()) and bool(bias.any())
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What a folder says that its network is built with; the network itself does not keep it."""
+    if not name.startswith("local-dir:"):
+        return {}
+    return dict(json.loads(Path(name.partition(":")[2], "config.json").read_text()).get("model_args") or {})
 
 
 def check_sizes(net: Trainable, arch: str, sizes: Iterable[int]) -> None:

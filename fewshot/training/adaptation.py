@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewshot.encoders.trainable import learning
 from fewshot.errors import MissingExtra
 from fewshot.training.objectives import Domain, EpisodePlan, episode_targets
 from fewshot.training.recipe import Recipe
@@ -129,7 +130,7 @@ def settle_norms(trunk: nn.Module, batches: Sequence[Tensor]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all the batches
-    trunk.train()
+    learning(trunk)
     with torch.no_grad():
         for x in batches:
             trunk(x)

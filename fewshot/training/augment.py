@@ -96,10 +96,10 @@ class Augment:
     def _thicken(self, x: Tensor, size: int) -> Tensor:
         """Widen strokes by 0 to 8 pixels at size 64, most of them a little."""
         steps = (self._uniform(0, 1, len(x)) ** 2 * (4.99 * size / _THICK_AT)).long()
-        out, wider = x.clone(), x
+        out = x.clone()
         for step in range(1, int(steps.max()) + 1):
-            wider = functional.max_pool2d(wider, 3, stride=1, padding=1)
-            out[steps == step] = wider[steps == step]
+            more = steps >= step
+            out[more] = functional.max_pool2d(out[more], 3, stride=1, padding=1)
         return out
 
     def _soften(self, x: Tensor, size: int) -> Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fewshot.errors import FewShotError
 from fewshot.files import replacing
 
 
@@ -70,15 +73,29 @@ def save(
 
 
 def about(path: Path) -> About:
-    """What a checkpoint is of."""
-    with safe_open(path, "pt") as opened:
+    """What a checkpoint is of.
+
+    Raises
+    ------
+    FewShotError : if it cannot be read.
+    """
+    with _opened(path) as opened:
         return About(**json.loads(opened.metadata()["about"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise FewShotError(f"{path} cannot be read ({error}): remove {path.parent} and begin anew") from error
 
 
 def load(path: Path, learner: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> State:
     """Put the modules and the optimiser into the saved state, and return where the training stands."""
     parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimiser": {}}
-    with safe_open(path, "pt") as opened:
+    with _opened(path) as opened:
         for key in opened.keys():
             part, _, name = key.partition(".")
             parts[part][name] = opened.get_tensor(key)

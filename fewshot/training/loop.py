@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders.trainable import Trainable
+from fewshot.encoders.trainable import Trainable, learning
 from fewshot.errors import FewShotError
 from fewshot.files import replacing
 from fewshot.progress import Progress
@@ -135,6 +135,8 @@ class Training:
         steps = len(self._step.plan(0)[0])
         left = steps * (self._recipe.epochs - self.state.epoch) - self.state.step
         with Workers(self._shared, self._machine.workers) as workers, Progress(left, "train", unit="step") as bar:
+            if self._net.from_weights and (self.state.epoch, self.state.step) == (0, 0):
+                self._tell_start(workers)
             while self.state.epoch < self._recipe.epochs:
                 self._epoch(workers, bar)
         return self.state
@@ -147,7 +149,7 @@ class Training:
         steps = len(plan[0])
         state.sums = state.sums or [0.0] * (1 + len(self._domains))
         for twin in workers.twins:
-            twin.train()
+            learning(twin)
         saved = begun
         while state.step < steps:
             self._learn(workers, [positions[state.step] for positions in plan], steps, size)
@@ -239,9 +241,15 @@ class Training:
             self._optimiser,
         )
 
+    def _tell_start(self, workers: Workers) -> None:
+        """Tell how well weights do that already know something: training may spoil them."""
+        if self._watches:
+            found = watched(self._watches, self._average.trunk, self._recipe, self._net.size, self._lens, workers)
+            self._note(f"before training: held out: {_accuracies(found)}")
+
     def _tell(self, line: dict[str, Any], best: bool, seconds: float) -> None:
         accuracy = ", ".join(f"{name} {100 * share:.1f} %" for name, share in line["accuracy"].items())
-        held_out = ", ".join(f"{f['data']} {100 * f['accuracy']:.1f} %" for f in line["validation"])
+        held_out = _accuracies(line["validation"])
         left = seconds * (self._recipe.epochs - line["epoch"])
         self._note(
             f"epoch {line['epoch']} of {self._recipe.epochs}: loss {line['loss']:.3f}, right: {accuracy}"
@@ -281,6 +289,10 @@ _OBJECTIVES: dict[str, Callable[[Sequence[Domain], int, Recipe], Any]] = {
     "maml": Adaptation,
     "anil": Adaptation,
 }
+
+
+def _accuracies(found: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{one['data']} {100 * one['accuracy']:.1f} %" for one in found)
 
 
 def _score(line: dict[str, Any]) -> float:

@@ -128,11 +128,17 @@ class Classical(nn.Module):
         self._labels = [domain.labels() for domain in domains]
         self.heads = nn.ModuleList(CosineHead(d, int(labels.max()) + 1) for labels in self._labels)
         self.contrasts = nn.ModuleList(ContrastiveLoss() for _ in domains)
+        if sum(domain.batch for domain in domains) < 2:
+            raise ValueError("a batch of one picture cannot be normalised: raise --batch-size")
         for domain in domains:
             if domain.batch > domain.positions:
                 raise ValueError(
                     f"{domain.pictures.name} has {domain.positions} pictures to learn from, too few for a batch of "
                     f"{domain.batch}: lower --batch-size"
+                )
+            if len(domain.pictures.classes) < 2 and not domain.turned:
+                raise ValueError(
+                    f"{domain.pictures.name} has 1 class to learn from, where 2 at least must be told apart"
                 )
             if domain.contrastive:
                 refuse_small(domain.pictures, 2, "the contrastive loss compares two pictures of each class", "")

@@ -42,6 +42,7 @@ class Recipe:
         An epoch shows as many pictures of the first data set as it has, the turned ones counted too.
     ways, shots, queries : tuple of int, int, int
         Of the episodes: of validation, and of the episodic methods. Fewer queries are asked where a class is small.
+        An episode of validation lies within one group, such as an alphabet, where some group has so many classes.
     batch_size : tuple of int, optional
         Pictures (classical) or episodes (the others) of each data set in a step; by default 128, 1 (prototypical), 4.
     augment : tuple of {"photos", "glyphs", "none"}
@@ -66,7 +67,7 @@ class Recipe:
     hold_out : float
         Share of the classes to validate on, whole groups where there are groups, of data that has no part "val".
     seed : int
-        Decides everything that is drawn.
+        Decides everything that is drawn; below 2**32.
 
     Raises
     ------
@@ -110,7 +111,8 @@ class Recipe:
             check_count(name, getattr(self, name))
         for pictures in self.batch_size or ():
             check_count("batch_size", pictures)
-        check_count("seed", self.seed, minimum=0)
+        if check_count("seed", self.seed, minimum=0) >= 2**32:
+            raise ValueError(f"seed must be below 2**32, not {self.seed!r}")
         if self.size is not None:
             check_count("size", self.size, minimum=8)
         self._check_numbers()

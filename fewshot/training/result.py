@@ -17,18 +17,15 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _KEPT = ("pool_size", "interpolation", "mean", "std", "first_conv", "classifier", "fixed_input_size", "license")
 
 
-def write_config(network: nn.Module, size: int, arch: str, folder: Path) -> None:
+def write_config(network: nn.Module, size: int, settings: dict[str, Any], folder: Path) -> None:
     """Write config.json as timm reads it: the network, and the whole picture squeezed to ``size`` pixels a side."""
     own: dict[str, Any] = dict(getattr(network, "pretrained_cfg", {}))
-    origin = arch.partition(":")[2] if arch.startswith("local-dir:") else None
-    # What a folder's network was built with is not kept by the network.
-    asked = json.loads(Path(origin, CONFIG).read_text()).get("model_args") if origin else None
     config = {
         "architecture": own["architecture"],
         "num_classes": 0,
         "num_features": getattr(network, "num_features", None),
         "tags": ["image-feature-extraction", "few-shot", "timm"],
-        **({"model_args": asked} if asked else {}),
+        **({"model_args": settings} if settings else {}),
         "pretrained_cfg": {
             "tag": "fewshot",
             "custom_load": False,

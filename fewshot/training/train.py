@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fewshot import __version__
 from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders.hardware import best_device, best_precision, usable_device
+from fewshot.encoders.network import first_line
 from fewshot.encoders.trainable import check_sizes, trainable
-from fewshot.errors import MissingExtra
+from fewshot.errors import FewShotError, MissingExtra
 from fewshot.files import replacing
 from fewshot.plots import draw_training
 from fewshot.training import checkpoint
@@ -28,7 +30,7 @@ from fewshot.training.objectives import Domain
 from fewshot.training.pictures import content, decoded, split_off, thinned
 from fewshot.training.recipe import Recipe, each
 from fewshot.training.result import write_card, write_config
-from fewshot.training.watching import Watch, sampler_for
+from fewshot.training.watching import Watch, sampler_for, within_groups
 from fewshot.training.workers import worker_count
 
 ABOUT, CURVES = "training.json", "training.png"
@@ -130,7 +132,7 @@ def train_encoder(
         learn2learn_maml()
     learn, watch = _opened(data, validation, split, recipe, note)
     samplers = [sampler_for(some.dataset, some.ways, recipe) for some in watch]
-    target = Path(out)
+    target = Path(out) if Path(out).name not in ("", "..") else Path(os.path.abspath(out))
     work = target.with_name(f"{target.name}.training")
     net = trainable(recipe.arch, recipe.size, seed=recipe.seed)
     check_sizes(net, recipe.arch, {net.size} | {recipe.size_in(epoch, net.size) for epoch in range(recipe.epochs)})
@@ -142,15 +144,27 @@ def train_encoder(
         return done
     machine = _machine(device, recipe, len(learn), work, identity, note)
     domains = _domains(learn, recipe, net.size, machine.device)
-    watches = [Watch(decoded(some.dataset, net.size), sampler) for some, sampler in zip(watch, samplers, strict=True)]
+    watches = [
+        Watch(decoded(some.dataset, net.size), sampler, within_groups(some.dataset, some.ways))
+        for some, sampler in zip(watch, samplers, strict=True)
+    ]
     training = Training(recipe, net, domains, watches, machine, work, identity, note)
     (work / ENCODER).mkdir(parents=True, exist_ok=True)
-    write_config(net.network, net.size, recipe.arch, work / ENCODER)
+    write_config(net.network, net.size, net.settings, work / ENCODER)
     if (work / CHECKPOINT).exists():
         state = training.resume()
         note(f"going on after epoch {state.epoch}, step {state.step}, as {work} holds it")
-    state = training.run()
-    _finish(target, work, identity, state, note)
+    try:
+        state = training.run()
+        _finish(target, work, identity, state, note)
+    except KeyboardInterrupt:
+        note(f"interrupted; the same command goes on from what {work} holds")
+        raise
+    except (OSError, SafetensorError) as error:
+        raise FewShotError(
+            f"cannot write in {work}: {first_line(error)}. Make room, or whatever it lacks: the same command then goes "
+            "on from the last checkpoint"
+        ) from error
     return _result(target, state, computed=True)
 
 
@@ -175,12 +189,26 @@ def _opened(
     if validation:
         pairs = zip(validation, each("ways", recipe.ways, len(validation)), strict=True)
         watch += [_Set(_loaded(given, None, "val"), ways) for given, ways in pairs]
+        _note_shared(learn, watch, note)
     watch = [_Set(thinned(some.dataset, _WATCHED), some.ways) for some in watch]
     for some in learn + watch:
         ignored = some.dataset.ignored
         if ignored:
             note(f"{some.dataset.name}: passed over, no picture of a class: {len(ignored)}, as {ignored[0]}")
     return learn, watch
+
+
+def _note_shared(learn: Sequence[_Set], watch: Sequence[_Set], note: Note) -> None:
+    """Tell of classes to validate on that seem to be learned from."""
+    for own in learn:
+        for held in watch:
+            shared = sorted(set(map(str, own.dataset.labels)) & set(map(str, held.dataset.labels)))
+            if shared:
+                note(
+                    f"{len(shared)} of the {len(held.dataset.classes)} classes of {held.dataset.name}, to validate on, "
+                    f"are named as classes of {own.dataset.name}, to learn from ({shared[0]!r}): if they are the same, "
+                    "the accuracy says nothing of new classes"
+                )
 
 
 def _loaded(given: Data, split: str | None, usual: str) -> Dataset:
@@ -268,6 +296,8 @@ def _domains(learn: Sequence[_Set], recipe: Recipe, size: int, device: torch.dev
 def _finish(target: Path, work: Path, identity: dict[str, Any], state: State, note: Note) -> None:
     """Put card, log and curves beside the best weights, and the folder in its place."""
     folder = work / ENCODER
+    for half_written in folder.glob(".*"):  # by a run that was killed: ours, or safetensors' own temporary file
+        half_written.unlink()
     write_card(folder, target.name, identity, _versions(), state.log, state.best)
     about = {"identity": identity, "versions": _versions(), "best": state.best, "seconds": state.seconds}
     with replacing(folder / ABOUT) as temporary:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fewshot.benchmark import run_benchmark
 from fewshot.classifiers import PrototypeClassifier
 from fewshot.datasets import Dataset
+from fewshot.encoders.trainable import learning
 from fewshot.episodes import EpisodeSampler
 from fewshot.training.adaptation import Adaptation
 from fewshot.training.augment import resized
@@ -28,14 +29,26 @@ _ADAPTED = 100
 
 @dataclass(frozen=True)
 class Watch:
-    """Pictures to validate on, and the episodes drawn from them."""
+    """Pictures to validate on, and the episodes drawn from them, of any classes or each within a group."""
 
     pictures: Pictures
     sampler: EpisodeSampler
+    within: bool = False
+
+    def episodes(self, shots: int) -> str:
+        """Say what kind of episodes these are."""
+        return f"{self.sampler.n_way}-way {shots}-shot{' within groups' if self.within else ''}"
+
+
+def within_groups(dataset: Dataset, ways: int) -> bool:
+    """Whether episodes can lie within groups, which is harder: some group has the classes, and each class one group."""
+    pairs = set(zip(dataset.groups or (), dataset.labels, strict=False))
+    sizes = Counter(group for group, _ in pairs)
+    return len(pairs) == len(dataset.classes) and max(sizes.values()) >= ways
 
 
 def sampler_for(dataset: Dataset, ways: int, recipe: Recipe) -> EpisodeSampler:
-    """Draw the validation episodes of a data set, the same after every epoch.
+    """Draw the validation episodes of a data set, the same after every epoch; within groups where that can be.
 
     Raises
     ------
@@ -57,6 +70,7 @@ def sampler_for(dataset: Dataset, ways: int, recipe: Recipe) -> EpisodeSampler:
         n_shot=recipe.shots,
         n_query=min(recipe.queries, smallest - recipe.shots),
         n_episodes=_EPISODES,
+        groups=dataset.groups if within_groups(dataset, ways) else None,
         random_state=recipe.seed,
     )
 
@@ -70,7 +84,7 @@ def watched(
         vectors = embedded(trunk, watch.pictures.pixels, size, lens, workers)
         classifier = PrototypeClassifier(metric=recipe.metric)
         result = run_benchmark({"prototype": classifier}, vectors.numpy(), watch.sampler, device="cpu")["prototype"]
-        measure = f"{watch.sampler.n_way}-way {recipe.shots}-shot, {recipe.metric} prototypes"
+        measure = f"{watch.episodes(recipe.shots)}, {recipe.metric} prototypes"
         found.append(_line(watch, measure, result.accuracy, result.ci95))
     return found
 
@@ -79,7 +93,7 @@ def watched_adapting(
     watches: Sequence[Watch], trunk: nn.Module, objective: Adaptation, size: int, lens: Lens, workers: Workers
 ) -> list[dict[str, Any]]:
     """Accuracy after adaptation on the first of each set's episodes; leaves the trunk in training mode."""
-    trunk.train()
+    learning(trunk)
     found = []
     for watch in watches:
 
@@ -94,7 +108,7 @@ def watched_adapting(
             for row in torch.cat([torch.from_numpy(some.support), torch.from_numpy(some.query)], 1)
         )
         shares = torch.tensor(workers.map(answer, islice(episodes, _ADAPTED)), dtype=torch.float64)
-        measure = f"{watch.sampler.n_way}-way {objective.shots}-shot, adapted in {objective.steps} steps"
+        measure = f"{watch.episodes(objective.shots)}, adapted in {objective.steps} steps"
         found.append(_line(watch, measure, float(shares.mean()), float(1.96 * shares.std() / len(shares) ** 0.5)))
     return found
 
