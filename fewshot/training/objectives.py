@@ -51,13 +51,6 @@ class Domain:
             return labels
         return torch.cat([labels + turn * len(self.pictures.classes) for turn in range(_TURNS)])
 
-    def groups(self) -> list[str] | None:
-        """The group of each position: an episode's characters are turned alike."""
-        if self.pictures.groups is None:
-            return None
-        turns = range(_TURNS if self.turned else 1)
-        return [f"{group} {turn}" for turn in turns for group in self.pictures.groups]
-
     def show(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels and quarter turns of positions."""
         n = len(self.pictures)
