@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +80,7 @@ def learned_from(task: str) -> Dataset:
         return data
     place = next(iter(entries(None, ("omniglot",))))
     alphabets = set(text_in(place, f"background_{task}_alphabets.txt").split())
-    keep = [i for i, group in enumerate(data.groups or ()) if group in alphabets]
-    return replace(
-        data,
-        images=tuple(data.images[i] for i in keep),
-        labels=tuple(data.labels[i] for i in keep),
-        groups=tuple((data.groups or ())[i] for i in keep),
-    )
+    return data.take([i for i, group in enumerate(data.groups or ()) if group in alphabets])
 
 
 def one_shot_runs(encoder: TimmEncoder) -> dict[str, Any]:

@@ -114,17 +114,14 @@ def open_source(name: str, *, split: str) -> Source:
     return Source(called, dataset.labels, dataset.groups, dataset)
 
 
-def load_encoders(names: Sequence[str], *, device: str | None, cache: str | None) -> list[NamedEncoder]:
-    """Load encoders by name; with ``cache`` they remember their vectors in that file.
+def load_encoders(names: Sequence[str], *, device: str | None, cache: str) -> list[NamedEncoder]:
+    """Load encoders by name, which remember their vectors in the file ``cache``.
 
     Raises
     ------
     EncoderNotFound : for a name that cannot be loaded.
     """
-    loaded: list[Encoder] = [load_encoder(name, device=device) for name in names]
-    if cache is not None:
-        loaded = [EmbeddingCache(encoder, cache) for encoder in loaded]
-    return [NamedEncoder(name, encoder) for name, encoder in zip(names, loaded, strict=True)]
+    return [NamedEncoder(name, EmbeddingCache(load_encoder(name, device=device), cache)) for name in names]
 
 
 def embedded(source: Source, named: NamedEncoder | None) -> Features:

@@ -24,8 +24,8 @@ class BDCSPNClassifier(TransductiveClassifier):
     Parameters
     ----------
     epsilon : float, default 1.0
-        Sharpness of the weights exp(epsilon cos) with which examples enter the rectified prototypes. The paper has 10,
-        which lets a single example outweigh the queries where cosines are high, as after a ReLU.
+        Sharpness of the weights exp(epsilon cos) with which examples enter the rectified prototypes. The paper has 10;
+        at 1 shot the example, whose cosine to its own mean is 1, then outweighs all the queries of its class.
     prior : {"estimated", "uniform"}, default "estimated"
         Class proportions of the queries. The paper's shift moves the queries' mean onto the support's, which is right
         only for equal proportions ("uniform"): with one class asked it moves that class into the middle of all.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewshot.images import ImageSource
@@ -65,6 +65,15 @@ class Dataset:
     def classes(self) -> tuple[str, ...]:
         """The distinct labels, sorted."""
         return tuple(sorted(set(self.labels)))
+
+    def take(self, positions: Sequence[int]) -> Dataset:
+        """Return the data set of the pictures at these positions, in this order."""
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in positions),
+            labels=tuple(self.labels[i] for i in positions),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in positions),
+        )
 
 
 def plain(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -140,16 +139,7 @@ def split_off(dataset: Dataset, share: float, *, ways: int, examples: int, seed:
 
 
 def _chosen(dataset: Dataset, labels: set[str]) -> Dataset:
-    return _kept(dataset, [i for i, label in enumerate(dataset.labels) if label in labels])
-
-
-def _kept(dataset: Dataset, keep: Sequence[int]) -> Dataset:
-    return replace(
-        dataset,
-        images=tuple(dataset.images[i] for i in keep),
-        labels=tuple(dataset.labels[i] for i in keep),
-        groups=None if dataset.groups is None else tuple(dataset.groups[i] for i in keep),
-    )
+    return dataset.take([i for i, label in enumerate(dataset.labels) if label in labels])
 
 
 def thinned(dataset: Dataset, most: int) -> Dataset:
@@ -162,7 +152,7 @@ def thinned(dataset: Dataset, most: int) -> Dataset:
         for members in of_class.values()
         for i in np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)
     ]
-    return _kept(dataset, sorted(keep))
+    return dataset.take(sorted(keep))
 
 
 def content(dataset: Dataset) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from timm.layers import to_2tuple
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from fewshot.encoders.architectures.staged import StagedNet, default_cfg, drawn_for_relu
+from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
 
 __all__ = ["Conv4", "fewshot_conv4"]
 
@@ -85,11 +85,4 @@ def fewshot_conv4(pretrained: bool = False, **kwargs: Any) -> Conv4:
     **kwargs
         Those of ``Conv4`` and of timm's ``build_model_with_cfg``.
     """
-    network: Conv4 = build_model_with_cfg(
-        Conv4,
-        "fewshot_conv4",
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        **kwargs,
-    )
-    return network
+    return built(Conv4, "fewshot_conv4", pretrained, **kwargs)

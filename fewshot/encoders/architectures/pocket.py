@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from fewshot.encoders.architectures.staged import StagedNet, default_cfg, drawn_for_relu
+from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
 
 __all__ = ["PocketNet", "fewshot_glyph", "fewshot_pocket"]
 
@@ -152,7 +152,7 @@ def fewshot_pocket(pretrained: bool = False, **kwargs: Any) -> PocketNet:
     **kwargs
         Those of ``PocketNet`` and of timm's ``build_model_with_cfg``.
     """
-    return _built("fewshot_pocket", pretrained, **kwargs)
+    return built(PocketNet, "fewshot_pocket", pretrained, **kwargs)
 
 
 @register_model  # type: ignore[untyped-decorator]
@@ -167,11 +167,4 @@ def fewshot_glyph(pretrained: bool = False, **kwargs: Any) -> PocketNet:
         Those of ``PocketNet`` and of timm's ``build_model_with_cfg``.
     """
     own = {"channels": (32, 64, 128, 256), "depths": (1, 1, 1, 1), "stem_stride": 1, "global_pool": "grid"}
-    return _built("fewshot_glyph", pretrained, **{**own, **kwargs})
-
-
-def _built(name: str, pretrained: bool, **kwargs: Any) -> PocketNet:
-    network: PocketNet = build_model_with_cfg(
-        PocketNet, name, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True}, **kwargs
-    )
-    return network
+    return built(PocketNet, "fewshot_glyph", pretrained, **{**own, **kwargs})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, cast
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from fewshot.encoders.architectures.staged import StagedNet, default_cfg, drawn_for_relu
+from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
 
 __all__ = ["ResNet12", "fewshot_resnet12"]
 
@@ -92,11 +92,4 @@ def fewshot_resnet12(pretrained: bool = False, **kwargs: Any) -> ResNet12:
     **kwargs
         Those of ``ResNet12`` and of timm's ``build_model_with_cfg``.
     """
-    network: ResNet12 = build_model_with_cfg(
-        ResNet12,
-        "fewshot_resnet12",
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        **kwargs,
-    )
-    return network
+    return built(ResNet12, "fewshot_resnet12", pretrained, **kwargs)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from timm.layers import SelectAdaptivePool2d
+from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional
+
+N = TypeVar("N", bound="StagedNet")
 
 
 class StagedNet(nn.Module):
@@ -162,6 +165,14 @@ class StagedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures (n, in_chans, h, w) to (n, num_classes), or to pooled features where ``num_classes`` is 0."""
         return self.forward_head(self.forward_features(x))
+
+
+def built(kind: type[N], name: str, pretrained: bool, **kwargs: Any) -> N:
+    """Build a network of four stages through timm, under its registered name."""
+    network: N = build_model_with_cfg(
+        kind, name, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True}, **kwargs
+    )
+    return network
 
 
 def default_cfg(**overrides: Any) -> dict[str, Any]:
