@@ -31,7 +31,7 @@ from fewshot.datasets.sources import text_in
 from fewshot.training import Recipe, train_encoder
 
 # How often each task's pictures are seen; the small sets have a seventh of the characters.
-EPOCHS = {"lake": 16, "small1": 60, "small2": 60, "vinyals": 16}
+EPOCHS = {"lake": 10, "small1": 24, "small2": 24, "vinyals": 8}
 
 
 def main() -> None:
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, help="folder for the encoders")
     parser.add_argument("--epochs", type=int, help="passes over the pictures")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--contrastive", type=float, default=1.0, help="weight of the contrastive loss")
     parser.add_argument("--validate", action="store_true", help="hold out a tenth, and measure only that")
     options = parser.parse_args()
     data = learned_from(options.task)
@@ -49,11 +50,16 @@ def main() -> None:
         # The Vinyals split has the turns of a character as classes of its own.
         rotations=options.task != "vinyals",
         epochs=options.epochs or EPOCHS[options.task],
+        contrastive=(options.contrastive,),
+        grow=True,
         ways=(20,),
         hold_out=0.1 if options.validate else 0.0,
         seed=options.seed,
     )
-    name = f"omniglot-{options.task}-{recipe.epochs}-{recipe.seed}" + "-validate" * options.validate
+    name = (
+        f"omniglot-{options.task}-{recipe.epochs}-{options.contrastive:g}-{recipe.seed}"
+        + "-validate" * options.validate
+    )
     made = train_encoder([data], Path(options.work) / name, recipe, note=lambda line: print(line, file=sys.stderr))
     log = [json.loads(line) for line in (made.folder / "training.jsonl").read_text().splitlines()]
     result: dict[str, Any] = {

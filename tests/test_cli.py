@@ -317,3 +317,9 @@ def test_the_sheet_gives_every_answer_its_score_and_wrong_ones_the_true_label():
     answer = Prediction("7", 0.634, (("7", 0.634),))
     assert _caption(answer, "7") == "7  0.63"
     assert _caption(answer, "3") == "7  0.63, not 3"
+
+
+def test_python_runs_the_package_as_the_command():
+    told = subprocess.run([sys.executable, "-m", "fewshot", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "predict" in told
+    assert "train" in told

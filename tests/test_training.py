@@ -221,7 +221,7 @@ def test_going_on_with_other_settings_is_refused_and_loses_nothing(tmp_path, mon
     out = tmp_path / "out"
     with pytest.raises(Killed):
         interrupted(out, monkeypatch, Killed())
-    with pytest.raises(ValueError, match=r"out\.training holds a training of other settings: learning_rate was None"):
+    with pytest.raises(ValueError, match=r"out\.training holds a training of other settings: learning_rate was 0.1"):
         train(out, learning_rate=0.01)
     notes = []
     train(out, note=notes.append)

@@ -217,10 +217,17 @@ def test_a_network_that_would_be_starved_or_does_not_exist_is_refused():
         trainable("resnet13", None, seed=0)
 
 
+def test_one_value_without_its_tuple_is_told_how_to_be_given():
+    with pytest.raises(TypeError, match=r"ways holds a value for all data sets, .*: give \(5,\), not 5"):
+        Recipe(ways=5)
+    with pytest.raises(TypeError, match=r"give \('glyphs',\), not 'glyphs'"):
+        Recipe(augment="glyphs")
+
+
 def test_differing_settings_are_listed_with_both_values(tmp_path):
-    asked = {"recipe": {"epochs": 2, "seed": 0}, "size": 64}
-    with pytest.raises(ValueError, match=r"size was 32 and is now 64; epochs was 1 and is now 2\. Repeat it"):
-        check_same(asked, {"recipe": {"epochs": 1, "seed": 0}, "size": 32}, tmp_path)
+    asked = {"recipe": {"epochs": 2, "seed": 0, "size": 64}, "data": []}
+    with pytest.raises(ValueError, match=r"epochs was 1 and is now 2; size was 32 and is now 64\. Repeat it"):
+        check_same(asked, {"recipe": {"epochs": 1, "seed": 0, "size": 32}, "data": []}, tmp_path)
     check_same(asked, asked, tmp_path)
 
 

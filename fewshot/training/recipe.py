@@ -18,6 +18,7 @@ T = TypeVar("T")
 # Pictures (classical) or episodes of each data set in a step.
 _BATCH = {"classical": 128, "prototypical": 1, "maml": 4, "anil": 4}
 _RATE = {"classical": 0.1, "prototypical": 1e-3, "maml": 1e-3, "anil": 1e-3}
+_ONE_EACH = ("ways", "batch_size", "augment", "weights", "contrastive")
 # Weights that know something already are to be moved, not replaced.
 _RATE_FROM_WEIGHTS = {"classical": 1e-2, "prototypical": 5e-5, "maml": 1e-4, "anil": 1e-4}
 
@@ -71,7 +72,7 @@ class Recipe:
 
     Raises
     ------
-    ValueError : for a value that makes no sense, naming it.
+    ValueError, TypeError : for a value that makes no sense, naming it.
 
     References
     ----------
@@ -101,6 +102,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in _ONE_EACH:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, tuple):
+                raise TypeError(
+                    f"{name} holds a value for all data sets, or one for each: give ({value!r},), not {value!r}"
+                )
         check_choice("method", self.method, METHODS)
         check_choice("metric", self.metric, ("cosine", "sqeuclidean"))
         for kind in self.augment:

@@ -70,7 +70,7 @@ def write_card(
         f"# {name}",
         "",
         f"An encoder for few-shot learning, trained by `fewshot train`: {recipe['arch']}, {recipe['method']}, pictures "
-        f"of {identity['size']} x {identity['size']} pixels.",
+        f"of {recipe['size']} x {recipe['size']} pixels.",
         "",
         "```python",
         "from fewshot import TimmEncoder",

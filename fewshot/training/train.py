@@ -136,7 +136,14 @@ def train_encoder(
     work = target.with_name(f"{target.name}.training")
     net = trainable(recipe.arch, recipe.size, seed=recipe.seed)
     check_sizes(net, recipe.arch, {net.size} | {recipe.size_in(epoch, net.size) for epoch in range(recipe.epochs)})
-    identity = {"recipe": recipe.plain(), "size": net.size, "data": _described(learn, watch)}
+    # What was left to defaults is written out: the card then says it, and asking for it by value is the same training.
+    recipe = replace(
+        recipe,
+        size=net.size,
+        batch_size=recipe.batches(len(learn)),
+        learning_rate=recipe.rate(net.from_weights),
+    )
+    identity = {"recipe": recipe.plain(), "data": _described(learn, watch)}
     done = _finished(target, identity)
     if done is not None:
         note(f"{target} holds this training already")

@@ -56,8 +56,7 @@ class _ResidualBlock(nn.Module):
 class PocketNet(StagedNet):
     """A small residual network for small pictures: 64x64 in, one vector out.
 
-    By default the stem halves the picture once and the first stage keeps that size, so that thin strokes of a glyph
-    survive.
+    The stem halves the picture once and the first stage keeps that size, so that thin strokes of a glyph survive.
 
     Parameters
     ----------
@@ -72,8 +71,6 @@ class PocketNet(StagedNet):
         Share of the pooled features dropped while training.
     channels, depths : tuple of int
         Width and number of residual blocks of each stage; every stage but the first halves the map.
-    stem_stride : int
-        2, or 1 to keep the picture's size.
     embed_dim : int
         Numbers of the pooling "grid".
 
@@ -91,7 +88,6 @@ class PocketNet(StagedNet):
         drop_rate: float = 0.0,
         channels: tuple[int, ...] = (48, 96, 192, 288),
         depths: tuple[int, ...] = (1, 2, 2, 1),
-        stem_stride: int = 2,
         embed_dim: int = 512,
     ) -> None:
         super().__init__(in_chans, drop_rate)
@@ -99,7 +95,7 @@ class PocketNet(StagedNet):
             raise ValueError(f"channels has {len(channels)} stages and depths {len(depths)}: give one of each a stage")
         self._embed_dim = embed_dim
         self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, channels[0], 3, stride=stem_stride, padding=1, bias=False),
+            nn.Conv2d(in_chans, channels[0], 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(inplace=True),
         )
@@ -112,7 +108,7 @@ class PocketNet(StagedNet):
                 width = out_chans
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
-        self._complete(list(channels), [stem_stride * 2**i for i in range(len(channels))], num_classes, global_pool)
+        self._complete(list(channels), [2 ** (i + 1) for i in range(len(channels))], num_classes, global_pool)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -136,7 +132,7 @@ class PocketNet(StagedNet):
 default_cfgs = generate_default_cfgs(
     {
         "fewshot_pocket.untrained": default_cfg(),
-        "fewshot_glyph.untrained": default_cfg(input_size=(3, 48, 48), pool_size=(6, 6)),
+        "fewshot_glyph.untrained": default_cfg(input_size=(3, 48, 48), pool_size=(3, 3)),
     }
 )
 
@@ -157,7 +153,7 @@ def fewshot_pocket(pretrained: bool = False, **kwargs: Any) -> PocketNet:
 
 @register_model  # type: ignore[untyped-decorator]
 def fewshot_glyph(pretrained: bool = False, **kwargs: Any) -> PocketNet:
-    """Build a network for characters at 48x48, whose first stage keeps that size: 2.4 million parameters, d = 512.
+    """Build a network for characters at 48x48, which keeps where things are: 3.7 million parameters, d = 512.
 
     Parameters
     ----------
@@ -166,5 +162,5 @@ def fewshot_glyph(pretrained: bool = False, **kwargs: Any) -> PocketNet:
     **kwargs
         Those of ``PocketNet`` and of timm's ``build_model_with_cfg``.
     """
-    own = {"channels": (32, 64, 128, 256), "depths": (1, 1, 1, 1), "stem_stride": 1, "global_pool": "grid"}
+    own = {"channels": (32, 96, 192, 320), "depths": (1, 1, 1, 1), "global_pool": "grid"}
     return built(PocketNet, "fewshot_glyph", pretrained, **{**own, **kwargs})
