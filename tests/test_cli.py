@@ -320,6 +320,7 @@ def test_the_sheet_gives_every_answer_its_score_and_wrong_ones_the_true_label():
 
 
 def test_python_runs_the_package_as_the_command():
-    told = subprocess.run([sys.executable, "-m", "fewshot", "--help"], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-m", "fewshot", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "predict" in told
     assert "train" in told

@@ -1,0 +1,111 @@
+"""Commands that recognise pictures."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from fewshot.cli.common import (
+    check_writable,
+    classifier_asked,
+    classifier_options,
+    encoder_options,
+    expanded,
+    finish,
+    note,
+    note_ignored,
+    opened_registry,
+    say,
+)
+
+
+@click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
+@click.argument("registry")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to rank.")
+@click.option("--nearest", type=click.IntRange(0), default=3, show_default=True, help="Closest examples to name.")
+@classifier_options
+@encoder_options
+def predict(
+    registry: str,
+    images: tuple[str, ...],
+    top: int,
+    nearest: int,
+    classifier: str,
+    neighbors: int,
+    encoding: dict[str, Any],
+) -> None:
+    """Recognise pictures: one answer for each, in the order given.
+
+    IMAGE is a file, folder or pattern; - reads paths from standard input. A picture that cannot be read is answered
+    with "failed" and the reason.
+    """
+    names = expanded(images)
+    reader = classifier_asked(registry, classifier, neighbors) if os.path.exists(registry) else None
+    with opened_registry(registry, encoding, classifier=reader) as opened:
+        answered = opened.predict_valid(names, top=top, nearest=nearest)
+    known = iter(zip(answered.sources, answered.predictions, strict=True))
+    reasons = {failure.source: failure.reason for failure in answered.failed}
+    answers: list[dict[str, Any]] = []
+    for name in names:
+        if name in reasons:
+            note(f"not recognised: {name}: {reasons[name]}")
+            answers.append({"path": name, "failed": reasons[name]})
+            continue
+        _, prediction = next(known)
+        answer: dict[str, Any] = {
+            "path": name,
+            "label": prediction.label,
+            "score": round(prediction.score, 4),
+            "top": [[label, round(score, 4)] for label, score in prediction.top],
+        }
+        if nearest:
+            answer["nearest"] = [
+                {"example": n.example, "label": n.label, "source": n.source, "score": round(n.score, 4)}
+                for n in prediction.nearest
+            ]
+        answers.append(answer)
+    say(answers)
+    finish(bool(answered.failed))
+
+
+@click.command(epilog="Example: fewshot evaluate parts.fewshot test-photos/ --out results.csv")
+@click.argument("registry")
+@click.argument("folder", metavar="DIR")
+@click.option("--out", metavar="FILE", help="Write a CSV with one row a picture.")
+@classifier_options
+@encoder_options
+def evaluate(
+    registry: str, folder: str, out: str | None, classifier: str, neighbors: int, encoding: dict[str, Any]
+) -> None:
+    """Recognise every picture of DIR, a folder or zip with one subfolder a class, and count."""
+    if out is not None:
+        check_writable(out)
+    reader = classifier_asked(registry, classifier, neighbors) if os.path.exists(registry) else None
+    with opened_registry(registry, encoding, classifier=reader) as opened:
+        result = opened.evaluate(folder)
+    note_ignored(result.ignored)
+    if result.unregistered:
+        note(f"not registered, so always wrong: {', '.join(result.unregistered)}")
+    if result.also_registered:
+        note(f"registered examples among the {result.n} pictures: {result.also_registered}; they flatter the accuracy")
+    if out is not None:
+        import csv
+
+        with open(out, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "predicted", "score", "correct"])
+            writer.writerows([r.source, r.label, r.predicted, f"{r.score:.6f}", int(r.correct)] for r in result.rows)
+    say(
+        {
+            "accuracy": round(result.accuracy, 6) if result.n else None,
+            "n": result.n,
+            "per_class": {label: round(share, 6) for label, share in result.per_class.items()},
+            "unregistered": list(result.unregistered),
+            "also_registered": result.also_registered,
+            "failed": [{"path": f.source, "reason": f.reason} for f in result.failed],
+        }
+    )
+    finish(bool(result.failed))

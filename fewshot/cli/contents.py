@@ -1,0 +1,185 @@
+"""Commands that change a registry, or show what it holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewshot.cli.common import (
+    counted,
+    encoder_options,
+    expanded,
+    finish,
+    load_asked,
+    note,
+    note_ignored,
+    opened_registry,
+    say,
+)
+
+if TYPE_CHECKING:
+    from fewshot.registry import ClassRegistry
+    from fewshot.reports import AddReport
+
+_METRICS = ("cosine", "sqeuclidean", "inner_product")
+
+
+def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
+    answer = {**first, "added": report.added, "duplicates": report.duplicates, "classes": registry.info().classes}
+    if report.conflicts:
+        answer["conflicts"] = [
+            {"path": c.source, "label": c.label, "held_by": list(c.held_by)} for c in report.conflicts
+        ]
+        note(
+            f"not added: {counted(len(report.conflicts), 'picture')} registered under another label already; "
+            "remove them there, or accept both with --allow-conflict"
+        )
+    if report.failed:
+        answer["failed"] = [{"path": f.source, "reason": f.reason} for f in report.failed]
+        for failure in report.failed:
+            note(f"not added: {failure.source}: {failure.reason}")
+    say(answer)
+    finish(bool(report.conflicts or report.failed))
+
+
+@click.command(epilog="Example: fewshot add parts.fewshot bolt b1.jpg b2.jpg b3.jpg")
+@click.argument("registry")
+@click.argument("label", required=False)
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.option("--from-folder", metavar="DIR", help="Add a folder, or zip, that holds one subfolder a class.")
+@click.option("--allow-conflict", is_flag=True, help="Accept pictures that another class holds already.")
+@click.option("--metric", type=click.Choice(_METRICS), help="For a new registry; by default cosine.")
+@click.option("--keep-images/--no-keep-images", default=None, help="Keep the pictures' bytes, or only their paths.")
+@encoder_options
+def add(
+    registry: str,
+    label: str | None,
+    images: tuple[str, ...],
+    from_folder: str | None,
+    allow_conflict: bool,
+    metric: str | None,
+    keep_images: bool | None,
+    encoding: dict[str, Any],
+) -> None:
+    """Register pictures as examples of a class, new or known. REGISTRY is made if it does not exist.
+
+    IMAGE is a file, folder or pattern; - reads paths from standard input.
+    """
+    if (from_folder is None) == (label is None):
+        raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR")
+    if label is not None and not images:
+        raise click.UsageError(f"give the pictures of {label!r}: fewshot add {registry} {label} IMAGE...")
+    if label is not None:
+        from fewshot.validation import check_label
+
+        check_label(label)
+    found = None
+    if from_folder is not None:
+        from fewshot.images import labelled_images
+
+        found = labelled_images(from_folder)
+        note_ignored(found.ignored)
+    with opened_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
+        if found is not None:
+            pairs = list(zip(found.images, found.labels, strict=True))
+            _report(opened.add_labelled(pairs, allow_conflict=allow_conflict), opened, folder=from_folder)
+        else:
+            assert label is not None
+            report = opened.add(label, expanded(images), allow_conflict=allow_conflict)
+            _report(report, opened, label=label)
+
+
+@click.command(epilog="Example: fewshot classes parts.fewshot")
+@click.argument("registry")
+@click.argument("label", required=False)
+def classes(registry: str, label: str | None) -> None:
+    """List the classes with their number of examples, or the examples of one class with their ids."""
+    with opened_registry(registry) as opened:
+        if label is None:
+            say(opened.classes())
+        else:
+            say([{"example": id_, "source": source} for id_, source in opened.examples(label)])
+
+
+@click.command(epilog="Example: fewshot remove parts.fewshot bolt; or: fewshot remove parts.fewshot --example 17")
+@click.argument("registry")
+@click.argument("label", required=False)
+@click.option("--example", type=int, help="Remove one example, by the id that `fewshot classes REGISTRY LABEL` shows.")
+def remove(registry: str, label: str | None, example: int | None) -> None:
+    """Remove a class, or one example."""
+    if (label is None) == (example is None):
+        raise click.UsageError("give either LABEL or --example ID")
+    with opened_registry(registry) as opened:
+        if label is not None:
+            count = opened.remove(label)
+        else:
+            assert example is not None
+            label, count = opened.remove_example(example), 1
+        say({"label": label, "removed": count, "classes": opened.info().classes})
+
+
+@click.command(epilog="Example: fewshot rename parts.fewshot blot bolt")
+@click.argument("registry")
+@click.argument("label")
+@click.argument("new")
+def rename(registry: str, label: str, new: str) -> None:
+    """Give a class another name."""
+    with opened_registry(registry) as opened:
+        opened.rename(label, new)
+        say({"label": new, "was": label, "examples": opened.classes()[new]})
+
+
+@click.command(epilog="Example: fewshot merge parts.fewshot bolt-m6 bolt-m8 --into bolt")
+@click.argument("registry")
+@click.argument("labels", nargs=-1, required=True, metavar="LABEL...")
+@click.option("--into", required=True, metavar="LABEL", help="The class that takes the examples; it may be new.")
+def merge(registry: str, labels: tuple[str, ...], into: str) -> None:
+    """Join classes into one."""
+    with opened_registry(registry) as opened:
+        count = opened.merge(labels, into)
+        say({"label": into, "examples": count, "classes": opened.info().classes})
+
+
+@click.command(name="export", epilog="Example: fewshot export parts.fewshot parts.npz")
+@click.argument("registry")
+@click.argument("file")
+def export_(registry: str, file: str) -> None:
+    """Write ids, labels and vectors to FILE, .npz or .parquet."""
+    with opened_registry(registry) as opened:
+        say({"file": file, "examples": opened.export(file)})
+
+
+@click.command(name="import", epilog="Example: fewshot import new.fewshot parts.npz")
+@click.argument("registry")
+@click.argument("file")
+@click.option("--allow-conflict", is_flag=True, help="Accept pictures that another class holds already.")
+def import_(registry: str, file: str, allow_conflict: bool) -> None:
+    """Add the examples of an exported FILE, made with the same encoder."""
+    from fewshot import exchange
+
+    exchange.check(file)
+    with opened_registry(registry, create=True) as opened:
+        _report(opened.import_examples(file, allow_conflict=allow_conflict), opened, file=file)
+
+
+@click.command(epilog="Example: fewshot reindex parts.fewshot --encoder vit_small_patch14_dinov2.lvd142m")
+@click.argument("registry")
+@encoder_options
+def reindex(registry: str, encoding: dict[str, Any]) -> None:
+    """Embed every picture again with another encoder; all or none."""
+    if encoding["name"] is None:
+        raise click.UsageError("give the new encoder: --encoder NAME")
+    with opened_registry(registry) as opened:
+        count = opened.reindex(load_asked(encoding, {}))
+        say({"examples": count, "encoder": opened.info().encoder})
+
+
+@click.command(epilog="Example: fewshot info parts.fewshot")
+@click.argument("registry")
+def info(registry: str) -> None:
+    """Describe a registry: its encoder, metric and sizes."""
+    from dataclasses import asdict
+
+    with opened_registry(registry) as opened:
+        say(asdict(opened.info()))
