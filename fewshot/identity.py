@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,18 @@ def encoder_meta(encoder: Encoder) -> dict[str, str | int]:
     """Return what is remembered of an encoder."""
     spec = getattr(encoder, "spec", {})
     return {"encoder": json.dumps(spec), "fingerprint": encoder.fingerprint, "dim": encoder.dim}
+
+
+def found_beside(path: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Where an encoder's folder is not where it was, but one of its name lies beside the registry: take that one.
+
+    A registry and the encoder tuned for it are moved together; ``check_encoder`` tells whether it is the same.
+    """
+    kind, _, folder = str(spec["name"]).partition(":")
+    near = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(folder))
+    if kind == "local-dir" and not os.path.isdir(folder) and os.path.isdir(near):
+        return {**spec, "name": f"local-dir:{near}"}
+    return spec
 
 
 def name_of(encoder: str) -> str:

@@ -119,7 +119,7 @@ class ClassRegistry:
                 spec = json.loads(self._store.meta().get("encoder", '{"name": "pocket"}'))
                 if "name" not in spec:
                     raise RegistryError(f"{self.path} was made with an encoder of your own: give it as encoder=")
-                encoder = load_encoder(**spec)
+                encoder = load_encoder(**identity.found_beside(self.path, spec))
                 identity.check_encoder(self._store, encoder)
                 self._encoder = encoder
             return self._encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -96,8 +96,13 @@ def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterato
             yield from zip((found[n][0] for n in encoded.kept.tolist()), encoded.vectors, strict=True)
             bar.advance(len(chunk))
     if missing:
-        listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
-        raise RegistryError(
-            f"{len(missing)} of {len(ids)} pictures cannot be embedded again, so {store.path} was left as it is. Put "
-            f"them back, or remove those examples: {listed}"
-        )
+        raise RegistryError(unavailable(missing, len(ids), store.path))
+
+
+def unavailable(missing: Sequence[str], total: int, path: str) -> str:
+    """Say which pictures are needed and cannot be had."""
+    listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
+    return (
+        f"{len(missing)} of {total} pictures cannot be embedded again, so {path} was left as it is. Put them back, or "
+        f"remove those examples: {listed}"
+    )

@@ -217,6 +217,18 @@ def interrupted(out, monkeypatch, error, **changes):
         monkeypatch.undo()
 
 
+def test_a_second_training_with_the_same_folder_is_turned_away(tmp_path):
+    from fewshot.files import alone
+
+    (tmp_path / "out.training").mkdir()
+    with alone(tmp_path / "out.training" / "lock") as first, alone(tmp_path / "out.training" / "lock") as second:
+        assert (first, second) == (True, False)
+        with pytest.raises(FewShotError, match=r"another training is at work in .*out\.training: wait for it"):
+            train(tmp_path / "out")
+    train(tmp_path / "out")
+    assert not (tmp_path / "out.training").exists()
+
+
 def test_going_on_with_other_settings_is_refused_and_loses_nothing(tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(Killed):

@@ -20,7 +20,7 @@ from fewshot.encoders.hardware import best_device, best_precision, usable_device
 from fewshot.encoders.network import first_line
 from fewshot.encoders.trainable import check_sizes, trainable
 from fewshot.errors import FewShotError, MissingExtra
-from fewshot.files import replacing
+from fewshot.files import alone, replacing
 from fewshot.plots import draw_training
 from fewshot.training import checkpoint
 from fewshot.training.adaptation import learn2learn_maml
@@ -33,7 +33,7 @@ from fewshot.training.result import write_card, write_config
 from fewshot.training.watching import Watch, sampler_for, within_groups
 from fewshot.training.workers import worker_count
 
-ABOUT, CURVES = "training.json", "training.png"
+ABOUT, CURVES, LOCK = "training.json", "training.png", "lock"
 # Pictures of each class to validate on: more would cost much time, and say little more about which epoch is best.
 _WATCHED = 60
 # Batch norms over fewer pictures are poor.
@@ -125,7 +125,8 @@ def train_encoder(
     ImageError : naming the first picture that cannot be read.
     EncoderNotFound : if there is no such network.
     MissingExtra : for maml and anil without learn2learn.
-    FewShotError : if the loss is no longer finite, or memory runs out; what was learned until then stays.
+    FewShotError : if the loss is no longer finite, or memory runs out; what was learned until then stays. If another
+        process trains with the same ``out``.
     """
     recipe = recipe or Recipe()
     if recipe.method in ("maml", "anil"):
@@ -149,29 +150,34 @@ def train_encoder(
         note(f"{target} holds this training already")
         shutil.rmtree(work, ignore_errors=True)
         return done
-    machine = _machine(device, recipe, len(learn), work, identity, note)
-    domains = _domains(learn, recipe, net.size, machine.device)
-    watches = [
-        Watch(decoded(some.dataset, net.size), sampler, within_groups(some.dataset, some.ways))
-        for some, sampler in zip(watch, samplers, strict=True)
-    ]
-    training = Training(recipe, net, domains, watches, machine, work, identity, note)
-    (work / ENCODER).mkdir(parents=True, exist_ok=True)
-    write_config(net.network, net.size, net.settings, work / ENCODER)
-    if (work / CHECKPOINT).exists():
-        state = training.resume()
-        note(f"going on after epoch {state.epoch}, step {state.step}, as {work} holds it")
-    try:
-        state = training.run()
-        _finish(target, work, identity, state, note)
-    except KeyboardInterrupt:
-        note(f"interrupted; the same command goes on from what {work} holds")
-        raise
-    except (OSError, SafetensorError) as error:
-        raise FewShotError(
-            f"cannot write in {work}: {first_line(error)}. Make room, or whatever it lacks: the same command then goes "
-            "on from the last checkpoint"
-        ) from error
+    work.mkdir(parents=True, exist_ok=True)
+    with alone(work / LOCK) as first:
+        if not first:
+            raise FewShotError(f"another training is at work in {work}: wait for it, or give another --out")
+        machine = _machine(device, recipe, len(learn), work, identity, note)
+        domains = _domains(learn, recipe, net.size, machine.device)
+        watches = [
+            Watch(decoded(some.dataset, net.size), sampler, within_groups(some.dataset, some.ways))
+            for some, sampler in zip(watch, samplers, strict=True)
+        ]
+        training = Training(recipe, net, domains, watches, machine, work, identity, note)
+        (work / ENCODER).mkdir(parents=True, exist_ok=True)
+        write_config(net.network, net.size, net.settings, work / ENCODER)
+        if (work / CHECKPOINT).exists():
+            state = training.resume()
+            note(f"going on after epoch {state.epoch}, step {state.step}, as {work} holds it")
+        try:
+            state = training.run()
+            _finish(target, work, identity, state, note)
+        except KeyboardInterrupt:
+            note(f"interrupted; the same command goes on from what {work} holds")
+            raise
+        except (OSError, SafetensorError) as error:
+            raise FewShotError(
+                f"cannot write in {work}: {first_line(error)}. Make room, or whatever it lacks: the same command then "
+                "goes on from the last checkpoint"
+            ) from error
+    shutil.rmtree(work)
     return _result(target, state, computed=True)
 
 
@@ -316,7 +322,6 @@ def _finish(target: Path, work: Path, identity: dict[str, Any], state: State, no
     if target.exists():
         target.rmdir()  # an empty folder, or _finished would have refused it
     os.replace(folder, target)
-    shutil.rmtree(work)
 
 
 def _finished(target: Path, identity: dict[str, Any]) -> TrainingResult | None:
