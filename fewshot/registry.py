@@ -28,6 +28,7 @@ from fewshot.reports import (
     Predictions,
     RegistryInfo,
 )
+from fewshot.safekeeping import backup
 from fewshot.store import RegistryStore
 from fewshot.validation import Metric, check_label
 
@@ -357,6 +358,15 @@ class ClassRegistry:
         count = reindex(self._store, encoder)
         self._encoder = encoder
         return count
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the registry to a file, whole or not at all, while others may write; returns its bytes.
+
+        Raises
+        ------
+        RegistryError : if the registry is damaged; an older copy at ``path`` then stays.
+        """
+        return backup(self._store, path)
 
     def close(self) -> None:
         """Close the file; the object is of no use afterwards."""

@@ -35,13 +35,10 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
     while True:
         ids = _example_ids(store)
         vectors.update(_embedded(store, [id_ for id_ in ids if id_ not in vectors], encoder))
-        with store.write() as connection:
+        with store.write():
             ids = _example_ids(store)
             if all(id_ in vectors for id_ in ids):  # else others came meanwhile: embed those too
-                connection.executemany(
-                    "UPDATE examples SET vector = ? WHERE id = ?",
-                    [(np.asarray(vectors[id_], "<f4").tobytes(), id_) for id_ in ids],
-                )
+                store.set_vectors({id_: vectors[id_] for id_ in ids})
                 store.set_meta(**encoder_meta(encoder))
                 return len(ids)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,37 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
+from fewshot.schema import APPLICATION_ID, MIGRATIONS, checksum
 
-APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
 _BUSY_SECONDS = 120.0
 _ROWS_AT_ONCE = 4096
-
-
-def m001_tables(connection: sqlite3.Connection) -> None:
-    """Make the first schema."""
-    for statement in (
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
-        "CREATE TABLE classes (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE)",
-        # path: where the picture was, if its bytes were not kept
-        """CREATE TABLE examples (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            class_id INTEGER NOT NULL REFERENCES classes (id),
-            sha256 BLOB NOT NULL,
-            source TEXT NOT NULL,
-            path BLOB,
-            vector BLOB NOT NULL,
-            added_at TEXT NOT NULL,
-            UNIQUE (class_id, sha256))""",
-        "CREATE INDEX examples_by_hash ON examples (sha256)",
-        "CREATE TABLE images (sha256 BLOB PRIMARY KEY, data BLOB NOT NULL)",
-        # revision: changes so far; rewrites: a number drawn anew by each that did more than append examples
-        "INSERT INTO meta VALUES ('revision', 0), ('rewrites', 0)",
-    ):
-        connection.execute(statement)
-
-
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables]
-"""Each brings a file from version n to n + 1. Append only."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +70,11 @@ class RegistryStore:
             self._connection.close()
             raise
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file."""
+        return f"Put a copy of it back, or have back what can be read with: fewshot repair {shlex.quote(self.path)} NEW"
+
     def close(self) -> None:
         """Close the file; calling again does nothing."""
         self._connection.close()
@@ -129,7 +108,7 @@ class RegistryStore:
             try:
                 yield self._connection
             except sqlite3.DatabaseError as error:
-                raise RegistryError(f"{self.path} cannot be read: {error}") from error
+                raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
             finally:
                 if self._in_transaction():
                     self._connection.execute("ROLLBACK")  # of a damaged file, COMMIT would fail again
@@ -214,20 +193,33 @@ class RegistryStore:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         for example in examples:
             self._connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (example.label,))
+            source, vector = _storable(example.source), np.asarray(example.vector, "<f4").tobytes()
             self._connection.execute(
-                "INSERT INTO examples (class_id, sha256, source, path, vector, added_at) "
-                "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?)",
+                "INSERT INTO examples (class_id, sha256, source, path, vector, added_at, checksum) "
+                "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?, ?)",
                 (
                     example.label,
                     example.sha256,
-                    _storable(example.source),
+                    source,
                     None if example.path is None else os.fsencode(example.path),
-                    np.asarray(example.vector, "<f4").tobytes(),
+                    vector,
                     now,
+                    checksum(example.sha256, source, vector),
                 ),
             )
             if example.data is not None:
                 self._connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (example.sha256, example.data))
+
+    def set_vectors(self, vectors: Mapping[int, NDArray[np.float32]]) -> None:
+        """Replace the vectors of examples, by id; inside ``write``."""
+        for id_, vector in vectors.items():
+            sha256, source = self._connection.execute(
+                "SELECT sha256, source FROM examples WHERE id = ?", (id_,)
+            ).fetchone()
+            data = np.asarray(vector, "<f4").tobytes()
+            self._connection.execute(
+                "UPDATE examples SET vector = ?, checksum = ? WHERE id = ?", (data, checksum(sha256, source, data), id_)
+            )
 
     def described(self, ids: Iterable[int]) -> dict[int, tuple[str, str]]:
         """Return label and source of the examples that exist."""
@@ -243,18 +235,28 @@ class RegistryStore:
         return found
 
     def rows(self, dim: int, *, after: int = 0) -> Rows:
-        """Return the examples whose id is above ``after``."""
+        """Return the examples whose id is above ``after``.
+
+        Raises
+        ------
+        RegistryError : if one of them is not what was stored.
+        """
         with self.read() as connection:
             (n,) = connection.execute("SELECT count(*) FROM examples WHERE id > ?", (after,)).fetchone()
             ids, labels, vectors = np.empty(n, np.int64), [], np.empty((n, dim), np.float32)
             cursor = connection.execute(
-                "SELECT examples.id, label, vector FROM examples JOIN classes ON classes.id = class_id "
-                "WHERE examples.id > ? ORDER BY examples.id",
+                "SELECT examples.id, label, vector, sha256, source, checksum "
+                "FROM examples JOIN classes ON classes.id = class_id WHERE examples.id > ? ORDER BY examples.id",
                 (after,),
             )
             done = 0
             while some := cursor.fetchmany(_ROWS_AT_ONCE):
                 end = done + len(some)
+                for id_, _, vector, sha256, source, stored in some:
+                    if checksum(sha256, source, vector) != stored:
+                        raise RegistryError(
+                            f"{self.path} is damaged: example {id_}, {source}, is not what was stored. {self.remedy}"
+                        )
                 ids[done:end] = [row[0] for row in some]
                 labels += [row[1] for row in some]
                 vectors[done:end] = np.frombuffer(b"".join(row[2] for row in some), "<f4").reshape(-1, dim)
@@ -351,7 +353,7 @@ class RegistryStore:
                 raise RegistryError(
                     f"{self.path} is not a fewshot registry; it was left as it is. Choose another name"
                 ) from error
-            raise RegistryError(f"{self.path} cannot be read: {error}") from error
+            raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
 
     def _version(self) -> int:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()

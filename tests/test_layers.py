@@ -12,14 +12,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
 
 FLOORS = {
-    "errors": 0, "files": 0, "progress": 0, "validation": 0,
+    "errors": 0, "files": 0, "schema": 0, "progress": 0, "validation": 0,
     "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1, "outcomes": 1,
-    "index": 2, "encoders": 2,
+    "index": 2, "safekeeping": 2, "encoders": 2,
     "classifiers": 3, "identity": 3,
-    "methods": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,
-    "reindexing": 5, "features": 5, "tables": 5, "plots": 5,
-    "registry": 6, "bench": 6, "training": 6,
-    "demo": 7,
+    "domain": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,
+    "methods": 5, "reindexing": 5, "tables": 5, "plots": 5,
+    "registry": 6, "features": 6, "training": 6,
+    "demo": 7, "bench": 7, "tuning": 7,
     "cli": 8,
     "__main__": 9,
 }  # fmt: skip

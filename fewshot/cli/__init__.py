@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fewshot import __version__
-from fewshot.cli import answers, contents, research
+from fewshot.cli import answers, care, contents, research
 from fewshot.cli.common import Commands
 
 __all__ = ["main"]
@@ -38,6 +38,8 @@ for _command in (
     contents.import_,
     contents.reindex,
     contents.info,
+    care.backup,
+    care.repair,
     research.encoders,
     research.bench,
     research.train,

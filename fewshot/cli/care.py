@@ -1,0 +1,31 @@
+"""Commands that keep a registry safe."""
+
+from __future__ import annotations
+
+import click
+
+from fewshot.cli.common import note, opened_registry, say
+
+
+@click.command(epilog="Example: fewshot backup parts.fewshot /backups/parts.fewshot")
+@click.argument("registry")
+@click.argument("file")
+def backup(registry: str, file: str) -> None:
+    """Copy a registry to FILE, checked and whole, while others may write; an older copy there is replaced."""
+    with opened_registry(registry) as opened:
+        say({"file": file, "bytes": opened.backup(file), "examples": opened.info().examples})
+
+
+@click.command(epilog="Example: fewshot repair parts.fewshot parts-repaired.fewshot")
+@click.argument("registry")
+@click.argument("new")
+def repair(registry: str, new: str) -> None:
+    """Write a NEW registry with all that can be read of a damaged one, which is left as it is."""
+    from dataclasses import asdict
+
+    from fewshot.safekeeping import repair as repaired
+
+    found = repaired(registry, new)
+    for sentence in found.lost:
+        note(f"lost: {sentence}")
+    say(asdict(found))

@@ -1,0 +1,298 @@
+"""Keeping a registry safe: copies made while others write, and what can be had back from a damaged file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewshot.errors import RegistryError
+from fewshot.files import replacing
+from fewshot.progress import Progress
+from fewshot.schema import APPLICATION_ID, MIGRATIONS, checksum
+from fewshot.store import RegistryStore
+
+_PAGES_AT_ONCE = 1024
+_IDS_AT_ONCE = 1024
+# SQLite stores no row in less: bounds the ids to look for where the largest cannot be read.
+_LEAST_ROW = 16
+_HEADER = 100
+_MOST = 2**40  # bytes: a header that says more is damaged itself
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What was had back from a damaged registry.
+
+    Attributes
+    ----------
+    path : str
+        The new registry.
+    classes, examples, images : int
+        What it holds.
+    lost : tuple of str
+        What could not be had back, a sentence each, as far as the file still tells; empty where nothing is missing.
+    """
+
+    path: str
+    classes: int
+    examples: int
+    images: int
+    lost: tuple[str, ...]
+
+
+def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
+    """Copy a registry to a file while others may write: one consistent state of it, whole or not at all.
+
+    Parameters
+    ----------
+    store : RegistryStore
+    path : path
+        An older copy there is replaced, once the new one is complete and checked.
+
+    Returns
+    -------
+    int
+        Bytes of the copy.
+
+    Raises
+    ------
+    RegistryError : if the registry is damaged, or ``path`` is the registry itself.
+    """
+    target = Path(path)
+    if target.exists() and os.path.samefile(target, store.file):
+        raise RegistryError(f"{target} is the registry itself: give another file for its copy")
+    problems: list[str] = []
+    with replacing(target) as temporary:
+        with store.read() as connection, closing(sqlite3.connect(temporary)) as copy, Progress(None, "backup") as bar:
+            connection.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: bar.advance(1))
+            problems = _problems(copy)
+        if problems:
+            raise RegistryError(
+                f"{store.path} is damaged, so it was not copied, and {target} is as it was: {problems[0]}. "
+                f"{store.remedy}"
+            )
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+    return target.stat().st_size
+
+
+def problems_of(store: RegistryStore) -> list[str]:
+    """Say what is wrong with a registry's file, a sentence each: in its pages, examples (by checksum) and pictures."""
+    with store.read() as connection:
+        return _problems(connection)
+
+
+def _problems(connection: sqlite3.Connection) -> list[str]:
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)") if row[0] != "ok"]
+        found += [
+            f"an example of a class that is not there (row {row[1]})"
+            for row in connection.execute("PRAGMA foreign_key_check")
+        ]
+        if found:
+            return found
+        for id_, sha256, source, vector, stored in connection.execute(
+            "SELECT id, sha256, source, vector, checksum FROM examples"
+        ):
+            if checksum(sha256, source, vector) != stored:
+                found.append(f"example {id_}, {source}, is not what was stored")
+        for sha256, data in connection.execute("SELECT sha256, data FROM images"):
+            if hashlib.sha256(data).digest() != sha256:
+                found.append(f"the picture {sha256.hex()[:8]} has changed in the file")
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    return found
+
+
+def repair(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> Repaired:
+    """Write a new registry with everything that can still be read of a damaged one, which is left as it is.
+
+    Examples keep their ids. One whose class cannot be read goes to a class "recovered-N"; one that fails its checksum
+    is left out, and so is a picture, whose example stays. The file is read through a copy, beside ``new``.
+
+    Parameters
+    ----------
+    path, new : path
+        ``new`` must not exist.
+
+    Raises
+    ------
+    FileNotFoundError : if there is no such file.
+    FileExistsError : if ``new`` exists.
+    RegistryError : if not even the settings can be read, so that nothing tells whose vectors these are.
+    """
+    source, target = Path(path), Path(new)
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no registry {source}")
+    if target.exists():
+        raise FileExistsError(f"{target} exists: give a new file for what is had back")
+    lost: list[str] = []
+    with replacing(target) as temporary, _copied(source, target.parent) as old:
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as fresh:
+            for version, migrate in enumerate(MIGRATIONS):
+                migrate(fresh)
+                fresh.execute(f"PRAGMA user_version = {version + 1}")
+            fresh.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            fresh.execute("BEGIN")
+            dim = _settings(old, fresh, source)
+            _classes(old, fresh, lost)
+            _examples(old, fresh, 4 * dim, lost)
+            _images(old, fresh, lost)
+            fresh.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM examples)")
+            fresh.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
+            fresh.execute("COMMIT")
+            counts = [
+                fresh.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+                for name in ("classes", "examples", "images")
+            ]
+            wrong = _problems(fresh)
+        if wrong:  # never: all of it was checked on its way
+            raise RegistryError(f"{source} could not be repaired: {wrong[0]}; put a copy of it back")
+    return Repaired(os.fspath(target), *counts, tuple(lost))
+
+
+@contextmanager
+def _copied(source: Path, folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open a copy: the journal of a change that was cut short is played back there, and a cut end filled with zeros.
+
+    SQLite reads nothing of a file that is shorter than its header says.
+    """
+    with tempfile.TemporaryDirectory(prefix=".repair-", dir=folder) as temporary:
+        copy = Path(temporary, "copy")
+        shutil.copyfile(source, copy)
+        journal = source.with_name(f"{source.name}-journal")
+        if journal.exists():
+            shutil.copyfile(journal, f"{copy}-journal")
+        with open(copy, "rb+") as file:
+            header = file.read(_HEADER)
+            whole = int.from_bytes(header[16:18], "big") * int.from_bytes(header[28:32], "big")
+            if header.startswith(b"SQLite format 3") and copy.stat().st_size < whole <= _MOST:
+                file.truncate(whole)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+            yield connection
+
+
+def _settings(old: sqlite3.Connection, fresh: sqlite3.Connection, source: Path) -> int:
+    """Copy the settings; returns d."""
+    try:
+        rows = old.execute("SELECT key, value FROM meta").fetchall()
+        dim = int(dict(rows)["dim"])
+    except (sqlite3.DatabaseError, KeyError, TypeError, ValueError) as error:
+        raise RegistryError(
+            f"{source} cannot be repaired: its settings, which say what made its vectors, cannot be read ({error}). "
+            "Put a copy of it back, or register the pictures again"
+        ) from error
+    fresh.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    return dim
+
+
+def _classes(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
+    missing = 0
+    for row in _salvaged(old, "classes", "id", ("id", "label")):
+        if row is None or not isinstance(row[1], str):
+            missing += 1
+        else:
+            fresh.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", row)
+    if missing:
+        lost.append("names of classes: their examples are in classes named recovered-N")
+
+
+def _examples(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
+    columns = ["id", "class_id", "sha256", "source", "path", "vector", "added_at"]
+    (version,) = old.execute("PRAGMA user_version").fetchone()
+    if version >= 2:
+        columns.append("checksum")
+    unreadable = 0
+    for row in _salvaged(old, "examples", "id", columns):
+        if row is None:
+            unreadable += 1
+        elif not _sound(row, size):
+            lost.append(f"example {row[0]}: what is left of it is not an example")
+        else:
+            fresh.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", (row[1], f"recovered-{row[1]}"))
+            whole = (*row[:7], checksum(row[2], row[3], row[5]))
+            fresh.execute(
+                "INSERT OR IGNORE INTO examples (id, class_id, sha256, source, path, vector, added_at, checksum) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                whole,
+            )
+    if unreadable:
+        lost.append("examples on pages that cannot be read; how many there were is not known")
+
+
+def _sound(row: Sequence[Any], size: int) -> bool:
+    """Whether a row holds an example, and the one that was stored where there is a checksum."""
+    _, class_id, sha256, source, path, vector, added, *stored = row
+    return (
+        isinstance(class_id, int)
+        and isinstance(sha256, bytes)
+        and len(sha256) == hashlib.sha256().digest_size
+        and isinstance(source, str)
+        and isinstance(path, (bytes, type(None)))
+        and isinstance(vector, bytes)
+        and len(vector) == size
+        and isinstance(added, str)
+        and all(checksum(sha256, source, vector) == number for number in stored)
+    )
+
+
+def _images(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
+    for row in _salvaged(old, "images", "rowid", ("sha256", "data")):
+        if row is None or not isinstance(row[1], bytes) or hashlib.sha256(row[1]).digest() != row[0]:
+            continue
+        fresh.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", row)
+    fresh.execute("DELETE FROM images WHERE sha256 NOT IN (SELECT sha256 FROM examples)")
+    without = fresh.execute(
+        "SELECT id, source FROM examples WHERE path IS NULL AND sha256 NOT IN (SELECT sha256 FROM images)"
+    ).fetchall()
+    lost += [f"the picture of example {id_}, {source}: its vector is there" for id_, source in without]
+
+
+def _salvaged(
+    connection: sqlite3.Connection, table: str, key: str, columns: Sequence[str]
+) -> Iterator[tuple[Any, ...] | None]:
+    """Yield each row that can be read, and None for each stretch of ids that cannot.
+
+    Ranges of ids are read at once where that works, and halved where it does not: one bad page hides only its own rows.
+    """
+    select = f"SELECT {', '.join(columns)} FROM {table} WHERE {key} BETWEEN ? AND ?"
+    last = _largest(connection, table, key)
+    waiting = [(low, min(low + _IDS_AT_ONCE - 1, last)) for low in range(1, last + 1, _IDS_AT_ONCE)][::-1]
+    with Progress(last, f"read {table}") as bar:
+        while waiting:
+            low, high = waiting.pop()
+            try:
+                rows = connection.execute(select, (low, high)).fetchall()
+            except sqlite3.DatabaseError:
+                if low == high:
+                    yield None
+                    bar.advance(1)
+                else:
+                    middle = (low + high) // 2
+                    waiting += [(middle + 1, high), (low, middle)]
+                continue
+            yield from rows
+            bar.advance(high - low + 1)
+
+
+def _largest(connection: sqlite3.Connection, table: str, key: str) -> int:
+    """Return the largest id of a table, or, where that cannot be read, a number that it does not exceed."""
+    # Classes and pictures come with examples, so there were never more of them.
+    for look in (f"SELECT max({key}) FROM {table}", "SELECT seq FROM sqlite_sequence WHERE name = 'examples'"):
+        try:
+            row = connection.execute(look).fetchone()
+        except sqlite3.DatabaseError:
+            continue
+        if row is not None:
+            return int(row[0] or 0)
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int(pages) * int(size) // _LEAST_ROW

@@ -1,0 +1,243 @@
+"""Copies made while others write, and what is had back from damaged files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes import FakeEncoder, png
+
+from fewshot import ClassRegistry, RegistryError
+from fewshot.cli import main
+from fewshot.safekeeping import backup, problems_of, repair
+from fewshot.schema import MIGRATIONS, m001_tables
+from fewshot.store import NewExample, RegistryStore
+
+D = 16
+PAGE = 4096
+
+
+def picture(n: int) -> bytes:
+    return np.random.default_rng(n).bytes(500 + 37 * n)
+
+
+def vector(n: int) -> np.ndarray:
+    return np.random.default_rng(n).normal(size=D).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """A registry of 60 examples of 6 classes, each with a picture."""
+    file = tmp_path / "r.fewshot"
+    with closing(RegistryStore(file, create=True)) as store, store.write():
+        store.set_meta(metric="cosine", keep_images=1, dim=D, fingerprint="f", encoder='{"name": "pocket"}')
+        store.insert(
+            NewExample(f"class {n % 6}", hashlib.sha256(picture(n)).digest(), f"{n}.png", None, vector(n), picture(n))
+            for n in range(60)
+        )
+    return file
+
+
+def contents(file: Path) -> dict[int, tuple[str, str, bytes]]:
+    """Label, source and vector of each example, read without the library."""
+    with closing(sqlite3.connect(file)) as connection:
+        return {
+            id_: row
+            for id_, *row in connection.execute(
+                "SELECT examples.id, label, source, vector FROM examples JOIN classes ON classes.id = class_id"
+            )
+        }
+
+
+def change_byte_of_vector(file: Path, n: int) -> None:
+    raw = file.read_bytes()
+    at = raw.index(vector(n).tobytes())
+    file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+
+
+def test_a_copy_made_while_others_write_is_one_state_of_the_registry(tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("class 0", [png((0, 0, 0))])
+
+        def add() -> None:
+            for n in range(1, 30):
+                registry.add(f"class {n}", [png((n, 0, 0)), png((n, 1, 0))])
+
+        writer = threading.Thread(target=add)
+        writer.start()
+        copies = []
+        while writer.is_alive():
+            copies.append(tmp_path / f"copy {len(copies)}")
+            registry.backup(copies[-1])
+        writer.join()
+    for copy in copies:
+        with closing(RegistryStore(copy, create=False)) as store:
+            assert problems_of(store) == []
+            classes = store.classes()
+            # An addition is in the copy whole, after all before it, or not at all.
+            assert classes == {f"class {n}": 1 if n == 0 else 2 for n in range(len(classes))}
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["r.fewshot", *(p.name for p in copies)])
+
+
+def test_a_copy_replaces_an_older_one_and_says_its_size(path, tmp_path):
+    (tmp_path / "copy").write_bytes(b"older")
+    with closing(RegistryStore(path, create=False)) as store:
+        assert backup(store, tmp_path / "copy") == path.stat().st_size
+    assert contents(tmp_path / "copy") == contents(path)
+
+
+def test_a_registry_is_not_copied_onto_itself(path, tmp_path):
+    (tmp_path / "link").symlink_to(path)
+    with closing(RegistryStore(path, create=False)) as store, pytest.raises(RegistryError, match="the registry itself"):
+        backup(store, tmp_path / "link")
+
+
+def test_a_changed_byte_of_a_vector_is_noticed_when_read_and_never_copied(path, tmp_path):
+    change_byte_of_vector(path, 17)
+    (tmp_path / "copy").write_bytes(b"older")
+    wrong = r"example 18, 17\.png,? is not what was stored"
+    with closing(RegistryStore(path, create=False)) as store:
+        with pytest.raises(RegistryError, match=rf"r\.fewshot is damaged: {wrong}.*fewshot repair .*r\.fewshot NEW"):
+            store.rows(D)
+        with pytest.raises(RegistryError, match=rf"was not copied, and .*copy is as it was: {wrong}"):
+            backup(store, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"older"
+
+
+def test_repair_leaves_out_only_the_example_that_changed(path, tmp_path):
+    before = contents(path)
+    change_byte_of_vector(path, 17)
+    found = repair(path, tmp_path / "new.fewshot")
+    del before[18]
+    assert contents(tmp_path / "new.fewshot") == before
+    assert (found.classes, found.examples, found.images) == (6, 59, 59)
+    assert found.lost == ("example 18: what is left of it is not an example",)
+
+
+def test_repair_leaves_out_only_the_picture_that_changed(path, tmp_path):
+    raw = path.read_bytes()
+    at = raw.index(picture(3)[:100])
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    with closing(RegistryStore(path, create=False)) as store:
+        assert problems_of(store) == [
+            f"the picture {hashlib.sha256(picture(3)).hexdigest()[:8]} has changed in the file"
+        ]
+    found = repair(path, tmp_path / "new.fewshot")
+    assert (found.examples, found.images) == (60, 59)
+    assert found.lost == ("the picture of example 4, 3.png: its vector is there",)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_had_back_from_bad_pages_is_what_was_there(path, tmp_path, seed):
+    before, raw, chance = contents(path), bytearray(path.read_bytes()), random.Random(seed)
+    for page in chance.sample(range(3, len(raw) // PAGE), 2):  # not the tables' list nor the settings
+        raw[page * PAGE : (page + 1) * PAGE] = chance.randbytes(PAGE)
+    path.write_bytes(raw)
+    found = repair(path, tmp_path / "new.fewshot")
+    after = contents(tmp_path / "new.fewshot")
+    for id_, (label, *rest) in after.items():
+        assert rest == before[id_][1:]
+        assert label == before[id_][0] or label.startswith("recovered-")
+    assert len(after) == found.examples
+    assert found.lost or (len(after), found.images) == (60, 60)
+    with closing(RegistryStore(tmp_path / "new.fewshot", create=False)) as store:
+        assert problems_of(store) == []
+    assert path.read_bytes() == raw  # left as it is
+
+
+def test_the_readable_part_of_a_cut_file_is_had_back(path, tmp_path):
+    before, raw = contents(path), path.read_bytes()
+    path.write_bytes(raw[: len(raw) * 2 // 3])
+    with pytest.raises(RegistryError, match=r"malformed\. Put a copy of it back, or .* fewshot repair"):
+        RegistryStore(path, create=False).rows(D)
+    found = repair(path, tmp_path / "new.fewshot")
+    after = contents(tmp_path / "new.fewshot")
+    assert 0 < len(after) == found.examples
+    assert all(after[id_][1:] == before[id_][1:] for id_ in after)
+
+
+def test_a_change_that_was_cut_short_is_taken_back(path, tmp_path):
+    before = contents(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the end
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE examples SET vector = zeroblob(64)")
+        for suffix in ("", "-journal"):
+            shutil.copy(f"{path}{suffix}", f"{tmp_path / 'killed.fewshot'}{suffix}")
+        connection.execute("ROLLBACK")
+    assert (tmp_path / "killed.fewshot").read_bytes() != path.read_bytes()
+    found = repair(tmp_path / "killed.fewshot", tmp_path / "new.fewshot")
+    assert found.lost == ()
+    assert contents(tmp_path / "new.fewshot") == before
+
+
+def test_repair_says_what_it_cannot_do(path, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no registry .*none"):
+        repair(tmp_path / "none", tmp_path / "new")
+    with pytest.raises(FileExistsError, match=r"r\.fewshot exists: give a new file"):
+        repair(path, path)
+    (tmp_path / "text").write_text("no database at all")
+    with pytest.raises(RegistryError, match=r"text cannot be repaired: its settings.*not a database"):
+        repair(tmp_path / "text", tmp_path / "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.fewshot", "text"]
+
+
+def test_a_file_from_before_checksums_is_given_them(path, tmp_path):
+    old = tmp_path / "old.fewshot"
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        m001_tables(connection)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("PRAGMA application_id = 1178949459")
+        connection.execute("ATTACH ? AS new", (str(path),))
+        connection.execute("INSERT OR REPLACE INTO meta SELECT * FROM new.meta")
+        for table, columns in (
+            ("classes", "id, label"),
+            ("examples", "id, class_id, sha256, source, path, vector, added_at"),
+            ("images", "sha256, data"),
+        ):
+            connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM new.{table}")
+    shutil.copy(old, tmp_path / "older.fewshot")
+    with closing(RegistryStore(old, create=False)) as store:
+        assert problems_of(store) == []
+        assert len(store.rows(D).ids) == 60
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    assert repair(tmp_path / "older.fewshot", tmp_path / "new.fewshot").lost == ()
+    assert contents(tmp_path / "new.fewshot") == contents(path)
+
+
+def test_a_repaired_registry_answers_as_the_one_it_came_from(tmp_path):
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        for label, colour in colours.items():
+            registry.add(label, [png(colour)])
+    repair(tmp_path / "r.fewshot", tmp_path / "new.fewshot")
+    with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as registry:
+        assert [p.label for p in registry.predict([png(c, 5) for c in colours.values()])] == list(colours)
+
+
+def test_the_commands_say_what_they_did(path, tmp_path):
+    run = CliRunner().invoke(main, ["backup", str(path), str(tmp_path / "copy")])
+    assert json.loads(run.stdout) == {"file": str(tmp_path / "copy"), "bytes": path.stat().st_size, "examples": 60}
+    change_byte_of_vector(path, 17)
+    run = CliRunner().invoke(main, ["backup", str(path), str(tmp_path / "copy")])
+    assert run.exit_code == 1
+    assert "is damaged, so it was not copied" in run.stderr
+    run = CliRunner().invoke(main, ["repair", str(path), str(tmp_path / "new")])
+    assert json.loads(run.stdout) == {
+        "path": str(tmp_path / "new"),
+        "classes": 6,
+        "examples": 59,
+        "images": 59,
+        "lost": ["example 18: what is left of it is not an example"],
+    }
+    assert "lost: example 18" in run.stderr
