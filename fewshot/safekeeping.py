@@ -149,14 +149,14 @@ def repair(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> Repaire
             fresh.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM examples)")
             fresh.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
             fresh.execute("COMMIT")
-            counts = [
+            classes, examples, images = (
                 fresh.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
                 for name in ("classes", "examples", "images")
-            ]
+            )
             wrong = _problems(fresh)
         if wrong:  # never: all of it was checked on its way
             raise RegistryError(f"{source} could not be repaired: {wrong[0]}; put a copy of it back")
-    return Repaired(os.fspath(target), *counts, tuple(lost))
+    return Repaired(os.fspath(target), classes, examples, images, tuple(lost))
 
 
 @contextmanager
