@@ -1,9 +1,10 @@
-"""Kill a process that adds pictures to a registry, at random moments, and look at what it left.
+"""Kill a process that changes a registry, at random moments, and look at what it left.
 
     python benchmarks/crash.py --kills 1000
 
-writes benchmarks/results/crash.json. The writer acknowledges each `add` after it returned; an acknowledged one must be
-there when the registry is opened again, and one that was not must be there whole or not at all.
+writes benchmarks/results/crash.json. The writer adds pictures, removes and renames and merges classes, removes single
+examples and embeds everything anew with another encoder. It acknowledges each change after it returned: the registry
+must then be as all acknowledged changes made it, with the one that was cut short whole or not at all.
 """
 
 from __future__ import annotations
@@ -20,19 +21,30 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fewshot import ClassRegistry
 
 RESULTS = Path(__file__).parent / "results" / "crash.json"
-TOGETHER = 3  # pictures in one `add`: all of them or none
-CLASSES = 7
-WRITES_BEFORE_KILL = 3  # the kill comes within about the time that opening and these take
+TOGETHER = 3  # pictures in one `add`
+CHANGES_BEFORE_KILL = 4  # the kill comes within about the time that opening and these take
+KINDS = {"add": 8, "remove": 1, "remove_example": 2, "rename": 2, "merge": 2, "reindex": 2}
 _FRESH_EVERY = 10  # kills per registry; the first of each falls on an empty file
+
+
+@dataclass(frozen=True)
+class State:
+    """What a registry should hold: the numbers of each class's pictures, in the order they came, and whose vectors."""
+
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    encoder: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,14 +56,20 @@ class Damage:
 
 
 class Encoder:
-    """Four numbers of a picture's own bytes."""
+    """Four numbers of a picture's own bytes, times ``times``."""
 
     dim = 4
-    fingerprint = "first pixels"
 
-    def encode(self, images: Iterable) -> np.ndarray:
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.fingerprint = f"first pixels times {times}"
+
+    def encode(self, images: Iterable[Any]) -> np.ndarray:
         """Embed n pictures: (n, d)."""
-        return np.stack([np.asarray(image, np.float32).ravel()[: self.dim] for image in images])
+        return self.times * np.stack([np.asarray(image, np.float32).ravel()[: self.dim] for image in images])
+
+
+ENCODERS = (Encoder(1), Encoder(2))
 
 
 def picture(number: int) -> bytes:
@@ -61,33 +79,85 @@ def picture(number: int) -> bytes:
     return header + pixels + b"\0" * 10_000
 
 
-def label_of(write: int) -> str:
-    return f"class {write % CLASSES}"
+def sha256_of(number: int) -> bytes:
+    return hashlib.sha256(picture(number)).digest()
 
 
-def hashes_of(write: int) -> list[bytes]:
-    """The hashes of the pictures of one `add`."""
-    return [hashlib.sha256(picture(TOGETHER * write + n)).digest() for n in range(TOGETHER)]
+def change(seed: int, number: int, state: State) -> tuple[str, Any]:
+    """The kind and the arguments of one change, the same for writer and checker."""
+    chance = random.Random(f"{seed}/{number}")
+    labels = sorted(state.classes)
+    (kind,) = chance.choices(list(KINDS), list(KINDS.values())) if len(labels) > 2 else ("add",)
+    if kind == "add":
+        known = bool(labels) and chance.random() < 0.5
+        label = chance.choice(labels) if known else f"class {number}"
+        return kind, (label, tuple(range(TOGETHER * number, TOGETHER * (number + 1))))
+    if kind in ("remove", "remove_example"):
+        return kind, chance.choice(labels)
+    if kind == "rename":
+        return kind, (chance.choice(labels), f"class {number}")
+    if kind == "merge":
+        return kind, (tuple(chance.sample(labels, 2)), chance.choice([*labels, f"class {number}"]))
+    return kind, 1 - state.encoder
 
 
-def write_on(path: Path, start: int, acknowledge: int) -> None:
-    """Add pictures for ever, writing each finished `add`'s number to a pipe; for a process that will be killed."""
-    with ClassRegistry(path, encoder=Encoder()) as registry:
-        write = start
+def changed(state: State, kind: str, given: Any) -> State:
+    """The state after a change."""
+    classes = dict(state.classes)
+    if kind == "add":
+        label, numbers = given
+        classes[label] = classes.get(label, ()) + numbers
+    elif kind == "remove":
+        del classes[given]
+    elif kind == "remove_example":  # the newest of the class
+        left = tuple(sorted(classes.pop(given)))[:-1]
+        classes |= {given: left} if left else {}
+    elif kind == "rename":
+        label, new = given
+        classes[new] = classes.pop(label)
+    elif kind == "merge":
+        labels, into = given
+        joined = {number for label in {*labels, into} for number in classes.pop(label, ())}
+        classes[into] = tuple(sorted(joined))
+    else:
+        return replace(state, encoder=given)
+    return replace(state, classes=classes)
+
+
+def perform(registry: ClassRegistry, kind: str, given: Any) -> None:
+    """Make a change."""
+    if kind == "add":
+        label, numbers = given
+        registry.add(label, [picture(number) for number in numbers])
+    elif kind == "remove_example":
+        registry.remove_example(registry.examples(given)[-1][0])
+    elif kind == "reindex":
+        registry.reindex(ENCODERS[given])
+    elif kind == "remove":
+        registry.remove(given)
+    else:
+        getattr(registry, kind)(*given)
+
+
+def write_on(path: Path, seed: int, start: int, state: State, acknowledge: int) -> None:
+    """Change a registry for ever, writing each finished change's number to a pipe; for a process to be killed."""
+    with ClassRegistry(path, encoder=ENCODERS[state.encoder]) as registry:
+        number = start
         while True:
-            registry.add(label_of(write), [picture(TOGETHER * write + n) for n in range(TOGETHER)])
-            os.write(acknowledge, struct.pack("<I", write))
-            write += 1
+            kind, given = change(seed, number, state)
+            perform(registry, kind, given)
+            os.write(acknowledge, struct.pack("<I", number))
+            state, number = changed(state, kind, given), number + 1
 
 
-def fork_writer(path: Path, start: int) -> tuple[int, int]:
+def fork_writer(path: Path, seed: int, start: int, state: State) -> tuple[int, int]:
     """Start ``write_on`` in a child; returns its process id and the pipe's end to read from."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            write_on(path, start, writing)
+            write_on(path, seed, start, state, writing)
         finally:
             os._exit(1)  # reached only if the writer fails
     os.close(writing)
@@ -95,84 +165,86 @@ def fork_writer(path: Path, start: int) -> tuple[int, int]:
 
 
 def warm_up() -> None:
-    """Import here, once, all that adding a picture imports, so that no forked writer has to."""
-    with tempfile.TemporaryDirectory() as folder, ClassRegistry(f"{folder}/warm", encoder=Encoder()) as registry:
+    """Import here, once, all that a writer imports, so that no forked one has to."""
+    with tempfile.TemporaryDirectory() as folder, ClassRegistry(f"{folder}/warm", encoder=ENCODERS[0]) as registry:
         registry.add("warm", [picture(0)])
+        registry.reindex(ENCODERS[1])
 
 
-def kill_one(path: Path, start: int, delay: float) -> list[int]:
-    """Fork a writer, kill it after ``delay`` seconds, and return the numbers it acknowledged."""
-    child, reading = fork_writer(path, start)
-    time.sleep(delay)
-    return kill(child, reading)
-
-
-def kill(child: int, reading: int) -> list[int]:
+def kill(child: int, reading: int) -> int:
+    """Kill a writer and count what it acknowledged."""
     os.kill(child, signal.SIGKILL)
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
         raise RuntimeError("the writer failed by itself")
-    return [number for (number,) in struct.iter_unpack("<I", data)]
+    return len(data) // 4
 
 
 def seconds_to_kill_within(folder: Path) -> float:
-    """How long a writer takes, from its start, for ``WRITES_BEFORE_KILL`` adds; the median of five."""
+    """How long a writer takes, from its start, for ``CHANGES_BEFORE_KILL`` changes; the median of five."""
     times = []
     for trial in range(5):
         started = time.perf_counter()
-        child, reading = fork_writer(folder / f"timed {trial}.fewshot", 0)
-        for _ in range(WRITES_BEFORE_KILL):
+        child, reading = fork_writer(folder / f"timed {trial}.fewshot", trial, 0, State())
+        for _ in range(CHANGES_BEFORE_KILL):
             os.read(reading, 4)
         times.append(time.perf_counter() - started)
         kill(child, reading)
     return statistics.median(times)
 
 
-def inspect(path: Path, acknowledged: Iterable[int]) -> Damage:
-    """Open a registry as anyone would, then look at every row of its file."""
+def held_by(path: Path) -> tuple[State, list[str]]:
+    """Open a registry as anyone would, then look at every row of its file: its state, and what is not whole."""
     if not path.exists():
-        return Damage(tuple(f"add {write}" for write in acknowledged), ())
-    with ClassRegistry(path, encoder=Encoder()) as registry:
+        return State(), []
+    with ClassRegistry(path) as registry:
         counted = registry.classes()
-    connection = sqlite3.connect(path)
-    try:
+    with closing(sqlite3.connect(path)) as connection:
         half = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
         half += [f"broken reference in {row[0]}" for row in connection.execute("PRAGMA foreign_key_check")]
-        classes = dict(connection.execute("SELECT id, label FROM classes").fetchall())
-        examples = connection.execute("SELECT id, class_id, sha256, vector FROM examples").fetchall()
+        labels = dict(connection.execute("SELECT id, label FROM classes").fetchall())
+        examples = connection.execute("SELECT id, class_id, sha256, vector FROM examples ORDER BY id").fetchall()
         pictures = dict(connection.execute("SELECT sha256, data FROM images").fetchall())
-    finally:
-        connection.close()
-    held: dict[bytes, str] = {}
+        meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    encoder = next((i for i, e in enumerate(ENCODERS) if e.fingerprint == meta.get("fingerprint")), 0)
+    classes: dict[str, tuple[int, ...]] = {}
     for id_, class_id, sha256, vector in examples:
-        held[sha256] = classes.get(class_id, "")
-        if class_id not in classes:
+        if class_id not in labels:
             half.append(f"example {id_} has no class")
-        if len(vector) != 4 * Encoder.dim:
-            half.append(f"example {id_} has a vector of {len(vector)} bytes")
-        if hashlib.sha256(pictures.get(sha256, b"")).digest() != sha256:
+        elif hashlib.sha256(pictures.get(sha256, b"")).digest() != sha256:
             half.append(f"example {id_} has not its picture")
-    half += [f"class {label!r} has no examples" for label in set(classes.values()) - set(held.values())]
-    half += ["a picture has no example" for sha256 in pictures if sha256 not in held]
+        else:
+            label, (number,) = labels[class_id], struct.unpack_from("<Q", pictures[sha256], 54)
+            classes[label] = (*classes.get(label, ()), number)
+            pixels = np.frombuffer(struct.pack("<Q", number).ljust(24, b"\x07"), np.uint8).reshape(2, 4, 3)
+            own = ENCODERS[encoder].times * pixels[::-1, :, ::-1].astype("<f4").ravel()[: Encoder.dim]
+            if vector != own.tobytes():
+                half.append(f"example {id_} has another vector than {ENCODERS[encoder].fingerprint}")
+    half += [f"class {label!r} has no examples" for label in set(labels.values()) - set(classes)]
+    half += ["a picture has no example" for sha256 in pictures if sha256 not in {row[2] for row in examples}]
     if sum(counted.values()) != len(examples):
         half.append(f"classes() counts {sum(counted.values())} examples, the file {len(examples)}")
-    half += _torn(held)
-    lost = [f"add {w}" for w in acknowledged if any(held.get(h) != label_of(w) for h in hashes_of(w))]
-    return Damage(tuple(lost), tuple(half))
+    return State(classes, encoder), half
 
 
-def _torn(held: dict[bytes, str]) -> list[str]:
-    """Adds of which some pictures are there and some are not."""
-    torn, seen, write = [], 0, 0
-    while seen < len(held) and write < 100_000:
-        there = sum(h in held for h in hashes_of(write))
-        seen += there
-        if 0 < there < TOGETHER:
-            torn.append(f"{there} of {TOGETHER} pictures of add {write}")
-        write += 1
-    return torn
+def inspect(path: Path, allowed: tuple[State, State]) -> tuple[State, Damage]:
+    """Compare a registry with the states it may be in: after the last acknowledged change, or the one after it."""
+    found, half = held_by(path)
+    where = {number: label for label, numbers in found.classes.items() for number in numbers}
+    owed = [{(n, label) for label, numbers in state.classes.items() for n in numbers} for state in allowed]
+    lost = [f"picture {n} of {label}" for n, label in sorted(owed[0] & owed[1]) if where.get(n) != label]
+    if not lost and not any(same(found, state) for state in allowed):
+        half.append("a change is there in part")
+    return found, Damage(tuple(lost), tuple(half))
+
+
+def same(one: State, other: State) -> bool:
+    """Whether two states are equal, but for the order in which classes and examples came."""
+    if one.encoder != other.encoder and one.classes and other.classes:
+        return False
+    return {k: sorted(v) for k, v in one.classes.items()} == {k: sorted(v) for k, v in other.classes.items()}
 
 
 def run(kills: int, seed: int) -> dict[str, object]:
@@ -180,21 +252,27 @@ def run(kills: int, seed: int) -> dict[str, object]:
     delays = random.Random(seed)
     warm_up()
     acknowledged, lost, half, started = 0, 0, 0, time.perf_counter()
+    cut_short: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         span = seconds_to_kill_within(Path(folder))
         for number in range(kills):
             if number % _FRESH_EVERY == 0:
-                path, known, start = Path(folder) / f"{number}.fewshot", [], 0
-            answered = kill_one(path, start, delays.uniform(0, span))
-            known += answered
-            acknowledged += len(answered)
-            start += len(answered) + 1  # the add that was cut short may be there or not
-            damage = inspect(path, known)
+                path, state, start = Path(folder) / f"{number}.fewshot", State(), 0
+            child, reading = fork_writer(path, seed + number, start, state)
+            time.sleep(delays.uniform(0, span))
+            answered = kill(child, reading)
+            for done in range(start, start + answered):
+                state = changed(state, *change(seed + number, done, state))
+            kind, given = change(seed + number, start + answered, state)
+            cut_short[kind] += 1
+            state, damage = inspect(path, (state, changed(state, kind, given)))
+            acknowledged, start = acknowledged + answered, start + answered + 1
             for problem in (*damage.lost, *damage.half_written):
-                print(f"kill {number}: {problem}", file=sys.stderr)
+                print(f"kill {number}, in {kind}: {problem}", file=sys.stderr)
             lost, half = lost + len(damage.lost), half + len(damage.half_written)
     return {
         "kills": kills,
+        "cut_short": dict(sorted(cut_short.items())),
         "acknowledged": acknowledged,
         "lost": lost,
         "half_written": half,
@@ -203,7 +281,7 @@ def run(kills: int, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-save", action="store_true", help="print the result only")
