@@ -19,7 +19,7 @@ NETWORKS = {
     "fewshot_conv4 at 28": ({"img_size": 28}, 64, 112_832, [(64, 14), (64, 7), (64, 3), (64, 1)]),
     "fewshot_conv4 at 84": ({"img_size": 84}, 1600, 112_832, [(64, 42), (64, 21), (64, 10), (64, 5)]),
     "fewshot_resnet12": ({}, 640, 12_424_320, [(64, 32), (160, 16), (320, 8), (640, 4)]),
-    "fewshot_pocket": ({}, 288, 2_821_680, [(48, 32), (96, 16), (192, 8), (288, 4)]),
+    "fewshot_pocket": ({}, 384, 2_816_224, [(32, 32), (64, 16), (160, 8), (384, 4)]),
     "fewshot_glyph": ({}, 512, 3_664_480, [(32, 24), (96, 12), (192, 6), (320, 3)]),
 }
 
@@ -79,7 +79,7 @@ def test_grid_pooling_takes_pictures_of_any_size_and_keeps_where_things_are():
 
 
 def test_the_bundled_weights_still_load_into_their_network():
-    assert load_encoder("pocket").fingerprint == "fc67e54be895880f8cdef982637bd2d8"
+    assert load_encoder("pocket").fingerprint == "ef5a273d9a17163c5acfcf3e0798d0d6"
 
 
 def test_a_network_to_train_starts_from_scratch_unless_it_names_weights():
@@ -92,7 +92,7 @@ def test_a_network_to_train_starts_from_scratch_unless_it_names_weights():
     assert all(p.requires_grad for p in one.network.parameters())
     pocket = trainable("pocket", None, seed=0)
     assert pocket.from_weights
-    assert (pocket.size, pocket.dim, pocket.mean, pocket.std) == (64, 288, (0.5,) * 3, (0.25,) * 3)
+    assert (pocket.size, pocket.dim, pocket.mean, pocket.std) == (64, 384, (0.5,) * 3, (0.25,) * 3)
     bundled = load_network("local-dir:" + str(fewshot.encoders.trainable._POCKET), pretrained=True)
     assert torch.equal(next(pocket.network.parameters()), next(bundled.parameters()))
 

@@ -86,8 +86,8 @@ class PocketNet(StagedNet):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
-        channels: tuple[int, ...] = (48, 96, 192, 288),
-        depths: tuple[int, ...] = (1, 2, 2, 1),
+        channels: tuple[int, ...] = (32, 64, 160, 384),
+        depths: tuple[int, ...] = (1, 1, 2, 1),
         embed_dim: int = 512,
     ) -> None:
         super().__init__(in_chans, drop_rate)
@@ -139,7 +139,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]
 def fewshot_pocket(pretrained: bool = False, **kwargs: Any) -> PocketNet:
-    """Build the architecture of the bundled encoder ``pocket``: 2.8 million parameters, d = 288.
+    """Build the architecture of the bundled encoder ``pocket``: 2.8 million parameters, d = 384.
 
     Parameters
     ----------
