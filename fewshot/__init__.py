@@ -20,6 +20,7 @@ _HOMES = {
     "CosineHeadClassifier": "classifiers",
     "Dataset": "datasets",
     "DistributionCalibrationClassifier": "classifiers",
+    "DomainAdapter": "domain",
     "EmbeddingCache": "encoders",
     "Encoder": "encoders",
     "EncoderMismatch": "errors",
@@ -65,6 +66,7 @@ __all__ = [
     "CosineHeadClassifier",
     "Dataset",
     "DistributionCalibrationClassifier",
+    "DomainAdapter",
     "EmbeddingCache",
     "Encoder",
     "EncoderMismatch",
@@ -124,6 +126,7 @@ if TYPE_CHECKING:
         TransductiveFineTuningClassifier,
     )
     from fewshot.datasets import Dataset, load_dataset
+    from fewshot.domain import DomainAdapter
     from fewshot.encoders import EmbeddingCache, Encoder, TimmEncoder, load_encoder
     from fewshot.episodes import Episodes, EpisodeSampler
     from fewshot.errors import EncoderMismatch, EncoderNotFound, FewShotError, ImageError, RegistryError

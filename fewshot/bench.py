@@ -154,7 +154,7 @@ def run_bench(
     encoders : sequence of names
         What embeds pictures; feature files need none.
     methods : sequence of names
-        Of ``fewshot.methods.METHODS``; "all", "inductive" and "transductive" name many.
+        As ``fewshot.methods.chosen`` takes them; "all", "inductive" and "transductive" name many.
     ways, shots : sequences of int, or of "various"
     protocol : Protocol, optional
     base : path or name, optional

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from fewshot.classifiers import (
     RidgeClassifier,
     SimpleShotClassifier,
 )
+from fewshot.domain.episodes import EPISODE_ADAPTATIONS, AdaptedClassifier, EpisodeAdaptation
 
 _SPELT = {"BDCSPN": "bd-cspn", "PTMAP": "pt-map", "SoftKMeans": "soft-k-means"}
 _GROUPS = ("all", "inductive", "transductive")
@@ -55,15 +56,19 @@ class Base:
 
 @dataclass(frozen=True)
 class Method:
-    """How to make a classifier: its class and its settings; called with the base data, or None."""
+    """How to make a classifier: its class and its settings; called with the base data, or None.
+
+    With an ``adaptation`` it reads embeddings adapted to each episode: see ``AdaptedClassifier``.
+    """
 
     kind: type[FewShotClassifier]
     settings: dict[str, Any] = field(default_factory=dict)
+    adaptation: EpisodeAdaptation | None = None
 
     @property
     def transductive(self) -> bool:
         """Whether it reads all queries of an episode before it answers one."""
-        return self.kind.transductive
+        return self.kind.transductive or self.adaptation is not None
 
     @property
     def takes_center(self) -> bool:
@@ -83,7 +88,8 @@ class Method:
         if base is not None and base.labels is not None and self.needs_base:
             known = base.labels != ""
             given["base"], given["base_labels"] = base.vectors[known], base.labels[known]
-        return self.kind(**self.settings, **given)
+        classifier = self.kind(**self.settings, **given)
+        return classifier if self.adaptation is None else AdaptedClassifier(classifier, adaptation=self.adaptation)
 
 
 def _table() -> dict[str, Method]:
@@ -123,12 +129,21 @@ def _kebab(name: str) -> str:
 METHODS: dict[str, Method] = _table()
 
 
+def _adapted(name: str) -> Method | None:
+    """The method of a name such as "prototype+center"; None where there is none."""
+    plain, _, adaptation = name.partition("+")
+    if plain not in METHODS or adaptation not in EPISODE_ADAPTATIONS:
+        return None
+    return replace(METHODS[plain], adaptation=adaptation)
+
+
 def chosen(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Method]:
     """Return the methods of these names, each once; "all", "inductive" and "transductive" name many.
 
     Parameters
     ----------
     names : sequence of str
+        "+center" or "+whiten" after a method's name adapts the embeddings to each episode first, which no group does.
     base_classes : bool, default True
         Whether there are labelled base data. Without them no group holds a method that needs them.
 
@@ -141,10 +156,10 @@ def chosen(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Meth
         if name in _GROUPS:
             of_kind = {n: m for n, m in METHODS.items() if name == "all" or m.transductive == (name == "transductive")}
             found.update({n: m for n, m in of_kind.items() if base_classes or not m.needs_base})
-        elif name in METHODS:
-            if METHODS[name].needs_base and not base_classes:
+        elif method := METHODS.get(name) or _adapted(name):
+            if method.needs_base and not base_classes:
                 raise ValueError(f"{name} learns from base data with labels; give some of other classes with --base")
-            found[name] = METHODS[name]
+            found[name] = method
         else:
             close = difflib.get_close_matches(name, METHODS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
@@ -155,7 +170,8 @@ def chosen(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Meth
 
 
 def _there_are() -> str:
-    return f"there are {', '.join(METHODS)}; and {', '.join(_GROUPS)} for many at once"
+    adapted = " or ".join(f"+{adaptation}" for adaptation in EPISODE_ADAPTATIONS)
+    return f"there are {', '.join(METHODS)}, each also with {adapted}; and {', '.join(_GROUPS)} for many at once"
 
 
 def described(classifier: FewShotClassifier) -> str:
@@ -168,4 +184,5 @@ def _text(value: Any) -> str:
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"<{value.dtype} {value.shape} {digest[:12]}>"
-    return repr(value)
+    # A classifier within a classifier: its settings are among the outer one's, as "classifier__metric".
+    return type(value).__name__ if isinstance(value, FewShotClassifier) else repr(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import shutil
@@ -101,7 +102,7 @@ def test_pictures_are_prepared_exactly_as_the_networks_own_configuration_says(ra
 
 
 def test_preparation_follows_the_configuration_for_other_crops(pictures):
-    from fewshot.encoders.timm_encoder import _preparation
+    from fewshot.encoders.preparation import preparation
 
     for crop_mode, crop_pct, size in (
         ("squash", 1.0, (3, 64, 64)),
@@ -113,7 +114,7 @@ def test_preparation_follows_the_configuration_for_other_crops(pictures):
             "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4),
         }  # fmt: skip
         wanted = timm.data.create_transform(**config, is_training=False)(pictures[0])
-        pixels = torch.from_numpy(_preparation(config)(pictures[0]).copy()).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(preparation(config)(pictures[0]).copy()).permute(2, 0, 1).float() / 255
         normalised = (pixels - torch.tensor(config["mean"]).view(3, 1, 1)) / torch.tensor(config["std"]).view(3, 1, 1)
         assert_allclose(normalised, wanted, atol=1e-6)
 
@@ -246,6 +247,54 @@ def test_a_pickle_holds_the_name_and_not_the_weights(pictures):
     data = pickle.dumps(encoder)
     assert len(data) < 2000
     assert_array_equal(pickle.loads(data).encode(pictures), encoder.encode(pictures))
+
+
+def _shifted(network):
+    """Another network of the same architecture: every convolution 1 % larger."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.01)
+    return network
+
+
+def test_an_encoder_with_another_network_gives_that_networks_features_and_leaves_the_first_alone(pictures):
+    first = load_encoder("pocket", precision="float32")
+    before = first.encode(pictures)
+    network = _shifted(first.exact_network())
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    with torch.inference_mode():
+        wanted = network(torch.stack([transform(picture) for picture in pictures])).numpy()
+    second = first.with_network(network)
+    _shifted(network)  # the encoder has a copy
+    assert_allclose(second.encode(pictures), wanted, atol=1e-4 * np.abs(wanted).max())
+    assert np.abs(wanted - before).max() > 0.01 * np.abs(wanted).max()
+    assert_array_equal(first.encode(pictures), before)
+    assert second.fingerprint != first.fingerprint
+    assert second.dim == first.dim
+    assert first.with_network(first.exact_network()).fingerprint == first.fingerprint
+    assert (first.spec["name"], second.spec) == ("pocket", {})
+
+
+def test_a_given_network_stays_through_clones_parameters_copies_and_pickles_but_not_another_name(pictures):
+    first = load_encoder("pocket", precision="float32")
+    second = first.with_network(_shifted(first.exact_network()))
+    for twin in (clone(second), copy.deepcopy(second), pickle.loads(pickle.dumps(second))):
+        assert twin.fingerprint == second.fingerprint != first.fingerprint
+        assert_array_equal(twin.encode(pictures), second.encode(pictures))
+        assert twin.with_network(twin.exact_network()).fingerprint == second.fingerprint
+    assert clone(second).set_params(precision="bfloat16").fingerprint == second.fingerprint
+    assert clone(second).set_params(name="test_resnet.r160_in1k", pretrained=False).dim == 96
+    second.name = "test_resnet.r160_in1k"
+    second.pretrained = False
+    assert second.dim == 96
+
+
+def test_the_exact_network_is_not_had_where_random_weights_would_be_drawn_anew(random_encoder):
+    encoder = random_encoder(precision="float32")
+    with pytest.raises(ValueError, match=r"'test_resnet.r160_in1k' are not those .*give it to with_network"):
+        encoder.exact_network()
+    given = encoder.with_network(timm.create_model(SMALL, num_classes=0))
+    assert given.exact_network().training is False
 
 
 def test_fusing_batch_norms_changes_no_feature():
@@ -386,24 +435,24 @@ def test_real_weights_from_a_folder_give_what_timm_gives(shared, name, photos):
 def test_one_fingerprint_wherever_the_folder_lies_and_another_for_one_changed_weight(mobilenet, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    copy = tmp_path / "copy"
-    copy.mkdir()
+    twin = tmp_path / "copy"
+    twin.mkdir()
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(f"{mobilenet}/{name}", copy / name)
+        shutil.copy(f"{mobilenet}/{name}", twin / name)
     first = load_encoder(mobilenet).fingerprint
-    assert load_encoder(str(copy)).fingerprint == first
-    weights = load_file(copy / "model.safetensors")
+    assert load_encoder(str(twin)).fingerprint == first
+    weights = load_file(twin / "model.safetensors")
     next(iter(weights.values())).view(-1)[0] += 1
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert load_encoder(str(copy)).fingerprint != first
+    save_file(weights, twin / "model.safetensors", metadata={"format": "pt"})
+    assert load_encoder(str(twin)).fingerprint != first
 
 
 def test_the_bundled_encoder_loads_offline_and_is_small():
-    from fewshot.encoders.timm_encoder import _POCKET
+    from fewshot.encoders.timm_encoder import POCKET
 
     encoder = load_encoder()
     assert encoder.encode([np.zeros((64, 64), np.uint8)]).shape == (1, encoder.dim)
-    assert sum(file.stat().st_size for file in _POCKET.iterdir()) <= 6_000_000
+    assert sum(file.stat().st_size for file in POCKET.iterdir()) <= 6_000_000
 
 
 def test_a_misspelt_name_gets_its_close_matches():

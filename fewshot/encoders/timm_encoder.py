@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor, nn
 
@@ -22,8 +21,9 @@ from fewshot.encoders.bfloat16 import to_bfloat16
 from fewshot.encoders.fusion import fuse_batch_norms
 from fewshot.encoders.hardware import Precision, best_device, best_precision, usable_device
 from fewshot.encoders.network import POOLS, features, fingerprint, load_network
+from fewshot.encoders.preparation import normalised, preparation
 from fewshot.errors import ImageError
-from fewshot.images import ImageSource, attempt, map_ahead, open_image
+from fewshot.images import ImageSource, attempt, map_ahead
 from fewshot.progress import Progress
 from fewshot.validation import check_choice, check_count
 
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_POCKET = Path(__file__).with_name("pocket")
-# Small batches stay in a CPU's cache (mobilenetv2: 299 images/s at 8, 223 at 32); a GPU wants many at once.
-_CPU_BATCH, _GPU_BATCH = 8, 64
+POCKET = Path(__file__).with_name("pocket")
+# Batches of so many pixels stay in a CPU's cache (mobilenetv2 at 224 px: 299 images/s at 8, 223 at 32); of very small
+# pictures, more than so many gain nothing. A GPU wants many at once.
+_CPU_PIXELS, _CPU_MOST, _GPU_BATCH = 8 * 224 * 224, 32, 64
 # Least cosine between bfloat16 and float32 features of noise for bfloat16 to be taken unasked; 0.99 and up is usual.
 _FAITHFUL = 0.97
 
@@ -50,6 +51,7 @@ class _Loaded:
     dim: int
     fingerprint: str
     threads: int
+    cpu_batch: int
     asked: tuple[Any, ...]
 
 
@@ -82,7 +84,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     precision : {"float32", "bfloat16"}, optional
         By default bfloat16 where the hardware computes in it and the network's features allow it, else float32.
     batch_size : int, optional
-        Pictures per forward pass; by default 8 on a CPU and 64 on a GPU.
+        Pictures per forward pass; by default 64 on a GPU, and on a CPU 1 to 32 by their size: 8 at 224 pixels.
 
     Raises
     ------
@@ -125,8 +127,8 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def spec(self) -> dict[str, Any]:
-        """How to load the same encoder again: ``TimmEncoder(**spec)``."""
-        return {"name": self.name, "layer": self.layer, "pool": self.pool}
+        """How to load the same encoder again: ``TimmEncoder(**spec)``; empty for a network that was given."""
+        return {} if self._given() else {"name": self.name, "layer": self.layer, "pool": self.pool}
 
     @property
     def resolved_precision(self) -> Precision:
@@ -176,6 +178,42 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         stacked = torch.cat(vectors).numpy() if vectors else np.empty((0, loaded.dim), np.float32)
         return Encoded(stacked, np.array(kept, np.int64), tuple(failed))
 
+    def exact_network(self) -> nn.Module:
+        """Return a copy of the network as it was before conversion: float32, CPU, eval mode, batch norms not folded.
+
+        Raises
+        ------
+        ValueError : if the same weights cannot be had again, as with ``pretrained=False``.
+        """
+        network = self._exact()
+        if self._identity(network) != self.fingerprint:
+            raise ValueError(
+                f"the weights of {self.name!r} are not those this encoder computes with (fingerprint "
+                f"{self._identity(network)[:8]}, not {self.fingerprint[:8]}): random ones are drawn anew at each "
+                "loading; make the network yourself and give it to with_network"
+            )
+        return network
+
+    def with_network(self, network: nn.Module) -> Self:
+        """Return an encoder of the same settings and preprocessing that computes with another network.
+
+        Parameters
+        ----------
+        network : nn.Module
+            Of this encoder's architecture, float32, batch norms not folded, as ``exact_network`` gives one; it is
+            copied, so that training it further does not change the encoder.
+
+        Notes
+        -----
+        The fingerprint is made of the new weights. Clones share them, and ``set_params`` keeps them, unless it changes
+        ``name`` or ``pretrained``. ``spec`` is empty, as no name stands for them, and a pickle holds them.
+        """
+        twin = type(self)(**self.get_params(deep=False))
+        own = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        own.pretrained_cfg = self._loaded().network.pretrained_cfg
+        twin._network_given = (own, self.name, self.pretrained)
+        return twin
+
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Do nothing: the encoder is frozen."""
         return self
@@ -197,10 +235,12 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         twin = type(self)(**self.get_params(deep=False))
         if "_network" in self.__dict__:
             twin._network = self._network  # frozen, so it can be shared
+        if given := self._given():
+            twin._network_given = given
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        # Weights are not pickled: the copy loads them by name.
+        # Weights that have a name are not pickled: the copy loads them.
         return {key: value for key, value in super().__getstate__().items() if key != "_network"}
 
     def _embedded(
@@ -208,7 +248,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Iterator[tuple[list[_Item], Tensor]]:
         """Yield batches in order: what became of each picture, and the vectors (m, d) of the good ones."""
         on_cpu = loaded.device.type == "cpu"
-        default = _CPU_BATCH if on_cpu else _GPU_BATCH
+        default = loaded.cpu_batch if on_cpu else _GPU_BATCH
         size = default if self.batch_size is None else check_count("batch_size", self.batch_size)
         if not on_cpu or total == 1:
             decoded = map_ahead(loaded.prepare, source, ahead=4 * size)
@@ -238,7 +278,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return items, torch.empty(0, loaded.dim)
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack(good)).to(loaded.device)
-            x = _normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
+            x = normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
             out = features(loaded.network, x, layer=self.layer, pool=self.pool)
             return items, out.float().cpu()
 
@@ -246,6 +286,26 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if "_network" not in self.__dict__ or self._network.asked != self._asked():
             self._network: _Loaded = self._load()
         return self._network
+
+    def _given(self) -> tuple[nn.Module, str, bool] | None:
+        """What ``with_network`` was given, unless another name was set since."""
+        given: tuple[nn.Module, str, bool] | None = self.__dict__.get("_network_given")
+        return given if given and given[1:] == (self.name, self.pretrained) else None
+
+    def _exact(self) -> nn.Module:
+        if given := self._given():
+            return copy.deepcopy(given[0])
+        name = f"local-dir:{POCKET}" if self.name == "pocket" else self.name
+        return load_network(name, pretrained=self.pretrained)
+
+    def _identity(self, network: nn.Module) -> str:
+        from timm.data import resolve_model_data_config
+
+        architecture = getattr(network, "pretrained_cfg", {}).get("architecture")
+        preprocessing = resolve_model_data_config(network)
+        return fingerprint(
+            network, architecture=architecture, preprocessing=preprocessing, layer=self.layer, pool=self.pool
+        )
 
     def _asked(self) -> tuple[Any, ...]:
         """What a loaded network depends on; an attribute may have been set since."""
@@ -256,16 +316,9 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         if self.pool is not None:
             check_choice("pool", self.pool, POOLS)
-        name = f"local-dir:{_POCKET}" if self.name == "pocket" else self.name
-        network = load_network(name, pretrained=self.pretrained)
+        network = self._exact()
         config = resolve_model_data_config(network)
-        identity = fingerprint(
-            network,
-            architecture=getattr(network, "pretrained_cfg", {}).get("architecture"),
-            preprocessing=config,
-            layer=self.layer,
-            pool=self.pool,
-        )
+        identity = self._identity(network)
         example = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(0))
         exact = self._features(network, example)
         device = usable_device(self.device) if self.device is not None else best_device()
@@ -282,8 +335,10 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 network = self._converted(spare, example, device, precision)
         mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
         threads = torch.get_num_threads()
-        prepare = _preparation(config)
-        return _Loaded(network, prepare, mean, std, device, precision, exact.shape[1], identity, threads, self._asked())
+        prepare = preparation(config)
+        batch = max(1, min(_CPU_MOST, _CPU_PIXELS // example[0, 0].numel()))
+        dim = exact.shape[1]
+        return _Loaded(network, prepare, mean, std, device, precision, dim, identity, threads, batch, self._asked())
 
     def _features(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -325,18 +380,6 @@ def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def _normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """From pixels (n, h, w, 3), uint8, to (pixels / 255 - mean) / std as (n, 3, h, w), channels last in memory.
-
-    Computed on rows of 3 w numbers with the constants repeated: broadcasting over the last axis of 3 is ten times
-    slower on a CPU.
-    """
-    n, h, w, channels = pixels.shape
-    scale, shift = (1.0 / (255.0 * std)).repeat(w), (-mean / std).repeat(w)
-    rows = torch.addcmul(shift, pixels.reshape(n * h, w * channels).float(), scale)
-    return rows.view(n, h, w, channels).permute(0, 3, 1, 2)
-
-
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
@@ -345,23 +388,3 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _compute_alone() -> None:
     torch.set_num_threads(1)
-
-
-def _preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.uint8]]:
-    """The network's own resizing and cropping, by timm, up to the uint8 pixels (h, w, 3)."""
-    from timm.data import create_transform
-
-    steps = create_transform(**config, is_training=False).transforms
-    on_pictures = []
-    for step in steps:
-        if "Tensor" in type(step).__name__ or "Numpy" in type(step).__name__:
-            break  # from here on whole batches are converted at once
-        on_pictures.append(step)
-
-    def prepare(source: ImageSource) -> NDArray[np.uint8]:
-        image: Image.Image = open_image(source)
-        for step in on_pictures:
-            image = step(image)
-        return np.asarray(image)
-
-    return prepare

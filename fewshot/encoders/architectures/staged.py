@@ -75,6 +75,29 @@ class StagedNet(nn.Module):
         classifier = nn.Linear(self.head_hidden_size, num_classes) if num_classes > 0 else nn.Identity()
         self.fc: nn.Module = classifier.to(like.device, like.dtype).train(self.training)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Tell timm which parameters belong together, from the picture to the output.
+
+        Parameters
+        ----------
+        coarse : bool
+            One group a stage; by default one a block, where stages are made of blocks.
+
+        Returns
+        -------
+        dict
+            Patterns of parameter names, for ``timm.models.group_parameters``; what none of them matches is the last
+            group: the pooling's parameters and the classifier's.
+        """
+        of_blocks = all(
+            isinstance(stage, nn.Sequential) and all(any(True for _ in block.children()) for block in stage)
+            for stage in self.stages
+        )
+        return {
+            "stem": r"^stem",
+            "blocks": r"^stages\.(\d+)\.(\d+)" if of_blocks and not coarse else r"^stages\.(\d+)",
+        }
+
     def forward_intermediates(
         self,
         x: Tensor,
