@@ -33,6 +33,10 @@ class Progress:
         """Count more pictures as done."""
         self._bar.update(pictures)
 
+    def note(self, text: str) -> None:
+        """Show a few words behind the bar, such as the loss, when it is next drawn."""
+        self._bar.set_postfix_str(text, refresh=False)
+
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         Progress._depth -= 1
         self._bar.close()

@@ -1,0 +1,186 @@
+"""Fine-tuned encoders against frozen ones, on the same episodes: accuracy, seconds and trained parameters.
+
+    python benchmarks/finetune.py --work work
+
+Cells: mobilenetv2 on Omniglot's evaluation characters, 20-way within an alphabet, and pocket on Tiny ImageNet's test
+classes, 5-way, 1 and 5 shots each, for each choice of what trains. Each episode's support is tuned on alone, steps and
+rate chosen from it, and its queries are judged by cosine prototypes before and after. The work folder holds a line an
+episode; the same command goes on where it was. ``--validate`` takes background alphabets and validation classes
+instead: for choosing defaults. Each process has one thread, so seconds are of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import SHARED, save, shared_file
+from numpy.typing import NDArray
+
+os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
+
+from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
+from fewshot.datasets import Dataset
+
+MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
+# name: (encoder's folder, data, split, split to validate on, ways, shots)
+CELLS = {
+    "characters-5": (MOBILENET, "omniglot", "evaluation", "background", 20, 5),
+    "characters-1": (MOBILENET, "omniglot", "evaluation", "background", 20, 1),
+    "photos-5": ((), "tiny-imagenet", "test", "val", 5, 5),
+    "photos-1": ((), "tiny-imagenet", "test", "val", 5, 1),
+}
+TRAINABLE = ("head", "last", "last-2", "all", "norms", "lora")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", required=True, help="folder for the answers")
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
+    parser.add_argument("--trainable", nargs="+", default=list(TRAINABLE))
+    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--queries", type=int, default=15, help="of each class")
+    parser.add_argument("--encoder", help="folder of weights, in place of each cell's own")
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON: other parameters of FineTuneClassifier")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--validate", action="store_true", help="background alphabets and validation classes")
+    options = parser.parse_args()
+    work = Path(options.work)
+    work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), initializer=_one_thread) as pool:
+        for cell in options.cells:
+            for trainable in options.trainable:
+                rows.append(run_cell(cell, trainable, options, work, pool))
+                print(_line(rows[-1]), file=sys.stderr)
+    if options.validate or options.settings:
+        print(json.dumps(rows))
+    else:
+        save("finetune", {"queries": options.queries, "seed": 0, "rows": rows})
+    print(markdown(rows))
+
+
+def run_cell(
+    cell: str, trainable: str, options: argparse.Namespace, work: Path, pool: ProcessPoolExecutor
+) -> dict[str, Any]:
+    """Do the episodes of a cell that are not in the work folder yet, and sum all of them up."""
+    settings = {"trainable": trainable, **options.settings}
+    asked = [cell, options.encoder, options.queries, options.validate, settings]
+    file = work / f"{cell}-{trainable}{'-validate' * options.validate}{_tag(options.settings)}.jsonl"
+    known: dict[int, dict[str, Any]] = {}
+    if file.exists():
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            if entry.pop("asked") == asked:
+                known[entry["episode"]] = entry
+    left = [number for number in range(options.episodes) if number not in known]
+    waiting = [
+        pool.submit(
+            one_episode, cell, options.encoder, options.validate, options.queries, options.episodes, n, settings
+        )
+        for n in left
+    ]
+    for done in as_completed(waiting):
+        entry = done.result()
+        known[entry["episode"]] = entry
+        with file.open("a") as out:
+            out.write(json.dumps({"asked": asked, **entry}) + "\n")
+    return summary(cell, trainable, [known[number] for number in range(options.episodes)])
+
+
+def one_episode(
+    cell: str, folder: str | None, validate: bool, queries: int, episodes: int, number: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Tune on one episode's support; accuracies on its queries."""
+    encoder, data, drawn = _drawn(cell, folder, validate, queries, episodes)
+    support, labels, query, wanted = drawn[number]
+    images, asked = [data.images[i] for i in support], [data.images[i] for i in query]
+    frozen = PrototypeClassifier().fit(encoder.encode(images), labels).predict(encoder.encode(asked))
+    begun = time.monotonic()
+    classifier = FineTuneClassifier(encoder, random_state=number, **settings).fit(images, labels)
+    seconds = time.monotonic() - begun
+    tuned = classifier.predict(asked)
+    return {
+        "episode": number,
+        "frozen": float((frozen == wanted).mean()),
+        "tuned": float((tuned == wanted).mean()),
+        "seconds": round(seconds, 2),
+        "choice": asdict(classifier.choice_),
+    }
+
+
+@lru_cache(maxsize=1)
+def _drawn(
+    cell: str, folder: str | None, validate: bool, queries: int, episodes: int
+) -> tuple[TimmEncoder, Dataset, list[tuple[NDArray[np.int64], ...]]]:
+    """Return the encoder, the pictures, and each episode: support, its labels, queries, their labels."""
+    place, name, split, other, ways, shots = CELLS[cell]
+    own = f"local-dir:{shared_file(*place)}" if place else "pocket"
+    data = load_dataset(name, split=other if validate else split)
+    sampler = EpisodeSampler(
+        data.labels, n_way=ways, n_shot=shots, n_query=queries, n_episodes=episodes, groups=data.groups
+    )
+    drawn = [
+        row
+        for chunk in sampler
+        for row in zip(chunk.support, chunk.support_labels, chunk.query, chunk.query_labels, strict=True)
+    ]
+    return TimmEncoder(f"local-dir:{folder}" if folder else own), data, drawn
+
+
+def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means, percent, with 95 % intervals; "gain" is paired, tuned minus frozen on the same queries."""
+    frozen, tuned = (100 * np.array([entry[name] for entry in episodes]) for name in ("frozen", "tuned"))
+    gain = tuned - frozen
+    return {
+        "cell": cell,
+        "trainable": trainable,
+        "episodes": len(episodes),
+        "frozen": round(float(frozen.mean()), 2),
+        "tuned": round(float(tuned.mean()), 2),
+        "gain": round(float(gain.mean()), 2),
+        "ci95": round(1.96 * float(gain.std(ddof=1)) / len(gain) ** 0.5, 2) if len(gain) > 1 else None,
+        "untouched": sum(entry["choice"]["steps"] == 0 for entry in episodes),
+        "seconds": round(float(np.median([entry["seconds"] for entry in episodes])), 1),
+        "parameters": episodes[0]["choice"]["parameters"],
+    }
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One row a cell and choice of what trains."""
+    lines = [
+        "| cell | trains | episodes | frozen | tuned | gain | untouched | seconds | parameters |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(lines + [_line(row) for row in rows])
+
+
+def _line(row: dict[str, Any]) -> str:
+    gain = f"{row['gain']:+.1f}" + ("" if row["ci95"] is None else f" ± {row['ci95']:.1f}")
+    numbers = [f"{row['frozen']:.1f}", f"{row['tuned']:.1f}", gain, row["untouched"], row["seconds"]]
+    cells = [row["cell"], row["trainable"], row["episodes"], *numbers, f"{row['parameters']:,}"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _tag(settings: dict[str, Any]) -> str:
+    return "".join(f"-{name}-{value}" for name, value in sorted(settings.items()))
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""A classifier of pictures that adapts its encoder to the classes it is shown."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from fewshot.classifiers import PrototypeClassifier
+from fewshot.encoders import TimmEncoder, load_encoder
+from fewshot.encoders.base import check_image_batch
+from fewshot.finetuning.choice import Choice
+from fewshot.finetuning.saving import save_folder
+from fewshot.finetuning.session import Settings, tune
+from fewshot.finetuning.tuning import LOSSES, SCHEDULES
+from fewshot.finetuning.views import decode
+from fewshot.images import ImageSource
+from fewshot.validation import check_choice, check_count, check_labels, label_array, sorted_labels
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Classify pictures by prototypes, after gradient steps that fit the encoder itself to the support pictures.
+
+    Each step shows altered views of the support to the network; batch norms keep their statistics. Steps and learning
+    rate are chosen on what is held out of the support, and the untouched encoder is kept where none is better by more
+    than chance. The frozen part of the network is computed once for each view.
+
+    Parameters
+    ----------
+    encoder : TimmEncoder or str, default "pocket"
+        Never changed. It reads the network's own embedding: one with ``layer`` is refused, as blocks after it would
+        not train.
+    trainable : str, default "last-2"
+        "head": only one direction a class, on frozen embeddings; "last" or "last-N": the last blocks as timm groups
+        them; "all"; "norms": scale and shift of every norm; "lora": low-rank adapters of every linear layer and
+        ungrouped convolution, merged afterwards.
+    loss : {"cross-entropy", "prototypical"}
+        "cross-entropy" (default): of a cosine head that starts at the prototypes and is dropped afterwards.
+        "prototypical": of each view against the class means of the support as it is.
+    schedule : {"together", "progressive"}
+        "progressive": one more block joins every 5 steps, from the last backwards, each learning 2.6 times slower than
+        the block after it.
+    steps : int, optional
+        Chosen among 10, 20, 40 and 60 by default, or none.
+    learning_rate : float, optional
+        Chosen among 3e-4 and 1e-3 by default ("head": 3e-3 and 1e-2). With ``steps`` given too, nothing is held out.
+    views : int, default 8
+        Of each picture; fewer where ``memory`` forbids.
+    flip : bool, default False
+        Whether views may be mirrored: a mirrored character is another one.
+    rank : int, default 4
+        Of "lora".
+    memory : float, default 1.0
+        GiB that maps of views and graphs of gradients may take together.
+    random_state : int, default 0
+        Of views, folds and adapters; it repeats a run on the same number of threads.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (c,)
+    encoder_ : TimmEncoder
+        The adapted encoder, or the given one where ``choice_.steps`` is 0.
+    choice_ : Choice
+
+    Notes
+    -----
+    An interrupted ``fit`` leaves the classifier as it was before it.
+
+    References
+    ----------
+    Hu et al. 2022, arXiv:2204.07305, section 3.3 (P>M>F: views of the support as queries, prototypes by cosine times
+    10); it departs in that cross-entropy is the default, in that not the whole network trains, and in how steps and
+    rate are chosen. Howard & Ruder 2018, arXiv:1801.06146, sections 3.2 and 3.3 (slower early blocks, gradual
+    unfreezing).
+    """
+
+    def __init__(
+        self,
+        encoder: TimmEncoder | str = "pocket",
+        *,
+        trainable: str = "last-2",
+        loss: str = "cross-entropy",
+        schedule: str = "together",
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        views: int = 8,
+        flip: bool = False,
+        rank: int = 4,
+        memory: float = 1.0,
+        random_state: int = 0,
+    ) -> None:
+        self.encoder = encoder
+        self.trainable = trainable
+        self.loss = loss
+        self.schedule = schedule
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.views = views
+        self.flip = flip
+        self.rank = rank
+        self.memory = memory
+        self.random_state = random_state
+
+    def fit(self, X: Iterable[ImageSource], y: Any) -> Self:
+        """Learn the classes of some pictures.
+
+        Parameters
+        ----------
+        X : sequence of s pictures
+            As ``fewshot.open_image`` takes them.
+        y : sequence of s labels
+            Any hashable values; one picture of a class is enough.
+
+        Raises
+        ------
+        ImageError : naming the first picture that cannot be read.
+        ValueError : for fewer than two classes, wrong labels or parameters, or an encoder that cannot be tuned.
+        """
+        begun = time.monotonic()
+        self._check()
+        images = list(check_image_batch(X))
+        labels = check_labels(y, len(images))
+        classes = label_array(sorted_labels(labels.tolist()))
+        if len(classes) < 2:
+            raise ValueError(f"fine-tuning tells classes apart, but there is only {classes.tolist()}: give two")
+        code = {label: number for number, label in enumerate(classes.tolist())}
+        codes = torch.tensor([code[label] for label in labels.tolist()])
+        encoder = _usable(self.encoder)
+        pixels = decode(encoder._loaded().prepare, images, len(images))
+        tuned = tune(encoder, pixels, codes, self._settings())
+        adapted = encoder if tuned.network is None else encoder.with_network(tuned.network)
+        if tuned.head is not None:
+            classifier = PrototypeClassifier().fit(tuned.head.numpy(), classes)
+        else:
+            classifier = PrototypeClassifier().fit(adapted.encode(images), labels)
+        self.classes_, self.encoder_, self._classifier = classifier.classes_, adapted, classifier
+        self.choice_ = Choice(**vars(tuned.verdict), parameters=tuned.parameters, seconds=time.monotonic() - begun)
+        return self
+
+    def scores(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Cosine between each picture's embedding and each class; higher is closer.
+
+        Parameters
+        ----------
+        X : sequence of q pictures
+
+        Returns
+        -------
+        ndarray of shape (q, c), columns ordered as ``classes_``, in [-1, 1]
+
+        Raises
+        ------
+        NotFittedError : before the first ``fit``.
+        ImageError : naming the first picture that cannot be read.
+        """
+        return self._asked().scores(self.encoder_.encode(X))
+
+    def predict(self, X: Iterable[ImageSource]) -> NDArray[Any]:
+        """Return the label of the closest class of each of q pictures; nothing is changed by asking."""
+        return self._asked().predict(self.encoder_.encode(X))
+
+    def predict_proba(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Return class probabilities of shape (q, c): the softmax of ten times the cosines."""
+        return self._asked().predict_proba(self.encoder_.encode(X))
+
+    def save_encoder(self, folder: str | os.PathLike[str]) -> None:
+        """Write the adapted encoder as timm does for the Hub: config.json, model.safetensors, README.md.
+
+        ``TimmEncoder("local-dir:" + folder)`` loads it, with the same fingerprint, as long as the encoder has no
+        ``pool``: one that has must be loaded with it.
+
+        Parameters
+        ----------
+        folder : path
+            Made where it does not exist; what it held under these names is replaced.
+
+        Raises
+        ------
+        NotFittedError : before the first ``fit``.
+        """
+        self._asked()
+        save_folder(self.encoder_, folder, self.choice_, self._settings())
+
+    def _asked(self) -> PrototypeClassifier:
+        check_is_fitted(self, "classes_")
+        return self._classifier
+
+    def _check(self) -> None:
+        check_choice("loss", self.loss, LOSSES)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if self.trainable == "head" and self.loss != "cross-entropy":
+            raise ValueError(
+                f"trainable='head' trains one direction a class by cross-entropy, but loss={self.loss!r} has no such "
+                "directions: take loss='cross-entropy', or train blocks"
+            )
+        check_count("views", self.views)
+        check_count("rank", self.rank)
+        check_count("random_state", self.random_state, minimum=0)
+        if self.steps is not None:
+            check_count("steps", self.steps)
+        for name, value in (("learning_rate", self.learning_rate), ("memory", self.memory)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+
+    def _settings(self) -> Settings:
+        return Settings(
+            trainable=self.trainable,
+            loss=self.loss,
+            schedule=self.schedule,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            views=self.views,
+            flip=self.flip,
+            rank=self.rank,
+            memory=self.memory,
+            seed=self.random_state,
+        )
+
+
+def _usable(encoder: TimmEncoder | str) -> TimmEncoder:
+    if isinstance(encoder, str):
+        encoder = load_encoder(encoder)
+    if not isinstance(encoder, TimmEncoder):
+        raise TypeError(
+            f"only a TimmEncoder, or the name of one, can be tuned, not {type(encoder).__name__}; of a cache, give its "
+            "encoder"
+        )
+    if encoder.layer is not None:
+        raise ValueError(
+            f"the encoder takes its features after layer {encoder.layer!r}, but fine-tuning reads the network's own "
+            f"embedding: give TimmEncoder({encoder.name!r}) without layer"
+        )
+    return encoder

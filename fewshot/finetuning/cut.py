@@ -1,0 +1,156 @@
+"""A network in two: the frozen trunk, computed once for each view, and the top, computed at every step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from fewshot.encoders.bfloat16 import to_bfloat16
+from fewshot.encoders.fusion import fuse_batch_norms
+from fewshot.encoders.network import features
+from fewshot.finetuning.lora import Adapter
+
+# Of the largest feature: both halves do what the whole does, so only the order of sums could differ.
+_TOLERANCE = 1e-4
+
+
+class Whole(nn.Module):
+    """A network as one function from normalised pictures (n, 3, h, w) to features (n, d)."""
+
+    def __init__(self, network: nn.Module, pool: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self._pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features."""
+        if self._pool is None:  # without a look at the shape, which a traced pass does not have
+            out: Tensor = self.network(x)
+            return out
+        return features(self.network, x, layer=None, pool=self._pool)
+
+
+class Top(nn.Module):
+    """What follows the cut: from the maps that the trunk puts out to features (n, d)."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Return the features."""
+        out: Tensor = self.part(*maps)
+        return out
+
+
+class Trunk(nn.Module):
+    """What comes before the cut: from pictures to a tuple of maps, each with the pictures along its first axis."""
+
+    def __init__(self, part: nn.Module | None) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps; where there is no frozen half, the pictures themselves."""
+        if self.part is None:
+            return (x,)
+        out: Tensor | tuple[Tensor, ...] = self.part(x)
+        return out if isinstance(out, tuple) else (out,)
+
+
+def cut(network: nn.Module, pool: str | None, example: Tensor) -> tuple[Trunk, Top]:
+    """Split a network before the first thing that a parameter with gradients has a part in.
+
+    Where that is, is seen by tracing the network's own forward pass, so that any architecture whose pass can be traced
+    is cut; the halves are compared with the whole on ``example`` (1, 3, h, w), and where they differ, or the pass
+    cannot be traced, the top is the whole network and the trunk passes pictures on. A network without gradients is all
+    trunk.
+
+    The halves share the network's parameters.
+    """
+    whole = Whole(network, pool)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        return Trunk(whole), Top(nn.Identity())
+    try:
+        trunk, top = _halves(whole)
+        with torch.no_grad():
+            wanted, two = whole(example), torch.cat([example, 1 - example])
+            maps = trunk(two)
+            same = _close(top(*trunk(example)), wanted) and all(len(each) == 2 for each in maps)
+    except Exception:  # whatever a traced pass may raise: a network is traced or it is not
+        same = False
+    return (trunk, top) if same else (Trunk(None), Top(whole))
+
+
+def quick(trunk: Trunk, example: Tensor, device: torch.device, precision: str) -> Trunk:
+    """Return a copy of a trunk that computes as an encoder does: norms folded, in bfloat16 where asked for."""
+    twin = copy.deepcopy(trunk).requires_grad_(False)
+    if twin.part is not None:
+        if device.type == "cpu":
+            fuse_batch_norms(twin.part, example, lambda x: torch.cat([m.flatten(1) for m in twin(x)], 1))
+        twin = to_bfloat16(twin, device) if precision == "bfloat16" else twin.to(device)  # type: ignore[assignment]
+    for weight in twin.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return twin
+
+
+class _Tracer(fx.Tracer):
+    """Looks into a module only where some of its parameters train and others do not."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        trained = {parameter.requires_grad for parameter in m.parameters()}
+        return len(trained) < 2 or isinstance(m, Adapter) or not any(True for _ in m.children())
+
+
+def _halves(whole: nn.Module) -> tuple[Trunk, Top]:
+    traced = fx.GraphModule(whole, _Tracer().trace(whole))
+    seen: set[fx.Node] = set()  # depends on the picture
+    late: set[fx.Node] = set()  # depends on what trains
+    for node in traced.graph.nodes:
+        if node.op == "placeholder" or any(source in seen for source in node.all_input_nodes):
+            seen.add(node)
+        if any(source in late for source in node.all_input_nodes) or _trains(traced, node):
+            late.add(node)
+    used = [source for node in traced.graph.nodes if node in late for source in node.all_input_nodes]
+    edge = [node for node in traced.graph.nodes if node in seen and node not in late and node in used]
+    if [node.op for node in edge] == ["placeholder"]:
+        return Trunk(None), Top(whole)
+    (picture,) = (node for node in traced.graph.nodes if node.op == "placeholder")
+    (output,) = (node for node in traced.graph.nodes if node.op == "output")
+    # What depends on neither, such as the positions' embedding, each half has for itself.
+    return Trunk(_part(traced, [picture], edge)), Top(_part(traced, edge, [output.args[0]]))
+
+
+def _part(traced: fx.GraphModule, given: Sequence[fx.Node], wanted: Sequence[fx.Node]) -> fx.GraphModule:
+    """Copy the nodes between the given ones and the wanted ones into a function; it returns a tuple of several."""
+    needed, waiting = set(given), list(wanted)
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(node.name) for node in given}
+    for node in traced.graph.nodes:
+        if node in needed and node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    results = tuple(copies[node] for node in wanted)
+    graph.output(results[0] if len(results) == 1 else results)
+    return fx.GraphModule(traced, graph)
+
+
+def _trains(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return any(parameter.requires_grad for parameter in traced.get_submodule(str(node.target)).parameters())
+    if node.op == "get_attr":
+        owner, _, name = str(node.target).rpartition(".")
+        return bool(getattr(getattr(traced.get_submodule(owner), name), "requires_grad", False))
+    return False
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    return bool((found - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp_min(1e-12))

@@ -1,0 +1,75 @@
+"""Low-rank adapters beside a network's weights.
+
+peft (``inject_adapter_in_model``) is not used: it requires transformers, accelerate and psutil, and through them
+tokenizers, regex and typer, for what is some 40 lines here, and wants the layers listed by name.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Adapter(nn.Module):
+    """A linear layer or convolution plus a product of two thin matrices, the second of them zero at first.
+
+    Parameters
+    ----------
+    layer : nn.Linear or nn.Conv2d
+        Stays as it is; a convolution's groups must be 1.
+    rank : int
+        Of the product; no more than the layer's own smaller side.
+
+    References
+    ----------
+    Hu et al. 2021, arXiv:2106.09685, eq. 3, with alpha = rank, so that the product is added as it is. It departs in
+    that convolutions are adapted too: a thin one of the same window, then one of 1 x 1.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
+        super().__init__()
+        self.layer = layer
+        out, *shape = layer.weight.shape
+        rank = min(rank, out, math.prod(shape))
+        self.down = nn.Parameter(torch.empty(rank, *shape))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        self.up = nn.Parameter(torch.zeros(out, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer gives, with the sum of both weights."""
+        weight = self.weight
+        if isinstance(self.layer, nn.Linear):
+            return functional.linear(x, weight, self.layer.bias)
+        # The layer's own forward pads as it does, and reads its weight: it is lent the sum.
+        return cast(Tensor, torch.func.functional_call(self.layer, {"weight": weight}, (x,)))
+
+    @property
+    def weight(self) -> Tensor:
+        """The sum, of the layer's shape."""
+        return self.layer.weight + (self.up @ self.down.flatten(1)).view_as(self.layer.weight)
+
+
+def add_adapters(network: nn.Module, rank: int) -> None:
+    """Put an adapter beside each linear layer and ungrouped convolution of a network, and freeze all else."""
+    network.requires_grad_(False)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+            _replace(network, name, Adapter(module, rank))
+
+
+def merge_adapters(network: nn.Module) -> None:
+    """Add each adapter's product to its layer's weight, and take the adapter away."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, Adapter):
+            with torch.no_grad():
+                module.layer.weight.copy_(module.weight)
+            _replace(network, name, module.layer)
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)

@@ -1,0 +1,145 @@
+"""One support set, from pixels to an adapted network: parts, cut, views, choice, and the final tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.encoders import TimmEncoder
+from fewshot.finetuning.choice import Verdict, choose, folds
+from fewshot.finetuning.cut import cut, quick
+from fewshot.finetuning.lora import merge_adapters
+from fewshot.finetuning.parts import choose_parts
+from fewshot.finetuning.support import chunk_size, support_maps
+from fewshot.finetuning.tuning import Method, Support, Tuner
+from fewshot.progress import Progress
+from fewshot.training.steps import Lens
+from fewshot.training.workers import Workers, worker_count
+
+# Candidates: the path at each rate is looked at after so many steps.
+_RATES, _HEAD_RATES = (3e-4, 1e-3), (3e-3, 1e-2)
+_STOPS = (10, 20, 40, 60)
+_LEAST_OF_A_WORKER = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``FineTuneClassifier``'s parameters, but for the encoder; ``seed`` is its ``random_state``."""
+
+    trainable: str
+    loss: str
+    schedule: str
+    steps: int | None
+    learning_rate: float | None
+    views: int
+    flip: bool
+    rank: int
+    memory: float
+    seed: int
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates to try."""
+        if self.learning_rate is not None:
+            return (self.learning_rate,)
+        return _HEAD_RATES if self.trainable == "head" else _RATES
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Numbers of steps to try, rising."""
+        return _STOPS if self.steps is None else (self.steps,)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning leaves.
+
+    Attributes
+    ----------
+    network : nn.Module or None
+        Adapted, float32, on the CPU; None where the encoder stays as it is.
+    head : Tensor of shape (c, d) or None
+        Directions of the classes, where nothing else was tuned.
+    verdict : Verdict
+    parameters : int
+        Numbers that train.
+    """
+
+    network: nn.Module | None
+    head: Tensor | None
+    verdict: Verdict
+    parameters: int
+
+
+def tune(encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Settings) -> Tuned:
+    """Tune a copy of an encoder's network on a support set.
+
+    Parameters
+    ----------
+    encoder : TimmEncoder
+    pixels : Tensor of shape (s, 3, h, w), uint8
+        As the encoder prepares pictures.
+    labels : Tensor of shape (s,), int64
+        0 to c - 1, each at least once.
+    settings : Settings
+
+    Raises
+    ------
+    ValueError : for a choice of parameters that the network does not have, or too little memory.
+    """
+    loaded = encoder._loaded()
+    network = encoder.exact_network()
+    with torch.random.fork_rng(devices=[]):  # nobody else's draws change
+        torch.manual_seed(settings.seed)
+        parts = choose_parts(network, settings.trainable, settings.rank)
+    example = torch.rand(1, *pixels.shape[1:], generator=torch.Generator().manual_seed(0))
+    trunk, top = cut(network, encoder.pool, example)
+    lens = Lens(loaded.mean.tolist(), loaded.std.tolist(), loaded.device, loaded.precision)
+    trunk, top = quick(trunk, example, loaded.device, loaded.precision), top.to(loaded.device)
+    with Workers(top, worker_count(loaded.device, len(pixels), least=_LEAST_OF_A_WORKER)) as workers:
+        support = support_maps(
+            trunk,
+            pixels,
+            labels,
+            views=settings.views,
+            flip=settings.flip,
+            lens=lens,
+            workers=workers,
+            batch=loaded.cpu_batch,
+            memory=settings.memory,
+            seed=settings.seed,
+        )
+        named = dict(network.named_parameters())
+        tuner = Tuner(
+            top,
+            [[named[name] for name in group] for group in parts.groups],
+            Method(settings.loss, settings.schedule, settings.seed),
+            lens,
+            workers,
+            chunk_size(top, support.plain, lens, len(workers.twins), settings.memory),
+        )
+        verdict, head = _chosen(tuner, support, settings)
+    merge_adapters(network)
+    adapted = network.cpu() if verdict.steps else None
+    if parts.groups:
+        return Tuned(adapted, None, verdict, parts.count)
+    return Tuned(None, head.cpu(), verdict, head.numel())
+
+
+def _chosen(tuner: Tuner, support: Support, settings: Settings) -> tuple[Verdict, Tensor]:
+    """Choose steps and rate, unless both are given; tune on everything; return the classes' directions too."""
+    judged = settings.steps is None or settings.learning_rate is None
+    rates, stops = settings.rates, settings.stops
+    everything, views = torch.arange(len(support.labels)), torch.arange(len(support.views[0]))
+    kind, parts = folds(support, settings.seed)
+    total = stops[-1] * (len(rates) * len(parts) * judged + 1)
+    with Progress(total, "tune", unit="step") as bar:
+        if judged:
+            verdict = choose(tuner, support, kind, parts, rates, stops, bar)
+        else:
+            verdict = Verdict(stops[-1], rates[0], None, None, None)
+        path = tuner.path(support, everything, views, verdict.learning_rate, (verdict.steps,), bar)
+        (_, head), *_ = path
+    return verdict, head

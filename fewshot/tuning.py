@@ -1,0 +1,125 @@
+"""Adapting a registry's encoder to the classes that the registry holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot.encoders import TimmEncoder, load_encoder
+from fewshot.errors import ImageError, RegistryError
+from fewshot.finetuning import FineTuneClassifier
+from fewshot.progress import Progress
+from fewshot.reindexing import unavailable
+
+if TYPE_CHECKING:
+    from fewshot.finetuning import Choice
+    from fewshot.registry import ClassRegistry
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """What became of a registry's encoder.
+
+    Attributes
+    ----------
+    encoder, was : dict
+        How the registry's encoder is loaded now, and how it was before; the same where nothing was better.
+    choice : Choice
+        The steps and the learning rate that were taken, and what they were judged by.
+    examples : int
+        How many vectors were made anew.
+    """
+
+    encoder: dict[str, Any]
+    was: dict[str, Any]
+    choice: Choice
+    examples: int
+
+
+def tune_registry(
+    registry: ClassRegistry, *, folder: str | os.PathLike[str] | None = None, **settings: Any
+) -> TuneReport:
+    """Fine-tune a copy of a registry's encoder on its own examples, and embed these anew with it.
+
+    The encoder goes to a folder of its own; the one before stays where it is, and ``ClassRegistry.reindex`` with it
+    takes everything back. Where no tuning promises to do better, nothing is changed.
+
+    Parameters
+    ----------
+    registry : ClassRegistry
+    folder : path, optional
+        Where the encoder goes; it must not exist. By default beside the registry, named after it and the encoder's
+        fingerprint.
+    **settings
+        Those of ``FineTuneClassifier``, but for the encoder.
+
+    Returns
+    -------
+    TuneReport
+
+    Raises
+    ------
+    RegistryError : naming the pictures that are neither kept nor where they were; nothing is changed.
+    FileExistsError : if the folder exists and is not empty.
+    ValueError : for an encoder that cannot be tuned, or fewer than two classes.
+    """
+    encoder = registry.encoder
+    if not isinstance(encoder, TimmEncoder):
+        raise ValueError(f"{registry.path} was made with an encoder of your own: only timm networks can be tuned")
+    if folder is not None and os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise FileExistsError(f"{os.fspath(folder)} exists: give another folder for the encoder")
+    if settings.get("trainable") == "head":
+        raise ValueError(
+            "trainable='head' trains no part of an encoder: a registry's classes are prototypes. Train blocks"
+        )
+    was = registry.info().encoder
+    images, labels = _examples(registry)
+    classifier = FineTuneClassifier(encoder, **settings).fit(images, labels)
+    if not classifier.choice_.steps:
+        return TuneReport(was, was, classifier.choice_, 0)
+    tuned = classifier.encoder_
+    place = Path(folder) if folder is not None else _beside(registry.path, tuned.fingerprint)
+    _save(classifier.save_encoder, place)
+    count = registry.reindex(load_encoder(**{**was, "name": f"local-dir:{place}"}))
+    return TuneReport(registry.info().encoder, was, classifier.choice_, count)
+
+
+def _examples(registry: ClassRegistry) -> tuple[list[bytes], list[str]]:
+    """Every picture and its label."""
+    images: list[bytes] = []
+    labels: list[str] = []
+    missing: list[str] = []
+    total = sum(registry.classes().values())
+    with Progress(total, "read") as bar:
+        for label in registry.classes():
+            for id_, _ in registry.examples(label):
+                try:
+                    images.append(registry.picture(id_))
+                    labels.append(label)
+                except ImageError as error:
+                    missing.append(f"example {id_}, {error}")
+                bar.advance(1)
+    if missing:
+        raise RegistryError(unavailable(missing, total, registry.path))
+    return images, labels
+
+
+def _beside(path: str, fingerprint: str) -> Path:
+    return Path(f"{os.path.abspath(path)}.encoder-{fingerprint[:8]}")
+
+
+def _save(write: Callable[[Path], object], place: Path) -> None:
+    """Write the folder whole or not at all; one that is there already, by name the same encoder, stays."""
+    if place.is_dir() and any(place.iterdir()):
+        return
+    half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        write(half / place.name)
+        os.replace(half / place.name, place)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""A registry's encoder tuned on its own pictures: stored beside it, taken back, or left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes import FakeEncoder, png
+from PIL import Image
+
+from fewshot import ClassRegistry, RegistryError, TimmEncoder
+from fewshot.cli import main
+from fewshot.finetuning import FineTuneClassifier
+from fewshot.tuning import tune_registry
+
+SETTINGS = {"trainable": "last", "steps": 2, "learning_rate": 0.01, "views": 2}
+
+
+def picture(label: int, n: int) -> Image.Image:
+    noise = np.random.default_rng(10 * label + n).integers(0, 90, (24, 24, 3))
+    noise[4 * label : 4 * label + 6, :, label % 3] += 160
+    return Image.fromarray(noise.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A registry of three classes of two pictures, embedded by "pocket"."""
+    path = tmp_path_factory.mktemp("registry") / "r.fewshot"
+    with ClassRegistry(path) as registry:
+        for label in range(3):
+            registry.add(f"class {label}", [picture(label, n) for n in range(2)])
+    return path
+
+
+@pytest.fixture
+def path(filled, tmp_path):
+    return shutil.copy(filled, tmp_path / "r.fewshot")
+
+
+def vectors(path) -> np.ndarray:
+    with ClassRegistry(path) as registry:
+        registry.export(path.with_name("v.npz"))
+    return np.load(path.with_name("v.npz"))["vectors"]
+
+
+def test_a_tuned_encoder_lies_beside_its_registry_and_made_its_vectors(path):
+    before = vectors(path)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, **SETTINGS)
+        fingerprint = registry.info().fingerprint
+    folder = path.with_name(f"r.fewshot.encoder-{fingerprint[:8]}")
+    assert report.was["name"] == "pocket"
+    assert report.encoder["name"] == f"local-dir:{folder}"
+    assert (report.examples, report.choice.steps) == (6, 2)
+    tuned = TimmEncoder(f"local-dir:{folder}")
+    assert tuned.fingerprint == fingerprint != TimmEncoder("pocket").fingerprint
+    again = tuned.encode([picture(label, n) for label in range(3) for n in range(2)])
+    np.testing.assert_allclose(vectors(path), again, rtol=0.02, atol=0.02 * np.abs(again).max())
+    assert np.abs(vectors(path) - before).max() > 0.01
+    with ClassRegistry(path) as registry:  # opened anew, it finds its encoder by itself
+        assert [p.label for p in registry.predict([picture(2, 0)])] == ["class 2"]
+
+
+def test_reindexing_takes_it_back(path):
+    before = vectors(path)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, **SETTINGS)
+        registry.reindex(report.was["name"])
+    np.testing.assert_array_equal(vectors(path), before)
+
+
+def test_a_registry_and_its_encoder_may_be_moved_together(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        folder = tune_registry(registry, **SETTINGS).encoder["name"].partition(":")[2]
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for what in (path, folder):
+        shutil.move(what, moved)
+    with ClassRegistry(moved / "r.fewshot") as registry:
+        assert registry.predict([picture(1, 1)])[0].label == "class 1"
+
+
+def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
+    content = path.read_bytes()
+
+    def unchanged(self, X, y):
+        from fewshot.finetuning import Choice
+
+        self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, 10, 0.1)
+        return self
+
+    monkeypatch.setattr(FineTuneClassifier, "fit", unchanged)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, trainable="last")
+    assert report.encoder == report.was
+    assert report.examples == 0
+    assert path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["r.fewshot"]
+    run = CliRunner().invoke(main, ["tune", str(path)])
+    assert "nothing did better than the encoder as it is" in run.stderr
+    assert json.loads(run.stdout)["examples"] == 0
+
+
+@pytest.mark.parametrize("stage", ["fewshot.finetuning.FineTuneClassifier.save_encoder", "fewshot.registry.reindex"])
+def test_what_fails_on_the_way_leaves_the_registry_as_it_was(path, monkeypatch, stage):
+    content = path.read_bytes()
+
+    def failing(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(stage, failing)
+    with ClassRegistry(path) as registry, pytest.raises(OSError, match="No space left"):
+        tune_registry(registry, **SETTINGS)
+    assert path.read_bytes() == content
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        with pytest.raises(ValueError, match="trainable='head' trains no part of an encoder"):
+            tune_registry(registry, trainable="head")
+        with pytest.raises(FileExistsError, match=r"exists: give another folder"):
+            tune_registry(registry, folder=path)
+    with ClassRegistry(tmp_path / "own.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png()])
+        with pytest.raises(ValueError, match="an encoder of your own: only timm networks can be tuned"):
+            tune_registry(registry)
+
+
+def test_pictures_that_are_gone_are_named(tmp_path):
+    file = tmp_path / "gone.png"
+    picture(0, 0).save(file)
+    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+        registry.add("a", [file])
+        registry.add("b", [picture(1, 0)])
+        file.unlink()
+        with pytest.raises(RegistryError, match=r"2 of 2 pictures cannot be .*example 1, .*gone\.png"):
+            tune_registry(registry, **SETTINGS)
+
+
+def test_the_command_says_how_to_go_back(path, tmp_path):
+    words = ["tune", str(path), "--trainable", "last", "--steps", "1", "--learning-rate", "0.01", "--views", "2"]
+    run = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "own")])
+    assert run.exit_code == 0, run.stderr
+    answer = json.loads(run.stdout)
+    assert answer["encoder"]["name"] == f"local-dir:{tmp_path / 'own'}"
+    assert answer["choice"]["steps"] == 1
+    assert f"fewshot reindex {path} --encoder pocket" in run.stderr
