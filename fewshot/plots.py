@@ -1,4 +1,4 @@
-"""Results as pictures: a benchmark's accuracy by shots and against time, a training's loss and accuracy by epoch."""
+"""Results as pictures: a benchmark's accuracy by shots and against time, a training's course, reliability."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot.errors import MissingExtra
 from fewshot.files import replacing
 from fewshot.outcomes import Row
+from fewshot.temperature import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,6 +77,42 @@ def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.25)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def draw_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> None:
+    """Write how often answers are right, by their probability: before calibration and after, a panel for each setting.
+
+    Points on the diagonal are calibrated; below it, answers are too sure. A point's area is the number of answers.
+
+    Parameters
+    ----------
+    panels : mapping of title to (before, after)
+    path : Path
+        Of the PNG.
+
+    Raises
+    ------
+    MissingExtra : without matplotlib.
+    """
+    columns = min(_COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = _figure(_HEIGHT * columns, _HEIGHT * lines)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, pair) in zip(axes, panels.items(), strict=False):
+        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, alpha=0.5)
+        for found, name, colour in zip(pair, ("before", "after"), ("tab:orange", "tab:blue"), strict=True):
+            sure, right, number = zip(*found.bins, strict=True)
+            axis.plot(sure, right, color=colour, linewidth=1.0, label=f"{name}: ECE {found.ece:.3f}")
+            axis.scatter(sure, right, s=[4 + 200 * n / found.n for n in number], color=colour, alpha=0.6)
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the answer", ylabel="share of right answers")
+        axis.set_aspect("equal")
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.legend(loc="upper left", fontsize=8, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 

@@ -48,7 +48,6 @@ def test_simpleshot_is_the_nearest_mean_of_centred_unit_vectors(task):
     wanted = -((asked[:, None] - means) ** 2).sum(-1)
     classifier = SimpleShotClassifier(center=centre).fit(x, y)
     assert_allclose(classifier.scores(q), wanted, atol=1e-5)
-    assert_allclose(classifier.predict_proba(q), softmax(5 * wanted, axis=1), atol=1e-5)
 
 
 def test_simpleshot_without_a_centre_normalises_only_and_never_centres_on_the_support():
@@ -68,7 +67,6 @@ def test_matching_sums_the_attention_of_each_class(task):
     wanted = np.stack([attention[:, y == c].sum(1) for c in np.unique(y)], axis=1)
     classifier = MatchingClassifier().fit(x, y)
     assert_allclose(classifier.scores(q), wanted, atol=1e-5)
-    assert_allclose(classifier.predict_proba(q), wanted, atol=1e-5)
 
 
 def test_the_cache_sums_the_kernel_of_each_class(task):
@@ -77,7 +75,6 @@ def test_the_cache_sums_the_kernel_of_each_class(task):
     wanted = np.stack([votes[:, y == c].sum(1) for c in np.unique(y)], axis=1)
     classifier = CacheClassifier().fit(x, y)
     assert_allclose(classifier.scores(q), wanted, rtol=1e-4)
-    assert_allclose(classifier.predict_proba(q), wanted / wanted.sum(1, keepdims=True), rtol=1e-4)
 
 
 def test_ridge_is_scikit_learns_on_unit_vectors_without_intercept(task):
@@ -92,7 +89,7 @@ def test_logistic_regression_is_scikit_learns_on_unit_vectors(task, C):
     x, y, q = task
     theirs = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(unit(x), y)
     ours = LogisticRegressionClassifier(C=C).fit(x, y)
-    assert_allclose(ours.predict_proba(q), theirs.predict_proba(unit(q)), atol=1e-3)
+    assert_allclose(softmax(ours.scores(q), axis=1), theirs.predict_proba(unit(q)), atol=1e-3)
     assert 1 < ours.n_iter_ < 2000
 
 

@@ -1,12 +1,13 @@
 """Few-shot classifiers: scikit-learn estimators on embeddings, one file per method."""
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.calibration import DistributionCalibrationClassifier
 from fewshot.classifiers.cosine_head import CosineHeadClassifier
 from fewshot.classifiers.discriminant import LinearDiscriminantClassifier, MahalanobisClassifier
 from fewshot.classifiers.information import AlphaTIMClassifier, TIMClassifier, TransductiveFineTuningClassifier
 from fewshot.classifiers.logistic import LogisticRegressionClassifier
 from fewshot.classifiers.matching import CacheClassifier, MatchingClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.classifiers.nearest_neighbor import NearestNeighborClassifier
 from fewshot.classifiers.prototype import PrototypeClassifier
 from fewshot.classifiers.pt_map import PTMAPClassifier

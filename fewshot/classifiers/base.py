@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,48 +11,24 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
-from torch.nn.functional import one_hot
 
+from fewshot.classifiers.membership import Membership, harmless
+from fewshot.classifiers.witnesses import Witnesses
+from fewshot.temperature import (
+    SHIPPED,
+    Sharpness,
+    Table,
+    expected_shift,
+    gaps,
+    log_likelihood,
+    margin,
+    shifted,
+    tempered,
+)
 from fewshot.validation import check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-# Up to this many entries the dense matrix product beats the scatter; above it, it would not fit memory.
-_DENSE_LIMIT = 2**22
-
-
-@dataclass(frozen=True)
-class Membership:
-    """Which class each support vector belongs to.
-
-    Attributes
-    ----------
-    labels : Tensor of shape (e, s), int64
-        Class numbers below ``n_classes``; -1 marks padding, which belongs to none.
-    n_classes : int
-        c, the same for all episodes.
-    """
-
-    labels: Tensor
-    n_classes: int
-
-    def one_hot(self) -> Tensor:
-        """Return membership as a float tensor of shape (e, s, c); a row of zeros where padded."""
-        return one_hot(self.labels + 1, self.n_classes + 1)[..., 1:].to(torch.float32)
-
-    def counts(self) -> Tensor:
-        """Return how many examples each class has, float32 of shape (e, c)."""
-        return self.sums(torch.ones_like(self.labels, dtype=torch.float32).unsqueeze(-1)).squeeze(-1)
-
-    def sums(self, support: Tensor) -> Tensor:
-        """Sum the support (e, s, d) within each class: (e, c, d)."""
-        e, s, d = support.shape
-        if e * s * self.n_classes <= _DENSE_LIMIT:
-            return self.one_hot().mT @ support
-        totals = support.new_zeros(e, self.n_classes + 1, d)
-        where = torch.where(self.labels < 0, self.n_classes, self.labels)
-        return totals.scatter_add_(1, where.unsqueeze(-1).expand(e, s, d), support)[:, :-1]
 
 
 class _Rows:
@@ -92,6 +67,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     transductive = False
+    # Whether examples left out of the support tell how sure to be of queries.
+    _leaves_out = True
     _learned: Any
 
     def prepare(self, vectors: Tensor) -> Tensor:
@@ -119,9 +96,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """What it remembers after more prepared support (1, s, d); None to learn again from all (the default)."""
         return None
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        """From scores (e, q, c) to probabilities (e, q, c)."""
-        return scores.softmax(dim=-1)
+    def _evidence(self, scores: Tensor) -> Tensor:
+        """From scores (e, q, c) to what a softmax takes, in the same order; by default the scores themselves."""
+        return scores
+
+    def _kind(self, n_queries: int) -> str:
+        """Under what name a table holds this method's sharpness for so many queries at once."""
+        return type(self).__name__
+
+    @property
+    def sharpness_name(self) -> str:
+        """Under what name a table of sharpness holds this method where many queries are asked at once."""
+        return self._kind(2)
+
+    def _support_scores(self, learned: Any, support: Tensor) -> Tensor:
+        """Scores (e, s, c) of prepared support (e, s, d), whose margin is the unit of the queries' scores."""
+        return self._scores(learned, support)
 
     def fit(self, X: ArrayLike, y: Any) -> Self:
         """Learn the classes of the support set, forgetting any learned before.
@@ -225,9 +215,38 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self._score_tensor(X).argmax(dim=-1).numpy()
         return np.asarray(self.classes_[best])
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Return class probabilities of shape (q, c), rows summing to 1; how scores become them is the method's."""
-        return np.asarray(self._probabilities(self._score_tensor(X)[None])[0].numpy(), dtype=np.float32)
+    def predict_proba(self, X: ArrayLike, sharpness: Table | None = None) -> NDArray[np.float32]:
+        """Probability of each class for each query; over many queries, answers given with 0.8 are right in 80 %.
+
+        Scores are divided by the margin by which the support's own score their class above the others, and multiplied
+        by the method's sharpness, which was fitted to base episodes. Where classes have two examples or more, examples
+        left out in turn then tell how far these classes are easier or harder than those; with one example of each,
+        nothing tells, and another kind of pictures may make the answers too sure or not sure enough.
+
+        Parameters
+        ----------
+        X : array-like of shape (q, d)
+            Embeddings; any real dtype.
+        sharpness : mapping of name to Sharpness, optional
+            As ``fewshot calibrate`` has fitted it to other data (``fewshot.confidence.read_table``); by default what
+            ships with fewshot.
+
+        Returns
+        -------
+        ndarray of shape (q, c), columns ordered as ``classes_``, rows summing to 1
+            The likeliest class is the one of ``predict``.
+
+        References
+        ----------
+        Guo et al. 2017, arXiv:1706.04599 (temperature scaling).
+        """
+        scores = self._score_tensor(X)[None]
+        labels = torch.from_numpy(self._support_codes.array)[None]
+        witnesses = Witnesses.among(labels, len(self.classes_))
+        with torch.inference_mode():
+            support = self.prepare(_tensor(self._support.array[witnesses.where[0].numpy()]))[None]
+            found = self._calibrated(self._learned, scores, support, witnesses, sharpness)
+        return np.asarray(found[0].numpy(), dtype=np.float32)
 
     def episode_scores(
         self,
@@ -255,11 +274,75 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         Tensor of shape (e, q, c)
         """
-        c = int(labels.max()) + 1 if n_classes is None else n_classes
         with torch.inference_mode():
-            if not prepared:
-                support, query = self.prepare(support), self.prepare(query)
-            return self._scores(self._learn(_harmless(support, labels), Membership(labels, c)), query)
+            _, scores, _ = self._answered(support, labels, query, n_classes, prepared)
+        return scores
+
+    def episode_probabilities(
+        self,
+        support: Tensor,
+        labels: Tensor,
+        query: Tensor,
+        *,
+        n_classes: int | None = None,
+        prepared: bool = False,
+        sharpness: Table | None = None,
+    ) -> Tensor:
+        """Return ``predict_proba`` of many episodes at once, (e, q, c); the arguments are ``episode_scores``'s."""
+        with torch.inference_mode():
+            learned, scores, support = self._answered(support, labels, query, n_classes, prepared)
+            witnesses = Witnesses.among(labels, scores.shape[2])
+            return self._calibrated(learned, scores, witnesses.gathered(support), witnesses, sharpness)
+
+    def episode_gaps(self, support: Tensor, labels: Tensor, query: Tensor, *, prepared: bool = False) -> Tensor:
+        """How far each class is behind the best, in the support's margins: (e, q, c), for ``temperature.fit``."""
+        with torch.inference_mode():
+            learned, scores, support = self._answered(support, labels, query, None, prepared)
+            witnesses = Witnesses.among(labels, scores.shape[2])
+            return self._gaps(learned, scores, witnesses.gathered(support), witnesses)
+
+    def _answered(
+        self, support: Tensor, labels: Tensor, query: Tensor, n_classes: int | None, prepared: bool
+    ) -> tuple[Any, Tensor, Tensor]:
+        """What was learned, the scores (e, q, c), and the prepared support without padding."""
+        c = int(labels.max()) + 1 if n_classes is None else n_classes
+        if not prepared:
+            support, query = self.prepare(support), self.prepare(query)
+        support = harmless(support, labels)
+        learned = self._learn(support, Membership(labels, c))
+        return learned, self._scores(learned, query), support
+
+    def _gaps(self, learned: Any, scores: Tensor, support: Tensor, witnesses: Witnesses) -> Tensor:
+        own = self._evidence(self._support_scores(learned, support))
+        return gaps(self._evidence(scores), margin(own, witnesses.labels))
+
+    def _calibrated(
+        self, learned: Any, scores: Tensor, support: Tensor, witnesses: Witnesses, table: Table | None
+    ) -> Tensor:
+        """From scores (e, q, c), with the witnesses' prepared support (e, w, d), to probabilities (e, q, c)."""
+        if scores.shape[2] == 1:
+            return torch.ones_like(scores)
+        sharpness = self._sharpness(table, scores.shape[1])
+        at = sharpness.at(witnesses.n_classes, witnesses.shots)
+        if self._leaves_out and not self.transductive:  # left-out examples are other company than a batch of queries
+            at = shifted(at, self._shift(support, witnesses, sharpness).exp().view(-1, 1, 1))
+        return tempered(self._gaps(learned, scores, support, witnesses), *at)
+
+    def _sharpness(self, table: Table | None, n_queries: int) -> Sharpness:
+        """The table's entry for this method, or the nearest type's it derives from."""
+        names = [self._kind(n_queries), *(kind.__name__ for kind in type(self).__mro__)]
+        known = {**SHIPPED, **({} if table is None else table)}
+        return next(known[name] for name in names if name in known)
+
+    def _shift(self, support: Tensor, witnesses: Witnesses, sharpness: Sharpness) -> Tensor:
+        """How much surer to be than ``sharpness`` says, by examples left out of the support: logarithms (e,)."""
+        found = torch.zeros(len(support), 1, device=support.device)
+        for seen, truth in witnesses.folds():
+            learned = self._learn(harmless(support, seen.labels), seen)
+            scores = self._evidence(self._scores(learned, support))
+            gap = gaps(scores, margin(scores, seen.labels))
+            found = found + log_likelihood(gap, truth, sharpness.at(seen.n_classes, seen.shots()))
+        return expected_shift(found)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
         return np.asarray(validate_data(self, X, dtype=np.float32, order="C", reset=reset))
@@ -283,16 +366,6 @@ def _sorted_classes(labels: NDArray[Any]) -> NDArray[Any]:
     if labels.dtype.kind != "O":
         return np.unique(labels)
     return label_array(sorted_labels(labels.tolist()))
-
-
-def _harmless(support: Tensor, labels: Tensor) -> Tensor:
-    """Replace padding by its episode's first example, so that none shifts a mean or spreads NaN."""
-    padded = labels < 0
-    if not bool(padded.any()):
-        return support
-    first = (~padded).to(torch.uint8).argmax(dim=1)
-    stand_in = support[torch.arange(len(support), device=support.device), first].unsqueeze(1)
-    return torch.where(padded.unsqueeze(-1), stand_in, support)
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from fewshot.classifiers.base import Membership
 from fewshot.classifiers.logistic import LogisticRegressionClassifier, Weights
+from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.validation import check_count, check_labels, check_vectors
 
@@ -86,6 +86,8 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
     Yang, Liu & Xu 2021, arXiv:2101.06395, eq. 1-2 (base statistics), 3 (power), 4-6 (calibration), 7-8 (draws, fit).
     """
 
+    # To draw and fit again for each part left out would take seconds.
+    _leaves_out = False
     _known: tuple[Any, ...] = ()
 
     def __init__(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.validation import check_count
 
@@ -58,6 +59,3 @@ class CosineHeadClassifier(FewShotClassifier):
 
     def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
         return closeness(query, learned, "cosine")
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return (self.scale * scores).softmax(dim=-1)

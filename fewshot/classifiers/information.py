@@ -94,7 +94,7 @@ class TIMClassifier(_InformationClassifier):
 
     Notes
     -----
-    ``scores`` are scaled cosines, ``predict_proba`` their softmax. Departs from the paper in the cosine logits, in
+    ``scores`` are scaled cosines. Departs from the paper in the cosine logits, in
     fewer and larger steps, and in the estimated prior.
 
     References
@@ -141,7 +141,7 @@ class AlphaTIMClassifier(_InformationClassifier):
 
     Notes
     -----
-    ``scores`` are scaled cosines, ``predict_proba`` their softmax. The support's cross-entropy stays Shannon's.
+    ``scores`` are scaled cosines. The support's cross-entropy stays Shannon's.
 
     References
     ----------
@@ -194,7 +194,7 @@ class TransductiveFineTuningClassifier(_InformationClassifier):
 
     Notes
     -----
-    Assumes nothing of the class proportions. ``scores`` are scaled cosines, ``predict_proba`` their softmax. Departs
+    Assumes nothing of the class proportions. ``scores`` are scaled cosines. Departs
     from the paper in that only the class weights are fitted, on frozen embeddings, with cosine logits.
 
     References

@@ -10,7 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.validation import check_count
 
 _POWER_STEPS = 12
@@ -40,7 +41,7 @@ class LogisticRegressionClassifier(FewShotClassifier):
     -----
     The weights stay in the span of the support set, so where s is below d the problem is solved for (s, c)
     coefficients; by accelerated gradient descent (Nesterov 2004, scheme 2.2.22, restarted where the loss would turn).
-    ``scores`` are the logits, ``predict_proba`` their softmax. Equal to scikit-learn's ``LogisticRegression(C=C)`` on
+    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C)`` on
     normalised embeddings.
 
     References

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
+from fewshot.temperature import log_votes
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class MatchingClassifier(FewShotClassifier):
 
     Notes
     -----
-    ``scores`` and ``predict_proba`` are the attention of each class, in [0, 1], summing to 1. A class with more
+    ``scores`` are the attention of each class, in [0, 1], summing to 1. A class with more
     examples has more votes, as in the paper.
 
     References
@@ -48,8 +50,8 @@ class MatchingClassifier(FewShotClassifier):
         attention = logits.softmax(dim=-1)  # (e, q, s)
         return learned.membership.sums(attention.mT).mT
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return scores
+    def _evidence(self, scores: Tensor) -> Tensor:
+        return log_votes(scores)
 
 
 class CacheClassifier(FewShotClassifier):
@@ -62,7 +64,7 @@ class CacheClassifier(FewShotClassifier):
 
     Notes
     -----
-    ``scores`` are the summed votes of each class, from 0 to its number of examples; ``predict_proba`` is their share.
+    ``scores`` are the summed votes of each class, from 0 to its number of examples.
 
     References
     ----------
@@ -79,5 +81,5 @@ class CacheClassifier(FewShotClassifier):
         votes = torch.exp(-self.beta * (1.0 - closeness(query, learned.support, "cosine")))  # (e, q, s)
         return learned.membership.sums(votes.mT).mT
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return scores / scores.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
+    def _evidence(self, scores: Tensor) -> Tensor:
+        return log_votes(scores)

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.index import VectorIndex
+from fewshot.temperature import log_votes
 from fewshot.validation import METRICS, Metric, check_choice, check_count
 
 
@@ -39,7 +41,7 @@ class NearestNeighborClassifier(FewShotClassifier):
 
     Notes
     -----
-    ``scores`` and ``predict_proba`` are the shares of the votes, in [0, 1]. A draw goes to the first of ``classes_``,
+    ``scores`` are the shares of the votes, in [0, 1]. A draw goes to the first of ``classes_``,
     as in scikit-learn.
 
     References
@@ -104,5 +106,9 @@ class NearestNeighborClassifier(FewShotClassifier):
         exact = distance <= 0.0
         return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return scores
+    def _evidence(self, scores: Tensor) -> Tensor:
+        return log_votes(scores)
+
+    def _kind(self, n_queries: int) -> str:
+        # One vote tells how near it is to nothing: its probability is the same for all queries.
+        return type(self).__name__ if self.n_neighbors == 1 else "NearestNeighborClassifier of several"

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness, prepared_keys
 from fewshot.validation import Metric
-
-# Hu et al. 2022 (P>M>F) learn a scale near 10 for cosines; eq. 2 of Snell et al. has none for squared distances.
-_COSINE_SCALE = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class PrototypeClassifier(FewShotClassifier):
 
     Notes
     -----
-    ``scores`` are cosines in [-1, 1], minus squared distances, or inner products. ``predict_proba`` is their
-    softmax (eq. 2), cosines scaled by 10 first.
+    ``scores`` are cosines in [-1, 1], minus squared distances, or inner products. ``predict_proba`` is
+    their softmax (eq. 2), scaled so that it is calibrated.
 
     References
     ----------
@@ -74,9 +72,8 @@ class PrototypeClassifier(FewShotClassifier):
         """The keys for the metric as it is now, which ``set_params`` may have changed."""
         return learned.keys if learned.metric == self.metric else prepared_keys(learned.means, self.metric)
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        scale = _COSINE_SCALE if self.metric == "cosine" else 1.0
-        return (scale * scores).softmax(dim=-1)
+    def _kind(self, n_queries: int) -> str:
+        return type(self).__name__ if self.metric == "cosine" else f"PrototypeClassifier of {self.metric}"
 
     @property
     def prototypes_(self) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.classifiers.base import Membership
+from fewshot.classifiers.membership import Membership
 from fewshot.classifiers.transductive import (
     PRIORS,
     Prior,
@@ -43,7 +43,7 @@ class PTMAPClassifier(TransductiveClassifier):
 
     Notes
     -----
-    ``scores`` are the logarithms of the assignments, which are ``predict_proba``. Departs from the paper in the signed
+    ``scores`` are the logarithms of the assignments. Departs from the paper in the signed
     power and in the estimated prior, and from its authors' code in centring queries on the mean of the support's class
     means, not on their own: where the classes are asked unequally, their own lies nearer to the class asked most.
 
@@ -99,9 +99,6 @@ class PTMAPClassifier(TransductiveClassifier):
             if not bool(going.any()):
                 break
         return plan / plan.sum(dim=-1, keepdim=True)
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return scores.softmax(dim=-1)
 
 
 def _centred(task: Task, query: Tensor) -> tuple[Task, Tensor]:

@@ -32,7 +32,7 @@ class BDCSPNClassifier(TransductiveClassifier):
 
     Notes
     -----
-    ``scores`` are 10 times the cosines, ``predict_proba`` their softmax. Departs from the paper in that all queries
+    ``scores`` are 10 times the cosines. Departs from the paper in that all queries
     are pseudo-labelled, not the 8 surest of each class, and in the estimated prior.
 
     References
@@ -67,7 +67,7 @@ class LaplacianShotClassifier(TransductiveClassifier):
 
     Notes
     -----
-    ``scores`` are the logits of the last update, ``predict_proba`` their softmax.
+    ``scores`` are the logits of the last update.
 
     References
     ----------

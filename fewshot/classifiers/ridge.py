@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 
 
 class RidgeClassifier(FewShotClassifier):
@@ -20,7 +21,7 @@ class RidgeClassifier(FewShotClassifier):
     Notes
     -----
     Solved in the (s, s) dual, so it costs the same in any dimension. ``scores`` are the regression's outputs, mostly
-    in [0, 1]; ``predict_proba`` is the softmax of 10 times them. Departs from the paper in that the embeddings are
+    in [0, 1]. Departs from the paper in that the embeddings are
     normalised, and its learned scale and bias are left out.
 
     References
@@ -46,6 +47,3 @@ class RidgeClassifier(FewShotClassifier):
 
     def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
         return query @ learned
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return (10.0 * scores).softmax(dim=-1)

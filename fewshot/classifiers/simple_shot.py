@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.validation import check_vectors
 
@@ -25,8 +26,7 @@ class SimpleShotClassifier(FewShotClassifier):
 
     Notes
     -----
-    ``scores`` are minus squared distances, in [-4, 0]. ``predict_proba`` is the softmax of 5 times them, as for
-    cosines scaled by 10.
+    ``scores`` are minus squared distances, in [-4, 0].
 
     References
     ----------
@@ -51,6 +51,3 @@ class SimpleShotClassifier(FewShotClassifier):
 
     def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
         return closeness(query, learned, "sqeuclidean")
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return (5.0 * scores).softmax(dim=-1)

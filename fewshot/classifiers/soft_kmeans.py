@@ -19,8 +19,7 @@ class SoftKMeansClassifier(TransductiveClassifier):
 
     Notes
     -----
-    Assumes nothing of the class proportions. ``scores`` are minus scaled squared distances to the refined means,
-    ``predict_proba`` their softmax.
+    Assumes nothing of the class proportions. ``scores`` are minus scaled squared distances to the refined means.
 
     References
     ----------

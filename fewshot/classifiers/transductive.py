@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.classifiers.base import FewShotClassifier, Membership
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.membership import Membership
 
 Prior = Literal["estimated", "uniform"]
 PRIORS: tuple[Prior, ...] = ("estimated", "uniform")
@@ -68,6 +69,12 @@ class TransductiveClassifier(FewShotClassifier):
         if query.shape[1] == 1:
             return cosine_logits(query, learned.means)
         return self._refined(learned, query)
+
+    def _support_scores(self, learned: Task, support: Tensor) -> Tensor:
+        return cosine_logits(support, learned.means)
+
+    def _kind(self, n_queries: int) -> str:
+        return "PrototypeClassifier" if n_queries == 1 else type(self).__name__
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:
         """From a task and at least two normalised queries (e, q, d) to scores (e, q, c)."""

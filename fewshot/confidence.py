@@ -1,0 +1,224 @@
+"""Fitting how sure each method may be to labelled data, and measuring it on classes that were left out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewshot.classifiers import FewShotClassifier
+from fewshot.episodes import EpisodeSampler
+from fewshot.features import Features, embedded, embedded_base, load_encoders, open_base, open_source
+from fewshot.files import replacing
+from fewshot.methods import chosen
+from fewshot.temperature import SHOTS, WAYS, Point, Reliability, Sharpness, Table, fit, reliability
+
+_FORMAT = 1
+# Bytes of the vectors of one batch of episodes.
+_MEMORY = 2**24
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's reliability in one setting, with the fitted table.
+
+    Attributes
+    ----------
+    method : str
+    ways, shots : int
+    before, after : Reliability
+        By the table that ships with fewshot, and by the one fitted.
+    """
+
+    method: str
+    ways: int
+    shots: int
+    before: Reliability
+    after: Reliability
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What ``run_calibration`` found.
+
+    Attributes
+    ----------
+    data, encoder : str
+    classes : (int, int)
+        How many it was fitted to, and how many others it was measured on.
+    table : dict of name to Sharpness
+        For ``predict_proba(X, sharpness=table)``.
+    rows : tuple of Measured
+    """
+
+    data: str
+    encoder: str
+    classes: tuple[int, int]
+    table: dict[str, Sharpness]
+    rows: tuple[Measured, ...]
+
+
+def run_calibration(
+    data: str,
+    *,
+    encoder: str | None = None,
+    methods: Sequence[str] = ("prototype",),
+    queries: int = 15,
+    episodes: int = 300,
+    base: str | None = None,
+    split: str = "train",
+    cache: str,
+    device: str | None = None,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda _: None,
+) -> CalibrationReport:
+    """Fit methods' sharpness to one half of the classes, and measure it on the other: 5 and 20 ways, 1 and 5 shots.
+
+    Parameters
+    ----------
+    data : path or name
+        As ``run_bench`` takes it; a class needs 5 + ``queries`` examples, and there must be 10 classes.
+    encoder : str, optional
+        What embeds pictures; a feature file needs none.
+    methods : sequence of names
+        Of ``fewshot.methods.METHODS``.
+    cache : path
+        Where pictures' vectors are kept.
+
+    Raises
+    ------
+    ValueError : for pictures without an encoder, or data that cannot serve the episodes.
+    """
+    base_source = None if base is None else open_base(base)
+    makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
+    source = open_source(data, split=split)
+    if source.pictures and encoder is None:
+        raise ValueError(f"{source.name} holds pictures, and no encoder is named that could embed them: give --encoder")
+    named = load_encoders([encoder], device=device, cache=cache)[0] if source.pictures and encoder else None
+    features = embedded(source, named)
+    given = None if base_source is None else embedded_base(base_source, features, named)
+    fitted_to, measured_on = halves(features, seed)
+    # What 5 classes tell stands for 20 where half of the data are fewer.
+    ways = [way for way in WAYS if way == WAYS[0] or len(set(fitted_to.labels)) >= way]
+    table: dict[str, Sharpness] = {}
+    rows = []
+    for name, make in makers.items():
+        classifier = make(given)
+        fits: dict[int, list[Point]] = {}
+        for way in ways:
+            samplers = [_sampler(fitted_to, way, shots, queries, episodes, seed) for shots in SHOTS]
+            fits[way] = [fit([gaps_of(classifier, fitted_to.vectors, sampler)]) for sampler in samplers]
+        narrow, wide = fits[ways[0]], fits[ways[-1]]
+        table[classifier.sharpness_name] = Sharpness((narrow[0], narrow[1], wide[0], wide[1]))
+        for way, shots in itertools.product(ways, SHOTS):
+            sampler = _sampler(measured_on, way, shots, queries, episodes, seed)
+            before, after = (
+                reliability(*probabilities_of(classifier, measured_on.vectors, sampler, t)) for t in (None, table)
+            )
+            rows.append(Measured(name, way, shots, before, after))
+            note(
+                f"{name}, {way}-way {shots}-shot, other classes: ECE {before.ece:.3f} -> {after.ece:.3f}, "
+                f"negative log-likelihood {before.nll:.3f} -> {after.nll:.3f}"
+            )
+    n_classes = len(set(fitted_to.labels)), len(set(measured_on.labels))
+    return CalibrationReport(features.data, features.encoder, n_classes, table, tuple(rows))
+
+
+def gaps_of(
+    classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler
+) -> tuple[Tensor, Tensor]:
+    """Gaps (e, q, c) and true classes (e, q) of a sampler's episodes, as ``fewshot.temperature.fit`` takes them."""
+    found = [
+        (classifier.episode_gaps(support, labels, query, prepared=True), truth)
+        for support, labels, query, truth in _asked(classifier, vectors, sampler)
+    ]
+    return torch.cat([gap for gap, _ in found]), torch.cat([truth for _, truth in found])
+
+
+def probabilities_of(
+    classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler, table: Table | None = None
+) -> tuple[Tensor, Tensor]:
+    """Probabilities (e, q, c) and true classes (e, q) of a sampler's episodes."""
+    found = [
+        (classifier.episode_probabilities(support, labels, query, prepared=True, sharpness=table), truth)
+        for support, labels, query, truth in _asked(classifier, vectors, sampler)
+    ]
+    return torch.cat([some for some, _ in found]), torch.cat([truth for _, truth in found])
+
+
+def halves(features: Features, seed: int) -> tuple[Features, Features]:
+    """Split data by class, at random."""
+    names = sorted(set(features.labels))
+    first = set(np.random.default_rng(seed).permutation(names)[: len(names) // 2].tolist())
+    parts = []
+    for wanted in (True, False):
+        where = [n for n, label in enumerate(features.labels) if (label in first) == wanted]
+        labels, files = (tuple(some[n] for n in where) for some in (features.labels, features.files))
+        parts.append(
+            Features(
+                features.data, features.encoder, features.vectors[where], labels, files, None, features.fingerprint,
+                features.flag,
+            )
+        )  # fmt: skip
+    return parts[0], parts[1]
+
+
+def write_table(table: Table, path: str | Path) -> None:
+    """Write a table as JSON."""
+    numbers = {name: [astuple(point) for point in sharpness.points] for name, sharpness in table.items()}
+    value = {"format": _FORMAT, "sharpness": numbers}
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def read_table(path: str | Path) -> dict[str, Sharpness]:
+    """Read what ``write_table`` wrote.
+
+    Raises
+    ------
+    ValueError : for another file, naming it.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if value["format"] != _FORMAT:
+            raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
+        return {str(name): Sharpness.of(*points) for name, points in value["sharpness"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no table of fewshot calibrate ({error}); write one with: fewshot calibrate DATA --out {path}"
+        ) from error
+
+
+def _sampler(features: Features, ways: int, shots: int, queries: int, episodes: int, seed: int) -> EpisodeSampler:
+    try:
+        return EpisodeSampler(
+            features.labels, n_way=ways, n_shot=shots, n_query=queries, n_episodes=episodes, random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(f"half of the classes of {features.data}, {ways}-way {shots}-shot: {error}") from error
+
+
+def _asked(
+    classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yield prepared support (e, s, d), its classes, prepared queries (e, q, d) and theirs, some episodes at a time."""
+    with torch.inference_mode():
+        data = classifier.prepare(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)))
+    for chunk in sampler:
+        each = (chunk.support.shape[1] + chunk.query.shape[1]) * data[0].nbytes
+        size = max(1, _MEMORY // each)
+        for at in range(0, len(chunk), size):
+            few = chunk[at : at + size]
+            yield (
+                data[torch.from_numpy(few.support)],
+                torch.from_numpy(few.support_labels),
+                data[torch.from_numpy(few.query)],
+                torch.from_numpy(few.query_labels),
+            )
