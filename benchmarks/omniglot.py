@@ -31,7 +31,7 @@ from fewshot.datasets.sources import text_in
 from fewshot.training import Recipe, train_encoder
 
 # How often each task's pictures are seen; the small sets have a seventh of the characters.
-EPOCHS = {"lake": 10, "small1": 24, "small2": 24, "vinyals": 8}
+EPOCHS = {"lake": 12, "small1": 40, "small2": 40, "vinyals": 12}
 
 
 def main() -> None:
@@ -45,13 +45,14 @@ def main() -> None:
     options = parser.parse_args()
     data = learned_from(options.task)
     recipe = Recipe(
-        arch="glyph",
+        arch="fewshot_pocket",
         augment=("glyphs",),
         # The Vinyals split has the turns of a character as classes of its own.
         rotations=options.task != "vinyals",
         epochs=options.epochs or EPOCHS[options.task],
         contrastive=(options.contrastive,),
         grow=True,
+        learning_rate=0.2,
         ways=(20,),
         hold_out=0.1 if options.validate else 0.0,
         seed=options.seed,

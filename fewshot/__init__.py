@@ -29,6 +29,7 @@ _HOMES = {
     "Episodes": "episodes",
     "FewShotClassifier": "classifiers",
     "FewShotError": "errors",
+    "FineTuneClassifier": "finetuning",
     "ImageError": "errors",
     "LaplacianShotClassifier": "classifiers",
     "LinearDiscriminantClassifier": "classifiers",
@@ -75,6 +76,7 @@ __all__ = [
     "Episodes",
     "FewShotClassifier",
     "FewShotError",
+    "FineTuneClassifier",
     "ImageError",
     "LaplacianShotClassifier",
     "LinearDiscriminantClassifier",
@@ -130,6 +132,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import EmbeddingCache, Encoder, TimmEncoder, load_encoder
     from fewshot.episodes import Episodes, EpisodeSampler
     from fewshot.errors import EncoderMismatch, EncoderNotFound, FewShotError, ImageError, RegistryError
+    from fewshot.finetuning import FineTuneClassifier
     from fewshot.images import open_image
     from fewshot.index import VectorIndex
     from fewshot.registry import AddReport, ClassRegistry, Prediction

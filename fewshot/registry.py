@@ -19,6 +19,7 @@ from fewshot.intake import add_pictures, import_examples
 from fewshot.progress import Progress
 from fewshot.recall import Recall
 from fewshot.reindexing import picture, reindex
+from fewshot.rejection import Rejection
 from fewshot.reports import (
     AddReport,
     Evaluation,
@@ -62,6 +63,10 @@ class ClassRegistry:
     create : bool, default True
         Whether a missing file is made; False refuses instead.
 
+    Attributes
+    ----------
+    unknowns : Rejection, for what is none of the classes
+
     Raises
     ------
     RegistryError : for a foreign or newer file, or a missing one that is not to be made.
@@ -85,6 +90,7 @@ class ClassRegistry:
     ) -> None:
         self._store = RegistryStore(path, create=create)
         self._recall = Recall(self._store, classifier)
+        self.unknowns = Rejection(self._store, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
@@ -167,7 +173,9 @@ class ClassRegistry:
                 bar.advance(len(chunk))
         return report
 
-    def predict(self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3) -> list[Prediction]:
+    def predict(
+        self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
         """Recognise pictures.
 
         Parameters
@@ -177,6 +185,9 @@ class ClassRegistry:
             How many classes to rank.
         nearest : int, default 3
             How many of the closest registered examples to name; 0 for none.
+        max_false_accept : float, optional
+            The largest share of unknown pictures to give a label, in (0, 1); by default the one kept with
+            ``unknowns.keep``, if any; 1 gives all a label. ``unknowns.threshold`` says what is promised.
 
         Returns
         -------
@@ -187,16 +198,17 @@ class ClassRegistry:
         ImageError : naming the first picture that cannot be read; ``predict_valid`` goes on instead.
         RegistryError : if no class is registered.
         """
-        answered = self.predict_valid(images, top=top, nearest=nearest)
+        answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
         if answered.failed:
             first = answered.failed[0]
             raise ImageError(first.source, first.reason)
         return list(answered.predictions)
 
-    def predict_valid(self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3) -> Predictions:
+    def predict_valid(
+        self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> Predictions:
         """Recognise the pictures that can be read, and list the others."""
-        from fewshot.encoders import encode_valid
-        from fewshot.encoders.base import check_image_batch
+        from fewshot.encoders.base import check_image_batch, encode_valid
 
         sources = list(check_image_batch(images))
         if self._store.is_empty():
@@ -207,7 +219,7 @@ class ClassRegistry:
         failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
         names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
         answers = self._recall.predict(encoded.vectors, encoder, top=top, nearest=nearest)
-        return Predictions(names, tuple(answers), failed)
+        return Predictions(names, tuple(self.unknowns.judge(encoded.vectors, answers, max_false_accept)), failed)
 
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
         """Recognise every picture of a folder or zip with one subfolder a class, and count.
@@ -217,7 +229,7 @@ class ClassRegistry:
         """
         found = labelled_images(place)
         registered = self.classes()
-        answered = self.predict_valid(found.images, top=1, nearest=0)
+        answered = self.predict_valid(found.images, top=1, nearest=0, max_false_accept=1.0)
         failing = {failure.source for failure in answered.failed}
         sources = [(describe(i), i, t) for i, t in zip(found.images, found.labels, strict=True)]
         kept = [(name, image, truth) for name, image, truth in sources if name not in failing]

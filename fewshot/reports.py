@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,19 +70,23 @@ class Prediction:
     Attributes
     ----------
     label : str or None
-        None: none of the known classes.
+        None: none of the known classes, where a limit on false accepts was asked for.
     score : float
         The classifier's closeness; for the default one the cosine to the class prototype, in [-1, 1].
     top : tuple of (label, score)
         The closest classes, closest first.
     nearest : tuple of Neighbor
         The closest registered examples, of whichever class: why the answer is what it is, or why to doubt it.
+    unknown : float
+        Higher is more surely of no class; about -1 to 1, and comparable within one state of a registry only. NaN where
+        it was not asked.
     """
 
     label: str | None
     score: float
     top: tuple[tuple[str, float], ...]
     nearest: tuple[Neighbor, ...] = ()
+    unknown: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def repair(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> Repaire
             _classes(old, fresh, lost)
             _examples(old, fresh, 4 * dim, lost)
             _images(old, fresh, lost)
+            _outsiders(old, fresh, lost)
             fresh.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM examples)")
             fresh.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
             fresh.execute("COMMIT")
@@ -256,6 +257,22 @@ def _images(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str])
     lost += [f"the picture of example {id_}, {source}: its vector is there" for id_, source in without]
 
 
+def _outsiders(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
+    (version,) = old.execute("PRAGMA user_version").fetchone()
+    if version < 3:
+        return
+    columns = ("id", "kind", "label", "sha256", "source", "vector", "fingerprint", "data")
+    missing = False
+    for row in _salvaged(old, "outsiders", "id", columns):
+        texts = () if row is None else (row[1], row[2], row[4], row[6])
+        if row is None or not all(isinstance(text, str) for text in texts) or not isinstance(row[5], bytes):
+            missing = True
+        else:
+            fresh.execute("INSERT OR IGNORE INTO outsiders VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    if missing:
+        lost.append("some of what is of no class: negatives, or the background of the threshold")
+
+
 def _salvaged(
     connection: sqlite3.Connection, table: str, key: str, columns: Sequence[str]
 ) -> Iterator[tuple[Any, ...] | None]:
@@ -285,8 +302,10 @@ def _salvaged(
 
 def _largest(connection: sqlite3.Connection, table: str, key: str) -> int:
     """Return the largest id of a table, or, where that cannot be read, a number that it does not exceed."""
-    # Classes and pictures come with examples, so there were never more of them.
-    for look in (f"SELECT max({key}) FROM {table}", "SELECT seq FROM sqlite_sequence WHERE name = 'examples'"):
+    looks = [f"SELECT max({key}) FROM {table}"]
+    if table != "outsiders":  # classes and pictures come with examples, so there were never more of them
+        looks.append("SELECT seq FROM sqlite_sequence WHERE name = 'examples'")
+    for look in looks:
         try:
             row = connection.execute(look).fetchone()
         except sqlite3.DatabaseError:

@@ -44,5 +44,22 @@ def m002_checksums(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE examples SET checksum = checksum_of(sha256, source, vector)")
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_checksums]
+def m003_outsiders(connection: sqlite3.Connection) -> None:
+    """Make room for what is of no class: pictures a user has given as such, and the background of a threshold."""
+    connection.execute(
+        # fingerprint: of the encoder that made the vector; data: a negative's picture, where pictures are kept
+        """CREATE TABLE outsiders (
+            id INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            label TEXT NOT NULL,
+            sha256 BLOB,
+            source TEXT NOT NULL,
+            vector BLOB NOT NULL,
+            fingerprint TEXT NOT NULL,
+            data BLOB,
+            UNIQUE (kind, sha256))"""
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_checksums, m003_outsiders]
 """Each brings a file from version n to n + 1. Append only."""

@@ -14,21 +14,22 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
 FLOORS = {
     "errors": 0, "files": 0, "schema": 0, "progress": 0, "validation": 0,
     "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1, "outcomes": 1,
-    "index": 2, "safekeeping": 2, "encoders": 2,
+    "temperature": 2, "index": 2, "safekeeping": 2, "encoders": 2,
     "classifiers": 3, "identity": 3,
-    "domain": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,
-    "methods": 5, "reindexing": 5, "tables": 5, "plots": 5,
+    "domain": 4, "unknowns": 4, "outsiders": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,
+    "methods": 5, "openset": 5, "rejection": 5, "reindexing": 5, "tables": 5, "plots": 5,
     "registry": 6, "features": 6, "training": 6,
-    "demo": 7, "bench": 7, "tuning": 7,
-    "cli": 8,
-    "__main__": 9,
+    "demo": 7, "bench": 7, "confidence": 7, "finetuning": 7,
+    "openbench": 8, "tuning": 8,
+    "cli": 9,
+    "__main__": 10,
 }  # fmt: skip
 
 # Everyone may use these; any other library has one owner.
 COMMON = {"numpy", "torch", "sklearn", "typing_extensions"}
 OWNERS = {
     "PIL": {"images", "demo", "encoders", "training"},  # only the first opens files
-    "timm": {"encoders"},
+    "timm": {"encoders", "finetuning"},
     "huggingface_hub": {"encoders"},
     "faiss": {"index"},
     "tqdm": {"progress"},
@@ -36,7 +37,7 @@ OWNERS = {
     "pyarrow": {"exchange"},
     "torchvision": {"datasets"},
     "matplotlib": {"plots"},
-    "safetensors": {"training"},
+    "safetensors": {"training", "finetuning"},
     "learn2learn": {"training"},
 }
 

@@ -398,10 +398,10 @@ def test_an_append_is_learned_on_top_without_reading_the_file_again(warm_and_col
     assert read == []
     warm_and_cold.add("white", [png(WHITE)])
     assert warm_and_cold.predict([png(WHITE, 9)])[0].label == "white"
-    assert read == [3, 3]  # the classifier and the index, each from example 3 on
+    assert read == [3, 3, 3]  # the classifier, the index and the unknown scores, each from example 3 on
     warm_and_cold.remove("white")
     warm_and_cold.predict([png(ORANGE)])
-    assert read == [3, 3, 0, 0]
+    assert read == [3, 3, 3, 0, 0, 0]
 
 
 def test_an_interrupted_prediction_leaves_the_next_one_right(warm_and_cold, monkeypatch):

@@ -225,6 +225,15 @@ def test_a_repaired_registry_answers_as_the_one_it_came_from(tmp_path):
         assert [p.label for p in registry.predict([png(c, 5) for c in colours.values()])] == list(colours)
 
 
+def test_what_is_of_no_class_is_had_back_too(tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png((255, 0, 0))])
+        registry.unknowns.add_negatives([png((0, 0, 255)), png((0, 255, 255))])
+    assert repair(tmp_path / "r.fewshot", tmp_path / "new.fewshot").lost == ()
+    with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as registry:
+        assert registry.unknowns.n_negatives == 2
+
+
 def test_the_commands_say_what_they_did(path, tmp_path):
     run = CliRunner().invoke(main, ["backup", str(path), str(tmp_path / "copy")])
     assert json.loads(run.stdout) == {"file": str(tmp_path / "copy"), "bytes": path.stat().st_size, "examples": 60}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fewshot import __version__
-from fewshot.cli import answers, care, contents, research
+from fewshot.cli import answers, care, confidence, contents, refusing, research
 from fewshot.cli.common import Commands
 
 __all__ = ["main"]
@@ -37,11 +37,14 @@ for _command in (
     contents.export_,
     contents.import_,
     contents.reindex,
+    contents.tune,
+    refusing.threshold,
     contents.info,
     care.backup,
     care.repair,
     research.encoders,
     research.bench,
+    confidence.calibrate,
     research.train,
     research.demo,
 ):

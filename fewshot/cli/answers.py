@@ -26,6 +26,12 @@ from fewshot.cli.common import (
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to rank.")
 @click.option("--nearest", type=click.IntRange(0), default=3, show_default=True, help="Closest examples to name.")
+@click.option(
+    "--max-false-accept",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Of unknown pictures to label, as 0.05; by default the one `fewshot threshold` keeps; 1: all.",
+)
 @classifier_options
 @encoder_options
 def predict(
@@ -33,6 +39,7 @@ def predict(
     images: tuple[str, ...],
     top: int,
     nearest: int,
+    max_false_accept: float | None,
     classifier: str,
     neighbors: int,
     encoding: dict[str, Any],
@@ -45,7 +52,11 @@ def predict(
     names = expanded(images)
     reader = classifier_asked(registry, classifier, neighbors) if os.path.exists(registry) else None
     with opened_registry(registry, encoding, classifier=reader) as opened:
-        answered = opened.predict_valid(names, top=top, nearest=nearest)
+        answered = opened.predict_valid(names, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        if max_false_accept is not None and max_false_accept < 1:
+            line = opened.unknowns.threshold(max_false_accept)
+            if line is not None and not line.kept:
+                note(line.describe())
     known = iter(zip(answered.sources, answered.predictions, strict=True))
     reasons = {failure.source: failure.reason for failure in answered.failed}
     answers: list[dict[str, Any]] = []
@@ -59,6 +70,7 @@ def predict(
             "path": name,
             "label": prediction.label,
             "score": round(prediction.score, 4),
+            "unknown": round(prediction.unknown, 4),
             "top": [[label, round(score, 4)] for label, score in prediction.top],
         }
         if nearest:

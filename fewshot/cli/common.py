@@ -123,9 +123,7 @@ def training_options(command: F) -> F:
     """Add the options that make up a recipe, as one dict of those given, in ``fewshot.Recipe``'s words."""
     each = "; one value, or one for each DATA: a,b"
     options = [
-        click.option(
-            "--arch", metavar="NAME", help="resnet12 (default), conv4, glyph, pocket, a folder or a timm name."
-        ),
+        click.option("--arch", metavar="NAME", help="resnet12 (default), conv4, pocket, a folder or a timm name."),
         click.option("--method", type=click.Choice(["classical", "prototypical", "maml", "anil"])),
         click.option("--size", type=click.IntRange(8), help="Pixels a side; by default the network's own."),
         click.option("--epochs", type=click.IntRange(1), help="Passes over the first DATA; 20 by default."),

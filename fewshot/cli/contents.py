@@ -48,6 +48,7 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
 @click.argument("label", required=False)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("--from-folder", metavar="DIR", help="Add a folder, or zip, that holds one subfolder a class.")
+@click.option("--negative", is_flag=True, help="The pictures are none of the classes: REGISTRY --negative IMAGE...")
 @click.option("--allow-conflict", is_flag=True, help="Accept pictures that another class holds already.")
 @click.option("--metric", type=click.Choice(_METRICS), help="For a new registry; by default cosine.")
 @click.option("--keep-images/--no-keep-images", default=None, help="Keep the pictures' bytes, or only their paths.")
@@ -57,6 +58,7 @@ def add(
     label: str | None,
     images: tuple[str, ...],
     from_folder: str | None,
+    negative: bool,
     allow_conflict: bool,
     metric: str | None,
     keep_images: bool | None,
@@ -67,7 +69,12 @@ def add(
     IMAGE is a file, folder or pattern; - reads paths from standard input.
     """
     if (from_folder is None) == (label is None):
-        raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR")
+        raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")
+    if negative and label is not None:
+        _add_negatives(registry, (label, *images), metric=metric, keep_images=keep_images, encoding=encoding)
+        return
+    if negative:
+        raise click.UsageError("--negative takes pictures, not a folder of classes: REGISTRY --negative IMAGE...")
     if label is not None and not images:
         raise click.UsageError(f"give the pictures of {label!r}: fewshot add {registry} {label} IMAGE...")
     if label is not None:
@@ -88,6 +95,12 @@ def add(
             assert label is not None
             report = opened.add(label, expanded(images), allow_conflict=allow_conflict)
             _report(report, opened, label=label)
+
+
+def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
+    with opened_registry(registry, encoding, create=True, **settings) as opened:
+        report = opened.unknowns.add_negatives(expanded(images))
+        _report(report, opened, label=None, negatives=opened.unknowns.n_negatives)
 
 
 @click.command(epilog="Example: fewshot classes parts.fewshot")
@@ -183,3 +196,36 @@ def info(registry: str) -> None:
 
     with opened_registry(registry) as opened:
         say(asdict(opened.info()))
+
+
+@click.command(epilog="Example: fewshot tune parts.fewshot; and back: fewshot reindex parts.fewshot --encoder pocket")
+@click.argument("registry")
+@click.option("--trainable", default="last-2", show_default=True, help="last, last-N, all, norms or lora.")
+@click.option(
+    "--loss", type=click.Choice(["cross-entropy", "prototypical"]), default="cross-entropy", show_default=True
+)
+@click.option("--schedule", type=click.Choice(["together", "progressive"]), default="together", show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="By default chosen on what is held out, or none.")
+@click.option("--learning-rate", type=float, help="By default chosen too.")
+@click.option("--views", type=click.IntRange(1), default=8, show_default=True, help="Of each picture.")
+@click.option("--flip", is_flag=True, help="Views may be mirrored; not for characters.")
+@click.option("--memory", type=float, default=1.0, show_default=True, help="GiB to compute in.")
+@click.option("--seed", "random_state", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", "folder", metavar="DIR", help="Where the encoder goes; by default beside the registry.")
+def tune(registry: str, folder: str | None, **settings: Any) -> None:
+    """Fit a copy of the encoder to a registry's own pictures, and embed these anew with it.
+
+    Where nothing does better on what is held out, nothing is changed. The encoder before stays where it is: `fewshot
+    reindex` takes everything back.
+    """
+    from dataclasses import asdict
+
+    from fewshot.tuning import tune_registry
+
+    with opened_registry(registry) as opened:
+        report = tune_registry(opened, folder=folder, **settings)
+    if report.examples:
+        note(f"to take it back: fewshot reindex {registry} --encoder {report.was['name']}")
+    else:
+        note("nothing did better than the encoder as it is, so nothing was changed")
+    say(asdict(report))

@@ -41,6 +41,9 @@ def encoders(pattern: str) -> None:
 @click.option("--split", default="test", show_default=True, help="Of a named data set.")
 @click.option("--cache", metavar="FILE", help="Where vectors are kept; by default vectors.sqlite in DIR.")
 @click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@click.option(
+    "--open-set", is_flag=True, help="Judge unknown scores instead: half of the queries are of other classes."
+)
 @click.option("--out", required=True, metavar="DIR", help="Where the results go; what is there is not done again.")
 def bench(
     data: tuple[str, ...],
@@ -52,6 +55,7 @@ def bench(
     within_groups: bool,
     query_imbalance: float | None,
     no_replacement: bool,
+    open_set: bool,
     **settings: Any,
 ) -> None:
     """Compare methods over thousands of episodes; tables, pictures and every single answer go to a folder.
@@ -61,11 +65,15 @@ def bench(
     """
     from fewshot.bench import Protocol, run_bench
 
+    protocol = Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups)
+    if open_set:
+        _bench_open_set(data, out, methods, protocol=protocol, **settings)
+        return
     report = run_bench(
         data,
         out,
         methods=[name.strip() for name in methods.split(",") if name.strip()],
-        protocol=Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups),
+        protocol=protocol,
         note=note,
         **settings,
     )
@@ -81,6 +89,20 @@ def bench(
         answer["failed"] = [{"setting": f.setting, "method": f.method, "reason": f.reason} for f in report.failed]
     say(answer)
     finish(bool(report.failed))
+
+
+def _bench_open_set(data: tuple[str, ...], out: str, methods: str, **settings: Any) -> None:
+    if methods != "all":
+        raise click.UsageError("--open-set compares unknown scores, not methods: leave --methods out")
+    from fewshot.openbench import run_open_bench
+
+    report = run_open_bench(data, out, note=note, **settings)
+    named = ("data", "encoder", "ways", "shots", "score")
+    best: dict[str, Any] = {}
+    for row in report.rows:
+        if row.key not in best or row.metrics["auroc"][0] > best[row.key]["auroc"]:
+            best[row.key] = {name: getattr(row, name) for name in named} | {"auroc": row.metrics["auroc"][0]}
+    say({"out": out, "rows": len(report.rows), "computed": report.computed, "best": list(best.values())})
 
 
 @click.command(epilog="Example: fewshot train my-photos/ --arch resnet12 --size 64 --epochs 40 --out my-encoder")

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fewshot.encoders.network import first_line, load_network
 from fewshot.errors import EncoderNotFound
 
-SHORT_NAMES = {"resnet12": "fewshot_resnet12", "conv4": "fewshot_conv4", "glyph": "fewshot_glyph"}
+SHORT_NAMES = {"resnet12": "fewshot_resnet12", "conv4": "fewshot_conv4"}
 _POCKET = Path(__file__).with_name("pocket")
 
 
@@ -53,7 +53,7 @@ def trainable(arch: str, size: int | None, *, seed: int) -> Trainable:
     Parameters
     ----------
     arch : str
-        "resnet12", "conv4" or "glyph", from scratch; "pocket", the bundled weights; a folder of weights; or a timm
+        "resnet12" or "conv4", from scratch; "pocket", the bundled weights; a folder of weights; or a timm
         name, with its weights where it has a tag ("resnet18.a1_in1k"), "hf-hub:" or "local-dir:", else from scratch.
     size : int, optional
         By default the network's own.

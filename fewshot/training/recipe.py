@@ -30,7 +30,7 @@ class Recipe:
     Attributes
     ----------
     arch : str
-        "resnet12", "conv4" or "glyph" (``fewshot_resnet12`` and so on), "pocket" (the bundled weights), a folder of
+        "resnet12" or "conv4" (``fewshot_resnet12``, ``fewshot_conv4``), "pocket" (the bundled weights), a folder of
         weights, or any timm name: one with a tag ("resnet18.a1_in1k"), "hf-hub:" or "local-dir:" starts from those
         weights, an architecture alone ("resnet18", "fewshot_pocket") from scratch.
     method : {"classical", "prototypical", "maml", "anil"}

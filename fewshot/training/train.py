@@ -150,17 +150,17 @@ def train_encoder(
         note(f"{target} holds this training already")
         shutil.rmtree(work, ignore_errors=True)
         return done
+    machine = _machine(device, recipe, len(learn), work, identity, note)
+    domains = _domains(learn, recipe, net.size, machine.device)
+    watches = [
+        Watch(decoded(some.dataset, net.size), sampler, within_groups(some.dataset, some.ways))
+        for some, sampler in zip(watch, samplers, strict=True)
+    ]
+    training = Training(recipe, net, domains, watches, machine, work, identity, note)
     work.mkdir(parents=True, exist_ok=True)
     with alone(work / LOCK) as first:
         if not first:
             raise FewShotError(f"another training is at work in {work}: wait for it, or give another --out")
-        machine = _machine(device, recipe, len(learn), work, identity, note)
-        domains = _domains(learn, recipe, net.size, machine.device)
-        watches = [
-            Watch(decoded(some.dataset, net.size), sampler, within_groups(some.dataset, some.ways))
-            for some, sampler in zip(watch, samplers, strict=True)
-        ]
-        training = Training(recipe, net, domains, watches, machine, work, identity, note)
         (work / ENCODER).mkdir(parents=True, exist_ok=True)
         write_config(net.network, net.size, net.settings, work / ENCODER)
         if (work / CHECKPOINT).exists():

@@ -1,4 +1,4 @@
-"""Small residual networks for small pictures: ``fewshot_pocket`` and ``fewshot_glyph``."""
+"""A small residual network for small pictures, characters and photographs: ``fewshot_pocket``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
 
-__all__ = ["PocketNet", "fewshot_glyph", "fewshot_pocket"]
-
-_GRID = 3  # averages a side, of global_pool="grid"
+__all__ = ["PocketNet", "fewshot_pocket"]
 
 
 class _ResidualBlock(nn.Module):
@@ -65,14 +63,11 @@ class PocketNet(StagedNet):
     in_chans : int
         Channels of the picture.
     global_pool : str
-        timm's name of the pooling before the classifier; "" keeps the map; "grid" keeps where things are: 3 x 3
-        averages, flattened and projected to ``embed_dim`` numbers, for pictures of any size.
+        timm's name of the pooling before the classifier; "" keeps the map.
     drop_rate : float
         Share of the pooled features dropped while training.
     channels, depths : tuple of int
         Width and number of residual blocks of each stage; every stage but the first halves the map.
-    embed_dim : int
-        Numbers of the pooling "grid".
 
     References
     ----------
@@ -88,12 +83,10 @@ class PocketNet(StagedNet):
         drop_rate: float = 0.0,
         channels: tuple[int, ...] = (32, 64, 160, 384),
         depths: tuple[int, ...] = (1, 1, 2, 1),
-        embed_dim: int = 512,
     ) -> None:
         super().__init__(in_chans, drop_rate)
         if len(channels) != len(depths):
             raise ValueError(f"channels has {len(channels)} stages and depths {len(depths)}: give one of each a stage")
-        self._embed_dim = embed_dim
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, channels[0], 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(channels[0]),
@@ -118,23 +111,8 @@ class PocketNet(StagedNet):
             if isinstance(module, _ResidualBlock):
                 nn.init.zeros_(module.bn2.weight)
 
-    def _pooling(self, kind: str) -> tuple[nn.Module, int]:
-        if kind != "grid":
-            return super()._pooling(kind)
-        return nn.Sequential(
-            nn.AdaptiveAvgPool2d(_GRID),
-            nn.Flatten(1),
-            nn.Linear(_GRID * _GRID * self.num_features, self._embed_dim, bias=False),
-            nn.BatchNorm1d(self._embed_dim),
-        ), self._embed_dim
 
-
-default_cfgs = generate_default_cfgs(
-    {
-        "fewshot_pocket.untrained": default_cfg(),
-        "fewshot_glyph.untrained": default_cfg(input_size=(3, 48, 48), pool_size=(3, 3)),
-    }
-)
+default_cfgs = generate_default_cfgs({"fewshot_pocket.untrained": default_cfg()})
 
 
 @register_model  # type: ignore[untyped-decorator]
@@ -149,18 +127,3 @@ def fewshot_pocket(pretrained: bool = False, **kwargs: Any) -> PocketNet:
         Those of ``PocketNet`` and of timm's ``build_model_with_cfg``.
     """
     return built(PocketNet, "fewshot_pocket", pretrained, **kwargs)
-
-
-@register_model  # type: ignore[untyped-decorator]
-def fewshot_glyph(pretrained: bool = False, **kwargs: Any) -> PocketNet:
-    """Build a network for characters at 48x48, which keeps where things are: 3.7 million parameters, d = 512.
-
-    Parameters
-    ----------
-    pretrained : bool
-        Load weights; only through ``local-dir:``, for no hub holds them.
-    **kwargs
-        Those of ``PocketNet`` and of timm's ``build_model_with_cfg``.
-    """
-    own = {"channels": (32, 96, 192, 320), "depths": (1, 1, 1, 1), "global_pool": "grid"}
-    return built(PocketNet, "fewshot_glyph", pretrained, **{**own, **kwargs})

@@ -1,0 +1,163 @@
+"""Whether the line to "none of these" keeps its promise: 1,000 random registries of real vectors.
+
+    python benchmarks/unknowns.py --work work
+
+Each registry holds 3 to 50 classes of 1 to 5 shots, drawn from Tiny ImageNet's validation and test classes; the classes
+it does not hold ask 10 queries each, those it holds 5. The background, where there is one, is of the training classes.
+``--work`` keeps the vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import save, shared_file
+
+from fewshot import EpisodeSampler
+from fewshot.classifiers.membership import Membership
+from fewshot.features import Features, embedded, load_encoders, open_source
+from fewshot.openset import run_open_set
+from fewshot.unknowns import DEFAULT, SCORES, Background, Known, leave_out
+
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
+BACKGROUNDS = {"none": None, "120 classes, 10 pictures each": 10, "120 classes, 1 picture each": 1}
+SIZES = ((3, 9), (10, 18), (19, 50))
+
+
+def vectors_of(encoder: str, split: str, work: Path) -> Features:
+    place = f"local-dir:{shared_file('weights', encoder)}" if encoder != "pocket" else encoder
+    (named,) = load_encoders([place], device=None, cache=str(work / "vectors.sqlite"))
+    return embedded(open_source("tiny-imagenet", split=split), named)
+
+
+def some_of_each(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of ``each`` examples of every class."""
+    return np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:each] for c in np.unique(labels)])
+
+
+def registry(
+    X: np.ndarray, y: np.ndarray, background: Background | None, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Draw one registry, set its line for each level, and count what unknown and known queries become."""
+    classes, shots = int(rng.integers(3, 51)), int(rng.integers(1, 6))
+    order = rng.permutation(int(y.max()) + 1)
+    members = [rng.permutation(np.flatnonzero(y == c))[: shots + 10] for c in order]
+    support = np.concatenate([some[:shots] for some in members[:classes]])
+    labels = np.repeat(np.arange(classes), shots)
+    inside = np.concatenate([some[shots : shots + 5] for some in members[:classes]])
+    outside = np.concatenate([some[shots:] for some in members[classes:]])
+    known = Known.of(
+        torch.from_numpy(X[support])[None], Membership(torch.from_numpy(labels)[None], classes), background
+    )
+    scores = SCORES[DEFAULT](known, torch.from_numpy(X[np.concatenate([inside, outside])])[None])[0].numpy()
+    left_out = leave_out(X[support], labels, background=background)
+    rows = []
+    for level in LEVELS:
+        line = left_out.threshold(level)
+        accepted = scores < line.value
+        rows.append(
+            {
+                "level": level,
+                "classes": classes,
+                "shots": shots,
+                "kept": line.kept,
+                "promised": line.promised,
+                "false_accept": float(accepted[len(inside) :].mean()),
+                "known_accepted": float(accepted[: len(inside)].mean()),
+                "expected_false_reject": line.false_reject,
+            }
+        )
+    return rows
+
+
+def mean(rows: list[dict[str, Any]], name: str) -> list[float]:
+    """Mean and half-width of its 95 % interval, over registries, in percent."""
+    values = np.array([row[name] for row in rows if row[name] is not None])
+    if len(values) < 2:
+        return [math.nan, math.nan]
+    return [round(100 * float(values.mean()), 2), round(196 * float(values.std(ddof=1)) / math.sqrt(len(values)), 2)]
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each level, number of classes and whether the level was promised."""
+    found: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        size = next(f"{low} to {high}" for low, high in SIZES if low <= row["classes"] <= high)
+        found[row["level"], size, row["kept"]].append(row)
+    lines = []
+    for (level, size, kept), some in sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1].split()[0]))):
+        names = ("promised", "false_accept", "known_accepted", "expected_false_reject")
+        lines.append(
+            {"level": level, "classes": size, "asked_is_promised": kept, "registries": len(some)}
+            | {name: mean(some, name) for name in names}
+        )
+    return lines
+
+
+def by_shots(rows: list[dict[str, Any]], level: float) -> dict[int, list[float]]:
+    """The known pictures accepted where ``level`` is promised, for each number of shots."""
+    return {
+        shots: mean([r for r in rows if r["kept"] and r["level"] == level and r["shots"] == shots], "known_accepted")
+        for shots in range(1, 6)
+    }
+
+
+def scores_table(test: Features, background: Background, episodes: int) -> dict[str, dict[str, list[float]]]:
+    """AUROC of every score, 5-way, and its difference to the softmax baseline, in percent with half-widths."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for shots in (1, 5):
+        sampler = EpisodeSampler(test.labels, n_way=10, n_shot=shots, n_query=15, n_episodes=episodes)
+        result = run_open_set(list(SCORES), test.vectors, sampler, background=background)
+        for name in SCORES:
+            auroc, gain = result[name].mean("auroc"), result.paired(name, "softmax")
+            table.setdefault(name, {})[f"{shots}-shot"] = [round(100 * value, 2) for value in (*auroc, *gain)]
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", required=True, help="folder for the vectors")
+    parser.add_argument("--encoder", default="mobilenetv2_100.tf_in1k")
+    parser.add_argument("--registries", type=int, default=1_000)
+    parser.add_argument("--episodes", type=int, default=1_000)
+    options = parser.parse_args()
+    work = Path(options.work)
+    work.mkdir(parents=True, exist_ok=True)
+    train, val, test = (vectors_of(options.encoder, split, work) for split in ("train", "val", "test"))
+    rng = np.random.default_rng(0)
+    names = np.array(train.labels)
+    held = some_of_each(names, 10, rng)
+    table = scores_table(test, Background.of(train.vectors[held], names[held]), options.episodes)
+    print(table, file=sys.stderr)
+    X = np.concatenate([val.vectors, test.vectors])
+    y = np.unique([*val.labels, *test.labels], return_inverse=True)[1]
+    promises = {}
+    for title, each in BACKGROUNDS.items():
+        rng = np.random.default_rng(1)
+        some = None if each is None else some_of_each(names, each, rng)
+        background = None if some is None else Background.of(train.vectors[some], names[some])
+        rows = [row for _ in range(options.registries) for row in registry(X, y, background, rng)]
+        print(title, summary(rows), file=sys.stderr)
+        promises[title] = {"rows": summary(rows), "known_accepted_at_5_percent_by_shots": by_shots(rows, 0.05)}
+    save(
+        "unknowns",
+        {
+            "encoder": options.encoder,
+            "registries": options.registries,
+            "episodes": options.episodes,
+            "percent": "each pair is a mean and the half-width of its 95 % interval",
+            "auroc (then the difference to softmax)": table,
+            "promises": promises,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The command that keeps a limit on false accepts in a registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewshot.cli.common import encoder_options, note, opened_registry, say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fewshot.encoders import Encoder
+
+
+@click.command(epilog="Example: fewshot threshold parts.fewshot --max-false-accept 0.05 --background other-photos/")
+@click.argument("registry")
+@click.option(
+    "--max-false-accept",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Keep this limit on the share of unknown pictures that get a label; without it, show the one kept.",
+)
+@click.option("--background", metavar="DATA", help="Pictures or vectors of other classes, as unknown ones will be.")
+@click.option("--forget", is_flag=True, help="Forget the limit and the background: every picture gets a label again.")
+@click.option("--forget-negatives", is_flag=True, help="Forget the pictures given with `fewshot add --negative`.")
+@encoder_options
+def threshold(
+    registry: str,
+    max_false_accept: float | None,
+    background: str | None,
+    forget: bool,
+    forget_negatives: bool,
+    encoding: dict[str, Any],
+) -> None:
+    """Keep a limit on false accepts, which `fewshot predict` then follows, and say what it promises.
+
+    The line is set from the registered pictures themselves, and anew whenever they change. To promise 0.05 it takes 19
+    classes, or a background of 19 classes or more: a folder with a subfolder for each, or a feature file.
+    """
+    if forget and (max_false_accept is not None or background is not None):
+        raise click.UsageError("give either --forget or what to keep")
+    with opened_registry(registry, encoding) as opened:
+        unknowns = opened.unknowns
+        if forget_negatives:
+            note(f"forgotten: {unknowns.forget_negatives()} negatives")
+        if background is not None and max_false_accept is None and unknowns.level is None:
+            raise click.UsageError("give the limit that the background is for: --max-false-accept 0.05")
+        level = unknowns.level if max_false_accept is None else max_false_accept
+        if forget:
+            line = unknowns.keep(None)
+        elif background is not None:
+            vectors, labels = _others(background, registry, opened.encoder)
+            line = unknowns.keep(level, background=vectors, labels=labels)
+        elif max_false_accept is not None:
+            line = unknowns.keep(max_false_accept)
+        else:
+            line = unknowns.threshold()
+        negatives = unknowns.n_negatives
+    if line is None:
+        say({"max_false_accept": None, "negatives": negatives})
+        return
+    if not line.kept:
+        note(line.describe())
+    say(
+        {
+            "max_false_accept": line.asked,
+            "promised": round(line.promised, 6),
+            "expected_false_reject": None if line.false_reject is None else round(line.false_reject, 4),
+            "threshold": round(line.value, 6),
+            "from": line.source,
+            "unknown_classes": line.n_unknown,
+            "negatives": negatives,
+        }
+    )
+
+
+def _others(place: str, registry: str, encoder: Encoder) -> tuple[NDArray[np.float32], list[str] | None]:
+    """Vectors of the background, as many as are of use, and their labels where they are known."""
+    import numpy as np
+
+    from fewshot.exchange import FeatureFile
+    from fewshot.features import BaseSource, Features, NamedEncoder, embedded_base, open_base
+    from fewshot.unknowns import evenly
+
+    source = open_base(place)
+    held, n = source.held, len(source.held.vectors if isinstance(source.held, FeatureFile) else source.held)
+    groups = np.arange(n) if source.labels is None else np.unique(source.labels, return_inverse=True)[1].reshape(-1)
+    some = evenly(groups, np.random.default_rng(0))
+    if not isinstance(held, FeatureFile) and len(some) < n:
+        note(f"of the {n} pictures {len(some)} are taken, spread over the classes")
+        held = [held[position] for position in some.tolist()]
+        labels = None if source.labels is None else tuple(source.labels[position] for position in some.tolist())
+        source, some = BaseSource(source.name, labels, held), np.arange(len(some))
+    spec = getattr(encoder, "spec", {})
+    name = str(spec.get("name", "the registry's encoder"))
+    nothing = np.empty((0, encoder.dim), np.float32)
+    ours = Features(registry, name, nothing, (), (), None, encoder.fingerprint, None)
+    base = embedded_base(source, ours, NamedEncoder(name, encoder))
+    return base.vectors[some], None if base.labels is None else base.labels[some].tolist()

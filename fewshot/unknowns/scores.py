@@ -1,0 +1,235 @@
+"""How surely a query is of none of the known classes: higher is more surely unknown, for every score.
+
+Every vector v is first divided by its length, p_k is the mean of the support vectors of class k, n_k how many they are,
+cos_k the cosine of the query q and p_k, and c the number of classes. A score carries a leading episode axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fewshot.classifiers.membership import Membership
+from fewshot.distances import closeness
+from fewshot.unknowns.background import Background
+
+# A fair scale for the softmax of cosines: that of ``PrototypeClassifier.predict_proba``.
+_SCALE = 10.0
+# Of centred cosines: at 5 ways, on Tiny ImageNet's validation classes, 20 and more are alike; with less, many classes
+# that are all somewhat close add up to one that is very close.
+_CENTERED_SCALE = 40.0
+# What a shorter vector's squared length is taken to be: it is zero, but for rounding.
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known in each of e episodes.
+
+    Attributes
+    ----------
+    prototypes : Tensor of shape (e, c, d), float32
+        The classes' means of unit vectors.
+    support : Tensor of shape (e, s, d), float32
+        The unit vectors themselves; zero where padded.
+    background : Background or None
+    center : Tensor of shape (d,) or (e, q, d), or None
+        The background's mean, or one for each query.
+    """
+
+    prototypes: Tensor
+    support: Tensor
+    background: Background | None = None
+    center: Tensor | None = None
+
+    @classmethod
+    def of(cls, support: Tensor, membership: Membership, background: Background | None = None) -> Known:
+        """Learn from support vectors (e, s, d) of any length; each class has at least one."""
+        unit = torch.where((membership.labels < 0).unsqueeze(-1), 0.0, normalize(support, dim=-1))
+        center = None if background is None else background.center.to(unit)
+        return cls(membership.sums(unit) / membership.counts().unsqueeze(-1), unit, background, center)
+
+    @cached_property
+    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """T, the sum of the prototypes (e, 1, d); and |T|^2 (e, 1, 1), p_k T and |p_k|^2, each (e, 1, c)."""
+        total = self.prototypes.sum(dim=1, keepdim=True)
+        squares = self.prototypes.square().sum(dim=-1).unsqueeze(1)
+        return total, total @ total.mT, total @ self.prototypes.mT, squares
+
+    def cosines(self, query: Tensor) -> Tensor:
+        """Return cos_k (e, q, c)."""
+        return closeness(query, self.prototypes, "cosine")
+
+
+def softmax(known: Known, query: Tensor) -> Tensor:
+    """1 - max_k softmax_k(10 cos): the usual baseline, in [0, 1 - 1/c].
+
+    References
+    ----------
+    Hendrycks & Gimpel 2017, arXiv:1610.02136, section 3.
+    """
+    return 1.0 - (_SCALE * known.cosines(query)).softmax(dim=-1).amax(dim=-1)
+
+
+def cosine(known: Known, query: Tensor) -> Tensor:
+    """-max_k cos_k: minus the raw closeness of the nearest prototype, in [-1, 1]."""
+    return -known.cosines(query).amax(dim=-1)
+
+
+def margin(known: Known, query: Tensor) -> Tensor:
+    """The second largest cos_k less the largest, in [-2, 0]; with one class, -cos_1."""
+    cosines = known.cosines(query)
+    if cosines.shape[-1] == 1:
+        return -cosines[..., 0]
+    best = cosines.topk(2, dim=-1).values
+    return best[..., 1] - best[..., 0]
+
+
+def energy(known: Known, query: Tensor) -> Tensor:
+    """-(1/10) log sum_k exp(10 cos_k): a soft ``cosine``, to which every class adds.
+
+    References
+    ----------
+    Liu et al. 2020, arXiv:2010.03759, eq. 4, with the logits 10 cos and divided by 10.
+    """
+    return -(_SCALE * known.cosines(query)).logsumexp(dim=-1) / _SCALE
+
+
+def implicit(known: Known, query: Tensor) -> Tensor:
+    """The share of an implicit unknown class, of the logit -mean_k(10 cos_k), in a softmax with the others; in [0, 1].
+
+    References
+    ----------
+    Boudiaf et al., OSTIM (github.com/ebennequin/few-shot-open-set, ``ostim.py``): the logits' mean, its sign turned.
+    """
+    logits = _SCALE * known.cosines(query)
+    return torch.cat([logits, -logits.mean(dim=-1, keepdim=True)], dim=-1).softmax(dim=-1)[..., -1]
+
+
+def nearest(known: Known, query: Tensor) -> Tensor:
+    """-max_i cos(q, x_i): minus the closeness of the nearest support vector, in [-1, 1].
+
+    References
+    ----------
+    Sun et al. 2022, arXiv:2204.06507, section 3, with k = 1: few examples have no 50th neighbour.
+    """
+    cosines = closeness(query, known.support, "cosine")
+    padded = (known.support == 0).all(dim=-1).unsqueeze(1)
+    return -cosines.masked_fill(padded, -1.0).amax(dim=-1)
+
+
+def mahalanobis(known: Known, query: Tensor) -> Tensor:
+    """min_k MD_k(q) - MD_0(q): the tied-covariance Mahalanobis distance less that to the background's Gaussian.
+
+    MD_k(q) = (q - p_k)' W (q - p_k) with W the precision within the background's classes, and MD_0 the same with the
+    background's mean and overall precision; both covariances are shrunk by half.
+
+    References
+    ----------
+    Ren et al. 2021, arXiv:2106.09022, eq. 2-3; W from the background, for the support has next to no residuals.
+    """
+    background = _needed(known.background, "mahalanobis")
+    unit, at = normalize(query, dim=-1), background.center.to(query)
+    within, overall = background.within.to(query), background.overall.to(query)
+    to_classes = closeness((unit - at) @ within, (known.prototypes - at) @ within, "sqeuclidean").amax(dim=-1)
+    return -to_classes - ((unit - at) @ overall).square().sum(dim=-1)
+
+
+def centered(known: Known, query: Tensor) -> Tensor:
+    """-(1/40) log sum_k exp(40 cos(q - m_k, p_k - m_k)): the energy of cosines around a centre.
+
+    With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it (with one
+    class, nothing). Cosines around zero tell mostly that q is a picture; around what all pictures share they tell how
+    far it goes p_k's way.
+
+    References
+    ----------
+    Liu et al. 2020, arXiv:2010.03759, eq. 4; Wang et al. 2019, arXiv:1911.04623, section 3 (centring).
+    """
+    unit = normalize(query, dim=-1)
+    if known.center is None:
+        cosines = _contrasted(known, unit)
+    else:
+        cosines = _around(known.center.expand_as(unit), known.prototypes, unit)
+    return -(_CENTERED_SCALE * cosines).logsumexp(dim=-1) / _CENTERED_SCALE
+
+
+def _around(centers: Tensor, prototypes: Tensor, query: Tensor) -> Tensor:
+    """Return cos(q - m, p_k - m) with m (e, q, d) the query's own centre: (e, q, c)."""
+    to_center, length = (query * centers).sum(-1, keepdim=True), centers.square().sum(-1, keepdim=True)
+    across = centers @ prototypes.mT
+    along = query @ prototypes.mT - to_center - across + length
+    ours = query.square().sum(-1, keepdim=True) - 2.0 * to_center + length
+    theirs = prototypes.square().sum(-1).unsqueeze(1) - 2.0 * across + length
+    return (along / (ours.clamp_min(_TINY) * theirs.clamp_min(_TINY)).sqrt()).clamp(-1.0, 1.0)
+
+
+def _contrasted(known: Known, query: Tensor) -> Tensor:
+    """Return cos(q - m_k, p_k - m_k) with m_k the mean of the others' prototypes: (e, q, c).
+
+    With n = c - 1, m_k = (T - p_k) / n and p_k - m_k = (c p_k - T) / n: one product with the prototypes is enough.
+    """
+    c = known.prototypes.shape[1]
+    if c == 1:
+        return known.cosines(query)
+    n = c - 1
+    total, whole, across, squares = known.sums
+    to_total, to_own = query @ total.mT, query @ known.prototypes.mT
+    along = (c * to_own - to_total) / n - (c * across - whole - c * squares + across) / n**2
+    ours = (
+        query.square().sum(-1, keepdim=True) - 2.0 * (to_total - to_own) / n + (whole - 2.0 * across + squares) / n**2
+    )
+    theirs = (c * c * squares - 2.0 * c * across + whole) / n**2
+    return (along / (ours.clamp_min(_TINY) * theirs.clamp_min(_TINY)).sqrt()).clamp(-1.0, 1.0)
+
+
+def _needed(background: Background | None, name: str) -> Background:
+    if background is None:
+        raise ValueError(f"the unknown score {name!r} compares with a background: give vectors of other classes")
+    return background
+
+
+@dataclass(frozen=True)
+class UnknownScore:
+    """A score by name, as a table or a command line has it.
+
+    Attributes
+    ----------
+    name : str
+    formula : callable
+        From ``Known`` and queries (e, q, d) of any length to (e, q), higher is more surely unknown.
+    needs_background, takes_background : bool
+        Whether there is no such score without a background, and whether one changes it.
+    """
+
+    name: str
+    formula: Callable[[Known, Tensor], Tensor]
+    needs_background: bool = False
+    takes_background: bool = False
+
+    def __call__(self, known: Known, query: Tensor) -> Tensor:
+        """Score queries (e, q, d): (e, q)."""
+        with torch.inference_mode():
+            return self.formula(known, query)
+
+
+SCORES: dict[str, UnknownScore] = {
+    score.name: score
+    for score in (
+        UnknownScore("softmax", softmax),
+        UnknownScore("cosine", cosine),
+        UnknownScore("margin", margin),
+        UnknownScore("energy", energy),
+        UnknownScore("nearest", nearest),
+        UnknownScore("implicit", implicit),
+        UnknownScore("mahalanobis", mahalanobis, needs_background=True, takes_background=True),
+        UnknownScore("centered", centered, takes_background=True),
+    )
+}
+DEFAULT = "centered"
+"""The best of these at 1 and 5 shots on Tiny ImageNet's validation classes."""

@@ -1,0 +1,227 @@
+"""A registry that says none of these: when asked, and as rarely wrong as it promises."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
+from numpy.testing import assert_allclose
+from PIL import Image
+
+from fewshot import ClassRegistry, RegistryError
+from fewshot.cli import main
+from fewshot.reports import AddReport
+from fewshot.unknowns import Background, set_threshold
+
+CYAN, ORANGE = (0, 255, 255), (204, 102, 0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "r.fewshot"
+
+
+@pytest.fixture
+def registry(path):
+    with ClassRegistry(path, encoder=FakeEncoder()) as opened:
+        for label, colour in (("red", RED), ("green", GREEN), ("blue", BLUE)):
+            opened.add(label, [png(colour), png(colour, 5)])
+        yield opened
+
+
+def colours(n, seed=0):
+    """Vectors of n colours at random, each a class."""
+    return np.random.default_rng(seed).random((n, 3)).astype(np.float32)
+
+
+def labels_of(registry, *pictures, **asked):
+    return [prediction.label for prediction in registry.predict([png(colour) for colour in pictures], **asked)]
+
+
+def test_unasked_every_picture_gets_its_best_class_and_an_unknown_score(registry):
+    near, between = registry.predict([png(RED, 6), png(ORANGE)])
+    assert (near.label, between.label) == ("red", "red")
+    assert -1.1 < near.unknown < between.unknown < 1.0
+
+
+def test_asked_a_picture_past_the_line_has_no_label_but_still_its_ranking(registry):
+    registry.unknowns.keep(0.05, background=colours(60))
+    line = registry.unknowns.threshold()
+    near, far = registry.predict([png(RED, 6), png(ORANGE)])
+    assert near.unknown < line.value <= far.unknown
+    assert (near.label, far.label) == ("red", None)
+    assert far.top[0][0] == "red"
+    assert far.score == far.top[0][1]
+    assert labels_of(registry, RED, ORANGE, max_false_accept=1) == ["red", "red"]
+
+
+def test_the_line_is_that_of_set_threshold_on_the_registrys_vectors(registry):
+    others = colours(40)
+    line = registry.unknowns.keep(0.1, background=others, labels=[str(n // 2) for n in range(40)])
+    vectors, codes = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0), np.repeat(np.arange(3), 2)
+    background = Background.of(others, [str(n // 2) for n in range(40)])
+    assert line == set_threshold(vectors, codes, max_false_accept=0.1, background=background)
+    assert line.n_unknown == 20
+
+
+def test_the_line_is_kept_in_the_file_and_follows_its_classes(registry, path):
+    kept = registry.unknowns.keep(0.05, background=colours(60))
+    with ClassRegistry(path, encoder=FakeEncoder()) as other:
+        assert (other.unknowns.level, other.unknowns.threshold()) == (0.05, kept)
+        assert labels_of(other, CYAN) == [None]
+        other.add("cyan", [png(CYAN)])
+    assert registry.unknowns.threshold() != kept
+    assert labels_of(registry, CYAN) == ["cyan"]
+    registry.remove("cyan")
+    assert registry.unknowns.threshold() == kept
+    assert registry.unknowns.keep(None) is None
+    assert (registry.unknowns.level, registry.unknowns.threshold()) == (None, None)
+    assert labels_of(registry, CYAN) != [None]
+
+
+def test_without_a_background_few_classes_promise_what_they_can(registry):
+    line = registry.unknowns.threshold(0.05)
+    assert (line.promised, line.kept, line.source) == (0.5, False, "classes")
+    assert line.describe().startswith("3 registered classes are too few to promise at most 0.05: that takes 19.")
+
+
+def test_evaluation_stays_closed_set(registry, tmp_path):
+    (tmp_path / "new" / "red").mkdir(parents=True)
+    (tmp_path / "new" / "red" / "1.png").write_bytes(png(ORANGE))
+    registry.unknowns.keep(0.05, background=colours(60))
+    assert registry.evaluate(tmp_path / "new").accuracy == 1.0
+
+
+def test_a_picture_closer_to_a_negative_than_to_any_class_is_more_surely_unknown(registry):
+    before, red = registry.predict([png(ORANGE, 7), png(RED, 7)])
+    assert registry.unknowns.add_negatives([png(ORANGE)]) == AddReport(added=1)
+    after, same = registry.predict([png(ORANGE, 7), png(RED, 7)])
+    # Its cosine to the negative is 1, to red 2 / sqrt(5).
+    assert_allclose(after.unknown - before.unknown, 1 - 2 / np.sqrt(5), atol=1e-5)
+    assert (after.label, same) == ("red", red)
+    assert registry.classes() == {"red": 2, "green": 2, "blue": 2}
+
+
+def test_negatives_are_counted_once_and_not_taken_from_classes(registry, tmp_path):
+    report = registry.unknowns.add_negatives([png(BLACK), png(BLACK), png(RED), tmp_path / "missing.png"])
+    assert (report.added, report.duplicates) == (1, 1)
+    assert [conflict.held_by for conflict in report.conflicts] == [("red",)]
+    assert report.failed[0].reason == "no such file"
+    assert registry.unknowns.n_negatives == 1
+    assert registry.unknowns.forget_negatives() == 1
+    assert registry.unknowns.n_negatives == 0
+
+
+def test_after_a_reindex_negatives_are_embedded_anew_and_the_background_is_asked_for_again(registry):
+    registry.unknowns.add_negatives([png(ORANGE)])
+    registry.unknowns.keep(0.05, background=colours(60))
+    registry.reindex(FakeEncoder(more=1))
+    with pytest.raises(RegistryError, match=r"60 background vectors .* another encoder .*--background DATA"):
+        labels_of(registry, RED)
+    assert labels_of(registry, RED, max_false_accept=1) == ["red"]
+    wider = np.concatenate([colours(60), np.ones((60, 1), np.float32)], axis=1)
+    assert registry.unknowns.keep(0.05, background=wider).kept
+    assert labels_of(registry, RED) == ["red"]
+
+
+def test_negatives_whose_pictures_are_not_kept_ask_to_be_given_again_after_a_reindex(path, tmp_path):
+    for name, colour in (("a", RED), ("b", GREEN), ("c", ORANGE)):
+        (tmp_path / f"{name}.png").write_bytes(png(colour))
+    with ClassRegistry(path, encoder=FakeEncoder(), keep_images=False) as registry:
+        registry.add("red", [tmp_path / "a.png"])
+        registry.add("green", [tmp_path / "b.png"])
+        registry.unknowns.add_negatives([tmp_path / "c.png"])
+        registry.reindex(FakeEncoder(more=1))
+        assert registry.predict([png(RED)])[0].label == "red"
+        with pytest.raises(RegistryError, match=r"1 negative vectors .* --forget-negatives, and add them again"):
+            registry.predict([png(RED)], max_false_accept=0.5)
+        registry.unknowns.forget_negatives()
+        assert registry.unknowns.threshold(0.5).kept
+
+
+def test_what_cannot_be_kept_changes_nothing(registry):
+    registry.unknowns.keep(0.1)
+    for wrong in (0.0, 1.0, 2.0):
+        with pytest.raises(ValueError, match=r"in \(0, 1\)"):
+            registry.unknowns.keep(wrong, background=colours(5))
+    with pytest.raises(ValueError, match="vector 0 of 2 holds NaN"):
+        registry.unknowns.keep(0.1, background=np.full((2, 3), np.nan, np.float32))
+    assert registry.unknowns.level == 0.1
+    assert registry.unknowns.threshold().source == "classes"
+
+
+# The command line
+
+
+def call(*words, status=0):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == status, (result.stdout, result.stderr, result.exception)
+    return (json.loads(result.stdout) if result.stdout else None), result.stderr
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Small pictures of noise around a colour: folders of 4 known classes and 19 others, and a registry."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for part, first, count, each in (("known", 0, 4, 2), ("others", 10, 19, 1)):
+        for number in range(first, first + count):
+            folder = root / part / str(number)
+            folder.mkdir(parents=True)
+            colour = np.random.default_rng(number).integers(0, 256, 3)
+            for picture in range(each):
+                noisy = np.clip(colour + rng.normal(0, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(folder / f"{picture}.png")
+    call("add", root / "made.fewshot", "--from-folder", root / "known")
+    return root
+
+
+@pytest.fixture
+def made(pictures, tmp_path):
+    return shutil.copy(pictures / "made.fewshot", tmp_path / "r.fewshot")
+
+
+def test_a_limit_is_kept_shown_followed_and_forgotten(pictures, made):
+    answer, notes = call("threshold", made, "--max-false-accept", 0.05)
+    assert (answer["promised"], answer["unknown_classes"], answer["from"]) == (0.4, 4, "classes")
+    assert "4 registered classes are too few to promise at most 0.05" in notes
+    kept, notes = call("threshold", made, "--background", pictures / "others")
+    assert (kept["promised"], kept["unknown_classes"], kept["from"]) == (0.05, 19, "background")
+    assert "too few" not in notes
+    assert call("threshold", made)[0] == kept
+    asked = [pictures / "known" / "0" / "0.png", *sorted((pictures / "others").rglob("*.png"))[:5]]
+    answers, _ = call("predict", made, *asked, "--nearest", 0)
+    assert answers[0]["label"] == "0"
+    for row in answers:
+        assert (row["label"] is None) == (row["unknown"] >= kept["threshold"] - 1e-4), row
+    assert None in [row["label"] for row in answers]
+    assert call("threshold", made, "--forget")[0] == {"max_false_accept": None, "negatives": 0}
+
+
+def test_predict_says_where_what_was_asked_cannot_be_promised(pictures, made):
+    _, notes = call("predict", made, pictures / "known" / "0" / "0.png", "--max-false-accept", 0.05)
+    assert "At most 0.4 is promised" in notes
+
+
+def test_negatives_are_added_from_the_command_line(pictures, made):
+    answer, _ = call("add", made, "--negative", *sorted((pictures / "others").rglob("*.png"))[:2])
+    assert answer == {"label": None, "negatives": 2, "added": 2, "duplicates": 0, "classes": 4}
+    assert call("threshold", made, "--forget-negatives")[0]["negatives"] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["add", "r.fewshot", "--negative", "--from-folder", "known"],
+        ["add", "r.fewshot", "--negative"],
+        ["threshold", "r.fewshot", "--forget", "--max-false-accept", "0.1"],
+        ["threshold", "r.fewshot", "--max-false-accept", "1"],
+        ["predict", "r.fewshot", "x.png", "--max-false-accept", "0"],
+    ],
+)
+def test_what_makes_no_sense_is_wrong_usage(words):
+    call(*words, status=2)

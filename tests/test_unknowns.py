@@ -1,0 +1,295 @@
+"""None of these: scores by their formulas, and lines that keep their promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from fewshot.classifiers.membership import Membership
+from fewshot.unknowns import DEFAULT, SCORES, Background, Known, set_threshold
+from fewshot.unknowns.threshold import _scores, _without_class, needed_classes
+
+# Two classes along the axes, and a query between them: its cosines are 0.8 and 0.6.
+AXES = [[[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]]]
+BETWEEN = [[[4.0, 3.0, 0.0]]]
+
+
+def known_of(support, labels, background=None):
+    labels = torch.tensor(labels)
+    return Known.of(torch.tensor(support), Membership(labels, int(labels.max()) + 1), background)
+
+
+def score(name, query, known):
+    return float(SCORES[name](known, torch.tensor(query))[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("softmax", 1 - 1 / (1 + np.exp(-2))),
+        ("cosine", -0.8),
+        ("margin", 0.6 - 0.8),
+        ("energy", -np.log(np.exp(8) + np.exp(6)) / 10),
+        ("implicit", np.exp(-7) / (np.exp(8) + np.exp(6) + np.exp(-7))),
+        ("nearest", -0.8),
+    ],
+)
+def test_scores_without_a_background_are_their_formulas_by_hand(name, expected):
+    assert_allclose(score(name, BETWEEN, known_of(AXES, [[0, 1]])), expected, rtol=1e-5)
+
+
+def test_without_a_background_the_other_classes_are_the_centre():
+    query, first, second = np.array([0.8, 0.6, 0.0]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+
+    def about(centre, prototype):
+        a, b = query - centre, prototype - centre
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    scale = 40.0
+    expected = -np.log(np.exp(scale * about(second, first)) + np.exp(scale * about(first, second))) / scale
+    assert_allclose(score("centered", BETWEEN, known_of(AXES, [[0, 1]])), expected, rtol=1e-5)
+
+
+def test_with_a_background_its_mean_is_the_centre():
+    # The background's mean is (0, 0, 1); from there the class goes along (1, 0, -1), the query along (0, 1, -1).
+    background = Background.of(np.array([[0, 0, 5.0], [0, 0, 1.0]], np.float32))
+    known = known_of([[[7.0, 0.0, 0.0]]], [[0]], background)
+    assert_allclose(score("centered", [[[0.0, 2.0, 0.0]]], known), -0.5, rtol=1e-5)
+
+
+def test_mahalanobis_is_the_relative_distance_by_matrices():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(6), 10)
+    B = rng.normal(size=(6, 4))[y] + 0.5 * rng.normal(size=(60, 4))
+    unit = B / np.linalg.norm(B, axis=1, keepdims=True)
+    means = np.stack([unit[y == c].mean(0) for c in range(6)])
+
+    def precision(residuals, freedom):
+        covariance = residuals.T @ residuals / freedom
+        return np.linalg.inv(0.5 * covariance + 0.5 * np.trace(covariance) / 4 * np.eye(4))
+
+    within, overall = precision(unit - means[y], 54), precision(unit - unit.mean(0), 60)
+    classes, query = np.array([[1.0, 0, 0, 0], [0, 0.6, 0.8, 0]]), np.array([0.6, 0, 0, 0.8])
+    distances = [(query - p) @ within @ (query - p) for p in classes]
+    expected = min(distances) - (query - unit.mean(0)) @ overall @ (query - unit.mean(0))
+    known = known_of(
+        [classes.astype(np.float32).tolist()], [[0, 1]], Background.of(B.astype(np.float32), y.astype(str))
+    )
+    assert_allclose(score("mahalanobis", [[query.tolist()]], known), expected, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    """Five episodes of unequal classes, padded, and a background."""
+    rng = np.random.default_rng(1)
+    labels = np.array(
+        [[0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 2, 2], [0, 1, 2, -1, -1, -1], [2, 1, 0, 0, -1, -1], [0, 1, 2, 2, 2, -1]]
+    )
+    support, query = rng.normal(size=(5, 6, 8)), rng.normal(size=(5, 7, 8))
+    return support.astype(np.float32), labels, query.astype(np.float32), rng.normal(size=(40, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_many_episodes_at_once_score_as_a_loop_without_their_padding(name, episodes):
+    support, labels, query, others = episodes
+    background = Background.of(others)
+    many = SCORES[name](known_of(support, labels, background), torch.tensor(query))
+    for e, real in enumerate(labels >= 0):
+        one = SCORES[name](
+            known_of(support[e, real][None], labels[e, real][None], background), torch.tensor(query[e][None])
+        )
+        assert_allclose(many[e], one[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_lengths_of_vectors_change_no_score(name, episodes):
+    support, labels, query, others = episodes
+    plain = SCORES[name](known_of(support, labels, Background.of(others)), torch.tensor(query))
+    longer = SCORES[name](known_of(5 * support, labels, Background.of(3 * others)), torch.tensor(0.1 * query))
+    assert_allclose(longer, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_picture_far_from_every_class_is_more_surely_unknown(name):
+    others = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    known = known_of(AXES, [[0, 1]], Background.of(others))
+    assert score(name, [[[-1.0, -1.0, 1.0]]], known) > score(name, [[[1.0, 0.1, 0.0]]], known)
+
+
+def test_what_needs_a_background_says_so():
+    with pytest.raises(ValueError, match="'mahalanobis' compares with a background: give vectors of other classes"):
+        score("mahalanobis", BETWEEN, known_of(AXES, [[0, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "labels", "message"),
+    [
+        (np.empty((0, 3)), None, "a background of no vectors"),
+        (np.ones((2, 3)), ["a"], "2 vectors but 1 labels"),
+        ([[1.0, np.nan]], None, "vector 0 of 1 holds NaN"),
+    ],
+)
+def test_a_background_that_is_none_is_refused(vectors, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Background.of(vectors, labels)
+
+
+# The line
+
+
+def drawn(classes, shots, rng, d=24, noise=0.6):
+    """Unit-ish classes around a common mean, and their examples: (classes, shots + 4, d)."""
+    means = rng.normal(size=(classes, 1, d)) + 1.0
+    return (means + noise * rng.normal(size=(classes, shots + 4, d))).astype(np.float32)
+
+
+def line_of(X, shots, level, background=None, seed=0):
+    support = X[:, :shots].reshape(-1, X.shape[2])
+    labels = np.repeat(np.arange(len(X)), shots)
+    return set_threshold(support, labels, max_false_accept=level, background=background, random_state=seed)
+
+
+def scores_of(X, shots, query, background=None):
+    known = known_of(
+        X[None, :, :shots].reshape(1, -1, X.shape[2]), np.repeat(np.arange(len(X)), shots)[None], background
+    )
+    return SCORES[DEFAULT](known, torch.tensor(query.reshape(1, -1, X.shape[2])))[0].numpy()
+
+
+def test_the_line_of_one_shot_is_the_kth_smallest_score_of_the_classes_left_out_in_turn():
+    X = drawn(39, 1, np.random.default_rng(2))[:, :1]
+    left_out = np.sort([scores_of(np.delete(X, j, 0), 1, X[j])[0] for j in range(39)])
+    # (39 + 1) * 0.05 = 2: one class may lie below, so that the line is the second.
+    assert_allclose(line_of(X, 1, 0.05).value, left_out[1], rtol=1e-5)
+    # (39 + 1) * 0.0625 = 2.5: half way to the third.
+    assert_allclose(line_of(X, 1, 0.0625).value, left_out[1:3].mean(), rtol=1e-5)
+
+
+def test_the_share_refused_is_that_of_the_examples_left_out_in_turn():
+    X = drawn(20, 3, np.random.default_rng(3))[:, :3]
+    line = line_of(X, 3, 0.2)
+    refused = []
+    for j, i in np.ndindex(20, 3):
+        fewer = X.copy()
+        unit = X[j] / np.linalg.norm(X[j], axis=1, keepdims=True)
+        fewer[j] = np.delete(unit, i, 0).mean(0)
+        prototypes = torch.tensor(fewer / np.linalg.norm(fewer, axis=2, keepdims=True)).mean(1)
+        prototypes[j] = torch.tensor(fewer[j, 0])
+        value = SCORES[DEFAULT](Known(prototypes[None], prototypes[None]), torch.tensor(X[j, i][None, None]))
+        refused.append(float(value) >= line.value)
+    assert_allclose(line.false_reject, np.mean(refused))
+
+
+def scores_around_the_others(X, shots, others):
+    """The scores of each class of a background (classes, each, d), around the mean of the other classes."""
+    return np.concatenate(
+        [
+            scores_of(X, shots, some, Background.of(np.concatenate(np.delete(others, n, 0))))
+            for n, some in enumerate(others)
+        ]
+    )
+
+
+def test_with_a_background_the_line_is_the_kth_smallest_of_its_scores_around_the_mean_of_the_others():
+    rng = np.random.default_rng(4)
+    X, others = drawn(5, 2, rng), drawn(99, 1, rng)[:, :1]
+    line = line_of(X, 2, 0.05, Background.of(others[:, 0]))
+    assert_allclose(line.value, np.sort(scores_around_the_others(X, 2, others))[4], rtol=1e-5)
+    assert (line.source, line.n_unknown, line.promised) == ("background", 99, 0.05)
+
+
+def test_pictures_of_one_background_class_count_as_one():
+    rng = np.random.default_rng(5)
+    X, others = drawn(5, 1, rng), drawn(30, 6, rng)
+    background = Background.of(others.reshape(-1, 24), np.repeat(np.arange(30), 10).astype(str))
+    assert line_of(X, 1, 0.05, background).n_unknown == 30
+    # Where 20 of the classes may be accepted, all their examples are asked, each with a tenth of its class's weight.
+    scores = np.sort(scores_around_the_others(X, 1, others))
+    assert_allclose(
+        line_of(X, 1, 0.8, background).value, np.interp(31 * 0.8 - 1, np.arange(300) / 10, scores), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "level", "kept", "promised"),
+    [
+        (19, 0.05, True, 0.05),
+        (18, 0.05, False, 2 / 19),
+        (9, 0.1, True, 0.1),
+        (4, 0.05, False, 0.4),
+        (99, 0.01, True, 0.01),
+    ],
+)
+def test_five_percent_is_promised_from_nineteen_classes_on_and_below_what_can_be(classes, level, kept, promised):
+    line = line_of(drawn(classes, 1, np.random.default_rng(0)), 1, level)
+    assert line.kept is kept
+    assert_allclose(line.promised, promised)
+    assert line.needed == needed_classes(level) == round(1 / level) - 1
+
+
+def test_a_background_too_small_promises_one_step_not_two():
+    rng = np.random.default_rng(0)
+    line = line_of(drawn(5, 1, rng), 1, 0.05, Background.of(drawn(9, 1, rng)[:, 0]))
+    assert (line.kept, line.promised) == (False, 0.1)
+
+
+def test_too_little_to_go_on_is_said_with_what_would_be_enough():
+    line = line_of(drawn(7, 1, np.random.default_rng(0)), 1, 0.05)
+    assert line.describe() == (
+        "7 registered classes are too few to promise at most 0.05: that takes 19. At most 0.25 is promised; register "
+        "more classes, or give pictures of others as a background"
+    )
+    assert line.false_reject is None
+
+
+def test_one_class_alone_tells_nothing_and_says_so():
+    with pytest.raises(ValueError, match="one class and no background"):
+        line_of(drawn(1, 5, np.random.default_rng(0)), 5, 0.05)
+    background = Background.of(drawn(19, 1, np.random.default_rng(1))[:, 0])
+    assert line_of(drawn(1, 5, np.random.default_rng(0)), 5, 0.05, background).kept
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, float("nan")])
+def test_a_level_that_is_no_share_is_refused(level):
+    with pytest.raises(ValueError, match=rf"in \(0, 1\), not {level}"):
+        line_of(drawn(5, 1, np.random.default_rng(0)), 1, level)
+
+
+def shares_accepted(given, line, registries):
+    """Of unknown and known pictures, over random registries; ``line`` sets the line."""
+    rng = np.random.default_rng(8)
+    unknown, known = [], []
+    for _ in range(registries):
+        classes = int(rng.integers(19, 30) if given == "classes" else rng.integers(3, 12))
+        X, outside = drawn(classes, 2, rng, d=12), drawn(15, 0, rng, d=12)
+        background = Background.of(drawn(40, 1, rng, d=12)[:, 0]) if given == "background" else None
+        value = line(X, background)
+        unknown.append((scores_of(X, 2, outside, background) < value).mean())
+        known.append((scores_of(X, 2, X[:, 2:], background) < value).mean())
+    return np.array(unknown), np.array(known)
+
+
+def half_width(shares):
+    return 1.96 * shares.std(ddof=1) / np.sqrt(len(shares))
+
+
+@pytest.mark.parametrize("given", ["classes", "background"])
+def test_over_many_registries_unknown_pictures_are_accepted_as_rarely_as_promised(given):
+    unknown, known = shares_accepted(given, lambda X, background: line_of(X, 2, 0.05, background).value, 200)
+    assert unknown.mean() <= 0.05 + half_width(unknown)
+    assert unknown.mean() > 0.03  # nor is the line so low that it says little
+    assert known.mean() > 0.2
+
+
+def test_a_line_without_the_finite_sample_would_break_the_promise():
+    """The meta-test of the one above: the plain 5 % quantile of the classes left out accepts too many."""
+
+    def plain(X, _):
+        unit = X[:, :2] / np.linalg.norm(X[:, :2], axis=2, keepdims=True)
+        without = _without_class(torch.tensor(unit.mean(1)), np.arange(len(X)))
+        return np.quantile(_scores(torch.tensor(unit[:, 0]), without).numpy(), 0.05)
+
+    unknown, _ = shares_accepted("classes", plain, 200)
+    assert unknown.mean() > 0.05 + half_width(unknown)
