@@ -34,9 +34,9 @@ from fewshot import ClassRegistry
 
 RESULTS = Path(__file__).parent / "results" / "crash.json"
 TOGETHER = 3  # pictures in one `add`
-CHANGES_BEFORE_KILL = 4  # the kill comes within about the time that opening and these take
+MOST_BEFORE_KILL = 8  # the kill comes up to so many changes after the start, within about the time that one takes
 KINDS = {"add": 8, "remove": 1, "remove_example": 2, "rename": 2, "merge": 2, "reindex": 2}
-_FRESH_EVERY = 10  # kills per registry; the first of each falls on an empty file
+_FRESH_EVERY = 40  # kills per registry; the first of each falls on an empty file
 
 
 @dataclass(frozen=True)
@@ -182,15 +182,15 @@ def kill(child: int, reading: int) -> int:
     return len(data) // 4
 
 
-def seconds_to_kill_within(folder: Path) -> float:
-    """How long a writer takes, from its start, for ``CHANGES_BEFORE_KILL`` changes; the median of five."""
+def seconds_of_a_change(folder: Path) -> float:
+    """The median time of a writer's changes, the first one with the opening of the file."""
     times = []
     for trial in range(5):
         started = time.perf_counter()
         child, reading = fork_writer(folder / f"timed {trial}.fewshot", trial, 0, State())
-        for _ in range(CHANGES_BEFORE_KILL):
+        for _ in range(MOST_BEFORE_KILL):
             os.read(reading, 4)
-        times.append(time.perf_counter() - started)
+        times.append((time.perf_counter() - started) / MOST_BEFORE_KILL)
         kill(child, reading)
     return statistics.median(times)
 
@@ -254,13 +254,16 @@ def run(kills: int, seed: int) -> dict[str, object]:
     acknowledged, lost, half, started = 0, 0, 0, time.perf_counter()
     cut_short: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        span = seconds_to_kill_within(Path(folder))
+        span = seconds_of_a_change(Path(folder))
         for number in range(kills):
             if number % _FRESH_EVERY == 0:
                 path, state, start = Path(folder) / f"{number}.fewshot", State(), 0
             child, reading = fork_writer(path, seed + number, start, state)
+            waited = delays.randrange(MOST_BEFORE_KILL + 1)
+            for _ in range(waited):
+                os.read(reading, 4)
             time.sleep(delays.uniform(0, span))
-            answered = kill(child, reading)
+            answered = waited + kill(child, reading)
             for done in range(start, start + answered):
                 state = changed(state, *change(seed + number, done, state))
             kind, given = change(seed + number, start + answered, state)

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from fewshot.errors import RegistryError
 from fewshot.files import replacing
 from fewshot.progress import Progress
-from fewshot.schema import APPLICATION_ID, MIGRATIONS, checksum
+from fewshot.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum
 from fewshot.store import RegistryStore
 
 _PAGES_AT_ONCE = 1024
@@ -107,7 +107,7 @@ def _problems(connection: sqlite3.Connection) -> list[str]:
         for sha256, data in connection.execute("SELECT sha256, data FROM images"):
             if hashlib.sha256(data).digest() != sha256:
                 found.append(f"the picture {sha256.hex()[:8]} has changed in the file")
-    except sqlite3.DatabaseError as error:
+    except DAMAGE as error:
         return [str(error)]
     return found
 
@@ -186,7 +186,7 @@ def _settings(old: sqlite3.Connection, fresh: sqlite3.Connection, source: Path) 
     try:
         rows = old.execute("SELECT key, value FROM meta").fetchall()
         dim = int(dict(rows)["dim"])
-    except (sqlite3.DatabaseError, KeyError, TypeError, ValueError) as error:
+    except (*DAMAGE, KeyError, TypeError, ValueError) as error:
         raise RegistryError(
             f"{source} cannot be repaired: its settings, which say what made its vectors, cannot be read ({error}). "
             "Put a copy of it back, or register the pictures again"
@@ -280,38 +280,42 @@ def _salvaged(
 
     Ranges of ids are read at once where that works, and halved where it does not: one bad page hides only its own rows.
     """
-    select = f"SELECT {', '.join(columns)} FROM {table} WHERE {key} BETWEEN ? AND ?"
-    last = _largest(connection, table, key)
-    waiting = [(low, min(low + _IDS_AT_ONCE - 1, last)) for low in range(1, last + 1, _IDS_AT_ONCE)][::-1]
-    with Progress(last, f"read {table}") as bar:
+    between = f"FROM {table} WHERE {key} BETWEEN ? AND ?"
+    waiting = [(1, _largest(connection, table, key))]
+    with Progress(None, f"read {table}") as bar:
         while waiting:
             low, high = waiting.pop()
             try:
-                rows = connection.execute(select, (low, high)).fetchall()
-            except sqlite3.DatabaseError:
+                (first,) = connection.execute(f"SELECT min({key}) {between}", (low, high)).fetchone()
+                if first is None:
+                    continue
+                if not low <= int(first) <= high:
+                    raise ValueError("ids are out of order")
+                end = min(high, int(first) + _IDS_AT_ONCE - 1)
+                rows = connection.execute(f"SELECT {', '.join(columns)} {between}", (first, end)).fetchall()
+            except (*DAMAGE, ValueError):
                 if low == high:
                     yield None
-                    bar.advance(1)
                 else:
                     middle = (low + high) // 2
                     waiting += [(middle + 1, high), (low, middle)]
                 continue
             yield from rows
-            bar.advance(high - low + 1)
+            bar.advance(len(rows))
+            if end < high:
+                waiting.append((end + 1, high))
 
 
 def _largest(connection: sqlite3.Connection, table: str, key: str) -> int:
     """Return the largest id of a table, or, where that cannot be read, a number that it does not exceed."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
     looks = [f"SELECT max({key}) FROM {table}"]
     if table != "outsiders":  # classes and pictures come with examples, so there were never more of them
         looks.append("SELECT seq FROM sqlite_sequence WHERE name = 'examples'")
     for look in looks:
-        try:
+        with suppress(*DAMAGE):
             row = connection.execute(look).fetchone()
-        except sqlite3.DatabaseError:
-            continue
-        if row is not None:
-            return int(row[0] or 0)
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
+            if row is not None and isinstance(row[0], (int, type(None))):
+                return int(row[0] or 0)
     return int(pages) * int(size) // _LEAST_ROW

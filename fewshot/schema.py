@@ -6,6 +6,8 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 
+# What reading a damaged file raises: some damage shows only when Python decodes SQLite's own message about it.
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
-from fewshot.schema import APPLICATION_ID, MIGRATIONS, checksum
+from fewshot.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum
 
 _BUSY_SECONDS = 120.0
 _ROWS_AT_ONCE = 4096
@@ -107,7 +107,7 @@ class RegistryStore:
             self._begin("DEFERRED")
             try:
                 yield self._connection
-            except sqlite3.DatabaseError as error:
+            except DAMAGE as error:
                 raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
             finally:
                 if self._in_transaction():
@@ -261,6 +261,8 @@ class RegistryStore:
                 labels += [row[1] for row in some]
                 vectors[done:end] = np.frombuffer(b"".join(row[2] for row in some), "<f4").reshape(-1, dim)
                 done = end
+        if done < n:
+            raise RegistryError(f"{self.path} is damaged: {n - done} of its examples are of no class. {self.remedy}")
         return Rows(ids, labels, vectors)
 
     def delete(self, ids: Sequence[int]) -> None:
@@ -347,7 +349,7 @@ class RegistryStore:
                     self._connection.execute(f"PRAGMA user_version = {version + 1}")
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
+        except DAMAGE as error:
             # Only SQLite may open the file: closing it elsewhere in this process would drop SQLite's POSIX locks.
             if "not a database" in str(error):
                 raise RegistryError(

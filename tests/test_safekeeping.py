@@ -180,6 +180,28 @@ def test_a_change_that_was_cut_short_is_taken_back(path, tmp_path):
     assert contents(tmp_path / "new.fewshot") == before
 
 
+def test_examples_whose_class_is_gone_are_noticed_and_had_back_under_another_name(path, tmp_path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DELETE FROM classes WHERE label = 'class 2'")
+        connection.commit()
+    with closing(RegistryStore(path, create=False)) as store:
+        with pytest.raises(RegistryError, match="is damaged: 10 of its examples are of no class"):
+            store.rows(D)
+    repair(path, tmp_path / "new.fewshot")
+    labels = [label for label, *_ in contents(tmp_path / "new.fewshot").values()]
+    assert len(labels) == 60
+    assert labels.count("recovered-3") == 10
+
+
+def test_ids_of_a_long_history_are_all_had_back(path, tmp_path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE examples SET id = id * 1000000007")
+        connection.commit()
+    before = contents(path)
+    assert repair(path, tmp_path / "new.fewshot").lost == ()
+    assert contents(tmp_path / "new.fewshot") == before
+
+
 def test_repair_says_what_it_cannot_do(path, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no registry .*none"):
         repair(tmp_path / "none", tmp_path / "new")
