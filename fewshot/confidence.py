@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def run_calibration(
     queries: int = 15,
     episodes: int = 300,
     base: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     cache: str,
     device: str | None = None,
     seed: int = 0,
@@ -89,6 +90,8 @@ def run_calibration(
         What embeds pictures; a feature file needs none.
     methods : sequence of names
         Of ``fewshot.methods.METHODS``.
+    split : str, optional
+        By default "train" where the data have parts.
     cache : path
         Where pictures' vectors are kept.
 
@@ -98,7 +101,12 @@ def run_calibration(
     """
     base_source = None if base is None else open_base(base)
     makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
-    source = open_source(data, split=split)
+    try:
+        source = open_source(data, split=split or "train")
+    except ValueError:
+        if split is not None or not os.path.exists(data):
+            raise
+        source = open_source(data, split="test")  # class folders without parts are read whole
     if source.pictures and encoder is None:
         raise ValueError(f"{source.name} holds pictures, and no encoder is named that could embed them: give --encoder")
     named = load_encoders([encoder], device=device, cache=cache)[0] if source.pictures and encoder else None
@@ -107,6 +115,8 @@ def run_calibration(
     fitted_to, measured_on = halves(features, seed)
     # What 5 classes tell stands for 20 where half of the data are fewer.
     ways = [way for way in WAYS if way == WAYS[0] or len(set(fitted_to.labels)) >= way]
+    if ways == [WAYS[0]]:
+        note(f"half of the data are under {WAYS[1]} classes: what {WAYS[0]}-way episodes tell stands for more ways too")
     table: dict[str, Sharpness] = {}
     rows = []
     for name, make in makers.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -20,23 +23,37 @@ class Progress:
         self._total, self._what, self._unit = total, what, unit
 
     def __enter__(self) -> Progress:
-        from tqdm import tqdm
-
         Progress._depth += 1
-        hidden = True if Progress._depth > 1 else None  # None: hidden unless stderr is a terminal
-        self._bar: Any = tqdm(
-            total=self._total, desc=self._what, delay=_PATIENCE_SECONDS, disable=hidden, leave=False, unit=self._unit
-        )
+        self._bar: Any = None
+        if Progress._depth == 1 and sys.stderr is not None and sys.stderr.isatty():
+            self._bar = _bar_type()(
+                total=self._total, desc=self._what, delay=_PATIENCE_SECONDS, leave=False, unit=self._unit
+            )
         return self
 
     def advance(self, pictures: int) -> None:
         """Count more pictures as done."""
-        self._bar.update(pictures)
+        if self._bar is not None:
+            self._bar.update(pictures)
 
     def note(self, text: str) -> None:
         """Show a few words behind the bar, such as the loss, when it is next drawn."""
-        self._bar.set_postfix_str(text, refresh=False)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         Progress._depth -= 1
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+@cache
+def _bar_type() -> Any:
+    """A bar with a lock of this process alone: tqdm's is shared with forked ones, and one killed with it stops all."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc, type-arg, unused-ignore]
+        monitor_interval = 0
+
+    Bar.set_lock(threading.RLock())
+    return Bar

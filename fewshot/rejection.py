@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,11 @@ class Rejection:
         remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
         return outsiders.add_negatives(self._store, encoder, check_image_batch(images), keep_images=keep)
+
+    def renewed(self) -> list[str]:
+        """After a reindex, embed negatives anew; say in a sentence each what cannot be used any more."""
+        found = [outsiders.load(self._store, self._encoder(), kind).stale for kind in get_args(outsiders.Kind)]
+        return [why for why in found if why is not None]
 
     def forget_negatives(self) -> int:
         """Forget all negatives; returns how many there were."""
@@ -165,7 +170,13 @@ class Rejection:
             return []
         learned = self._current(self._encoder())
         level = self.level if max_false_accept is None else max_false_accept
-        line = None if level is None or level == 1.0 else self._line(learned, level)
+        line = None
+        if level is not None and level != 1.0:
+            try:
+                line = self._line(learned, level)
+            except ValueError:
+                if max_false_accept is not None:  # a level that was kept when there was more to go by refuses nothing
+                    raise
         query = torch.from_numpy(vectors)
         scores = SCORES[DEFAULT](learned.known, query[None])[0]
         if len(learned.negatives):

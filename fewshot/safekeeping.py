@@ -65,14 +65,20 @@ def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
     Raises
     ------
     RegistryError : if the registry is damaged, or ``path`` is the registry itself.
+    OSError : if the copy cannot be written.
     """
     target = Path(path)
     if target.exists() and os.path.samefile(target, store.file):
         raise RegistryError(f"{target} is the registry itself: give another file for its copy")
     problems: list[str] = []
     with replacing(target) as temporary:
-        with store.read() as connection, closing(sqlite3.connect(temporary)) as copy, Progress(None, "backup") as bar:
-            connection.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: bar.advance(1))
+        with closing(sqlite3.connect(temporary)) as copy:
+            with store.read() as connection, Progress(None, "backup") as bar:
+                connection.execute("SELECT 1 FROM meta").fetchone()  # holds this state, or each change would begin anew
+                try:
+                    connection.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: bar.advance(1))
+                except sqlite3.OperationalError as error:  # of a damaged source it is another error
+                    raise OSError(f"cannot write {target}: {error}") from error
             problems = _problems(copy)
         if problems:
             raise RegistryError(
@@ -146,7 +152,7 @@ def repair(path: str | os.PathLike[str], new: str | os.PathLike[str]) -> Repaire
             _classes(old, fresh, lost)
             _examples(old, fresh, 4 * dim, lost)
             _images(old, fresh, lost)
-            _outsiders(old, fresh, lost)
+            _outsiders(old, fresh, 4 * dim, lost)
             fresh.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM examples)")
             fresh.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
             fresh.execute("COMMIT")
@@ -257,7 +263,7 @@ def _images(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str])
     lost += [f"the picture of example {id_}, {source}: its vector is there" for id_, source in without]
 
 
-def _outsiders(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
+def _outsiders(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
     (version,) = old.execute("PRAGMA user_version").fetchone()
     if version < 3:
         return
@@ -266,6 +272,8 @@ def _outsiders(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[st
     for row in _salvaged(old, "outsiders", "id", columns):
         texts = () if row is None else (row[1], row[2], row[4], row[6])
         if row is None or not all(isinstance(text, str) for text in texts) or not isinstance(row[5], bytes):
+            missing = True
+        elif len(row[5]) != size:
             missing = True
         else:
             fresh.execute("INSERT OR IGNORE INTO outsiders VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -330,6 +330,8 @@ class RegistryStore:
     def _check_file(self, create: bool) -> None:
         if os.path.isdir(self.file):
             raise RegistryError(f"{self.path or self.file} is a folder; a registry is one file")
+        if not create and os.path.isfile(self.file) and not os.path.getsize(self.file):
+            raise RegistryError(f"{self.path} is empty, not a registry; it was left as it is. Put a copy of it back")
         if not os.path.exists(self.file):
             if not create:
                 raise RegistryError(

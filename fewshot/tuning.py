@@ -73,6 +73,8 @@ def tune_registry(
         raise ValueError(f"{registry.path} was made with an encoder of your own: only timm networks can be tuned")
     if folder is not None and os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise FileExistsError(f"{os.fspath(folder)} exists: give another folder for the encoder")
+    if folder is not None and not Path(folder).absolute().parent.is_dir():
+        raise FileNotFoundError(f"cannot write {os.fspath(folder)}: there is no folder {Path(folder).parent}")
     if settings.get("trainable") == "head":
         raise ValueError(
             "trainable='head' trains no part of an encoder: a registry's classes are prototypes. Train blocks"

@@ -338,7 +338,7 @@ def test_the_converted_weights_are_refused(shared, pictures):
     [
         ({}, 1, ValueError, "'batch-norm' needs at least 2 unlabelled pictures, not 1"),
         ({"method": "entropy"}, 9, ValueError, "'entropy' needs at least 10 unlabelled pictures, not 9"),
-        ({"prior": -1}, 2, ValueError, "prior must be at least 0 pictures, not -1"),
+        ({"prior": -1}, 2, ValueError, "prior must be a finite number of pictures, at least 0, not -1"),
         ({"method": "entropy", "epochs": 0}, 12, ValueError, "epochs must be a whole number of at least 1, not 0"),
     ],
 )

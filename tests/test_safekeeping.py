@@ -95,6 +95,53 @@ def test_a_copy_replaces_an_older_one_and_says_its_size(path, tmp_path):
     assert contents(tmp_path / "copy") == contents(path)
 
 
+def test_a_copy_ends_while_others_never_stop_writing(tmp_path):
+    with closing(RegistryStore(tmp_path / "r.fewshot", create=True)) as store:
+        with store.write():
+            store.set_meta(metric="cosine", keep_images=1, dim=D, fingerprint="f", encoder='{"name": "pocket"}')
+            pictures = [bytes([n]) * 2**20 for n in range(8)]
+            store.insert(
+                NewExample("a", hashlib.sha256(data).digest(), "a.png", None, vector(0), data) for data in pictures
+            )
+        stop = threading.Event()
+
+        def write() -> None:
+            with closing(RegistryStore(tmp_path / "r.fewshot", create=False)) as other:
+                number = 0
+                while not stop.is_set():
+                    with other.write():
+                        other.set_meta(number=number)
+                    number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            backup(store, tmp_path / "copy")
+        finally:
+            stop.set()
+            writer.join()
+    assert len(contents(tmp_path / "copy")) == 8
+
+
+def test_what_cannot_be_written_is_not_called_damage(path, tmp_path):
+    with closing(RegistryStore(path, create=False)) as store:
+        with pytest.raises(IsADirectoryError, match="it is a folder; give a file"):
+            backup(store, tmp_path)
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            backup(store, tmp_path / "none" / "copy")
+
+
+def test_a_file_cut_to_nothing_is_no_registry_and_never_replaces_a_copy(path, tmp_path):
+    good = CliRunner().invoke(main, ["backup", str(path), str(tmp_path / "copy")])
+    assert good.exit_code == 0
+    path.write_bytes(b"")
+    bad = CliRunner().invoke(main, ["backup", str(path), str(tmp_path / "copy")])
+    assert bad.exit_code == 1
+    assert "is empty, not a registry" in bad.stderr
+    assert len(contents(tmp_path / "copy")) == 60
+    assert path.read_bytes() == b""
+
+
 def test_a_registry_is_not_copied_onto_itself(path, tmp_path):
     (tmp_path / "link").symlink_to(path)
     with closing(RegistryStore(path, create=False)) as store, pytest.raises(RegistryError, match="the registry itself"):

@@ -149,3 +149,27 @@ def test_the_command_says_how_to_go_back(path, tmp_path):
     assert answer["encoder"]["name"] == f"local-dir:{tmp_path / 'own'}"
     assert answer["choice"]["steps"] == 1
     assert f"fewshot reindex {path} --encoder pocket" in run.stderr
+
+
+def test_a_rate_that_leaves_nothing_finite_is_named_and_changes_nothing(path):
+    content = path.read_bytes()
+    with ClassRegistry(path) as registry, pytest.raises(ValueError, match=r"diverged at a learning rate of 1e\+30"):
+        tune_registry(registry, **{**SETTINGS, "learning_rate": 1e30})
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(path, tmp_path):
+    with ClassRegistry(path) as registry, pytest.raises(FileNotFoundError, match=r"there is no folder .*none"):
+        tune_registry(registry, folder=tmp_path / "none" / "encoder", **SETTINGS)
+
+
+def test_what_a_tuning_makes_useless_is_told(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        vectors = np.random.default_rng(0).normal(size=(40, registry.info().dim)).astype(np.float32)
+        registry.unknowns.keep(0.5, background=vectors, labels=[str(n % 20) for n in range(40)])
+    run = CliRunner().invoke(
+        main, ["tune", str(path), "--trainable", "last", "--steps", "1", "--learning-rate", "0.01"]
+    )
+    assert run.exit_code == 0, run.stderr
+    assert "40 background vectors" in run.stderr
+    assert "--background DATA" in run.stderr

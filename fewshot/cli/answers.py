@@ -53,10 +53,14 @@ def predict(
     reader = classifier_asked(registry, classifier, neighbors) if os.path.exists(registry) else None
     with opened_registry(registry, encoding, classifier=reader) as opened:
         answered = opened.predict_valid(names, top=top, nearest=nearest, max_false_accept=max_false_accept)
-        if max_false_accept is not None and max_false_accept < 1:
-            line = opened.unknowns.threshold(max_false_accept)
-            if line is not None and not line.kept:
-                note(line.describe())
+        if max_false_accept != 1:
+            try:
+                line = opened.unknowns.threshold(max_false_accept)
+            except ValueError as error:
+                note(f"no picture is refused: {error}")
+            else:
+                if line is not None and not line.kept:
+                    note(line.describe())
     known = iter(zip(answered.sources, answered.predictions, strict=True))
     reasons = {failure.source: failure.reason for failure in answered.failed}
     answers: list[dict[str, Any]] = []

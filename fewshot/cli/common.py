@@ -216,6 +216,8 @@ def check_writable(path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise ValueError(f"cannot write {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise ValueError(f"cannot write {path}: it is a folder; give a file")
 
 
 def note_ignored(names: tuple[str, ...]) -> None:

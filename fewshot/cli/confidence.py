@@ -18,7 +18,7 @@ from fewshot.cli.common import check_writable, note, say
 @click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="Of each setting.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides halves and episodes.")
 @click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for what learns from them.")
-@click.option("--split", default="train", show_default=True, help="Of a named data set.")
+@click.option("--split", help="Of data that have parts; by default train.")
 @click.option("--cache", metavar="FILE", help="Where vectors are kept; by default FILE.vectors beside --out.")
 @click.option("--device", help="For the encoder: cuda, mps or cpu; by default the first there is.")
 @click.option("--picture", metavar="PNG", help="Draw how often answers are right, by their probability.")

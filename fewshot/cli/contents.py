@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,10 +32,12 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
         answer["conflicts"] = [
             {"path": c.source, "label": c.label, "held_by": list(c.held_by)} for c in report.conflicts
         ]
-        note(
-            f"not added: {counted(len(report.conflicts), 'picture')} registered under another label already; "
-            "remove them there, or accept both with --allow-conflict"
+        remedy = (
+            "remove them there"
+            if first.get("label", "") is None
+            else "remove them there, or accept both with --allow-conflict"
         )
+        note(f"not added: {counted(len(report.conflicts), 'picture')} registered under another label already; {remedy}")
     if report.failed:
         answer["failed"] = [{"path": f.source, "reason": f.reason} for f in report.failed]
         for failure in report.failed:
@@ -71,6 +74,8 @@ def add(
     if (from_folder is None) == (label is None):
         raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")
     if negative and label is not None:
+        if allow_conflict:
+            raise click.UsageError("a picture is of a class or of none: --allow-conflict does not go with --negative")
         _add_negatives(registry, (label, *images), metric=metric, keep_images=keep_images, encoding=encoding)
         return
     if negative:
@@ -185,6 +190,8 @@ def reindex(registry: str, encoding: dict[str, Any]) -> None:
         raise click.UsageError("give the new encoder: --encoder NAME")
     with opened_registry(registry) as opened:
         count = opened.reindex(load_asked(encoding, {}))
+        for why in opened.unknowns.renewed():
+            note(why)
         say({"examples": count, "encoder": opened.info().encoder})
 
 
@@ -224,8 +231,12 @@ def tune(registry: str, folder: str | None, **settings: Any) -> None:
 
     with opened_registry(registry) as opened:
         report = tune_registry(opened, folder=folder, **settings)
+        for why in opened.unknowns.renewed():
+            note(why)
     if report.examples:
-        note(f"to take it back: fewshot reindex {registry} --encoder {report.was['name']}")
+        extras = [f"--{key} {report.was[key]}" for key in ("layer", "pool") if report.was.get(key) is not None]
+        encoder = " ".join([shlex.quote(report.was["name"]), *extras])
+        note(f"to take it back: fewshot reindex {shlex.quote(registry)} --encoder {encoder}")
     else:
         note("nothing did better than the encoder as it is, so nothing was changed")
     say(asdict(report))

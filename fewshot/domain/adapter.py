@@ -220,8 +220,8 @@ class DomainAdapter(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         least = check_count("n_clusters", self.n_clusters, minimum=2) if self.method == "entropy" else 2
         if len(images) < least:
             raise ValueError(f"{self.method!r} needs at least {least} unlabelled pictures, not {len(images)}")
-        if self.prior < 0:
-            raise ValueError(f"prior must be at least 0 pictures, not {self.prior!r}")
+        if not 0 <= self.prior < float("inf"):
+            raise ValueError(f"prior must be a finite number of pictures, at least 0, not {self.prior!r}")
         norms = NormAdapter(self.encoder, images, check_random_state(self.random_state))
         norms.estimate(self.prior)
         if self.method == "entropy":

@@ -170,7 +170,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._asked().predict(self.encoder_.encode(X))
 
     def predict_proba(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Return class probabilities of shape (q, c): the softmax of ten times the cosines."""
+        """Return class probabilities of shape (q, c); as the support was tuned on, they may be too sure."""
         return self._asked().predict_proba(self.encoder_.encode(X))
 
     def save_encoder(self, folder: str | os.PathLike[str]) -> None:

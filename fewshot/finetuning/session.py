@@ -87,7 +87,8 @@ def tune(encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Setting
 
     Raises
     ------
-    ValueError : for a choice of parameters that the network does not have, or too little memory.
+    ValueError : for a choice of parameters that the network does not have, too little memory, or a learning rate at
+        which nothing finite is left.
     """
     loaded = encoder._loaded()
     network = encoder.exact_network()
@@ -140,6 +141,9 @@ def _chosen(tuner: Tuner, support: Support, settings: Settings) -> tuple[Verdict
             verdict = choose(tuner, support, kind, parts, rates, stops, bar)
         else:
             verdict = Verdict(stops[-1], rates[0], None, None, None)
-        path = tuner.path(support, everything, views, verdict.learning_rate, (verdict.steps,), bar)
-        (_, head), *_ = path
-    return verdict, head
+        path = list(tuner.path(support, everything, views, verdict.learning_rate, (verdict.steps,), bar))
+    if not path or not bool(torch.isfinite(path[-1][1]).all()):
+        raise ValueError(
+            f"tuning diverged at a learning rate of {verdict.learning_rate:g}: give a lower one, or leave it out"
+        )
+    return verdict, path[-1][1]

@@ -63,12 +63,16 @@ class Threshold:
 
     def describe(self) -> str:
         """Say in a sentence what is promised, and where that is not what was asked, the remedy."""
-        stood = f"{self.n_unknown} {'registered' if self.source == 'classes' else 'background'} classes"
+        registered = self.source == "classes"
+        classes = "class" if self.n_unknown == 1 else "classes"
+        stood = f"{self.n_unknown} {'registered' if registered else 'background'} {classes}"
         if self.kept:
             return f"at most {self.promised:.3g} of the unknown pictures are accepted, going by {stood}"
+        more = "register more classes, or give pictures of others as a background"
+        remedy = more if registered else "give a background of more classes"
         return (
             f"{stood} are too few to promise at most {self.asked:.3g}: that takes {self.needed}. At most "
-            f"{self.promised:.3g} is promised; register more classes, or give pictures of others as a background"
+            f"{self.promised:.3g} is promised; {remedy}"
         )
 
 
