@@ -23,6 +23,9 @@ _PAGES_AT_ONCE = 1024
 _IDS_AT_ONCE = 1024
 # SQLite stores no row in less: bounds the ids to look for where the largest cannot be read.
 _LEAST_ROW = 16
+# So many failures in a table, and what cannot be read is left out by the thousand ids: a lost table of a million would
+# take minutes.
+_PATIENCE = 20_000
 _HEADER = 100
 _MOST = 2**40  # bytes: a header that says more is damaged itself
 
@@ -289,7 +292,7 @@ def _salvaged(
     Ranges of ids are read at once where that works, and halved where it does not: one bad page hides only its own rows.
     """
     between = f"FROM {table} WHERE {key} BETWEEN ? AND ?"
-    waiting = [(1, _largest(connection, table, key))]
+    waiting, failures = [(1, _largest(connection, table, key))], 0
     with Progress(None, f"read {table}") as bar:
         while waiting:
             low, high = waiting.pop()
@@ -302,7 +305,8 @@ def _salvaged(
                 end = min(high, int(first) + _IDS_AT_ONCE - 1)
                 rows = connection.execute(f"SELECT {', '.join(columns)} {between}", (first, end)).fetchall()
             except (*DAMAGE, ValueError):
-                if low == high:
+                failures += 1
+                if high - low < (1 if failures < _PATIENCE else _IDS_AT_ONCE):
                     yield None
                 else:
                     middle = (low + high) // 2
