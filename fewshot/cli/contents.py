@@ -103,8 +103,9 @@ def add(
 
 
 def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
+    names = expanded(images)
     with opened_registry(registry, encoding, create=True, **settings) as opened:
-        report = opened.unknowns.add_negatives(expanded(images))
+        report = opened.unknowns.add_negatives(names)
         _report(report, opened, label=None, negatives=opened.unknowns.n_negatives)
 
 
