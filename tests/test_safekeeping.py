@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fakes import FakeEncoder, png
+from fakes import FakeEncoder, png, run_python
 
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
@@ -129,6 +129,21 @@ def test_what_cannot_be_written_is_not_called_damage(path, tmp_path):
             backup(store, tmp_path)
         with pytest.raises(FileNotFoundError, match="there is no folder"):
             backup(store, tmp_path / "none" / "copy")
+
+
+def test_a_full_disk_is_not_called_damage(path, tmp_path):
+    code = (
+        "import resource, signal, sys\n"
+        "from fewshot.safekeeping import backup; from fewshot.store import RegistryStore\n"
+        "store = RegistryStore(sys.argv[1], create=False)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20480, 20480))\n"
+        "try: backup(store, sys.argv[2])\n"
+        "except OSError as error: print(error)"
+    )
+    (tmp_path / "copy").write_bytes(b"older")
+    told = run_python(code, path, tmp_path / "copy")
+    assert told.stdout.startswith(f"cannot write {tmp_path / 'copy'}: "), told.stderr
+    assert (tmp_path / "copy").read_bytes() == b"older"
 
 
 def test_a_file_cut_to_nothing_is_no_registry_and_never_replaces_a_copy(path, tmp_path):

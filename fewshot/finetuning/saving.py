@@ -19,6 +19,7 @@ from fewshot.errors import FewShotError
 from fewshot.files import replacing
 from fewshot.finetuning.choice import Choice
 from fewshot.finetuning.session import Settings
+from fewshot.training.result import timm_config
 
 # Where the weights came from is not where these lie, and "architecture" stands outside.
 _ELSEWHERE = ("url", "file", "source", "hf_hub_id", "hf_hub_filename", "architecture", "state_dict", "custom_load")
@@ -35,25 +36,13 @@ def save_folder(encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Ch
     place.mkdir(parents=True, exist_ok=True)
     network = encoder.exact_network()
     own: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
-    arguments = _arguments(encoder.name)
-    config = {
-        "architecture": own["architecture"],
-        "num_classes": 0,
-        "num_features": getattr(network, "num_features", None),
-        "tags": ["image-feature-extraction", "few-shot", "timm"],
-        **({"model_args": arguments} if arguments else {}),
-        "pretrained_cfg": {
-            **{key: value for key, value in own.items() if key not in _ELSEWHERE and value is not None},
-            "tag": "finetuned",
-            "num_classes": 0,
-        },
-    }
+    preprocessing = {key: value for key, value in own.items() if key not in _ELSEWHERE and value is not None}
     with replacing(place / "model.safetensors") as temporary:
         weights = {name: _small(tensor) for name, tensor in network.state_dict().items()}
         save_file(weights, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)
     for name, text in (
-        ("config.json", json.dumps(config, indent=2) + "\n"),
+        ("config.json", timm_config(network, _arguments(encoder.name), {**preprocessing, "tag": "finetuned"})),
         ("README.md", _card(encoder, place, choice, settings)),
     ):
         with replacing(place / name) as temporary:

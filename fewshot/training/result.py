@@ -17,27 +17,32 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _KEPT = ("pool_size", "interpolation", "mean", "std", "first_conv", "classifier", "fixed_input_size", "license")
 
 
-def write_config(network: nn.Module, size: int, settings: dict[str, Any], folder: Path) -> None:
-    """Write config.json as timm reads it: the network, and the whole picture squeezed to ``size`` pixels a side."""
-    own: dict[str, Any] = dict(getattr(network, "pretrained_cfg", {}))
+def timm_config(network: nn.Module, settings: dict[str, Any], pretrained_cfg: dict[str, Any]) -> str:
+    """Return the text of a config.json that timm reads: the architecture, what it is built with, its preprocessing."""
     config = {
-        "architecture": own["architecture"],
+        "architecture": getattr(network, "pretrained_cfg", {})["architecture"],
         "num_classes": 0,
         "num_features": getattr(network, "num_features", None),
         "tags": ["image-feature-extraction", "few-shot", "timm"],
         **({"model_args": settings} if settings else {}),
-        "pretrained_cfg": {
-            "tag": "fewshot",
-            "custom_load": False,
-            "num_classes": 0,
-            "input_size": [3, size, size],
-            "crop_pct": 1.0,
-            "crop_mode": "squash",
-            **{key: own[key] for key in _KEPT if own.get(key) is not None},
-        },
+        "pretrained_cfg": {**pretrained_cfg, "num_classes": 0},
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def write_config(network: nn.Module, size: int, settings: dict[str, Any], folder: Path) -> None:
+    """Write config.json as timm reads it: the network, and the whole picture squeezed to ``size`` pixels a side."""
+    own: dict[str, Any] = dict(getattr(network, "pretrained_cfg", {}))
+    preprocessing = {
+        "tag": "fewshot",
+        "custom_load": False,
+        "input_size": [3, size, size],
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        **{key: own[key] for key in _KEPT if own.get(key) is not None},
     }
     with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(timm_config(network, settings, preprocessing), encoding="utf-8")
 
 
 def write_weights(network: nn.Module, folder: Path) -> None:
