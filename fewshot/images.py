@@ -106,7 +106,7 @@ def describe(source: ImageSource) -> str:
     return str(getattr(source, "name", f"<{type(source).__name__}>"))
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
     """Open a picture as an upright RGB image.
 
     The camera's EXIF rotation is applied; transparency is laid on white; of an animation the first frame is taken;
@@ -119,6 +119,9 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         uint16, or floats in [0, 1].
     max_pixels : int
         Larger pictures are refused, before they are decoded.
+    at_least : int, optional
+        Pixels that suffice for either side: a larger JPEG file may come at 1/2, 1/4 or 1/8 of its size, which is
+        several times as fast for a camera's pictures.
 
     Returns
     -------
@@ -132,7 +135,8 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, describe(source), max_pixels)
+        _check_size(source, describe(source), max_pixels)
+        return _upright_rgb(source, describe(source))
     data = _read(source)
     name = describe(source)
     if not data:
@@ -145,7 +149,10 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise ImageError(name, "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read") from None
     except Exception as error:
         raise ImageError(name, f"damaged image header ({error})") from error
-    return _upright_rgb(opened, name, max_pixels)
+    _check_size(opened, name, max_pixels)
+    if at_least is not None:
+        opened.draft(None, (at_least, at_least))
+    return _upright_rgb(opened, name)
 
 
 def image_bytes(source: ImageSource) -> bytes:
@@ -220,12 +227,15 @@ def _too_big(size: int) -> str:
     return f"it is {size:,} bytes long, over the limit of {MAX_BYTES:,}"
 
 
-def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(name, f"{width} x {height} is over the limit of {max_pixels:,} pixels; scale it down")
     if width == 0 or height == 0:
         raise ImageError(name, f"{width} x {height} pixels hold no picture")
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         upright = ImageOps.exif_transpose(image)
         return _to_rgb(upright, name)

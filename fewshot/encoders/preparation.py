@@ -13,6 +13,11 @@ from torch import Tensor
 
 from fewshot.images import ImageSource, open_image
 
+# A JPEG is decoded at a half, quarter or eighth of its size where that leaves so many times what the network's own
+# resizing makes of it. The vectors' cosine to those of whole pictures was 0.9996 on average and 0.9985 at the least
+# (pocket, 200 photographs of 500 x 375); decoding and resizing 12 megapixels took 0.018 s instead of 0.17.
+_REDUCING_GAP = 2
+
 
 def preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.uint8]]:
     """The network's own resizing and cropping, by timm, up to the uint8 pixels (h, w, 3)."""
@@ -24,14 +29,23 @@ def preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.ui
         if "Tensor" in type(step).__name__ or "Numpy" in type(step).__name__:
             break  # from here on whole batches are converted at once
         on_pictures.append(step)
+    at_least = _enough(on_pictures)
 
     def prepare(source: ImageSource) -> NDArray[np.uint8]:
-        image: Image.Image = open_image(source)
+        image: Image.Image = open_image(source, at_least=at_least)
         for step in on_pictures:
             image = step(image)
         return np.asarray(image)
 
     return prepare
+
+
+def _enough(steps: list[Any]) -> int | None:
+    """Pixels a side that lose nothing that the first step would keep; None if that does not resize."""
+    if not steps or "Resize" not in type(steps[0]).__name__:
+        return None
+    size = steps[0].size
+    return _REDUCING_GAP * (size if isinstance(size, int) else max(size))
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
