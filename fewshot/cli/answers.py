@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,19 +19,26 @@ from fewshot.cli.common import (
     opened_registry,
     say,
 )
+from fewshot.cli.writing import Writing, write_answers, writing_options
+
+if TYPE_CHECKING:
+    from fewshot.formats import Answers
 
 
 @click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
 @click.argument("registry")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to rank.")
-@click.option("--nearest", type=click.IntRange(0), default=3, show_default=True, help="Closest examples to name.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to rank (json, jsonl).")
+@click.option(
+    "--nearest", type=click.IntRange(0), default=3, show_default=True, help="Closest examples to name (json, jsonl)."
+)
 @click.option(
     "--max-false-accept",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
     help="Of unknown pictures to label, as 0.05; by default the one `fewshot threshold` keeps; 1: all.",
 )
+@writing_options
 @classifier_options
 @encoder_options
 def predict(
@@ -40,6 +47,7 @@ def predict(
     top: int,
     nearest: int,
     max_false_accept: float | None,
+    writing: Writing,
     classifier: str,
     neighbors: int,
     encoding: dict[str, Any],
@@ -48,11 +56,20 @@ def predict(
 
     IMAGE is a file, folder or pattern; - reads paths from standard input. A picture that cannot be read is answered
     with "failed" and the reason.
+
+    --format writes what another program imports, to standard output: csv (a row a picture), jsonl (a JSON object a
+    line), label-studio (tasks with predictions), coco (a data set; boxes around the whole pictures), fiftyone (the
+    labels.json of a FiftyOneImageClassificationDataset). The last three leave out what cannot be read.
     """
     names = expanded(images)
     reader = classifier_asked(registry, classifier, neighbors) if os.path.exists(registry) else None
     with opened_registry(registry, encoding, classifier=reader) as opened:
-        answered = opened.predict_valid(names, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        answered = opened.predict_valid(
+            names,
+            top=top if writing.ranked else 1,
+            nearest=nearest if writing.ranked else 0,
+            max_false_accept=max_false_accept,
+        )
         if max_false_accept != 1:
             try:
                 line = opened.unknowns.threshold(max_false_accept)
@@ -61,30 +78,13 @@ def predict(
             else:
                 if line is not None and not line.kept:
                     note(line.describe())
-    known = iter(zip(answered.sources, answered.predictions, strict=True))
-    reasons = {failure.source: failure.reason for failure in answered.failed}
-    answers: list[dict[str, Any]] = []
-    for name in names:
-        if name in reasons:
-            note(f"not recognised: {name}: {reasons[name]}")
-            answers.append({"path": name, "failed": reasons[name]})
-            continue
-        _, prediction = next(known)
-        answer: dict[str, Any] = {
-            "path": name,
-            "label": prediction.label,
-            "score": round(prediction.score, 4),
-            "unknown": round(prediction.unknown, 4),
-            "top": [[label, round(score, 4)] for label, score in prediction.top],
-        }
-        if nearest:
-            answer["nearest"] = [
-                {"example": n.example, "label": n.label, "source": n.source, "score": round(n.score, 4)}
-                for n in prediction.nearest
-            ]
-        answers.append(answer)
-    say(answers)
-    finish(bool(answered.failed))
+        labels = [prediction.label for prediction in answered.predictions if prediction.label is not None]
+        classes = list(dict.fromkeys([*opened.classes(), *labels]))  # some may have been renamed meanwhile
+    known = iter(answered.predictions)
+    failures = {failure.source: failure for failure in answered.failed}
+    answers: Answers = [(name, failures[name] if name in failures else next(known)) for name in names]
+    failed = write_answers(answers, writing, registry=registry, classes=classes)
+    finish(failed)
 
 
 @click.command(epilog="Example: fewshot evaluate parts.fewshot test-photos/ --out results.csv")
@@ -110,10 +110,15 @@ def evaluate(
     if out is not None:
         import csv
 
-        with open(out, "w", newline="", encoding="utf-8") as file:
+        from fewshot.files import replacing
+        from fewshot.formats import csv_cell
+
+        with replacing(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "predicted", "score", "correct"])
-            writer.writerows([r.source, r.label, r.predicted, f"{r.score:.6f}", int(r.correct)] for r in result.rows)
+            for r in result.rows:
+                text = map(csv_cell, (r.source, r.label, r.predicted))
+                writer.writerow([*text, f"{r.score:.6f}", int(r.correct)])
     say(
         {
             "accuracy": round(result.accuracy, 6) if result.n else None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import glob
-import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fewshot.errors import FewShotError
+from fewshot.files import DISK, unwritable
+from fewshot.formats import as_json
 
 if TYPE_CHECKING:
     from fewshot.registry import ClassRegistry
@@ -30,19 +32,24 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what a user can put right becomes one line on stderr."""
+        warnings.filterwarnings("ignore", message=".*decompression bomb")  # Pillow's; we refuse such pictures ourselves
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends quietly where the reader, as `head`, has gone
-        except (FewShotError, ValueError, TypeError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno in DISK and error.filename is not None:
+                error = unwritable(error.filename, error)
+            raise click.ClickException(harmless(str(error))) from error
+        except (FewShotError, ValueError, TypeError) as error:
+            raise click.ClickException(harmless(str(error))) from error
         except KeyError as error:
-            raise click.ClickException(str(error.args[0])) from error
+            raise click.ClickException(harmless(str(error.args[0]))) from error
 
 
 def say(value: Any) -> None:
     """Print a command's one JSON value."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(as_json(value))
 
 
 def finish(failed: bool) -> None:
@@ -53,7 +60,12 @@ def finish(failed: bool) -> None:
 
 def note(message: str) -> None:
     """Tell the person at the terminal."""
-    click.echo(message, err=True)
+    click.echo(harmless(message), err=True)
+
+
+def harmless(message: str) -> str:
+    """Return a message in which names of files cannot steer the terminal: what does not print is escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
 
 
 def _number_or_name(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
