@@ -1,10 +1,13 @@
-"""How sure each method may be: fits the table of fewshot/temperature.py, and measures it on classes it has not seen.
+"""How right probabilities are: fits the tables of fewshot/sharpness, and measures them on classes they have not seen.
 
-Fitted to Tiny ImageNet's 120 training classes by two ImageNet encoders, 5-way and 20-way, 1 and 5 shots; measured on
-its 50 test classes, on Omniglot's evaluation characters, and on the bundled encoder, which no number was fitted to.
+Two tables. One is for networks trained on ImageNet, fitted to mobilenetv2 on Tiny ImageNet's training classes and
+Omniglot's background characters; no number was fitted to mobilenetv1. One is for the bundled encoder, fitted to classes
+that it was not trained on: Tiny ImageNet's validation classes, and the three alphabets that its training held out.
+Fitted to episodes of 5 and 20 classes with 1 and 5 examples, and of 5 with 2; measured on Tiny ImageNet's test classes
+and Omniglot's evaluation characters.
+
 "Before" is the softmax as it was without calibration: of 10 times cosines and ridge outputs, of 5 times SimpleShot's
-distances, of the scores themselves elsewhere; shares of votes where a method votes. "By table" is without what examples
-left out of the support add.
+distances, of the scores themselves elsewhere; shares of votes where a method votes.
 """
 
 from __future__ import annotations
@@ -12,45 +15,56 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import save, shared_file
+from common import ROOT, save, shared_file
 from torch import Tensor
 
-from fewshot.confidence import gaps_of, probabilities_of
-from fewshot.datasets import load_dataset
+from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders import EmbeddingCache, load_encoder
 from fewshot.episodes import EpisodeSampler
 from fewshot.methods import chosen
-from fewshot.temperature import SHOTS, WAYS, Sharpness, fit, reliability
+from fewshot.temperature import SHOTS, WAYS, Reliability, fit, read_table, reliability, shipped, tempered, write_table
+from fewshot.training.pictures import split_off
 
 ENCODERS = {
     "mobilenetv2": ("weights", "mobilenetv2_100.tf_in1k"),
     "mobilenetv1": ("weights", "mobilenetv1_100.tf_in1k"),
     "pocket": (),
 }
-FITTED = [("mobilenetv2", "tiny-imagenet", "train"), ("mobilenetv1", "tiny-imagenet", "train")]
-MEASURED = [(encoder, data, "test") for encoder in ENCODERS for data in ("tiny-imagenet", "omniglot")]
+TABLES = {"imagenet": ("mobilenetv2",), "pocket": ("pocket",)}
+FITTED = {
+    "imagenet": [("tiny-imagenet", "train"), ("omniglot", "background")],
+    "pocket": [("tiny-imagenet", "val"), ("omniglot", "held out")],
+}
+MEASURED = [("tiny-imagenet", "test"), ("omniglot", "test")]
+# Ways and shots: two examples are the fewest of which one can be left out.
+Settings = tuple[tuple[int, int], ...]
+_MEASURED: Settings = tuple(itertools.product(WAYS, SHOTS))
+_FITTED: Settings = ((WAYS[0], 2), *_MEASURED)
 # Queries of each class; 20-way episodes would take too long with 15.
 QUERIES = {5: 15, 20: 5}
-# Pictures of each class that take part.
-_PER_CLASS = 60
+# Classes and pictures of each that take part.
+_CLASSES, _PER_CLASS = 250, 40
 _BEFORE = {"prototype": 10.0, "simpleshot": 5.0, "ridge": 10.0, "cosine-head": 10.0}
 _VOTES = ("nearest", "nearest-5", "matching", "cache")
+# What a method of the caller's own is taken to have in common with.
+_COMMON = ("prototype", "ridge", "matching")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, help="folder for vectors")
     parser.add_argument("--cache", help="where pictures' vectors are kept; by default in the work folder")
-    parser.add_argument("--episodes", type=int, default=200, help="of each setting")
+    parser.add_argument("--episodes", type=int, default=100, help="5-way, of each setting; half as many 20-way")
     parser.add_argument("--methods", default="all", help="m1,m2,...")
-    parser.add_argument("--fit", action="store_true", help="fit the table, print it, and use it")
-    parser.add_argument("--only", choices=list(ENCODERS), nargs="*", default=list(ENCODERS))
+    parser.add_argument("--fit", choices=list(TABLES), nargs="*", default=[], help="write these tables, then measure")
+    parser.add_argument("--only", choices=list(ENCODERS), nargs="*", default=list(ENCODERS), help="measure these")
+    parser.add_argument("--picture", metavar="PNG", help="draw the reliability of prototypes")
     parser.add_argument("--out", default="calibration", help="name of the result file")
     options = parser.parse_args()
     work = Path(options.work)
@@ -58,101 +72,148 @@ def main() -> None:
     task = Task(work, options.cache or str(work / "vectors.sqlite"), options.episodes)
     makers = chosen(options.methods.split(","), base_classes=False)
     classifiers = {name: make(None) for name, make in makers.items()}
-    table = fitted(task, classifiers) if options.fit else {}
-    rows = []
-    for encoder, data, split in MEASURED:
-        if encoder in options.only:
-            rows += measured(task, classifiers, encoder, data, split, table)
+    for kind in options.fit:
+        write_fitted(task, classifiers, kind)
+    shipped.cache_clear()
+    rows: list[dict[str, Any]] = []
+    panels: dict[str, tuple[Reliability, Reliability]] = {}
+    for encoder, where in itertools.product(options.only, MEASURED):
+        for name, classifier in classifiers.items():
+            for row, pair in measured(task, name, classifier, encoder, *where):
+                rows.append(row)
+                print(" ".join(map(str, row.values())), file=sys.stderr, flush=True)
+                if name == "prototype":
+                    panels[f"{encoder}, {where[0]}, {row['ways']}-way {row['shots']}-shot"] = pair
     if rows:
         save(options.out, {"episodes": options.episodes, "rows": rows})
+    if options.picture and panels:
+        from fewshot.plots import draw_reliability
+
+        draw_reliability(panels, Path(options.picture))
 
 
-def fitted(task: Task, classifiers: dict[str, Any]) -> dict[str, Sharpness]:
-    """Fit and print the table."""
-    sets = [task.vectors(*which) for which in FITTED]
-    table: dict[str, Sharpness] = {}
-    for classifier in classifiers.values():
-        points = []
-        for ways, shots in itertools.product(WAYS, SHOTS):
-            found = [gaps_of(classifier, X, task.sampler(y, ways, shots)) for X, y in sets]
-            points.append(astuple(fit(some(gap, truth) for gap, truth in found)))
-        table[classifier.sharpness_name] = Sharpness.of(*points)
-        print(f'    "{classifier.sharpness_name}": Sharpness.of{tuple(points)},', file=sys.stderr, flush=True)
-    return table
+def write_fitted(task: Task, classifiers: dict[str, Any], kind: str) -> None:
+    """Fit the table of one kind of encoder and put it where it ships; methods not asked for stay as they are."""
+    path = ROOT / "fewshot" / "sharpness" / f"{kind}.json"
+    table = read_table(path) if path.exists() else {}
+    common = []
+    for name, classifier in classifiers.items():
+        answers = [
+            answer
+            for encoder, where in itertools.product(TABLES[kind], FITTED[kind])
+            for answer in task.answers(name, classifier, encoder, *where, _FITTED)
+        ]
+        cells = [(answer.gap[None], answer.columns[None], answer.truth[None]) for answer in answers]
+        table[classifier.sharpness_name] = fit(cells)
+        print(kind, classifier.sharpness_name, *asdict(table[classifier.sharpness_name]).values(), file=sys.stderr)
+        if name in _COMMON:
+            common += cells
+    if common:
+        table["FewShotClassifier"] = fit(common)
+    write_table(table, path, encoders=[task.network(encoder).fingerprint for encoder in TABLES[kind]])
 
 
 def measured(
-    task: Task, classifiers: dict[str, Any], encoder: str, data: str, split: str, table: dict[str, Sharpness]
-) -> list[dict[str, Any]]:
-    """Rows of the result: every method in every setting, without calibration and with it."""
-    X, y = task.vectors(encoder, data, split)
-    rows = []
-    for name, classifier in classifiers.items():
-        for ways, shots in itertools.product(WAYS, SHOTS):
-            asked = task.sampler(y, ways, shots)
-            probabilities, truth = probabilities_of(classifier, X, asked, table or None)
-            row: dict[str, Any] = {"encoder": encoder, "data": data, "method": name, "ways": ways, "shots": shots}
-            answers = {"before": uncalibrated(name, classifier, X, asked), "after": probabilities}
-            if shots > 1 and classifier._leaves_out and not classifier.transductive:
-                classifier._leaves_out = False
-                answers["by_table"], _ = probabilities_of(classifier, X, asked, table or None)
-                classifier._leaves_out = True
-            for when, shares in answers.items():
-                found = reliability(shares, truth)
-                row |= {"accuracy": round(found.accuracy, 4)}
-                row |= {f"ece_{when}": round(found.ece, 4), f"nll_{when}": round(found.nll, 4)}
-            rows.append(row)
-            print(" ".join(map(str, row.values())), file=sys.stderr, flush=True)
-    return rows
+    task: Task, name: str, classifier: Any, encoder: str, data: str, split: str
+) -> list[tuple[dict[str, Any], tuple[Reliability, Reliability]]]:
+    """A method in every setting, without calibration and with it: rows of the result and what they are made of."""
+    sharpness = classifier.sharpness_in(shipped(task.network(encoder).fingerprint))
+    found = []
+    for answer in task.answers(name, classifier, encoder, data, split, _MEASURED):
+        after = tempered(answer.gap, *sharpness.at(answer.columns))
+        pair = reliability(answer.before, answer.truth), reliability(after, answer.truth)
+        row: dict[str, Any] = {"encoder": encoder, "data": data, "method": name}
+        row |= {"ways": answer.ways, "shots": answer.shots, "n": pair[1].n, "accuracy": round(pair[1].accuracy, 4)}
+        for when, one in zip(("before", "after"), pair, strict=True):
+            row |= {f"ece_{when}": round(one.ece, 4), f"nll_{when}": round(one.nll, 4)}
+        found.append((row, pair))
+    return found
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a method makes of the queries of one setting: gaps, probabilities (q, c), signs (q, 9), classes (q,)."""
+
+    ways: int
+    shots: int
+    gap: Tensor
+    columns: Tensor
+    before: Tensor
+    truth: Tensor
+
+
+def answers_of(name: str, classifier: Any, X: Any, asked: EpisodeSampler, ways: int, shots: int) -> Answers:
+    """Ask a method some episodes at a time."""
+    with torch.inference_mode():
+        vectors = classifier.prepare(torch.from_numpy(X))
+    parts = []
+    for chunk in asked:
+        for few in (chunk[at : at + 32] for at in range(0, len(chunk), 32)):
+            support, query = vectors[torch.from_numpy(few.support)], vectors[torch.from_numpy(few.query)]
+            episodes = (support, torch.from_numpy(few.support_labels), query)
+            scores, gap, columns = classifier.episode_gaps(*episodes, prepared=True)
+            if name in _VOTES:
+                before = scores / scores.sum(-1, keepdim=True)
+            else:
+                before = (_BEFORE.get(name, 1.0) * scores).softmax(-1)
+            truth = torch.from_numpy(few.query_labels)
+            parts.append((gap.flatten(0, 1), columns.flatten(0, 1), before.flatten(0, 1), truth.flatten()))
+    return Answers(ways, shots, *(torch.cat(some) for some in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
 class Task:
-    """Where the vectors lie, and how many 5-way episodes are drawn."""
+    """Where vectors and answers lie (empty it where a method has changed), and how many 5-way episodes are drawn."""
 
     work: Path
     cache: str
     episodes: int
 
+    def answers(
+        self, name: str, classifier: Any, encoder: str, data: str, split: str, settings: Settings
+    ) -> list[Answers]:
+        """Return a method's answers in every setting, kept in the work folder."""
+        kept = self.work / f"{encoder}-{data}-{split.replace(' ', '-')}-{name}-{self.episodes}.pt"
+        if not kept.exists():
+            X, y = self.vectors(encoder, data, split)
+            found = [answers_of(name, classifier, X, self.sampler(y, *setting), *setting) for setting in settings]
+            torch.save([vars(answer) for answer in found], kept)
+            print("asked", kept.name, file=sys.stderr, flush=True)
+        return [Answers(**answer) for answer in torch.load(kept)]
+
     def sampler(self, labels: Any, ways: int, shots: int) -> EpisodeSampler:
         """Draw half as many episodes of 20 ways, which take longer."""
         n_episodes = self.episodes if ways == WAYS[0] else self.episodes // 2
-        return EpisodeSampler(labels, n_way=ways, n_shot=shots, n_query=QUERIES[ways], n_episodes=n_episodes)
+        return EpisodeSampler(
+            labels, n_way=ways, n_shot=shots, n_query=QUERIES[ways], n_episodes=n_episodes, random_state=0
+        )
+
+    def network(self, encoder: str) -> Any:
+        """Load an encoder."""
+        place = ENCODERS[encoder]
+        return load_encoder(f"local-dir:{shared_file(*place)}" if place else encoder)
 
     def vectors(self, encoder: str, name: str, split: str) -> tuple[Any, Any]:
-        """Return vectors and labels of some pictures of each class, kept in the work folder."""
-        dataset = load_dataset(name, split=split)
-        labels = np.array(dataset.labels, str)
-        taken = np.concatenate([np.flatnonzero(labels == label)[:_PER_CLASS] for label in np.unique(labels)])
-        place = ENCODERS[encoder]
-        network = load_encoder(f"local-dir:{shared_file(*place)}" if place else encoder)
-        kept = self.work / f"{encoder}-{name}-{split}-{network.fingerprint.split(':')[-1][:12]}.npy"
+        """Return vectors and labels of some pictures of some classes, kept in the work folder."""
+        network = self.network(encoder)
+        part = f"{encoder}-{name}-{split.replace(' ', '-')}-{network.fingerprint.split(':')[-1][:12]}"
+        kept = self.work / f"{part}.npz"
         if not kept.exists():
-            np.save(kept, EmbeddingCache(network, self.cache).encode([dataset.images[n] for n in taken]))
-        return np.load(kept), labels[taken]
+            dataset = pictures(name, split)
+            labels = np.array(dataset.labels, str)
+            classes = np.random.default_rng(0).permutation(np.unique(labels))[:_CLASSES]
+            taken = np.concatenate([np.flatnonzero(labels == label)[:_PER_CLASS] for label in np.sort(classes)])
+            X = EmbeddingCache(network, self.cache).encode([dataset.images[n] for n in taken])
+            np.savez(kept, X=X, y=labels[taken])
+        found = np.load(kept)
+        return found["X"], found["y"]
 
 
-def some(gap: Tensor, truth: Tensor, most: int = 2_000) -> tuple[Tensor, Tensor]:
-    """Every n-th query, so that fitting takes seconds: (1, q, c) and (1, q)."""
-    gap, truth = gap.flatten(0, 1), truth.flatten()
-    step = -(-len(truth) // most)
-    return gap[None, ::step], truth[None, ::step]
-
-
-def uncalibrated(name: str, classifier: Any, X: Any, asked: EpisodeSampler) -> Tensor:
-    """Probabilities without calibration."""
-    found = []
-    data = classifier.prepare(torch.from_numpy(X))
-    for chunk in asked:
-        for at in range(0, len(chunk), 32):
-            few = chunk[at : at + 32]
-            support, query = data[torch.from_numpy(few.support)], data[torch.from_numpy(few.query)]
-            scores = classifier.episode_scores(support, torch.from_numpy(few.support_labels), query, prepared=True)
-            if name in _VOTES:
-                found.append(scores / scores.sum(-1, keepdim=True))
-            else:
-                found.append((_BEFORE.get(name, 1.0) * scores).softmax(-1))
-    return torch.cat(found)
+def pictures(name: str, split: str) -> Dataset:
+    """A data set's part; "held out": the alphabets that watched the bundled encoder's training (seed 0, a tenth)."""
+    if split != "held out":
+        return load_dataset(name, split=split)
+    return split_off(load_dataset(name, split="background"), 0.1, ways=20, examples=2, seed=0)[1]
 
 
 if __name__ == "__main__":

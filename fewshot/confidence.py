@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,11 +15,11 @@ from torch import Tensor
 from fewshot.classifiers import FewShotClassifier
 from fewshot.episodes import EpisodeSampler
 from fewshot.features import Features, embedded, embedded_base, load_encoders, open_base, open_source
-from fewshot.files import replacing
 from fewshot.methods import chosen
-from fewshot.temperature import SHOTS, WAYS, Point, Reliability, Sharpness, Table, fit, reliability
+from fewshot.temperature import SHOTS, WAYS, Cell, Reliability, Sharpness, Table, fit, reliability, shipped
 
-_FORMAT = 1
+# Two examples are the fewest of which one can be left out.
+_FITTED_SHOTS = (SHOTS[0], 2, SHOTS[1])
 # Bytes of the vectors of one batch of episodes.
 _MEMORY = 2**24
 
@@ -35,7 +33,7 @@ class Measured:
     method : str
     ways, shots : int
     before, after : Reliability
-        By the table that ships with fewshot, and by the one fitted.
+        By the table that ships with fewshot for this encoder, and by the one fitted.
     """
 
     method: str
@@ -82,6 +80,8 @@ def run_calibration(
 ) -> CalibrationReport:
     """Fit methods' sharpness to one half of the classes, and measure it on the other: 5 and 20 ways, 1 and 5 shots.
 
+    What the data do not tell, such as the effect of more ways than they have, stays as it ships.
+
     Parameters
     ----------
     data : path or name
@@ -113,24 +113,24 @@ def run_calibration(
     features = embedded(source, named)
     given = None if base_source is None else embedded_base(base_source, features, named)
     fitted_to, measured_on = halves(features, seed)
-    # What 5 classes tell stands for 20 where half of the data are fewer.
     ways = [way for way in WAYS if way == WAYS[0] or len(set(fitted_to.labels)) >= way]
     if ways == [WAYS[0]]:
-        note(f"half of the data are under {WAYS[1]} classes: what {WAYS[0]}-way episodes tell stands for more ways too")
+        note(f"half of the data are under {WAYS[1]} classes: more ways are judged as it ships with fewshot")
+    usual = shipped(features.fingerprint)
     table: dict[str, Sharpness] = {}
     rows = []
     for name, make in makers.items():
         classifier = make(given)
-        fits: dict[int, list[Point]] = {}
-        for way in ways:
-            samplers = [_sampler(fitted_to, way, shots, queries, episodes, seed) for shots in SHOTS]
-            fits[way] = [fit([gaps_of(classifier, fitted_to.vectors, sampler)]) for sampler in samplers]
-        narrow, wide = fits[ways[0]], fits[ways[-1]]
-        table[classifier.sharpness_name] = Sharpness((narrow[0], narrow[1], wide[0], wide[1]))
+        samplers = (
+            _sampler(fitted_to, way, shots, queries, episodes, seed)
+            for way, shots in itertools.product(ways, _FITTED_SHOTS)
+        )
+        cells = [cell_of(classifier, fitted_to.vectors, sampler) for sampler in samplers]
+        table[classifier.sharpness_name] = fit(cells, classifier.sharpness_in(usual))
         for way, shots in itertools.product(ways, SHOTS):
             sampler = _sampler(measured_on, way, shots, queries, episodes, seed)
             before, after = (
-                reliability(*probabilities_of(classifier, measured_on.vectors, sampler, t)) for t in (None, table)
+                reliability(*probabilities_of(classifier, measured_on.vectors, sampler, t)) for t in (usual, table)
             )
             rows.append(Measured(name, way, shots, before, after))
             note(
@@ -141,15 +141,14 @@ def run_calibration(
     return CalibrationReport(features.data, features.encoder, n_classes, table, tuple(rows))
 
 
-def gaps_of(
-    classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler
-) -> tuple[Tensor, Tensor]:
-    """Gaps (e, q, c) and true classes (e, q) of a sampler's episodes, as ``fewshot.temperature.fit`` takes them."""
+def cell_of(classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler) -> Cell:
+    """Gaps (e, q, c), signs (e, q, 9) and true classes (e, q) of a sampler's episodes, for ``temperature.fit``."""
     found = [
-        (classifier.episode_gaps(support, labels, query, prepared=True), truth)
+        (*classifier.episode_gaps(support, labels, query, prepared=True)[1:], truth)
         for support, labels, query, truth in _asked(classifier, vectors, sampler)
     ]
-    return torch.cat([gap for gap, _ in found]), torch.cat([truth for _, truth in found])
+    gap, columns, truth = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return gap, columns, truth
 
 
 def probabilities_of(
@@ -178,32 +177,6 @@ def halves(features: Features, seed: int) -> tuple[Features, Features]:
             )
         )  # fmt: skip
     return parts[0], parts[1]
-
-
-def write_table(table: Table, path: str | Path) -> None:
-    """Write a table as JSON."""
-    numbers = {name: [astuple(point) for point in sharpness.points] for name, sharpness in table.items()}
-    value = {"format": _FORMAT, "sharpness": numbers}
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-
-def read_table(path: str | Path) -> dict[str, Sharpness]:
-    """Read what ``write_table`` wrote.
-
-    Raises
-    ------
-    ValueError : for another file, naming it.
-    """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        if value["format"] != _FORMAT:
-            raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
-        return {str(name): Sharpness.of(*points) for name, points in value["sharpness"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no table of fewshot calibrate ({error}); write one with: fewshot calibrate DATA --out {path}"
-        ) from error
 
 
 def _sampler(features: Features, ways: int, shots: int, queries: int, episodes: int, seed: int) -> EpisodeSampler:

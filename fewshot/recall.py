@@ -40,19 +40,25 @@ class Recall:
 
     def predict(self, vectors: NDArray[np.float32], encoder: Encoder, *, top: int, nearest: int) -> list[Prediction]:
         """Rank the classes of each vector (q, d), made by ``encoder``."""
+        from fewshot.temperature import shipped
+
         check_count("top", top)
         check_count("nearest", nearest, minimum=0)
         if not len(vectors):
             return []
         with self._lock:
             classifier = self._up_to_date_classifier(encoder)
-            scores, labels = classifier.scores(vectors), classifier.classes_
+            scores, shares = classifier.scores_and_probabilities(vectors, shipped(encoder.fingerprint))
+            labels = classifier.classes_
             near = self._neighbors(vectors, encoder, nearest) if nearest else [()] * len(vectors)
         ranked = []
         for row in scores:
             best = _largest(row, top)
             ranked.append(tuple((str(labels[c]), float(row[c])) for c in best))
-        return [Prediction(*best[0], best, beside) for best, beside in zip(ranked, near, strict=True)]
+        return [
+            Prediction(*best[0], best, beside, probability=float(likeliest))
+            for best, beside, likeliest in zip(ranked, near, shares.max(axis=1), strict=True)
+        ]
 
     def _up_to_date_classifier(self, encoder: Encoder) -> FewShotClassifier:
         from sklearn.base import clone

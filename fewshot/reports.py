@@ -7,6 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+NONE_OF_THESE = "none of these"
+"""Stands for the label of negatives in a ``Conflict``."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -18,7 +21,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Conflict:
-    """A picture that was to be added to ``label`` while other classes hold it: not added."""
+    """A picture that was to be added to ``label`` while other classes hold it, or it is a negative: not added."""
 
     source: str
     label: str
@@ -34,7 +37,7 @@ class AddReport:
     added, duplicates : int
         Stored; left out because their class holds the same file already.
     conflicts : tuple of Conflict
-        Left out because another class holds the same file.
+        Left out because another class holds the same file, or it was given as none of these.
     failed : tuple of Failure
         Left out because they could not be read.
     """
@@ -80,6 +83,12 @@ class Prediction:
     unknown : float
         Higher is more surely of no class; about -1 to 1, and comparable within one state of a registry only. NaN where
         it was not asked.
+    promised : float or None
+        The share of unknown pictures that get a label at most, as far as it can be promised; None where every picture
+        gets one.
+    probability : float
+        Of the closest class, if the picture is of one of the known ones, in [0, 1]: over many pictures, answers given
+        with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. NaN where it was not asked.
     """
 
     label: str | None
@@ -87,6 +96,8 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     nearest: tuple[Neighbor, ...] = ()
     unknown: float = math.nan
+    promised: float | None = None
+    probability: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -2,77 +2,106 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-# The numbers of classes and of examples at which a ``Sharpness`` is known; between them it is linear in the logarithm
-# of the one and the reciprocal of the other, beyond them constant.
+from fewshot.files import replacing
+
+# The numbers of classes and of examples that the shipped numbers were fitted to; beyond them nothing changes any more.
 WAYS, SHOTS = (5, 20), (1, 5)
-# What ``fit`` tries: beta from 0.3 to 200 in steps of 15 %.
-_BETAS = torch.exp(torch.arange(-8, 36) * 0.15)
-_BENDS = torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
-_DOUBTS = torch.tensor([0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
-# What a bend or a doubt must gain, in nats: one neighbour's vote, say, can be told by beta alone.
-_WORTH = 0.002
-# How far domains are from each other: the standard deviation of the logarithm of their best sharpness.
-_DOMAINS = 0.5
-_SHIFTS = torch.linspace(-1.5, 1.5, 31)
+# What a table's numbers multiply, in this order.
+SIGNS = ("one", "ways", "few", "ways few", "lead", "lead few", "alike", "alike few", "kept")
+_DOUBT_SIGNS = 3  # the first three also tell how much to doubt
+_FORMAT = 2
+# How strongly a fit is drawn to where it began, in nats for numbers 1 away: signs that the data hardly vary, such as
+# the ways of ten classes, stay as they are.
+_PULL = 3e-5
+_ROWS = 1_000  # queries of one setting that a fit reads: more are no better
+_MOST = 1e3  # what a table may hold: no sum of such numbers overflows
+_SHIPPED = Path(__file__).with_name("sharpness")
 
 
 @dataclass(frozen=True)
-class Point:
-    """A method's sharpness at one number of classes and of examples of each.
+class Signs:
+    """What a task shows, before any query's class is known, of how sure its answers may be.
 
     Attributes
     ----------
-    beta : float
-        Above 0. How much surer one more margin makes.
-    bend : float
-        Kappa, 0 or above: surer than in proportion, for methods that confirm themselves.
-    doubt : float
-        Lambda, from 0 to 1: share of the answers that are right by chance only, however sure the scores.
+    ways : int
+        c, the number of classes.
+    shots : Tensor of shape (e,)
+        Mean number of examples of a class.
+    alike : Tensor of shape (e,)
+        Mean cosine between the classes' mean directions: photographs and glyphs differ in it, encoder by encoder.
+    kept : Tensor of shape (e,)
+        What share of the margin by which examples are closer to their own class is kept when they are left out of it;
+        NaN where no class has two.
     """
 
-    beta: float
-    bend: float = 0.0
-    doubt: float = 0.0
+    ways: int
+    shots: Tensor
+    alike: Tensor
+    kept: Tensor
+
+    def columns(self, gap: Tensor, *, together: bool) -> Tensor:
+        """Write them as what ``SIGNS`` names, for gaps (e, q, c): (e, q, 9).
+
+        "lead" is the logarithm of how far the best class is ahead of the mean of the others, in the support's margins;
+        of the mean of all queries where these are answered ``together``.
+        """
+        lead = gap.sum(-1) / (gap.shape[2] - 1)
+        if together:
+            lead = lead.mean(1, keepdim=True).expand_as(lead)
+        lead = lead.clamp(0.02, 5.0).log()
+        one = torch.ones_like(lead)
+        ways = math.log(min(max(self.ways, WAYS[0]), WAYS[1]) / 10.0) * one
+        few = (2.5 / self.shots.clamp(*SHOTS) - 1.5).unsqueeze(1) * one  # 1 at one example, -1 at five
+        alike = 2.0 * self.alike.clamp(0.0, 1.0).unsqueeze(1) * one - 1.0
+        kept = self.kept.clamp(0.05, 1.5).log().add(0.5).nan_to_num(0.0).unsqueeze(1) * one
+        found = (one, ways, few, ways * few, lead, lead * few, alike, alike * few, kept)
+        return torch.stack(found, dim=-1)
 
 
 @dataclass(frozen=True)
 class Sharpness:
-    """A method's sharpness as a function of the numbers of classes and of examples.
+    """How sure a method may be, as a function of the signs of a task.
 
     Attributes
     ----------
-    points : tuple of four Points
-        At 5 classes with 1 and with 5 examples of each, then at 20 classes.
+    rise : tuple of nine floats
+        What ``SIGNS`` are multiplied by and summed to the logarithm of beta: how much surer one more margin makes.
+    doubt : tuple of three floats
+        What the first three are multiplied by and summed to the log-odds of lambda: the share of the answers that are
+        right by chance only, however sure the scores.
     """
 
-    points: tuple[Point, Point, Point, Point]
+    rise: tuple[float, ...]
+    doubt: tuple[float, ...] = (-30.0, 0.0, 0.0)
 
     @classmethod
-    def of(cls, *values: tuple[float, float, float]) -> Sharpness:
-        """Make one of (beta, bend, doubt) at each of the four, or of one for all."""
-        first, second, third, fourth = (Point(*value) for value in (values * 4 if len(values) == 1 else values))
-        return cls((first, second, third, fourth))
+    def flat(cls, beta: float) -> Sharpness:
+        """Make one that heeds no sign."""
+        return cls((math.log(beta), *[0.0] * (len(SIGNS) - 1)))
 
-    def at(self, ways: int, shots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return beta, kappa and lambda for mean numbers of examples (e,): three tensors (e, 1, 1)."""
-        wide = (math.log(min(max(ways, WAYS[0]), WAYS[1])) - math.log(WAYS[0])) / math.log(WAYS[1] / WAYS[0])
-        many = ((1.0 / shots.clamp(*SHOTS) - 1.0 / SHOTS[0]) / (1.0 / SHOTS[1] - 1.0 / SHOTS[0])).view(-1, 1, 1)
-        shares = ((1.0 - wide) * (1.0 - many), (1.0 - wide) * many, wide * (1.0 - many), wide * many)
-        beta, bend, doubt = torch.zeros_like(many), torch.zeros_like(many), torch.zeros_like(many)
-        for share, point in zip(shares, self.points, strict=True):
-            beta = beta + share * math.log(point.beta)
-            bend, doubt = bend + share * point.bend, doubt + share * point.doubt
-        return beta.exp(), bend, doubt
+    def at(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return beta and lambda, (..., 1) each, for signs (..., 9)."""
+        rise, doubt = (torch.tensor(some, device=columns.device) for some in (self.rise, self.doubt))
+        return _beta_and_doubt(columns, rise, doubt)
 
 
 Table = Mapping[str, Sharpness]
+
+
+def _beta_and_doubt(columns: Tensor, rise: Tensor, doubt: Tensor) -> tuple[Tensor, Tensor]:
+    beta = (columns @ rise).clamp(-3.0, 7.0).exp()
+    return beta.unsqueeze(-1), (columns[..., :_DOUBT_SIGNS] @ doubt).sigmoid().unsqueeze(-1)
 
 
 def margin(scores: Tensor, labels: Tensor) -> Tensor:
@@ -106,61 +135,121 @@ def log_votes(votes: Tensor) -> Tensor:
     return (share + 1e-3).log()
 
 
-def tempered(gap: Tensor, beta: Tensor | float, bend: Tensor | float, doubt: Tensor | float) -> Tensor:
-    """(1 - lambda) softmax(-beta (gap + kappa gap^2)) + lambda / c: probabilities (..., c), in the order of the scores.
+def tempered(gap: Tensor, beta: Tensor | float, doubt: Tensor | float) -> Tensor:
+    """(1 - lambda) softmax(-beta gap) + lambda / c: probabilities (..., c), in the order of the scores.
 
     References
     ----------
-    Guo et al. 2017, arXiv:1706.04599, section 4.2 (temperature scaling: margin / beta is the temperature). The bend and
-    the doubt are ours.
+    Guo et al. 2017, arXiv:1706.04599, section 4.2 (temperature scaling: margin / beta is the temperature). The doubt is
+    ours.
     """
-    sure = (-beta * (gap + bend * gap.square())).softmax(-1)
-    return (1.0 - doubt) * sure + doubt / gap.shape[-1]
+    return (1.0 - doubt) * (-beta * gap).softmax(-1) + doubt / gap.shape[-1]
 
 
-def shifted(sharpness: tuple[Tensor, Tensor, Tensor], factor: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """Beta, kappa and lambda of classes that are easier by a factor: as much surer, and in as much less doubt."""
-    beta, bend, doubt = sharpness
-    return beta * factor, bend, (doubt / factor).clamp_max(1.0)
+Cell = tuple[Tensor, Tensor, Tensor]
 
 
-def log_likelihood(gap: Tensor, truth: Tensor, sharpness: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Log-likelihood (e, 31) of the true classes (e, q), -1 where none, if beta were exp(-1.5) to exp(1.5) as large."""
-    beta, bend, doubt = sharpness
-    known, at = truth >= 0, truth.clamp_min(0).unsqueeze(-1)
-    found = []
-    for shift in _SHIFTS.exp().tolist():
-        right = tempered(gap, *shifted((beta, bend, doubt), shift)).gather(2, at).squeeze(-1)
-        found.append((_log(right) * known).sum(1))
-    return torch.stack(found, dim=1)
-
-
-def expected_shift(likelihood: Tensor) -> Tensor:
-    """Mean of the logarithm of what beta is to be multiplied by, (e,), after a normal prior and this likelihood."""
-    shifts = _SHIFTS.to(likelihood.device)
-    return (likelihood - 0.5 * (shifts / _DOMAINS).square()).softmax(dim=1) @ shifts
-
-
-def fit(episodes: Iterable[tuple[Tensor, Tensor]]) -> Point:
-    """Find the sharpness of the lowest negative log-likelihood, averaged over sets of episodes.
+def fit(cells: Iterable[Cell], around: Sharpness | None = None) -> Sharpness:
+    """Find the sharpness of the lowest negative log-likelihood, averaged over settings.
 
     Parameters
     ----------
-    episodes : iterable of (gaps (e, q, c), true classes (e, q))
-        One pair for each setting, such as an encoder and a data set.
+    cells : iterable of (gaps (e, q, c), signs (e, q, 9), true classes (e, q))
+        One for each setting, such as an encoder, a data set, and numbers of classes and examples.
+    around : Sharpness, optional
+        Where to begin, and to stay as far as the data say nothing else; by default a beta of 10, whatever the signs.
     """
-    total, n_sets = torch.zeros(len(_BETAS), len(_BENDS), len(_DOUBTS)), 0
-    for gap, truth in episodes:
-        n_sets += 1
-        gap, truth = gap.flatten(0, 1), truth.reshape(-1, 1)
-        for n, beta in enumerate(_BETAS):
-            for k, bend in enumerate(_BENDS):
-                right = tempered(gap, beta, bend, 0.0).gather(1, truth)
-                mixed = (1.0 - _DOUBTS) * right + _DOUBTS / gap.shape[1]
-                total[n, k] -= _log(mixed).mean(0)
-    total += n_sets * _WORTH * ((_BENDS > 0)[:, None].float() + (_DOUBTS > 0).float())
-    n, k, j = (int(i) for i in torch.unravel_index(total.argmin(), total.shape))
-    return Point(round(float(_BETAS[n]), 2), float(_BENDS[k]), round(float(_DOUBTS[j]), 2))
+    around = around or Sharpness.flat(10.0)
+    some = [_thinned(*cell) for cell in cells]
+    start = torch.tensor([*around.rise, *around.doubt])
+    start[len(SIGNS)] = start[len(SIGNS)].clamp_min(-5.0)  # lower, the doubt's slope is too flat to leave
+    values = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([values], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        total = _PULL * (values - start).square().sum()
+        for gap, columns, truth in some:
+            beta, doubt = _beta_and_doubt(columns, values[: len(SIGNS)], values[len(SIGNS) :])
+            total = total - _log(tempered(gap, beta, doubt).gather(1, truth)).mean() / len(some)
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    with torch.inference_mode(False), torch.enable_grad():
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+    found = [round(value, 3) for value in values.tolist()]
+    return Sharpness(tuple(found[: len(SIGNS)]), tuple(found[len(SIGNS) :]))
+
+
+def _thinned(gap: Tensor, columns: Tensor, truth: Tensor) -> Cell:
+    """Every n-th query: (q, c), (q, 9) and (q, 1)."""
+    step = -(-truth.numel() // _ROWS)
+    rows = gap.flatten(0, 1)[::step], columns.flatten(0, 1)[::step], truth.reshape(-1, 1)[::step]
+    return rows[0].clone(), rows[1].clone(), rows[2].clone()  # no inference tensors, which a gradient cannot pass
+
+
+def write_table(table: Table, path: str | Path, *, encoders: Iterable[str] = ()) -> None:
+    """Write a table as JSON; ``encoders`` are the fingerprints of those it was fitted to and is to be taken for."""
+    numbers = {name: {"rise": list(one.rise), "doubt": list(one.doubt)} for name, one in table.items()}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in numbers.items())
+    head = {"format": _FORMAT, "signs": SIGNS, "encoders": list(encoders)}
+    text = json.dumps(head)[:-1] + f', "sharpness": {{\n{lines}\n}}}}\n'
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_table(path: str | Path) -> dict[str, Sharpness]:
+    """Read what ``write_table`` wrote.
+
+    Raises
+    ------
+    ValueError : for another file, naming it.
+    """
+    return _read(path)[0]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Sharpness], tuple[str, ...]]:
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if value["format"] != _FORMAT:
+            raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
+        if tuple(value["signs"]) != SIGNS:
+            raise ValueError(f"signs {value['signs']!r} instead of {list(SIGNS)}")
+        table = {str(name): _checked(name, one["rise"], one["doubt"]) for name, one in value["sharpness"].items()}
+        return table, tuple(map(str, value["encoders"]))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no table of fewshot calibrate ({error}); write one with: fewshot calibrate DATA --out {path}"
+        ) from error
+
+
+def _checked(name: str, rise: list[float], doubt: list[float]) -> Sharpness:
+    found = Sharpness(tuple(map(float, rise)), tuple(map(float, doubt)))
+    sizes, wanted = (len(found.rise), len(found.doubt)), (len(SIGNS), _DOUBT_SIGNS)
+    if sizes != wanted or not all(abs(value) <= _MOST for value in (*found.rise, *found.doubt)):
+        raise ValueError(f"{name}: {sizes} numbers, where {wanted} from -{_MOST:g} to {_MOST:g} are needed")
+    return found
+
+
+@cache
+def shipped(fingerprint: str | None = None) -> Table:
+    """Return the table that ships with fewshot for an encoder.
+
+    Parameters
+    ----------
+    fingerprint : str, optional
+        The encoder's. Of the bundled one, what was fitted to it; of any other, and by default, what was fitted to
+        networks trained on ImageNet.
+
+    References
+    ----------
+    Written by ``python benchmarks/calibration.py --fit``.
+    """
+    for path in sorted(_SHIPPED.glob("*.json")):
+        table, encoders = _read(path)
+        if fingerprint is not None and fingerprint in encoders:
+            return table
+    return read_table(_SHIPPED / "imagenet.json")
 
 
 @dataclass(frozen=True)
@@ -214,39 +303,3 @@ def reliability(probabilities: Tensor, truth: Tensor, *, n_bins: int = 15) -> Re
 def _log(probability: Tensor) -> Tensor:
     """Its logarithm; what float32 has rounded to 0 counts as 1e-9."""
     return probability.clamp_min(1e-9).log()
-
-
-# Fitted by `python benchmarks/calibration.py`, which prints these lines; by the name of a classifier's type.
-SHIPPED: Table = {
-    # A method of the caller's own: what most have in common.
-    "FewShotClassifier": Sharpness.of((10.0, 0.5, 0.05), (9.5, 0.0, 0.01), (11.0, 0.5, 0.1), (9.5, 0.0, 0.01)),
-    "PrototypeClassifier": Sharpness.of((11.02, 0.0, 0.05), (8.17, 0.0, 0.0), (12.81, 0.0, 0.1), (9.49, 0.0, 0.01)),
-    "PrototypeClassifier of sqeuclidean": Sharpness.of(
-        (11.02, 0.0, 0.1), (8.17, 0.0, 0.0), (12.81, 0.0, 0.2), (9.49, 0.0, 0.01)
-    ),
-    "SimpleShotClassifier": Sharpness.of((11.02, 0.0, 0.05), (9.49, 0.0, 0.0), (12.81, 0.0, 0.1), (9.49, 0.0, 0.01)),
-    "NearestNeighborClassifier": Sharpness.of((1.82, 0.0, 0.0), (2.46, 0.0, 0.0), (2.46, 0.0, 0.0), (2.99, 0.0, 0.0)),
-    "NearestNeighborClassifier of several": Sharpness.of(
-        (66.69, 0.0, 0.05), (17.29, 0.0, 0.1), (77.48, 0.0, 0.4), (17.29, 0.0, 0.2)
-    ),
-    "MatchingClassifier": Sharpness.of((11.02, 0.0, 0.05), (12.81, 0.0, 0.0), (12.81, 0.0, 0.15), (14.88, 0.0, 0.0)),
-    "CacheClassifier": Sharpness.of((11.02, 0.0, 0.05), (11.02, 0.0, 0.0), (12.81, 0.0, 0.1), (12.81, 0.0, 0.02)),
-    "RidgeClassifier": Sharpness.of((11.02, 0.0, 0.0), (9.49, 0.0, 0.0), (12.81, 0.0, 0.0), (9.49, 0.0, 0.0)),
-    "LogisticRegressionClassifier": Sharpness.of(
-        (11.02, 0.0, 0.0), (9.49, 0.0, 0.0), (12.81, 0.0, 0.02), (9.49, 0.0, 0.0)
-    ),
-    "LinearDiscriminantClassifier": Sharpness.of(
-        (11.02, 0.0, 0.1), (9.49, 0.0, 0.0), (12.81, 0.0, 0.2), (11.02, 0.0, 0.01)
-    ),
-    "MahalanobisClassifier": Sharpness.of((11.02, 0.0, 0.0), (20.09, 0.0, 0.0), (12.81, 0.0, 0.05), (23.34, 0.0, 0.0)),
-    "CosineHeadClassifier": Sharpness.of((11.02, 0.0, 0.0), (9.49, 0.0, 0.0), (12.81, 0.0, 0.05), (9.49, 0.0, 0.0)),
-    "AlphaTIMClassifier": Sharpness.of((1.82, 4.0, 0.2), (2.86, 0.0, 0.0), (2.12, 0.5, 0.0), (3.32, 0.0, 0.0)),
-    "BDCSPNClassifier": Sharpness.of((5.21, 8.0, 0.05), (3.86, 2.0, 0.01), (3.86, 4.0, 0.2), (1.82, 4.0, 0.02)),
-    "LaplacianShotClassifier": Sharpness.of((36.6, 8.0, 0.05), (23.34, 0.0, 0.0), (36.6, 8.0, 0.3), (17.29, 8.0, 0.0)),
-    "PTMAPClassifier": Sharpness.of((3.86, 0.0, 0.0), (1.57, 0.0, 0.0), (2.12, 0.0, 0.0), (1.57, 0.0, 0.0)),
-    "SoftKMeansClassifier": Sharpness.of((164.02, 0.0, 0.0), (36.6, 0.0, 0.01), (66.69, 0.0, 0.02), (20.09, 0.0, 0.0)),
-    "TIMClassifier": Sharpness.of((3.32, 1.0, 0.0), (3.32, 0.0, 0.0), (3.32, 0.5, 0.0), (3.32, 0.0, 0.0)),
-    "TransductiveFineTuningClassifier": Sharpness.of(
-        (104.58, 0.0, 0.05), (77.48, 0.0, 0.0), (121.51, 0.0, 0.1), (90.02, 0.0, 0.01)
-    ),
-}

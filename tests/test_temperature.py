@@ -9,35 +9,40 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from fakes import BLUE, RED, FakeEncoder, png
 from numpy.testing import assert_allclose, assert_array_equal
 from test_contract import VARIANTS, episodes, shown
 
 from fewshot import (
+    ClassRegistry,
     EpisodeSampler,
     LinearDiscriminantClassifier,
     NearestNeighborClassifier,
     PrototypeClassifier,
     RidgeClassifier,
     SoftKMeansClassifier,
+    load_encoder,
 )
 from fewshot.classifiers.witnesses import Witnesses
 from fewshot.cli import main
-from fewshot.confidence import gaps_of, probabilities_of, read_table, write_table
+from fewshot.confidence import cell_of, probabilities_of
 from fewshot.temperature import (
-    SHIPPED,
+    SIGNS,
     Sharpness,
-    expected_shift,
+    Signs,
     fit,
     gaps,
-    log_likelihood,
     margin,
+    read_table,
     reliability,
+    shipped,
     tempered,
+    write_table,
 )
 
 # These have their sharpness from what they derive from: prototypes, logistic regression.
 DERIVED = {"PrototypeClassifier of inner_product", "DistributionCalibrationClassifier"}
-FLAT = Sharpness.of((10.0, 0.0, 0.0))
+FLAT = Sharpness.flat(10.0)
 TEN = {"PrototypeClassifier": FLAT, "PrototypeClassifier of sqeuclidean": FLAT}
 
 
@@ -62,9 +67,9 @@ def test_prototype_probabilities_by_hand(metric):
     assert clf.classes_[found.argmax()] == clf.predict([[3, 4]])[0]
 
 
-def test_bend_and_doubt_by_hand():
-    found = tempered(torch.tensor([[0.0, 0.5]]), 4.0, 2.0, 0.1)
-    sure = 1 / (1 + math.exp(-4 * (0.5 + 2 * 0.25)))
+def test_beta_and_doubt_by_hand():
+    found = tempered(torch.tensor([[0.0, 0.5]]), 4.0, 0.1)
+    sure = 1 / (1 + math.exp(-4 * 0.5))
     assert_allclose(found, [[0.9 * sure + 0.05, 0.9 * (1 - sure) + 0.05]], rtol=1e-6)
 
 
@@ -79,14 +84,42 @@ def test_a_support_that_does_not_tell_its_classes_apart_gives_finite_probabiliti
     assert_allclose(found, 0.5)
 
 
-def test_sharpness_lies_between_the_known_ways_and_shots_and_is_constant_beyond():
-    sharpness = Sharpness.of((16.0, 1.0, 0.3), (4.0, 0.0, 0.1), (1.0, 3.0, 0.5), (1.0, 0.0, 0.1))
-    beta, bend, doubt = sharpness.at(5, torch.tensor([1.0, 5 / 3, 5.0, 50.0]))  # 1 / (5 / 3) lies half-way
-    assert_allclose(beta.flatten(), [16, 8, 4, 4], rtol=1e-5)
-    assert_allclose(bend.flatten(), [1, 0.5, 0, 0], atol=1e-6)
-    assert_allclose(doubt.flatten(), [0.3, 0.2, 0.1, 0.1], rtol=1e-5)
+def columns(ways=10, shots=5 / 3, alike=0.5, kept=math.nan, gap=(0.0, 1.0, 2.0), together=False):
+    """The signs of one query by name."""
+    one = (torch.tensor([value]) for value in (shots, alike, kept))
+    found = Signs(ways, *one).columns(torch.tensor([[gap]]), together=together)
+    return dict(zip(SIGNS, found[0, 0].tolist(), strict=True))
+
+
+def test_signs_by_hand():
+    found = columns(ways=20, shots=1.0, alike=0.75, kept=0.5, gap=(0.0, 0.25, 0.75))
+    few, ways, lead = 1.0, math.log(2), math.log(0.5)  # the others are 0.5 behind on average
+    expected = (1.0, ways, few, ways * few, lead, lead * few, 0.5, 0.5 * few, math.log(0.5) + 0.5)
+    assert_allclose(list(found.values()), expected, rtol=1e-5)
+    assert columns(kept=math.nan)["kept"] == 0.0
+
+
+def test_signs_are_constant_beyond_the_ways_and_shots_that_were_fitted_to():
+    assert [columns(ways=n)["ways"] for n in (2, 99)] == [columns(ways=n)["ways"] for n in (5, 20)]
+    assert [columns(shots=n)["few"] for n in (50.0, 5.0)] == [-1.0, -1.0]
+    assert_allclose(columns(shots=5 / 3)["few"], 0.0, atol=1e-6)
+
+
+def test_queries_asked_together_share_their_lead_and_others_do_not():
+    gap = torch.tensor([[[0.0, 0.2], [0.8, 0.0]]])
     one = torch.ones(1)
-    assert_allclose([sharpness.at(ways, one)[0].item() for ways in (2, 5, 10, 20, 99)], [16, 16, 4, 1, 1], rtol=1e-5)
+    lead = {which: Signs(2, one, one, one).columns(gap, together=which)[0, :, 4].exp() for which in (True, False)}
+    assert_allclose(lead[True], [0.5, 0.5], rtol=1e-5)
+    assert_allclose(lead[False], [0.2, 0.8], rtol=1e-5)
+
+
+def test_beta_and_lambda_are_made_of_the_signs():
+    sharpness = Sharpness((math.log(3.0), *[0.0] * 3, 2.0, *[0.0] * 4), (math.log(0.25), 0.0, 0.0))
+    signs = torch.zeros(1, 1, 9)
+    signs[0, 0, 0], signs[0, 0, 4] = 1.0, math.log(2.0)
+    beta, doubt = sharpness.at(signs)
+    assert_allclose(beta, [[[3.0 * 2.0**2]]], rtol=1e-5)
+    assert_allclose(doubt, [[[0.2]]], rtol=1e-5)  # odds of 1 to 4
 
 
 @pytest.mark.parametrize("classifier", [PrototypeClassifier(metric="sqeuclidean"), LinearDiscriminantClassifier()])
@@ -97,51 +130,49 @@ def test_the_unit_of_the_embeddings_changes_no_probability(classifier):
     assert 0.3 < once.max(1).min() < 0.95
 
 
-# -- what is left out
+# -- what the support shows
 
 
-def test_folds_leave_out_each_witness_of_a_class_with_several_once_and_never_a_single_one():
-    labels = torch.tensor([[0, 0, 1, 2, 2, 2, -1]])
-    folds = list(Witnesses.among(labels, 3).folds())
-    assert len(folds) == 3
-    left = [truth.tolist()[0] for _, truth in folds]
-    assert left == [[0, -1, -1, 2, -1, -1], [-1, 0, -1, -1, 2, -1], [-1, -1, -1, -1, -1, 2]]
-    for seen, truth in folds:
-        assert_array_equal(torch.where(truth >= 0, truth, seen.labels), labels[:, :6])
-    assert not list(Witnesses.among(torch.tensor([[0, 1, 2]]), 3).folds())
+def read(X, y):
+    labels = torch.as_tensor(np.asarray(y))[None]
+    witnesses = Witnesses.among(labels, int(labels.max()) + 1)
+    return witnesses.signs(witnesses.gathered(torch.as_tensor(np.asarray(X), dtype=torch.float32)[None]))
 
 
-def test_of_many_classes_every_nth_bears_witness_with_its_first_ten():
-    labels = torch.arange(90).repeat(20)[None]
-    witnesses = Witnesses.among(labels, 90)
-    assert witnesses.labels.unique().tolist() == list(range(0, 90, 3))
-    assert witnesses.where.shape == (1, 300)
-    assert int(witnesses.where.max()) < 900  # the first ten of 90 classes
+def test_how_alike_classes_are_is_the_mean_cosine_of_their_mean_directions():
+    # The first class points along (1, 1), the others along the axes: cosines 0.7071, 0.7071 and 0.
+    found = read([[3, 0], [0, 1], [5, 0], [0, 7]], [0, 0, 1, 2])
+    assert_allclose(found.alike, [2 * math.sqrt(0.5) / 3], rtol=1e-5)
+
+
+def test_what_left_out_examples_keep_of_their_margin_by_hand():
+    # Each of the first class is at 60 degrees from the other and 30 from their mean; the second class lies across.
+    half, wide = 0.5, math.sqrt(0.75)
+    found = read([[1, 0, 0], [half, wide, 0], [0, 0, 2]], [0, 0, 1])
+    assert_allclose(found.kept, [half / wide], rtol=1e-5)
+
+
+def test_padding_and_single_examples_tell_nothing_of_what_is_kept():
+    assert read([[1, 0], [0, 1]], [0, 1]).kept.isnan().all()
+    padded = read([[1, 0, 0], [0.5, math.sqrt(0.75), 0], [0, 0, 2], [9, 9, 9]], [0, 0, 1, -1])
+    alone = read([[1, 0, 0], [0.5, math.sqrt(0.75), 0], [0, 0, 2]], [0, 0, 1])
+    assert_allclose(padded.kept, alone.kept, rtol=1e-6)
+    assert_allclose(padded.alike, alone.alike, atol=1e-6)
+
+
+def test_examples_of_tight_classes_keep_more_of_their_margin():
+    kept = {noise: read(*clouds(5, 5, noise=noise)).kept.item() for noise in (0.2, 2.0)}
+    assert kept[0.2] > 0.95
+    assert kept[2.0] < 0.6
+
+
+def test_of_many_classes_every_nth_bears_witness_with_its_first_five():
+    labels = torch.arange(60).repeat(20)[None]
+    witnesses = Witnesses.among(labels, 60)
+    assert witnesses.labels.unique().tolist() == list(range(0, 60, 3))
+    assert witnesses.where.shape == (1, 100)
+    assert int(witnesses.where.max()) < 300  # the first five of 60 classes
     assert_array_equal(labels.gather(1, witnesses.where), witnesses.labels)
-    seen, _ = next(witnesses.folds())
-    assert seen.n_classes == 30
-
-
-def test_left_out_examples_that_are_all_right_make_surer_and_wrong_ones_less_so():
-    gap = torch.tensor([[[0.0, 0.2]] * 20])
-    at = FLAT.at(5, torch.ones(1))
-    right, wrong = (expected_shift(log_likelihood(gap, torch.full((1, 20), c), at)).item() for c in (0, 1))
-    assert right > 0.3
-    assert wrong < -0.8
-    none = expected_shift(log_likelihood(gap, torch.full((1, 20), -1), at))
-    assert_allclose(none, 0, atol=1e-6)
-
-
-def test_at_five_shots_easy_classes_are_answered_more_surely_than_the_table_says_and_hard_ones_less():
-    shift = {}
-    for noise in (0.2, 2.0):
-        X, y = clouds(5, 5, noise=noise)
-        clf = PrototypeClassifier().fit(X, y)
-        one = torch.from_numpy(y)[None]
-        witnesses = Witnesses.among(one, 5)
-        shift[noise] = clf._shift(witnesses.gathered(torch.from_numpy(X)[None]), witnesses, TEN["PrototypeClassifier"])
-    assert shift[0.2] > 0.1
-    assert shift[2.0] < -0.1
 
 
 # -- both doors
@@ -168,6 +199,45 @@ def test_a_single_query_to_a_transductive_method_is_as_sure_as_a_prototype():
     assert_allclose(sure, PrototypeClassifier().fit(X, y).predict_proba(asked), atol=1e-5)
 
 
+@pytest.mark.parametrize("classifier", [c for c in VARIANTS if not c.transductive], ids=shown)
+def test_an_inductive_method_is_as_sure_of_a_query_alone_as_in_company(classifier):
+    X, y = clouds(4, 3, d=12, noise=2.0)
+    queries = X[::2] + 0.5
+    fitted = classifier.fit(X, y)
+    together = fitted.predict_proba(queries)
+    assert_allclose(np.concatenate([fitted.predict_proba(one[None]) for one in queries]), together, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_one_neighbour_is_surer_the_nearer_it_is_and_its_vote_stays_the_likeliest(metric):
+    clf = NearestNeighborClassifier(metric=metric).fit([[1, 0], [0, 1], [0, 1]], ["a", "c", "b"])
+    near, between = clf.predict_proba([[1, 0.1], [1, 0.8]])
+    assert near[0] > between[0] > 0.34
+    queries = [[0, 1], [0.1, 1]]  # as near to b as to c
+    likeliest = clf.predict_proba(queries).argmax(1)
+    assert_array_equal(clf.classes_[likeliest], clf.predict(queries))
+
+
+def test_scores_and_probabilities_come_together_as_they_do_alone():
+    X, y = clouds(4, 3)
+    clf = RidgeClassifier().fit(X, y)
+    scores, shares = clf.scores_and_probabilities(X, {"RidgeClassifier": FLAT})
+    assert_array_equal(scores, clf.scores(X))
+    assert_array_equal(shares, clf.predict_proba(X, {"RidgeClassifier": FLAT}))
+
+
+def test_a_registry_answers_with_the_probability_of_the_closest_class(tmp_path, monkeypatch):
+    encoder = FakeEncoder()
+    tables = {encoder.fingerprint: TEN}
+    monkeypatch.setattr("fewshot.temperature.shipped", lambda fingerprint=None: tables.get(fingerprint, {}))
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder) as registry:
+        registry.add("red", [png(RED)])
+        registry.add("blue", [png(BLUE)])
+        (answer,) = registry.predict([png((4 * 51, 0, 3 * 51))], top=1)  # cosines 0.8 and 0.6
+    assert answer.label == "red"
+    assert answer.probability == pytest.approx(1 / (1 + math.exp(-10 * 0.2)), rel=1e-4)
+
+
 # -- fitting and measuring
 
 
@@ -175,13 +245,28 @@ def test_fit_finds_the_sharpness_that_made_the_answers():
     rng = np.random.default_rng(0)
     gap = torch.from_numpy(rng.exponential(0.3, size=(1, 4_000, 3))).float()
     gap -= gap.amin(-1, keepdim=True)
-    shares = tempered(gap, 8.0, 0.0, 0.2)[0].numpy().astype(float)
+    signs = torch.zeros(1, 4_000, 9)
+    signs[..., 0], signs[..., 4] = 1.0, torch.from_numpy(rng.normal(size=(1, 4_000))).float()
+    beta = (math.log(8.0) + 0.7 * signs[..., 4:5]).exp()
+    shares = tempered(gap, beta, 0.2)[0].numpy().astype(float)
     draws = rng.random((len(shares), 1))
     truth = (shares.cumsum(1) < draws).sum(1).clip(0, 2)
-    found = fit([(gap, torch.from_numpy(truth)[None])])
-    assert found.bend == 0.0
-    assert 6.5 < found.beta < 10
-    assert 0.1 <= found.doubt <= 0.3
+    true = torch.from_numpy(truth)[None]
+    found = fit([(gap[:, n::4], signs[:, n::4], true[:, n::4]) for n in range(4)])
+    assert math.exp(found.rise[0]) == pytest.approx(8.0, rel=0.25)
+    assert found.rise[4] == pytest.approx(0.7, abs=0.4)
+    assert 1 / (1 + math.exp(-found.doubt[0])) == pytest.approx(0.2, abs=0.1)
+    assert [found.rise[n] for n in (1, 2, 3, 5, 6, 7, 8)] == [0.0] * 7  # nothing is told of these
+
+
+def test_a_fit_keeps_what_the_data_do_not_tell():
+    before = Sharpness((2.0, 0.3, -0.4, 0.1, 0.0, 0.0, 0.0, 0.0, 0.2), (-4.0, 0.0, 0.1))
+    gap = torch.tensor([[[0.0, 0.2]] * 20])
+    signs = torch.zeros(1, 20, 9)
+    signs[..., 0] = 1.0
+    found = fit([(gap, signs, torch.zeros(1, 20, dtype=torch.int64))], before)
+    assert found.rise[1:] == before.rise[1:]
+    assert found.rise[0] > 2.5  # all twenty were right
 
 
 def test_reliability_by_hand():
@@ -203,34 +288,55 @@ def test_a_fitted_table_calibrates_classes_it_has_not_seen():
     def asked(part):
         return X[part], EpisodeSampler(y[part], n_way=5, n_shot=1, n_query=5, n_episodes=150)
 
-    point = fit([gaps_of(clf, *asked(first))])
-    after = reliability(*probabilities_of(clf, *asked(second), {"RidgeClassifier": Sharpness((point,) * 4)}))
-    rash = {"RidgeClassifier": Sharpness.of((60.0, 0.0, 0.0))}
+    sharpness = fit([cell_of(clf, *asked(first))])
+    after = reliability(*probabilities_of(clf, *asked(second), {"RidgeClassifier": sharpness}))
+    rash = {"RidgeClassifier": Sharpness.flat(60.0)}
     wrong = reliability(*probabilities_of(clf, *asked(second), rash))
     assert after.ece < 0.03
     assert wrong.ece > 0.15
     assert after.nll < wrong.nll
 
 
-def test_every_method_has_a_shipped_entry_of_its_own():
+@pytest.mark.parametrize("encoder", [None, "pocket"])
+def test_every_method_has_a_shipped_entry_of_its_own(encoder):
     names = {classifier.sharpness_name for classifier in VARIANTS} - DERIVED
-    assert names <= set(SHIPPED)
-    assert NearestNeighborClassifier(n_neighbors=3).sharpness_name in SHIPPED
+    names.add(NearestNeighborClassifier(n_neighbors=3).sharpness_name)
+    assert names <= set(shipped(encoder and load_encoder(encoder).fingerprint))
+
+
+def test_the_bundled_encoder_has_a_table_of_its_own_and_an_unknown_one_the_usual():
+    assert shipped(load_encoder("pocket").fingerprint) != shipped()
+    assert shipped("of nobody") == shipped()
 
 
 # -- files and the command
 
 
 def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(tmp_path):
-    table = {"RidgeClassifier": Sharpness.of((3.0, 1.0, 0.1), (4.0, 0.0, 0.0), (5.0, 0.5, 0.2), (6.0, 0.0, 0.0))}
+    table = {"RidgeClassifier": Sharpness(tuple(range(9)), (-4.5, 0.25, 1.0)), "Mine": FLAT}
     write_table(table, tmp_path / "t.json")
     assert read_table(tmp_path / "t.json") == table
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"other\.json is no table of fewshot calibrate \('format'\); write one with"):
         read_table(tmp_path / "other.json")
-    (tmp_path / "new.json").write_text('{"format": 2, "sharpness": {}}')
-    with pytest.raises(ValueError, match="format 2 instead of 1"):
-        read_table(tmp_path / "new.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 1}, "format 1 instead of 2"),
+        ({"signs": ["one"]}, r"signs \['one'\] instead of \['one', 'ways'"),
+        ({"sharpness": {"Mine": {"rise": [1, 2], "doubt": [1]}}}, r"Mine: \(2, 1\) numbers, where \(9, 3\) from -1000"),
+        ({"sharpness": {"Mine": {"rise": [math.nan] * 9, "doubt": [1] * 3}}}, "from -1000 to 1000 are needed"),
+        ({"sharpness": {"Mine": {"rise": [10**400] * 9, "doubt": [1] * 3}}}, "too large"),
+        ({"sharpness": ["Mine"]}, "list"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, change, message):
+    write_table({"Mine": FLAT}, tmp_path / "t.json")
+    (tmp_path / "t.json").write_text(json.dumps(json.loads((tmp_path / "t.json").read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "t.json")
 
 
 def test_the_command_fits_one_half_of_the_classes_measures_the_other_and_writes_table_and_picture(tmp_path):

@@ -14,17 +14,7 @@ from torch import Tensor
 
 from fewshot.classifiers.membership import Membership, harmless
 from fewshot.classifiers.witnesses import Witnesses
-from fewshot.temperature import (
-    SHIPPED,
-    Sharpness,
-    Table,
-    expected_shift,
-    gaps,
-    log_likelihood,
-    margin,
-    shifted,
-    tempered,
-)
+from fewshot.temperature import Sharpness, Table, gaps, margin, shipped, tempered
 from fewshot.validation import check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:
@@ -67,8 +57,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     transductive = False
-    # Whether examples left out of the support tell how sure to be of queries.
-    _leaves_out = True
     _learned: Any
 
     def prepare(self, vectors: Tensor) -> Tensor:
@@ -96,8 +84,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """What it remembers after more prepared support (1, s, d); None to learn again from all (the default)."""
         return None
 
-    def _evidence(self, scores: Tensor) -> Tensor:
-        """From scores (e, q, c) to what a softmax takes, in the same order; by default the scores themselves."""
+    def _evidence(self, learned: Any, query: Tensor, scores: Tensor) -> Tensor:
+        """From prepared queries and their scores (e, q, c) to what a softmax takes, the best class staying the best."""
         return scores
 
     def _kind(self, n_queries: int) -> str:
@@ -208,28 +196,30 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError : before the first ``fit`` or ``partial_fit``.
         ValueError : if d differs from ``n_features_in_``, or X holds NaN or infinity.
         """
-        return np.asarray(self._score_tensor(X).numpy(), dtype=np.float32)
+        return np.asarray(self._asked(X)[1][0].numpy(), dtype=np.float32)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the label of the closest class for each query (q, d); nothing is changed by asking."""
-        best = self._score_tensor(X).argmax(dim=-1).numpy()
+        best = self._asked(X)[1][0].argmax(dim=-1).numpy()
         return np.asarray(self.classes_[best])
 
     def predict_proba(self, X: ArrayLike, sharpness: Table | None = None) -> NDArray[np.float32]:
         """Probability of each class for each query; over many queries, answers given with 0.8 are right in 80 %.
 
-        Scores are divided by the margin by which the support's own score their class above the others, and multiplied
-        by the method's sharpness, which was fitted to base episodes. Where classes have two examples or more, examples
-        left out in turn then tell how far these classes are easier or harder than those; with one example of each,
-        nothing tells, and another kind of pictures may make the answers too sure or not sure enough.
+        A query's scores are divided by the margin by which the support's own score their class above the others, and
+        multiplied by beta. Its logarithm is linear in what the task shows: the numbers of classes and of examples, how
+        far ahead the query's best class is, how alike the classes are, and, where classes have two examples or more,
+        how much of the margin examples keep that are left out of their class. The numbers were fitted to base classes
+        (``fewshot.temperature.shipped``). What shows most at one example, how alike the classes are, means another
+        thing in every encoder: name it, or fit your own with ``fewshot calibrate``.
 
         Parameters
         ----------
         X : array-like of shape (q, d)
             Embeddings; any real dtype.
         sharpness : mapping of name to Sharpness, optional
-            As ``fewshot calibrate`` has fitted it to other data (``fewshot.confidence.read_table``); by default what
-            ships with fewshot.
+            ``fewshot.temperature.shipped(encoder.fingerprint)``, or what ``fewshot calibrate`` has fitted to other data
+            (``fewshot.temperature.read_table``); by default what ships for networks trained on ImageNet.
 
         Returns
         -------
@@ -240,13 +230,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         Guo et al. 2017, arXiv:1706.04599 (temperature scaling).
         """
-        scores = self._score_tensor(X)[None]
+        return self.scores_and_probabilities(X, sharpness)[1]
+
+    def scores_and_probabilities(
+        self, X: ArrayLike, sharpness: Table | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return ``scores`` and ``predict_proba``, (q, c) each, for the time of the one."""
+        query, scores = self._asked(X)
         labels = torch.from_numpy(self._support_codes.array)[None]
         witnesses = Witnesses.among(labels, len(self.classes_))
         with torch.inference_mode():
             support = self.prepare(_tensor(self._support.array[witnesses.where[0].numpy()]))[None]
-            found = self._calibrated(self._learned, scores, support, witnesses, sharpness)
-        return np.asarray(found[0].numpy(), dtype=np.float32)
+            found = self._calibrated(self._learned, query, scores, support, witnesses, sharpness)
+        return np.asarray(scores[0].numpy(), dtype=np.float32), np.asarray(found[0].numpy(), dtype=np.float32)
 
     def episode_scores(
         self,
@@ -275,8 +271,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Tensor of shape (e, q, c)
         """
         with torch.inference_mode():
-            _, scores, _ = self._answered(support, labels, query, n_classes, prepared)
-        return scores
+            return self._answered(support, labels, query, n_classes, prepared)[2]
 
     def episode_probabilities(
         self,
@@ -290,59 +285,59 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Tensor:
         """Return ``predict_proba`` of many episodes at once, (e, q, c); the arguments are ``episode_scores``'s."""
         with torch.inference_mode():
-            learned, scores, support = self._answered(support, labels, query, n_classes, prepared)
+            learned, query, scores, support = self._answered(support, labels, query, n_classes, prepared)
             witnesses = Witnesses.among(labels, scores.shape[2])
-            return self._calibrated(learned, scores, witnesses.gathered(support), witnesses, sharpness)
+            return self._calibrated(learned, query, scores, witnesses.gathered(support), witnesses, sharpness)
 
-    def episode_gaps(self, support: Tensor, labels: Tensor, query: Tensor, *, prepared: bool = False) -> Tensor:
-        """How far each class is behind the best, in the support's margins: (e, q, c), for ``temperature.fit``."""
+    def episode_gaps(
+        self, support: Tensor, labels: Tensor, query: Tensor, *, prepared: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores and how far each class is behind the best, (e, q, c), and signs (e, q, 9), for a fit."""
         with torch.inference_mode():
-            learned, scores, support = self._answered(support, labels, query, None, prepared)
+            learned, query, scores, support = self._answered(support, labels, query, None, prepared)
             witnesses = Witnesses.among(labels, scores.shape[2])
-            return self._gaps(learned, scores, witnesses.gathered(support), witnesses)
+            return scores, *self._gaps(learned, query, scores, witnesses.gathered(support), witnesses)
 
     def _answered(
         self, support: Tensor, labels: Tensor, query: Tensor, n_classes: int | None, prepared: bool
-    ) -> tuple[Any, Tensor, Tensor]:
-        """What was learned, the scores (e, q, c), and the prepared support without padding."""
+    ) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """What was learned, the prepared queries, their scores (e, q, c), and the prepared support without padding."""
         c = int(labels.max()) + 1 if n_classes is None else n_classes
         if not prepared:
             support, query = self.prepare(support), self.prepare(query)
         support = harmless(support, labels)
         learned = self._learn(support, Membership(labels, c))
-        return learned, self._scores(learned, query), support
+        return learned, query, self._scores(learned, query), support
 
-    def _gaps(self, learned: Any, scores: Tensor, support: Tensor, witnesses: Witnesses) -> Tensor:
-        own = self._evidence(self._support_scores(learned, support))
-        return gaps(self._evidence(scores), margin(own, witnesses.labels))
+    def _gaps(
+        self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, witnesses: Witnesses
+    ) -> tuple[Tensor, Tensor]:
+        """Gaps (e, q, c) in the support's margins, and signs (e, q, 9), by the witnesses' vectors (e, w, d)."""
+        own = self._evidence(learned, support, self._support_scores(learned, support))
+        gap = gaps(self._evidence(learned, query, scores), margin(own, witnesses.labels))
+        together = self.transductive and scores.shape[1] > 1
+        return gap, witnesses.signs(support).columns(gap, together=together)
 
     def _calibrated(
-        self, learned: Any, scores: Tensor, support: Tensor, witnesses: Witnesses, table: Table | None
+        self,
+        learned: Any,
+        query: Tensor,
+        scores: Tensor,
+        support: Tensor,
+        witnesses: Witnesses,
+        table: Table | None,
     ) -> Tensor:
-        """From scores (e, q, c), with the witnesses' prepared support (e, w, d), to probabilities (e, q, c)."""
+        """From prepared queries and their scores to probabilities (e, q, c)."""
         if scores.shape[2] == 1:
             return torch.ones_like(scores)
-        sharpness = self._sharpness(table, scores.shape[1])
-        at = sharpness.at(witnesses.n_classes, witnesses.shots)
-        if self._leaves_out and not self.transductive:  # left-out examples are other company than a batch of queries
-            at = shifted(at, self._shift(support, witnesses, sharpness).exp().view(-1, 1, 1))
-        return tempered(self._gaps(learned, scores, support, witnesses), *at)
+        gap, columns = self._gaps(learned, query, scores, support, witnesses)
+        return tempered(gap, *self.sharpness_in(table, scores.shape[1]).at(columns))
 
-    def _sharpness(self, table: Table | None, n_queries: int) -> Sharpness:
-        """The table's entry for this method, or the nearest type's it derives from."""
+    def sharpness_in(self, table: Table | None = None, n_queries: int = 2) -> Sharpness:
+        """Return a table's entry for this method, or for the nearest type it derives from; else what ships."""
         names = [self._kind(n_queries), *(kind.__name__ for kind in type(self).__mro__)]
-        known = {**SHIPPED, **({} if table is None else table)}
+        known = {**shipped(), **({} if table is None else table)}
         return next(known[name] for name in names if name in known)
-
-    def _shift(self, support: Tensor, witnesses: Witnesses, sharpness: Sharpness) -> Tensor:
-        """How much surer to be than ``sharpness`` says, by examples left out of the support: logarithms (e,)."""
-        found = torch.zeros(len(support), 1, device=support.device)
-        for seen, truth in witnesses.folds():
-            learned = self._learn(harmless(support, seen.labels), seen)
-            scores = self._evidence(self._scores(learned, support))
-            gap = gaps(scores, margin(scores, seen.labels))
-            found = found + log_likelihood(gap, truth, sharpness.at(seen.n_classes, seen.shots()))
-        return expected_shift(found)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
         return np.asarray(validate_data(self, X, dtype=np.float32, order="C", reset=reset))
@@ -355,11 +350,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with torch.inference_mode():
             self._learned = self._learn(self.prepare(_tensor(self._support.array))[None], membership)
 
-    def _score_tensor(self, X: ArrayLike) -> Tensor:
+    def _asked(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
+        """Prepared queries (1, q, d) and their scores (1, q, c)."""
         check_is_fitted(self, "classes_")
         query = self._checked(X, reset=False)
         with torch.inference_mode():
-            return self._scores(self._learned, self.prepare(_tensor(query))[None])[0]
+            prepared = self.prepare(_tensor(query))[None]
+            return prepared, self._scores(self._learned, prepared)
 
 
 def _sorted_classes(labels: NDArray[Any]) -> NDArray[Any]:

@@ -86,8 +86,6 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
     Yang, Liu & Xu 2021, arXiv:2101.06395, eq. 1-2 (base statistics), 3 (power), 4-6 (calibration), 7-8 (draws, fit).
     """
 
-    # To draw and fit again for each part left out would take seconds.
-    _leaves_out = False
     _known: tuple[Any, ...] = ()
 
     def __init__(

@@ -50,7 +50,7 @@ class MatchingClassifier(FewShotClassifier):
         attention = logits.softmax(dim=-1)  # (e, q, s)
         return learned.membership.sums(attention.mT).mT
 
-    def _evidence(self, scores: Tensor) -> Tensor:
+    def _evidence(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
         return log_votes(scores)
 
 
@@ -81,5 +81,5 @@ class CacheClassifier(FewShotClassifier):
         votes = torch.exp(-self.beta * (1.0 - closeness(query, learned.support, "cosine")))  # (e, q, s)
         return learned.membership.sums(votes.mT).mT
 
-    def _evidence(self, scores: Tensor) -> Tensor:
+    def _evidence(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
         return log_votes(scores)

@@ -16,6 +16,9 @@ from fewshot.index import VectorIndex
 from fewshot.temperature import log_votes
 from fewshot.validation import METRICS, Metric, check_choice, check_count
 
+# How many examples are looked at to find each class's closest.
+_LOOKED_AT = 100
+
 
 @dataclass(frozen=True)
 class _Neighbours:
@@ -81,8 +84,13 @@ class NearestNeighborClassifier(FewShotClassifier):
         return _Neighbours(learned.support, Membership(labels, membership.n_classes))
 
     def _scores(self, learned: _Neighbours, query: Tensor) -> Tensor:
-        labels, c = learned.membership.labels, learned.membership.n_classes
-        k = min(self.n_neighbors, labels.shape[1])
+        close, votes = self._near(learned, query, self.n_neighbors)
+        return self._share(close, votes, learned.membership.n_classes)
+
+    def _near(self, learned: _Neighbours, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Closeness of the k nearest examples of queries (e, q, d), nearest first, and their classes: (e, q, k)."""
+        labels = learned.membership.labels
+        k = min(k, labels.shape[1])
         if isinstance(learned.support, VectorIndex):
             found, ids = learned.support.search(query[0].numpy(), k)
             close, near = torch.from_numpy(found)[None], torch.from_numpy(ids.astype(np.int64))[None]
@@ -90,8 +98,7 @@ class NearestNeighborClassifier(FewShotClassifier):
             everyone = closeness(query, learned.support, self.metric)
             everyone = everyone.masked_fill((labels < 0).unsqueeze(1), -torch.inf)
             close, near = everyone.topk(k, dim=-1)
-        votes = labels.unsqueeze(1).expand(-1, query.shape[1], -1).gather(2, near)
-        return self._share(close, votes, c)
+        return close, labels.unsqueeze(1).expand(-1, query.shape[1], -1).gather(2, near)
 
     def _share(self, close: Tensor, votes: Tensor, c: int) -> Tensor:
         """Count the votes of neighbours with closeness (e, q, k) and classes (e, q, k): shares (e, q, c)."""
@@ -106,9 +113,17 @@ class NearestNeighborClassifier(FewShotClassifier):
         exact = distance <= 0.0
         return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
 
-    def _evidence(self, scores: Tensor) -> Tensor:
-        return log_votes(scores)
+    def _evidence(self, learned: _Neighbours, query: Tensor, scores: Tensor) -> Tensor:
+        """Votes; of a single neighbour, which votes alike however near it is, each class's closest example instead."""
+        if self.n_neighbors > 1:
+            return log_votes(scores)
+        close, classes = self._near(learned, query, _LOOKED_AT)
+        padding = classes < 0
+        farthest = close.masked_fill(padding, torch.inf).amin(-1, keepdim=True)  # classes not seen are no nearer
+        close = close.masked_fill(padding, -torch.inf)
+        closest = farthest.expand_as(scores).scatter_reduce(2, classes.clamp_min(0), close, "amax")
+        # Of equally close classes the one that has the vote.
+        return closest - 1e-6 * closest.abs().amax(-1, keepdim=True) * (scores < 1.0)
 
     def _kind(self, n_queries: int) -> str:
-        # One vote tells how near it is to nothing: its probability is the same for all queries.
         return type(self).__name__ if self.n_neighbors == 1 else "NearestNeighborClassifier of several"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fewshot.classifiers.membership import Membership
+from fewshot.temperature import Signs
 
-# Classes and examples of each that are enough to tell, and into how many parts they are split, each left out in turn.
-_CLASSES, _EACH, _FOLDS = 30, 10, 5
+# Classes and examples of each that are enough to tell.
+_CLASSES, _EACH = 20, 5
 
 
 @dataclass(frozen=True)
 class Witnesses:
-    """The first ten examples of every class; where there are over 30 classes, of every n-th.
+    """The first five examples of every class; where there are over 20 classes, of every n-th.
 
     Attributes
     ----------
@@ -51,23 +52,32 @@ class Witnesses:
         """Return the witnesses (e, w, d) of a support (e, s, d)."""
         return support.gather(1, self.where.unsqueeze(-1).expand(-1, -1, support.shape[2]))
 
-    def folds(self) -> Iterator[tuple[Membership, Tensor]]:
-        """Yield what is seen while others are left out, and the classes (e, w) of those left out, else -1.
+    def signs(self, support: Tensor) -> Signs:
+        """Read how alike the classes are, and how well examples are told that are left out of their class.
 
-        Classes are numbered among the witnesses'. A class keeps at least one example, so one of a single example is
-        never left out; where no class has two, nothing is yielded.
+        Parameters
+        ----------
+        support : Tensor of shape (e, w, d)
+            The witnesses' vectors, as the method prepares them; only their directions count.
         """
-        if self.n_classes == 1:
-            return
         labels = torch.where(self.labels < 0, -1, self.labels // _step(self.n_classes))
-        everyone = Membership(labels, _few(self.n_classes))
-        number, counts = everyone.numbered(), everyone.counts()
-        able = (labels >= 0) & (counts.gather(1, labels.clamp_min(0)) > 1)
-        folds = min(_FOLDS, int(counts.max()))
-        for fold in range(folds if bool(able.any()) else 0):
-            hidden = able & (number % folds == fold)
-            seen = Membership(labels.masked_fill(hidden, -1), everyone.n_classes)
-            yield seen, labels.masked_fill(~hidden, -1)
+        classes = Membership(labels, _few(self.n_classes))
+        units = normalize(support, dim=-1) * (labels >= 0).unsqueeze(-1)
+        sums, counts = classes.sums(units), classes.counts()
+        means = normalize(sums, dim=-1)
+        n = (counts > 0).sum(1)
+        # The squared length of a sum of n unit vectors is n, and twice the cosine of each pair.
+        alike = (means.sum(1).square().sum(-1) - n) / (n * (n - 1)).clamp_min(1)
+        at = labels.clamp_min(0)
+        of = at.unsqueeze(-1).expand_as(units)
+        own = (units * means.gather(1, of)).sum(-1)
+        others = (units @ means.sum(1).unsqueeze(-1)).squeeze(-1).sub(own) / (n - 1).clamp_min(1).unsqueeze(1)
+        left_out = (units * normalize(sums.gather(1, of) - units, dim=-1)).sum(-1)
+        able = (labels >= 0) & (counts.gather(1, at) > 1)
+        margin = ((own - others) * able).sum(1)
+        kept = ((left_out - others) * able).sum(1) / margin
+        told = able.any(1) & (margin > 1e-6 * able.sum(1))
+        return Signs(self.n_classes, self.shots, alike, torch.where(told, kept, torch.nan))
 
 
 def _step(n_classes: int) -> int:

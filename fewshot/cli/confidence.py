@@ -29,7 +29,8 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
     DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels), or a data set's
     name. One half of its classes is fitted to, the other tells how well it went.
     """
-    from fewshot.confidence import run_calibration, write_table
+    from fewshot.confidence import run_calibration
+    from fewshot.temperature import write_table
 
     for path in (out, picture):
         if path is not None:
