@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -15,7 +16,16 @@ import torch
 from fewshot import __version__
 from fewshot.bench import Protocol, versions
 from fewshot.encoders.hardware import usable_device
-from fewshot.features import Features, Source, embedded, embedded_base, load_encoders, open_base, open_source
+from fewshot.features import (
+    BaseSource,
+    Features,
+    Source,
+    embedded,
+    embedded_base,
+    load_encoders,
+    open_base,
+    open_source,
+)
 from fewshot.files import replacing
 from fewshot.openset import METRICS, OpenSetResult, run_open_set
 from fewshot.unknowns import DEFAULT, SCORES, Background
@@ -122,6 +132,8 @@ def run_open_bench(
     for source in sources:
         _check(source, encoders, protocol, settings)
     background_source = None if base is None else open_base(base)
+    for source in sources:
+        _note_shared(background_source, source, note)
     names = [name for name, score in SCORES.items() if base is not None or not score.needs_background]
     if len(names) < len(SCORES):
         note(f"left out, for it compares with a background (--base): {', '.join(SCORES.keys() - set(names))}")
@@ -152,9 +164,18 @@ def run_open_bench(
                     computed += 1
                     best = next(row for row in found if row.score == DEFAULT)
                     auroc, (gain, width) = best.metrics["auroc"][0], best.gain
-                    note(f"{title}: AUROC {100 * auroc:.2f} %, {100 * gain:+.2f} ± {100 * width:.2f} to {_BASELINE}")
+                    more = "" if math.isnan(width) else f" ± {100 * width:.2f}"
+                    note(f"{title}: AUROC {100 * auroc:.2f} %, {100 * gain:+.2f}{more} to {_BASELINE}")
                 rows += found
     return OpenSetReport(tuple(rows), computed)
+
+
+def _note_shared(base: BaseSource | None, source: Source, note: Callable[[str], None]) -> None:
+    """Tell where the background, meant to be of other classes, names one that is asked for."""
+    both = set() if base is None else set(base.labels or ()) & set(source.labels)
+    if both:
+        label = min(both)
+        note(f"{source.name} and the background both name a class {label!r}: if it is the same, it is no unknown one")
 
 
 def _check(source: Source, encoders: Sequence[str], protocol: Protocol, settings: list[tuple[int, int]]) -> None:
@@ -210,19 +231,44 @@ def _read(path: Path) -> list[OpenSetRow]:
     if not path.exists():
         return []
     try:
-        return [OpenSetRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+        return [_row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged, or another version's ({error}); delete it, or choose another --out"
         ) from error
 
 
+def _row(*, gain: Any, metrics: dict[str, Any], **others: Any) -> OpenSetRow:
+    pairs = {name: _known(pair) for name, pair in metrics.items()}
+    return OpenSetRow(gain=_known(gain), metrics=pairs, **others)
+
+
+def _known(pair: Sequence[float | None]) -> tuple[float, float]:
+    """Return a mean and half-width; null in the file is NaN, as the half-width of one episode's is."""
+    mean, width = (math.nan if value is None else float(value) for value in pair)
+    return mean, width
+
+
+def _nulls(value: Any) -> Any:
+    """Return it with None for each NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _nulls(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_nulls(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _write(folder: Path, rows: list[OpenSetRow]) -> None:
-    value: dict[str, Any] = {"versions": versions(), "rows": [asdict(row) for row in rows]}
+    value: dict[str, Any] = {"versions": versions(), "rows": [_nulls(asdict(row)) for row in rows]}
     with replacing(folder / _JSON) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
     with replacing(folder / _MARKDOWN) as temporary:
         temporary.write_text(markdown(rows), encoding="utf-8")
+
+
+def _percent(mean: float, width: float) -> str:
+    return f"{100 * mean:.2f}" + ("" if math.isnan(width) else f" ± {100 * width:.2f}")
 
 
 def markdown(rows: Sequence[OpenSetRow]) -> str:
@@ -243,7 +289,7 @@ def markdown(rows: Sequence[OpenSetRow]) -> str:
         for row in some:
             columns = [row.metrics["auroc"], row.gain]
             columns += [row.metrics[name] for name in ("aupr", "fpr95", "accepted_accuracy", "oscr")]
-            texts = " | ".join(f"{100 * mean:.2f} ± {100 * width:.2f}" for mean, width in columns)
+            texts = " | ".join(_percent(mean, width) for mean, width in columns)
             lines.append(f"| {row.score}{' (default)' * (row.score == DEFAULT)} | {texts} |")
         parts.append("\n".join(lines))
         if first.flag:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import ImageError
+from fewshot.errors import ImageError, RegistryError
 from fewshot.identity import check_encoder
 from fewshot.images import ImageSource, describe, image_bytes, map_ahead
-from fewshot.reports import AddReport, Conflict, Failure
+from fewshot.reports import NONE_OF_THESE, AddReport, Conflict, Failure
+from fewshot.schema import outsider_checksum, storable
 from fewshot.store import RegistryStore
 
 if TYPE_CHECKING:
@@ -54,25 +56,53 @@ def add_negatives(
             name, data = read[n]
             digest = hashlib.sha256(data).digest()
             if held_by := store.labels_of(digest):
-                report += AddReport(conflicts=(Conflict(name, "none of these", tuple(held_by)),))
+                report += AddReport(conflicts=(Conflict(name, NONE_OF_THESE, tuple(held_by)),))
                 continue
-            added = connection.execute(
-                "INSERT OR IGNORE INTO outsiders (kind, label, sha256, source, vector, fingerprint, data) "
-                "VALUES ('negative', '', ?, ?, ?, ?, ?)",
-                (digest, name, _blob(vector), encoder.fingerprint, data if keep_images else None),
-            ).rowcount
+            picture = data if keep_images else None
+            added = insert(
+                connection, "negative", vector, encoder.fingerprint, digest=digest, source=name, data=picture
+            )
             report += AddReport(added=1) if added else AddReport(duplicates=1)
     return report
+
+
+def insert(
+    connection: sqlite3.Connection,
+    kind: Kind,
+    vector: NDArray[np.float32],
+    fingerprint: str,
+    *,
+    label: str = "",
+    digest: bytes | None = None,
+    source: str = "",
+    data: bytes | None = None,
+) -> bool:
+    """Store one inside ``store.write``; returns False where a picture of this hash is there already."""
+    source, blob = storable(source), _blob(vector)
+    return bool(
+        connection.execute(
+            "INSERT OR IGNORE INTO outsiders (kind, label, sha256, source, vector, fingerprint, data, checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                kind,
+                label,
+                digest,
+                source,
+                blob,
+                fingerprint,
+                data,
+                outsider_checksum(kind, label, digest, source, blob, fingerprint),
+            ),
+        ).rowcount
+    )
 
 
 def set_background(store: RegistryStore, encoder: Encoder, vectors: NDArray[np.float32], labels: Sequence[str]) -> None:
     """Replace the background; inside ``store.write``."""
     with store.read() as connection:
         connection.execute("DELETE FROM outsiders WHERE kind = 'background'")
-        connection.executemany(
-            "INSERT INTO outsiders (kind, label, source, vector, fingerprint) VALUES ('background', ?, '', ?, ?)",
-            [(label, _blob(vector), encoder.fingerprint) for label, vector in zip(labels, vectors, strict=True)],
-        )
+        for label, vector in zip(labels, vectors, strict=True):
+            insert(connection, "background", vector, encoder.fingerprint, label=label)
 
 
 def remove_negatives(store: RegistryStore) -> int:
@@ -88,11 +118,24 @@ def count(store: RegistryStore, kind: Kind) -> int:
 
 
 def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> Outsiders:
-    """Read them; negatives from before a reindex are embedded anew from their pictures, where these were kept."""
+    """Read them; negatives from before a reindex are embedded anew from their pictures, where these were kept.
+
+    Raises
+    ------
+    RegistryError : if one of them is not what was stored.
+    """
     with store.read() as connection:
         rows = connection.execute(
-            "SELECT id, label, source, vector, fingerprint, data FROM outsiders WHERE kind = ? ORDER BY id", (kind,)
+            "SELECT id, label, source, vector, fingerprint, data, sha256, checksum FROM outsiders WHERE kind = ? "
+            "ORDER BY id",
+            (kind,),
         ).fetchall()
+    for id_, label, source, vector, fingerprint, _, sha256, stored in rows:
+        if outsider_checksum(kind, label, sha256, source, vector, fingerprint) != stored:
+            raise RegistryError(
+                f"{store.path} is damaged: {kind} {id_}{source and ', '}{source}, is not what was stored. "
+                f"{store.remedy}"
+            )
     stale = [row for row in rows if row[4] != encoder.fingerprint]
     lost = [row for row in stale if row[5] is None]
     if lost:
@@ -105,10 +148,13 @@ def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> Outsiders:
     anew = dict(zip((row[0] for row in stale), encoder.encode([row[5] for row in stale]), strict=True)) if stale else {}
     if anew:
         with store.write(append=True) as connection:
-            connection.executemany(
-                "UPDATE outsiders SET vector = ?, fingerprint = ? WHERE id = ?",
-                [(_blob(vector), encoder.fingerprint, id_) for id_, vector in anew.items()],
-            )
+            for id_, label, source, _, _, _, sha256, _ in stale:
+                blob, made_by = _blob(anew[id_]), encoder.fingerprint
+                number = outsider_checksum(kind, label, sha256, source, blob, made_by)
+                connection.execute(
+                    "UPDATE outsiders SET vector = ?, fingerprint = ?, checksum = ? WHERE id = ?",
+                    (blob, made_by, number, id_),
+                )
     vectors = [anew[row[0]] if row[0] in anew else np.frombuffer(row[3], "<f4") for row in rows]
     stacked = np.stack(vectors).astype(np.float32) if vectors else np.empty((0, encoder.dim), np.float32)
     return Outsiders(stacked, [row[1] for row in rows])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -14,14 +18,20 @@ from fewshot import outsiders
 from fewshot.errors import RegistryError
 from fewshot.identity import described, remember_encoder
 from fewshot.images import ImageSource
+from fewshot.progress import Progress
 from fewshot.reports import AddReport, Prediction
 from fewshot.store import RegistryStore, Rows
+from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
     from fewshot.unknowns import Background, Known, LeftOut, Threshold
 
-_LEVEL = "max_false_accept"
+_LEVEL, _LINE = "max_false_accept", "line"
+# Counts the ways in which lines have been drawn: one drawn in an older way is drawn anew.
+_WAY = 1
+# Pictures per transaction, as of ``ClassRegistry.add``.
+_CHUNK = 64
 
 
 @dataclass
@@ -33,9 +43,11 @@ class _Learned:
     rows: Rows
     codes: NDArray[np.int64]
     background: Background | None
+    shared: int  # pictures of the background that are registered, so that they were left out
     negatives: NDArray[np.float32]  # directions (n, d)
     stale: str | None  # why no line can be drawn before something is done
     left_out: LeftOut | None = None
+    lines: dict[float, Threshold] = field(default_factory=dict)
 
 
 class Rejection:
@@ -60,14 +72,20 @@ class Rejection:
         Returns
         -------
         AddReport
-            Its conflicts are pictures that a class holds.
+            Its conflicts are pictures that a class holds. Each 64 are stored as soon as they are embedded.
         """
         from fewshot.encoders.base import check_image_batch
 
         encoder = self._encoder()
         remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
-        return outsiders.add_negatives(self._store, encoder, check_image_batch(images), keep_images=keep)
+        total = len(images) if isinstance(images, Sequence) else None
+        source, report = iter(check_image_batch(images)), AddReport()
+        with Progress(total, "add") as bar:
+            while chunk := list(islice(source, _CHUNK)):
+                report += outsiders.add_negatives(self._store, encoder, chunk, keep_images=keep)
+                bar.advance(len(chunk))
+        return report
 
     def renewed(self) -> list[str]:
         """After a reindex, embed negatives anew; say in a sentence each what cannot be used any more."""
@@ -82,6 +100,11 @@ class Rejection:
     def n_negatives(self) -> int:
         """How many negatives there are."""
         return outsiders.count(self._store, "negative")
+
+    @property
+    def n_shared(self) -> int:
+        """How many pictures of the background a class holds, too: they do not stand for unknown ones."""
+        return self._current(self._encoder()).shared
 
     @property
     def level(self) -> float | None:
@@ -105,7 +128,8 @@ class Rejection:
         background : ndarray of shape (n, d), optional
             Vectors of other classes by the registry's encoder; the one given before stays otherwise.
         labels : iterable of n str, optional
-            Their classes; without, each is one of its own.
+            Their classes; without, each is one of its own. Those that are registered examples are kept, but stand for
+            nothing (``n_shared``).
 
         Returns
         -------
@@ -115,26 +139,37 @@ class Rejection:
         Raises
         ------
         RegistryError : for a registry without examples.
-        ValueError : for a level outside (0, 1), or one class and no background; nothing is kept then.
+        ValueError : for a level outside (0, 1), vectors of another size than the registry's, or one class and no
+            background; nothing is kept then.
         """
         from fewshot.unknowns import Background
 
         encoder = self._encoder()
-        described(self._store)
-        outsiders.load(self._store, encoder, "negative")  # outside the transaction, for it may embed some anew
-        with self._store.write(append=True) as connection:
-            if max_false_accept is None:
-                connection.execute("DELETE FROM meta WHERE key = ?", (_LEVEL,))
-                connection.execute("DELETE FROM outsiders WHERE kind = 'background'")
-                return None
-            if background is not None:
-                given = None if labels is None else list(labels)
-                Background.of(background, given)
-                names = [str(n) for n in range(len(background))] if given is None else given
-                outsiders.set_background(self._store, encoder, background, names)
-            line = self._line(self._read(encoder), float(max_false_accept))
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_LEVEL, float(max_false_accept)))
-        return line
+        dim = int(described(self._store)["dim"])
+        given = None
+        if background is not None:
+            check_vectors(np.asarray(background), dim)
+            names = [str(n) for n in range(len(background))] if labels is None else list(labels)
+            Background.of(background, names)
+            given = outsiders.Outsiders(background, names)
+        while True:
+            # Outside the transaction, for it takes a while; begun anew if the registry changes meanwhile.
+            line = learned = None
+            if max_false_accept is not None:
+                learned = self._read(encoder, given)
+                line = self._drawn(learned, float(max_false_accept))
+            with self._store.write(append=True) as connection:
+                if learned is not None and learned.state != self._store.state():
+                    continue
+                connection.execute("DELETE FROM meta WHERE key IN (?, ?)", (_LEVEL, _LINE))
+                if line is None:
+                    connection.execute("DELETE FROM outsiders WHERE kind = 'background'")
+                    return None
+                if given is not None:
+                    outsiders.set_background(self._store, encoder, given.vectors, given.labels)
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (_LEVEL, line.asked))
+                _note_line(connection, line)
+            return line
 
     def threshold(self, max_false_accept: float | None = None) -> Threshold | None:
         """Return the line for a level, by default the one kept; None where none is.
@@ -159,7 +194,8 @@ class Rejection:
         vectors : ndarray of shape (q, d)
         predictions : list of q Prediction
         max_false_accept : float or None
-            By default the level kept, if one is; 1 refuses nothing.
+            By default the level kept, if one is; 1 refuses nothing. Nor does a level that was kept when there was more
+            to go by, as when one class is left: ``threshold`` says why, and each prediction's ``promised`` is None.
         """
         import torch
         from torch.nn.functional import normalize
@@ -183,7 +219,12 @@ class Rejection:
             closest = (normalize(query, dim=-1) @ torch.from_numpy(learned.negatives).mT).amax(dim=-1)
             scores = scores + (closest - learned.known.cosines(query[None])[0].amax(dim=-1)).clamp_min(0.0)
         return [
-            replace(p, unknown=float(u), label=p.label if line is None or u < line.value else None)
+            replace(
+                p,
+                unknown=float(u),
+                label=p.label if line is None or u < line.value else None,
+                promised=None if line is None else line.promised,
+            )
             for p, u in zip(predictions, scores.tolist(), strict=True)
         ]
 
@@ -193,7 +234,8 @@ class Rejection:
                 self._learned = self._read(encoder)
             return self._learned
 
-    def _read(self, encoder: Encoder) -> _Learned:
+    def _read(self, encoder: Encoder, given: outsiders.Outsiders | None = None) -> _Learned:
+        """Learn what the registry holds, with the background given or else its own."""
         import torch
         from torch.nn.functional import normalize
 
@@ -202,11 +244,14 @@ class Rejection:
 
         state = self._store.state()  # first: what changes meanwhile is read with the next question
         negatives = outsiders.load(self._store, encoder, "negative")
-        others = outsiders.load(self._store, encoder, "background")
+        others = given or outsiders.load(self._store, encoder, "background")
         rows = self._rows(state[1])
+        if not rows.labels:
+            raise RegistryError(f"{self._store.path} holds no classes; add some first")
+        fresh = _not_among(others, rows.vectors)
         names = {label: code for code, label in enumerate(dict.fromkeys(rows.labels))}
         codes = np.array([names[label] for label in rows.labels], np.int64)
-        background = Background.of(others.vectors, others.labels) if others.labels else None
+        background = Background.of(fresh.vectors, fresh.labels) if fresh.labels else None
         membership = Membership(torch.from_numpy(codes)[None], len(names))
         known = Known.of(torch.from_numpy(rows.vectors)[None], membership, background)
         return _Learned(
@@ -215,6 +260,7 @@ class Rejection:
             rows,
             codes,
             background,
+            len(others.labels) - len(fresh.labels),
             normalize(torch.from_numpy(negatives.vectors), dim=-1).numpy(),
             negatives.stale or others.stale,
         )
@@ -231,6 +277,24 @@ class Rejection:
         )
 
     def _line(self, learned: _Learned, level: float) -> Threshold:
+        """Return the line, which is kept in the file for the level that is: to draw it takes longer than to predict."""
+        if level in learned.lines:
+            return learned.lines[level]
+        line = None if learned.left_out is not None or learned.stale is not None else self._kept_line(level)
+        if line is None:
+            line = self._drawn(learned, level)
+            if level == self.level:
+                self._note(learned, line)
+        learned.lines[level] = line
+        return line
+
+    def _note(self, learned: _Learned, line: Threshold) -> None:
+        with suppress(RegistryError), self._store.write(append=True) as connection:  # the file may be read-only
+            if self._store.state() == learned.state:
+                _note_line(connection, line)
+                learned.state = (learned.state[0] + 1, learned.state[1])  # as this transaction leaves it
+
+    def _drawn(self, learned: _Learned, level: float) -> Threshold:
         from fewshot.unknowns import leave_out
 
         if learned.stale is not None:
@@ -238,3 +302,38 @@ class Rejection:
         if learned.left_out is None:
             learned.left_out = leave_out(learned.rows.vectors, learned.codes, background=learned.background)
         return learned.left_out.threshold(level)
+
+    def _kept_line(self, level: float) -> Threshold | None:
+        from fewshot.unknowns import Threshold
+
+        with self._store.read() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (_LINE,)).fetchone()
+            basis = _basis(connection)
+        with suppress(ValueError, TypeError):
+            noted = {} if row is None else json.loads(row[0])
+            if noted.pop("basis", None) == basis and noted.get("asked") == level:
+                return Threshold(**noted)
+        return None
+
+
+def _basis(connection: sqlite3.Connection) -> list[object]:
+    """Return what changes whenever a line must be drawn anew: the examples, the background, the way it is done."""
+    (rewrites,) = connection.execute("SELECT value FROM meta WHERE key = 'rewrites'").fetchone()
+    examples = connection.execute("SELECT max(id), count(*) FROM examples").fetchone()
+    others = connection.execute("SELECT max(id), sum(checksum) FROM outsiders WHERE kind = 'background'").fetchone()
+    return [_WAY, rewrites, *examples, *others]
+
+
+def _note_line(connection: sqlite3.Connection, line: Threshold) -> None:
+    noted = json.dumps({**asdict(line), "basis": _basis(connection)})
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_LINE, noted))
+
+
+def _not_among(others: outsiders.Outsiders, registered: NDArray[np.float32]) -> outsiders.Outsiders:
+    """Return the outsiders without those that are registered examples too."""
+    theirs = [vector.tobytes() for vector in others.vectors]
+    both = set(theirs) & {vector.tobytes() for vector in registered} if theirs else set()
+    if not both:
+        return others
+    left = [n for n, vector in enumerate(theirs) if vector not in both]
+    return replace(others, vectors=others.vectors[left], labels=[others.labels[n] for n in left])

@@ -190,3 +190,25 @@ def test_a_setting_that_is_there_is_not_computed_again_and_another_background_is
 )
 def test_open_set_settings_that_make_no_sense_are_refused(files, more, message):
     assert message in " ".join(bench(files, *more, status=2 if "--methods" in more else 1).split())
+
+
+def test_of_one_episode_no_interval_is_known_and_the_file_is_still_json(files):
+    def strictly(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    words = ("--shots", 1, "--episodes", 1)
+    assert bench(files, *words)["computed"] == 1
+    rows = json.loads((files / "out" / "open-set.json").read_text(), parse_constant=strictly)["rows"]
+    assert rows[0]["metrics"]["auroc"][1] is None
+    assert "nan" not in (files / "out" / "open-set.md").read_text()
+    assert bench(files, *words)["computed"] == 0
+
+
+def test_a_background_that_names_a_class_that_is_asked_for_is_told(files):
+    result = CliRunner().invoke(
+        main,
+        [str(word) for word in ("bench", files / "toy.npz", "--open-set", "--ways", 3, "--shots", 1, "--episodes", 2,
+         "--queries", 4, "--base", files / "toy.npz", "--out", files / "out")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "toy and the background both name a class '0': if it is the same, it is no unknown one" in result.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from PIL import Image
 
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
+from fewshot.repairing import repair
 from fewshot.reports import AddReport
+from fewshot.safekeeping import problems_of
 from fewshot.unknowns import Background, set_threshold
 
 CYAN, ORANGE = (0, 255, 255), (204, 102, 0)
@@ -154,6 +158,119 @@ def test_what_cannot_be_kept_changes_nothing(registry):
     assert registry.unknowns.threshold().source == "classes"
 
 
+def test_a_negative_is_not_taken_into_a_class_unless_both_are_wanted(registry):
+    registry.unknowns.add_negatives([png(ORANGE)])
+    refused = registry.add("orange", [png(ORANGE)])
+    assert [conflict.held_by for conflict in refused.conflicts] == [("none of these",)]
+    assert (refused.added, "orange" in registry.classes()) == (0, False)
+    assert registry.add("orange", [png(ORANGE)], allow_conflict=True).added == 1
+
+
+def test_pictures_of_the_background_that_a_class_holds_stand_for_nothing(registry):
+    registry.unknowns.keep(0.05, background=colours(60))
+    alone = registry.unknowns.threshold()
+    assert registry.unknowns.n_shared == 0
+    with_red = np.concatenate([colours(60), np.eye(3, dtype=np.float32)[:1]])
+    assert registry.unknowns.keep(0.05, background=with_red) == alone
+    assert registry.unknowns.n_shared == 1
+    registry.remove("red")
+    assert registry.unknowns.threshold().n_unknown == 61
+
+
+def test_a_kept_line_is_read_not_drawn_again_until_something_changes(registry, path, monkeypatch):
+    import fewshot.unknowns
+
+    kept = registry.unknowns.keep(0.05, background=colours(60))
+    draw, drawn = fewshot.unknowns.leave_out, []
+    monkeypatch.setattr(fewshot.unknowns, "leave_out", lambda *a, **k: drawn.append(1) or draw(*a, **k))
+    with ClassRegistry(path, encoder=FakeEncoder()) as other:
+        assert labels_of(other, RED, ORANGE) == ["red", None]
+        assert other.unknowns.threshold() == kept
+        other.unknowns.add_negatives([png(ORANGE)])
+        assert (other.unknowns.threshold(), drawn) == (kept, [])
+        other.add("cyan", [png(CYAN)])
+        assert labels_of(other, CYAN, CYAN) == ["cyan", "cyan"]
+        assert labels_of(other, CYAN) == ["cyan"]
+        assert drawn == [1]
+    with ClassRegistry(path, encoder=FakeEncoder()) as third:
+        assert third.unknowns.threshold() not in (kept, None)
+        assert drawn == [1]
+    assert registry.unknowns.threshold(0.2).asked == 0.2
+    assert drawn == [1, 1]
+
+
+def test_a_change_while_a_line_is_drawn_is_in_the_line_that_is_kept(registry, path, monkeypatch):
+    import fewshot.unknowns
+
+    draw, calls = fewshot.unknowns.leave_out, []
+
+    def meanwhile(*given, **named):
+        calls.append(1)
+        if len(calls) == 1:
+            with ClassRegistry(path, encoder=FakeEncoder()) as other:  # as the lock is not held
+                other.add("cyan", [png(CYAN)])
+        return draw(*given, **named)
+
+    monkeypatch.setattr(fewshot.unknowns, "leave_out", meanwhile)
+    assert registry.unknowns.keep(0.5).n_unknown == 4
+    assert len(calls) == 2
+
+
+def test_a_limit_that_cannot_be_set_any_more_refuses_nothing_and_each_answer_says_so(registry):
+    registry.unknowns.keep(0.5)
+    assert registry.predict([png(RED)])[0].promised == 0.5
+    assert registry.predict([png(RED)], max_false_accept=1)[0].promised is None
+    registry.remove("green")
+    registry.remove("blue")
+    answer = registry.predict([png(CYAN)])[0]
+    assert (answer.label, answer.promised) == ("red", None)
+    with pytest.raises(ValueError, match="one class and no background"):
+        registry.unknowns.threshold()
+    registry.remove("red")
+    with pytest.raises(RegistryError, match="holds no classes"):
+        registry.unknowns.threshold()
+
+
+def test_vectors_of_another_size_are_no_background(registry):
+    with pytest.raises(ValueError, match="4"):
+        registry.unknowns.keep(0.1, background=np.ones((5, 4), np.float32))
+    assert registry.unknowns.level is None
+
+
+@pytest.mark.parametrize("kind", ["negative", "background"])
+def test_a_changed_byte_of_what_is_of_no_class_is_noticed_and_repaired_away(registry, path, tmp_path, kind):
+    registry.unknowns.add_negatives([png(ORANGE), png(BLACK)])
+    registry.unknowns.keep(0.5, background=colours(3))
+    registry.close()
+    with closing(sqlite3.connect(path)) as connection:
+        (id_, vector) = connection.execute("SELECT id, vector FROM outsiders WHERE kind = ?", (kind,)).fetchone()
+        changed = bytes([vector[0] ^ 1]) + vector[1:]
+        connection.execute("UPDATE outsiders SET vector = ? WHERE id = ?", (changed, id_))
+        connection.commit()
+    with ClassRegistry(path, encoder=FakeEncoder()) as damaged:
+        assert [problem for problem in problems_of(damaged._store) if problem.startswith(f"{kind} {id_}, ")]
+        with pytest.raises(RegistryError, match=rf"{kind} {id_}, .*is not what was stored.*fewshot repair"):
+            damaged.predict([png(RED)])
+    found = repair(path, tmp_path / "new.fewshot")
+    assert found.lost == ("some of what is of no class: negatives, or the background of the threshold",)
+    with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as whole:
+        assert problems_of(whole._store) == []
+        assert whole.unknowns.n_negatives == (1 if kind == "negative" else 2)
+        assert whole.predict([png(RED)])[0].label == "red"
+
+
+def test_a_file_from_before_the_checksums_is_given_them(registry, path):
+    registry.unknowns.add_negatives([png(ORANGE)])
+    registry.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE outsiders DROP COLUMN checksum")
+        connection.execute("PRAGMA user_version = 4")
+        connection.commit()
+    with ClassRegistry(path, encoder=FakeEncoder()) as opened:
+        assert problems_of(opened._store) == []
+        assert opened.predict([png(RED)])[0].label == "red"
+
+
 # The command line
 
 
@@ -200,6 +317,24 @@ def test_a_limit_is_kept_shown_followed_and_forgotten(pictures, made):
         assert (row["label"] is None) == (row["unknown"] >= kept["threshold"] - 1e-4), row
     assert None in [row["label"] for row in answers]
     assert call("threshold", made, "--forget")[0] == {"max_false_accept": None, "negatives": 0}
+
+
+def test_an_unreadable_picture_of_a_background_is_listed_and_the_others_stand(pictures, made, tmp_path):
+    shutil.copytree(pictures / "others", tmp_path / "others")
+    (tmp_path / "others" / "10" / "bad.png").write_bytes(b"no picture")
+    shutil.copy(pictures / "known" / "0" / "0.png", tmp_path / "others" / "11" / "known.png")
+    words = ("threshold", made, "--max-false-accept", 0.05, "--background", tmp_path / "others")
+    answer, notes = call(*words, status=1)
+    assert [failure["path"] for failure in answer["failed"]] == [str(tmp_path / "others" / "10" / "bad.png")]
+    assert answer["unknown_classes"] == 19
+    assert "left out: 1 picture of the background that a class holds, too" in notes
+
+
+def test_a_background_of_nothing_readable_is_refused(made, tmp_path):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "bad.png").write_bytes(b"no picture")
+    _, notes = call("threshold", made, "--max-false-accept", 0.05, "--background", tmp_path / "others", status=1)
+    assert "none of the 1 pictures" in notes
 
 
 def test_predict_says_where_what_was_asked_cannot_be_promised(pictures, made):

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.common import encoder_options, note, opened_registry, say
+from fewshot.cli.common import counted, encoder_options, finish, note, opened_registry, say
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from fewshot.encoders import Encoder
+    from fewshot.images import ImageSource
+    from fewshot.reports import Failure
+    from fewshot.unknowns import Threshold
 
 
 @click.command(epilog="Example: fewshot threshold parts.fewshot --max-false-accept 0.05 --background other-photos/")
@@ -42,6 +45,7 @@ def threshold(
     """
     if forget and (max_false_accept is not None or background is not None):
         raise click.UsageError("give either --forget or what to keep")
+    failed: list[Failure] = []
     with opened_registry(registry, encoding) as opened:
         unknowns = opened.unknowns
         if forget_negatives:
@@ -52,51 +56,79 @@ def threshold(
         if forget:
             line = unknowns.keep(None)
         elif background is not None:
-            vectors, labels = _others(background, registry, opened.encoder)
+            vectors, labels, failed = _others(background, registry, opened.encoder)
             line = unknowns.keep(level, background=vectors, labels=labels)
         elif max_false_accept is not None:
             line = unknowns.keep(max_false_accept)
         else:
             line = unknowns.threshold()
         negatives = unknowns.n_negatives
+        shared = unknowns.n_shared if line is not None and line.source == "background" else 0
     if line is None:
         say({"max_false_accept": None, "negatives": negatives})
         return
+    if shared:
+        note(f"left out: {counted(shared, 'picture')} of the background that a class holds, too")
     if not line.kept:
         note(line.describe())
-    say(
-        {
-            "max_false_accept": line.asked,
-            "promised": round(line.promised, 6),
-            "expected_false_reject": None if line.false_reject is None else round(line.false_reject, 4),
-            "threshold": round(line.value, 6),
-            "from": line.source,
-            "unknown_classes": line.n_unknown,
-            "negatives": negatives,
-        }
-    )
+    _say(line, negatives, failed)
 
 
-def _others(place: str, registry: str, encoder: Encoder) -> tuple[NDArray[np.float32], list[str] | None]:
-    """Vectors of the background, as many as are of use, and their labels where they are known."""
+def _say(line: Threshold, negatives: int, failed: list[Failure]) -> None:
+    answer: dict[str, Any] = {
+        "max_false_accept": line.asked,
+        "promised": round(line.promised, 6),
+        "expected_false_reject": None if line.false_reject is None else round(line.false_reject, 4),
+        "threshold": round(line.value, 6),
+        "from": line.source,
+        "unknown_classes": line.n_unknown,
+        "negatives": negatives,
+    }
+    if failed:
+        answer["failed"] = [{"path": failure.source, "reason": failure.reason} for failure in failed]
+        for failure in failed:
+            note(f"left out: {failure.source}: {failure.reason}")
+    say(answer)
+    finish(bool(failed))
+
+
+def _others(place: str, registry: str, encoder: Encoder) -> tuple[NDArray[np.float32], list[str] | None, list[Failure]]:
+    """Vectors of the background, as many as are of use, their labels where known, and what could not be read."""
     import numpy as np
 
     from fewshot.exchange import FeatureFile
-    from fewshot.features import BaseSource, Features, NamedEncoder, embedded_base, open_base
+    from fewshot.features import Features, embedded_base, open_base
     from fewshot.unknowns import evenly
 
     source = open_base(place)
     held, n = source.held, len(source.held.vectors if isinstance(source.held, FeatureFile) else source.held)
-    groups = np.arange(n) if source.labels is None else np.unique(source.labels, return_inverse=True)[1].reshape(-1)
+    labels = None if source.labels is None else np.array(source.labels, str)
+    groups = np.arange(n) if labels is None else np.unique(labels, return_inverse=True)[1].reshape(-1)
     some = evenly(groups, np.random.default_rng(0))
-    if not isinstance(held, FeatureFile) and len(some) < n:
-        note(f"of the {n} pictures {len(some)} are taken, spread over the classes")
-        held = [held[position] for position in some.tolist()]
-        labels = None if source.labels is None else tuple(source.labels[position] for position in some.tolist())
-        source, some = BaseSource(source.name, labels, held), np.arange(len(some))
-    spec = getattr(encoder, "spec", {})
-    name = str(spec.get("name", "the registry's encoder"))
-    nothing = np.empty((0, encoder.dim), np.float32)
-    ours = Features(registry, name, nothing, (), (), None, encoder.fingerprint, None)
-    base = embedded_base(source, ours, NamedEncoder(name, encoder))
-    return base.vectors[some], None if base.labels is None else base.labels[some].tolist()
+    failed: list[Failure] = []
+    if isinstance(held, FeatureFile):
+        name = str(getattr(encoder, "spec", {}).get("name", "the registry's encoder"))
+        nothing = np.empty((0, encoder.dim), np.float32)
+        ours = Features(registry, name, nothing, (), (), None, encoder.fingerprint, None)
+        vectors = embedded_base(source, ours, None).vectors[some]
+    else:
+        if len(some) < n:
+            note(f"of the {n} pictures {len(some)} are taken, spread over the classes")
+        vectors, kept, failed = _embedded([held[position] for position in some.tolist()], encoder)
+        if not len(kept):
+            raise ValueError(f"none of the {len(some)} pictures of {place} can be read; the first: {failed[0].reason}")
+        some = some[kept]
+    return vectors, None if labels is None else labels[some].tolist(), failed
+
+
+def _embedded(
+    pictures: list[ImageSource], encoder: Encoder
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[Failure]]:
+    """Vectors of the pictures that can be read, their positions, and the others."""
+    from fewshot.encoders.base import encode_valid
+    from fewshot.images import describe
+    from fewshot.reports import Failure
+
+    encoded = encode_valid(encoder, pictures)
+    failed = [Failure(describe(pictures[position]), error.reason) for position, error in encoded.failed]
+    return encoded.vectors, encoded.kept, failed

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fewshot.unknowns.whitening import ENOUGH, STRENGTH, Whitening
 from fewshot.validation import check_vectors
 
 # Half of each covariance is the mean variance in every direction: a few hundred vectors of d = 1,000 tell no more.
@@ -75,16 +76,10 @@ class Background:
         """The mean (d,)."""
         return self.vectors.mean(dim=0)
 
-    def centers_without(self, asked: NDArray[np.int64]) -> Tensor:
-        """Return the mean (n, d) of all vectors but those of the class of each vector asked for, by position.
-
-        A vector around a mean to which it, or its class, has added is not as far from the known classes as a new one.
-        """
-        groups = torch.from_numpy(self.groups)
-        sums = torch.zeros(self.n_classes, self.vectors.shape[1]).index_add_(0, groups, self.vectors)
-        left = len(groups) - torch.bincount(groups)
-        own = groups[torch.from_numpy(asked)]
-        return (self.vectors.sum(dim=0) - sums[own]) / left[own].clamp_min(1).unsqueeze(-1)
+    @cached_property
+    def whitening(self) -> Whitening:
+        """The map around ``center`` that evens out the directions, where there are 64 vectors to tell them."""
+        return Whitening.of(self.vectors, STRENGTH if len(self.vectors) >= ENOUGH else 0.0)
 
     @cached_property
     def overall(self) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.unknowns.background import Background
+from fewshot.unknowns.whitening import ENOUGH, STRENGTH, Whitening
 
 # A fair scale for the softmax of cosines: Hu et al. 2022 (P>M>F) learn one near 10.
 _SCALE = 10.0
@@ -25,6 +26,8 @@ _SCALE = 10.0
 _CENTERED_SCALE = 40.0
 # What a shorter vector's squared length is taken to be: it is zero, but for rounding.
 _TINY = 1e-12
+# Of more examples a whitening is made of as many, at equal distances: they tell enough, and cost less.
+_MOST_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,34 @@ class Known:
     support : Tensor of shape (e, s, d), float32
         The unit vectors themselves; zero where padded.
     background : Background or None
-    center : Tensor of shape (d,) or (e, q, d), or None
-        The background's mean, or one for each query.
+    whitening : Whitening or None
+        Of the background, or else of the support, where that is of 64 examples or more.
     """
 
     prototypes: Tensor
     support: Tensor
     background: Background | None = None
-    center: Tensor | None = None
+    whitening: Whitening | None = None
 
     @classmethod
     def of(cls, support: Tensor, membership: Membership, background: Background | None = None) -> Known:
         """Learn from support vectors (e, s, d) of any length; each class has at least one."""
-        unit = torch.where((membership.labels < 0).unsqueeze(-1), 0.0, normalize(support, dim=-1))
-        center = None if background is None else background.center.to(unit)
-        return cls(membership.sums(unit) / membership.counts().unsqueeze(-1), unit, background, center)
+        real = membership.labels >= 0
+        unit = torch.where(real.unsqueeze(-1), normalize(support, dim=-1), 0.0)
+        prototypes = membership.sums(unit) / membership.counts().unsqueeze(-1)
+        whitening = own_whitening(unit, real) if background is None else background.whitening.to(unit)
+        return cls(prototypes, unit, background, whitening)
+
+    @cached_property
+    def moved(self) -> Tensor:
+        """The prototypes (e, c, d), whitened."""
+        return self.prototypes if self.whitening is None else self.whitening(self.prototypes)
 
     @cached_property
     def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """T, the sum of the prototypes (e, 1, d); and |T|^2 (e, 1, 1), p_k T and |p_k|^2, each (e, 1, c)."""
-        total = self.prototypes.sum(dim=1, keepdim=True)
-        squares = self.prototypes.square().sum(dim=-1).unsqueeze(1)
-        return total, total @ total.mT, total @ self.prototypes.mT, squares
+        """Of the whitened p_k: their sum T (e, 1, d); and |T|^2 (e, 1, 1), p_k T and |p_k|^2, each (e, 1, c)."""
+        total = self.moved.sum(dim=1, keepdim=True)
+        return total, total @ total.mT, total @ self.moved.mT, self.moved.square().sum(dim=-1).unsqueeze(1)
 
     def cosines(self, query: Tensor) -> Tensor:
         """Return cos_k (e, q, c)."""
@@ -141,49 +150,69 @@ def mahalanobis(known: Known, query: Tensor) -> Tensor:
 
 
 def centered(known: Known, query: Tensor) -> Tensor:
-    """-(1/40) log sum_k exp(40 cos(q - m_k, p_k - m_k)): the energy of cosines around a centre.
+    """-(1/40) log sum_k exp(40 cos(q - m_k, p_k - m_k)): the energy of cosines around a centre, after whitening.
 
     With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it (with one
     class, nothing). Cosines around zero tell mostly that q is a picture; around what all pictures share they tell how
-    far it goes p_k's way.
+    far it goes p_k's way. Whitening, by the covariance of the background or else of the examples, where there are 64
+    vectors or more, keeps the directions in which pictures vary most from drowning the others.
 
     References
     ----------
-    Liu et al. 2020, arXiv:2010.03759, eq. 4; Wang et al. 2019, arXiv:1911.04623, section 3 (centring).
+    Liu et al. 2020, arXiv:2010.03759, eq. 4; Wang et al. 2019, arXiv:1911.04623, section 3 (centring); Hariharan,
+    Malik & Ramanan 2012, doi:10.1007/978-3-642-33765-9_33, section 2 (whitening by a covariance of all classes).
     """
     unit = normalize(query, dim=-1)
-    if known.center is None:
-        cosines = _contrasted(known, unit)
+    moved = unit if known.whitening is None else known.whitening(unit)
+    if known.background is None:
+        cosines = known.cosines(unit) if known.moved.shape[1] == 1 else _contrasted(known, moved)
     else:
-        cosines = _around(known.center.expand_as(unit), known.prototypes, unit)
+        cosines = closeness(moved, known.moved, "cosine")
+    return soft(cosines)
+
+
+def soft(cosines: Tensor) -> Tensor:
+    """Return -(1/40) log sum_k exp(40 cos_k) of cosines (..., c): (...)."""
     return -(_CENTERED_SCALE * cosines).logsumexp(dim=-1) / _CENTERED_SCALE
 
 
-def _around(centers: Tensor, prototypes: Tensor, query: Tensor) -> Tensor:
-    """Return cos(q - m, p_k - m) with m (e, q, d) the query's own centre: (e, q, c)."""
-    to_center, length = (query * centers).sum(-1, keepdim=True), centers.square().sum(-1, keepdim=True)
-    across = centers @ prototypes.mT
-    along = query @ prototypes.mT - to_center - across + length
-    ours = query.square().sum(-1, keepdim=True) - 2.0 * to_center + length
-    theirs = prototypes.square().sum(-1).unsqueeze(1) - 2.0 * across + length
-    return (along / (ours.clamp_min(_TINY) * theirs.clamp_min(_TINY)).sqrt()).clamp(-1.0, 1.0)
+def own_whitening(support: Tensor, real: Tensor) -> Whitening | None:
+    """Return that of the unit vectors (e, s, d) that are ``real`` (e, s); None where they are too few to tell."""
+    enough = real.sum(dim=1) >= ENOUGH
+    if not bool(enough.any()):
+        return None
+    some = spread(support.shape[1]).to(support.device)
+    return Whitening.of(support[:, some], STRENGTH * enough[:, None, None], real=real[:, some])
+
+
+def spread(s: int) -> Tensor:
+    """Return the positions of the examples of s that a whitening is made of: all, or as many at equal distances."""
+    return torch.linspace(0, s - 1, min(s, _MOST_EXAMPLES), dtype=torch.float64).round().long()
 
 
 def _contrasted(known: Known, query: Tensor) -> Tensor:
-    """Return cos(q - m_k, p_k - m_k) with m_k the mean of the others' prototypes: (e, q, c).
-
-    With n = c - 1, m_k = (T - p_k) / n and p_k - m_k = (c p_k - T) / n: one product with the prototypes is enough.
-    """
-    c = known.prototypes.shape[1]
-    if c == 1:
-        return known.cosines(query)
-    n = c - 1
+    """Return cos(q - m_k, p_k - m_k) with m_k the mean of the others' prototypes: (e, q, c)."""
     total, whole, across, squares = known.sums
-    to_total, to_own = query @ total.mT, query @ known.prototypes.mT
-    along = (c * to_own - to_total) / n - (c * across - whole - c * squares + across) / n**2
-    ours = (
-        query.square().sum(-1, keepdim=True) - 2.0 * (to_total - to_own) / n + (whole - 2.0 * across + squares) / n**2
-    )
+    own, length = query @ known.moved.mT, query.square().sum(-1, keepdim=True)
+    return contrast(own, query @ total.mT, length, across, whole, squares)
+
+
+def contrast(own: Tensor, to_total: Tensor, length: Tensor, across: Tensor, whole: Tensor, squares: Tensor) -> Tensor:
+    """Return cos(q - m_k, p_k - m_k) with m_k the mean of the other p: (..., q, c), from products alone.
+
+    With n = c - 1 and T the sum of all p, m_k = (T - p_k) / n and p_k - m_k = (c p_k - T) / n.
+
+    Parameters
+    ----------
+    own, to_total, length : Tensor of shape (..., q, c), (..., q, 1), (..., q, 1)
+        q p_k, q T and |q|^2.
+    across, whole, squares : Tensor of shape (..., 1, c), (..., 1, 1), (..., 1, c)
+        p_k T, |T|^2 and |p_k|^2.
+    """
+    c = own.shape[-1]
+    n = c - 1
+    along = (c * own - to_total) / n - (c * across - whole - c * squares + across) / n**2
+    ours = length - 2.0 * (to_total - own) / n + (whole - 2.0 * across + squares) / n**2
     theirs = (c * c * squares - 2.0 * c * across + whole) / n**2
     return (along / (ours.clamp_min(_TINY) * theirs.clamp_min(_TINY)).sqrt()).clamp(-1.0, 1.0)
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from fewshot.unknowns.background import MOST, Background, evenly
-from fewshot.unknowns.scores import DEFAULT, SCORES, Known
+from fewshot.classifiers.membership import Membership
+from fewshot.unknowns.background import Background, evenly
+from fewshot.unknowns.leaving import (
+    Positions,
+    without_class,
+    without_example,
+    without_example_around,
+    without_group,
+)
+from fewshot.unknowns.scores import Known
 from fewshot.validation import check_vectors
 
 # While fewer classes than these may be accepted, one example of each is asked, else all (see ``LeftOut.threshold``).
 _FEW = 20.0
-# Numbers in the prototypes of one batch.
-_AT_ONCE = 2**23
+_DRAWS = 200
+# So many known examples tell the share of them that is refused to 2 points.
+MOST_HELD = 500
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class LeftOut:
         max_false_accept : float
             In (0, 1).
         random_state : int, default 0
-            Draws one example of each class, where ``max_false_accept`` is fewer than 20 of the classes.
+            Draws examples of each class, where ``max_false_accept`` is fewer than 20 of the classes.
 
         Raises
         ------
@@ -124,10 +130,11 @@ class LeftOut:
             (1 + sum_j #{i: u_ji <= u} / n_j) / (m + 1) <= max_false_accept,
 
         which happens to at most that share of unknown queries, over draws of classes. It takes (m + 1) max_false_accept
-        >= 1. With few classes one example of each (n_j = 1) wastes less of what is allowed.
+        >= 1. With few classes one example of each (n_j = 1) wastes less of what is allowed. Which one is drawn 200
+        times over, and the mean of the lines is taken, so that less is left to chance.
 
-        With a background this is the paper's, but that between two steps of the left side the line is drawn in
-        proportion, which keeps the promise where lower scores are ever rarer, as in a distribution's tail.
+        With a background this is the paper's, but for that mean, and that between two steps of the left side the line
+        is drawn in proportion. Both keep the promise where lower scores are ever rarer, as in a distribution's tail.
 
         Classes left out in turn depart from it further: one meets c - 1 others, a new one all c. Of two classes that
         are alike, neither is left to warn of the other when it is new; at worst, where only such twins are close, twice
@@ -145,14 +152,18 @@ class LeftOut:
         if not 0.0 < max_false_accept < 1.0:
             raise ValueError(f"max_false_accept is a share of unknown pictures, in (0, 1), not {max_false_accept!r}")
         level = float(max_false_accept)
-        _, groups, counts = np.unique(self.groups, return_inverse=True, return_counts=True)
-        m = len(counts)
-        unknown, weights = self.unknown, 1.0 / counts[groups.reshape(-1)]
+        order = np.argsort(self.unknown, kind="stable")
+        scores = self.unknown[order]
+        _, groups, counts = np.unique(self.groups[order], return_inverse=True, return_counts=True)
+        m, groups = len(counts), groups.reshape(-1)
+        # How much lies below each score, every class having a weight of 1.
+        weights = 1.0 / counts[groups]
+        below = np.cumsum(weights) - weights
+        budget = max((m + 1) * level - 1.0, 0.0)
         if (m + 1) * level < _FEW:
-            order = np.random.default_rng(random_state).permutation(len(unknown))
-            drawn = order[np.unique(self.groups[order], return_index=True)[1]]
-            unknown, weights = unknown[drawn], np.ones(m)
-        value = _line(unknown, weights, (m + 1) * level - 1.0)
+            value = _drawn(scores, groups, counts, budget, np.random.default_rng(random_state))
+        else:
+            value = float(np.interp(budget, below, scores))
         return Threshold(
             value=value,
             asked=level,
@@ -178,37 +189,35 @@ def leave_out(
         Other classes, which then stand for the unknown ones. Without, each class is left out in turn, and its examples
         are unknown to the others.
     random_state : int, default 0
-        Chooses 2,000 where there are more examples.
+        Chooses 2,000 where more examples stand for unknown ones, and 500 where more do for known ones.
 
     Raises
     ------
     ValueError : for one class and no background, from which nothing can be told.
     """
     array = np.asarray(vectors)
-    support = normalize(torch.from_numpy(check_vectors(array, array.shape[1] if array.ndim == 2 else 0)), dim=-1)
+    array = check_vectors(array, array.shape[1] if array.ndim == 2 else 0)
     codes = np.asarray(labels, np.int64)
     counts = np.bincount(codes)
-    rng = np.random.default_rng(random_state)
-    prototypes = torch.zeros(len(counts), support.shape[1]).index_add_(0, torch.from_numpy(codes), support)
-    prototypes /= torch.from_numpy(counts).unsqueeze(-1)
     if background is None and len(counts) == 1:
         raise ValueError(
             "with one class and no background there is nothing that tells known from unknown: register a second class, "
             "or give pictures of others as a background"
         )
+    rng = np.random.default_rng(random_state)
     with torch.inference_mode():
+        known = Known.of(
+            torch.from_numpy(array)[None], Membership(torch.from_numpy(codes)[None], len(counts)), background
+        )
+        held = np.sort(rng.permutation(np.flatnonzero(counts[codes] > 1))[:MOST_HELD])
         if background is None:
             groups, asked = codes, evenly(codes, rng)
-            unknown = _scores(support[asked], _without_class(prototypes, codes[asked]))
-            center = None
+            unknown = without_class(known, codes, asked)
+            inliers = without_example(known, codes, held)
         else:
             groups, asked = background.groups, evenly(background.groups, rng)
-            known = Known(prototypes[None], support[None], center=background.centers_without(asked)[None])
-            unknown = SCORES[DEFAULT](known, background.vectors[asked][None])[0]
-            center = background.center
-        held = np.flatnonzero(counts[codes] > 1)
-        held = np.sort(rng.permutation(held)[:MOST])
-        inliers = _scores(support[held], _without_example(prototypes, support[held], codes[held], counts), center)
+            unknown = without_group(known, background, asked)
+            inliers = without_example_around(known, codes, held)
     return LeftOut(
         np.asarray(unknown.numpy(), np.float64),
         groups[asked],
@@ -230,51 +239,18 @@ def set_threshold(
     return left_out.threshold(max_false_accept, random_state=random_state)
 
 
-def _line(scores: NDArray[np.float64], weights: NDArray[np.float64], budget: float) -> float:
-    """Return the line below which the weights sum to the budget, or to none where that is below 0.
-
-    Between two scores it is drawn in proportion, as the budget lies between the sums up to them.
-    """
-    order = np.argsort(scores, kind="stable")
-    below = np.cumsum(weights[order]) - weights[order]
-    return float(np.interp(max(budget, 0.0), below, scores[order]))
-
-
-# Each yields the prototypes (e, c, d) that some queries in turn are to meet, in batches.
-_Batches = Iterator[Tensor]
-
-
-def _scores(queries: Tensor, batches: _Batches, center: Tensor | None = None) -> Tensor:
-    """Score each query (n, d) against prototypes of its own: (n,)."""
-    found, at = [torch.empty(0)], 0
-    for prototypes in batches:
-        some = queries[at : at + len(prototypes)].unsqueeze(1)
-        at += len(prototypes)
-        found.append(SCORES[DEFAULT](Known(prototypes, prototypes, center=center), some)[:, 0])
-    return torch.cat(found)
-
-
-def _parts(n: int, prototypes: Tensor) -> Iterator[slice]:
-    size = max(1, _AT_ONCE // prototypes.numel())
-    return (slice(at, min(at + size, n)) for at in range(0, n, size))
-
-
-def _without_class(prototypes: Tensor, codes: NDArray[np.int64]) -> _Batches:
-    """All prototypes but the query's own: (e, c - 1, d)."""
-    others = np.arange(len(prototypes) - 1)
-    for part in _parts(len(codes), prototypes):
-        own = codes[part, None]
-        yield prototypes[torch.from_numpy(others + (others >= own))]
-
-
-def _without_example(
-    prototypes: Tensor, queries: Tensor, codes: NDArray[np.int64], counts: NDArray[np.int64]
-) -> _Batches:
-    """All prototypes, the query's own less the query."""
-    n = torch.from_numpy(counts[codes]).unsqueeze(-1)
-    for part in _parts(len(codes), prototypes):
-        own = torch.from_numpy(codes[part])
-        changed = prototypes.expand(len(own), -1, -1).clone()
-        size = n[part]
-        changed[torch.arange(len(own)), own] = (size * prototypes[own] - queries[part]) / (size - 1)
-        yield changed
+def _drawn(
+    scores: NDArray[np.float64],
+    groups: Positions,
+    counts: Positions,
+    budget: float,
+    rng: np.random.Generator,
+) -> float:
+    """Return the line that one example of each class draws, on average over such draws."""
+    members = np.argsort(groups, kind="stable")
+    starts = np.cumsum(counts) - counts
+    drawn = scores[members[starts + (rng.random((_DRAWS, len(counts))) * counts).astype(np.int64)]]
+    drawn.sort(axis=1)
+    first = min(int(budget), len(counts) - 1)
+    second = min(first + 1, len(counts) - 1)
+    return float((drawn[:, first] + (budget - first) * (drawn[:, second] - drawn[:, first])).mean())
