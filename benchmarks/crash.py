@@ -1,17 +1,13 @@
 """Kill a process that changes a registry, at random moments, and look at what it left.
 
-    python benchmarks/crash.py --kills 1000
-
-writes benchmarks/results/crash.json. The writer adds pictures, removes and renames and merges classes, removes single
+The writer adds pictures, removes and renames and merges classes, removes single
 examples and embeds everything anew with another encoder. It acknowledges each change after it returned: the registry
 must then be as all acknowledged changes made it, with the one that was cut short whole or not at all.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
 import random
 import signal
@@ -21,8 +17,9 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +29,6 @@ import numpy as np
 
 from fewshot import ClassRegistry
 
-RESULTS = Path(__file__).parent / "results" / "crash.json"
 TOGETHER = 3  # pictures in one `add`
 MOST_BEFORE_KILL = 8  # the kill comes up to so many changes after the start, within about the time that one takes
 KINDS = {"add": 8, "remove": 1, "remove_example": 2, "rename": 2, "merge": 2, "reindex": 2}
@@ -150,16 +146,19 @@ def write_on(path: Path, seed: int, start: int, state: State, acknowledge: int) 
             state, number = changed(state, kind, given), number + 1
 
 
-def fork_writer(path: Path, seed: int, start: int, state: State) -> tuple[int, int]:
-    """Start ``write_on`` in a child; returns its process id and the pipe's end to read from."""
+def forked(job: Callable[..., object], *given: object) -> tuple[int, int]:
+    """Start a job in a child, its last argument a pipe to write to; returns the child's id and the end to read from."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            write_on(path, seed, start, state, writing)
+            job(*given, writing)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(1)  # reached only if the writer fails
+            os._exit(1)
     os.close(writing)
     return child, reading
 
@@ -171,15 +170,15 @@ def warm_up() -> None:
         registry.reindex(ENCODERS[1])
 
 
-def kill(child: int, reading: int) -> int:
-    """Kill a writer and count what it acknowledged."""
+def kill(child: int, reading: int) -> bytes:
+    """Kill a writer; returns what it told and nobody has read."""
     os.kill(child, signal.SIGKILL)
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
         raise RuntimeError("the writer failed by itself")
-    return len(data) // 4
+    return data
 
 
 def seconds_of_a_change(folder: Path) -> float:
@@ -187,7 +186,7 @@ def seconds_of_a_change(folder: Path) -> float:
     times = []
     for trial in range(5):
         started = time.perf_counter()
-        child, reading = fork_writer(folder / f"timed {trial}.fewshot", trial, 0, State())
+        child, reading = forked(write_on, folder / f"timed {trial}.fewshot", trial, 0, State())
         for _ in range(MOST_BEFORE_KILL):
             os.read(reading, 4)
         times.append((time.perf_counter() - started) / MOST_BEFORE_KILL)
@@ -258,12 +257,12 @@ def run(kills: int, seed: int) -> dict[str, object]:
         for number in range(kills):
             if number % _FRESH_EVERY == 0:
                 path, state, start = Path(folder) / f"{number}.fewshot", State(), 0
-            child, reading = fork_writer(path, seed + number, start, state)
+            child, reading = forked(write_on, path, seed + number, start, state)
             waited = delays.randrange(MOST_BEFORE_KILL + 1)
             for _ in range(waited):
                 os.read(reading, 4)
             time.sleep(delays.uniform(0, span))
-            answered = waited + kill(child, reading)
+            answered = waited + len(kill(child, reading)) // 4
             for done in range(start, start + answered):
                 state = changed(state, *change(seed + number, done, state))
             kind, given = change(seed + number, start + answered, state)
@@ -281,21 +280,3 @@ def run(kills: int, seed: int) -> dict[str, object]:
         "half_written": half,
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-save", action="store_true", help="print the result only")
-    given = parser.parse_args()
-    result = run(given.kills, given.seed)
-    if not given.no_save:
-        result["command"] = f"python benchmarks/crash.py --kills {given.kills} --seed {given.seed}"
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
-    sys.exit(1 if result["lost"] or result["half_written"] else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,12 @@
 """Many writers and readers of one registry at once, and whether anyone sees what is not whole.
 
-    python benchmarks/crowd.py --writers 8 --readers 8 --seconds 60
-
-writes benchmarks/results/crowd.json. A writer adds a class of three pictures at a time, acknowledges it, and removes
+A writer adds a class of three pictures at a time, acknowledges it, and removes
 every fourth again; a reader lists the classes and recognises a picture. Every acknowledged class must be there at the
 end, whole, and no reader may see one that has other than three pictures, or a registry that has lost one.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import tempfile
@@ -22,7 +18,6 @@ from crash import ENCODERS, picture, warm_up
 
 from fewshot import ClassRegistry
 
-RESULTS = Path(__file__).parent / "results" / "crowd.json"
 TOGETHER = 3
 _REMOVED = 4
 
@@ -109,22 +104,3 @@ def run(writers: int, readers: int, seconds: float) -> dict[str, object]:
         "seen_in_part": len(wrong),
         "sound_at_the_end": healthy,
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--writers", type=int, default=8)
-    parser.add_argument("--readers", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--no-save", action="store_true", help="print the result only")
-    given = parser.parse_args()
-    result = run(given.writers, given.readers, given.seconds)
-    if not given.no_save:
-        result["command"] = f"python benchmarks/crowd.py --seconds {given.seconds:g}"
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
-    sys.exit(1 if result["lost"] or result["seen_in_part"] or result["died"] else 0)
-
-
-if __name__ == "__main__":
-    main()

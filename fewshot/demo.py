@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fewshot.classifiers import PrototypeClassifier
+from fewshot.files import replacing
 from fewshot.registry import ClassRegistry
 from fewshot.reports import Prediction
 
@@ -41,6 +42,7 @@ def run_demo(*, shots: int = 5, seed: int = 0, picture: str | None = None) -> di
     from sklearn.datasets import load_digits
 
     start = time.perf_counter()
+    drawn_as = None if picture is None else _format(picture)
     pixels, digits = load_digits(return_X_y=True)
     rng = np.random.default_rng(seed)
     chosen = np.concatenate([rng.permutation(np.flatnonzero(digits == digit))[:shots] for digit in range(10)])
@@ -64,9 +66,18 @@ def run_demo(*, shots: int = 5, seed: int = 0, picture: str | None = None) -> di
         # A random draw, so that the sheet shows wrong answers in their true share.
         shown = rng.permutation(len(others))[:_SHOWN]
         sheet = contact_sheet([scans[others[i]] for i in shown], [answers[i] for i in shown], truth[shown].tolist())
-        sheet.save(picture)
+        with replacing(picture) as temporary:
+            sheet.save(temporary, format=drawn_as)
         result["picture"] = os.fspath(picture)
     return result
+
+
+def _format(picture: str) -> str:
+    """The picture format that a file's suffix stands for."""
+    suffix = Path(picture).suffix.lower()
+    if suffix not in Image.registered_extensions():
+        raise ValueError(f"cannot draw {picture}: no kind of picture ends in {suffix!r}; give a file such as demo.png")
+    return Image.registered_extensions()[suffix]
 
 
 def contact_sheet(images: list[Image.Image], answers: list[Prediction], truth: list[str]) -> Image.Image:

@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK = (*_FULL, errno.EROFS)
+"""The system's numbers for a disk that takes nothing: what fails with one of these was to be written."""
+_LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
+# Rust's and C's libraries write by themselves and raise errors of their own, which hold the system's words.
+_WORDS = {
+    "disk is full": errno.ENOSPC,  # SQLite's
+    "unable to open database file": errno.EACCES,  # SQLite's, most often of its journal
+    "No space left": errno.ENOSPC,
+    "readonly": errno.EROFS,  # SQLite's
+    "Read-only": errno.EROFS,
+    "disk I/O error": errno.EIO,  # SQLite's
+    "Input/output error": errno.EIO,
+    "File too large": errno.EFBIG,
+}
+
+
+def code_of(error: Exception) -> int | None:
+    """Return the system's number for why something cannot be written, None where an error is about something else."""
+    found = getattr(error, "errno", None)
+    return next((code for words, code in _WORDS.items() if words in str(error)), None) if found is None else found
+
+
+def why_not(error: Exception) -> str:
+    """Say why something could not be written, and what to do."""
+    code = code_of(error)
+    if "unable to open" in str(error):
+        return "no file can be made in its folder; check the permissions there, or free some space"
+    if code in _FULL:
+        return "the disk is full; free some space and try again"
+    if code in _LOCKED:
+        return "it may not be written to; check its permissions and its folder's, or choose another place"
+    return f"{getattr(error, 'strerror', None) or error}; look after the disk, or choose another place"
+
+
+def unwritable(path: str | os.PathLike[str], error: Exception) -> OSError:
+    """Return an error that says in a sentence which file cannot be written, why, and what to do."""
+    made = OSError(f"cannot write {os.fspath(path)}: {why_not(error)}")
+    made.errno = code_of(error)
+    return made
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Tell the file that lies at a path from any other that may take its place; None if there is none."""
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 @contextmanager
@@ -17,6 +68,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     FileNotFoundError, IsADirectoryError : if there is no folder to write in, or the target is one.
+    OSError : if it cannot be written, with the reason and what to do.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -27,8 +79,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except Exception as error:
+        if _about_writing(error, temporary):
+            raise unwritable(target, error) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is read-only, where there is none
+            temporary.unlink(missing_ok=True)
+
+
+def _about_writing(error: Exception, temporary: Path) -> bool:
+    """Whether an error is about the file being written: not about another one that was read, nor told of already."""
+    if not isinstance(error, OSError):
+        return code_of(error) is not None
+    told = str(error).startswith("cannot write") or error.errno is None
+    read = error.filename is not None and error.filename != str(temporary) and os.path.exists(error.filename)
+    return not told and (error.errno in DISK or not read)
 
 
 @contextmanager
@@ -37,15 +103,17 @@ def alone(path: Path) -> Iterator[bool]:
 
     The lock is SQLite's: it works on every system, and ends with the process however that ends.
     """
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    connection = None
     try:
         try:
+            connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise OSError(f"cannot write {path}: {error}") from error
+                raise unwritable(path, error) from error
             yield False
             return
         yield True
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()

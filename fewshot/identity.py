@@ -14,6 +14,9 @@ from fewshot.validation import METRICS, Metric, check_choice
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
+_MOST = 2**24  # more numbers than any encoder makes of a picture
+_SPEC: dict[str, Any] = {"name": str, "layer": (int, str, type(None)), "pool": (str, type(None))}
+
 
 def settle(
     store: RegistryStore, classifier_metric: Metric | None, metric: Metric | None, keep_images: bool | None
@@ -31,6 +34,7 @@ def settle(
     if metric and classifier_metric and metric != classifier_metric:
         raise ValueError(f"metric={metric!r} disagrees with the classifier's metric {classifier_metric!r}")
     wanted = metric or classifier_metric
+    _check_settings(store)
     if "metric" not in store.meta():
         with store.write():
             if "metric" not in store.meta():
@@ -46,6 +50,30 @@ def settle(
     if keep_images is not None and keep_images != bool(meta["keep_images"]):
         with store.write():
             store.set_meta(keep_images=int(keep_images))
+
+
+def _check_settings(store: RegistryStore) -> None:
+    """Raise RegistryError where a file's settings are none that were ever stored."""
+    meta = store.meta()
+    sound = {
+        "metric": lambda value: value in METRICS,
+        "keep_images": lambda value: isinstance(value, int),
+        "fingerprint": lambda value: isinstance(value, str),
+        "dim": lambda value: isinstance(value, int) and 0 < value < _MOST,
+        "encoder": _is_encoder,
+    }
+    for key, is_sound in sound.items():
+        if key in meta and not is_sound(meta[key]):
+            raise RegistryError(f"{store.path} is damaged: its settings say {key} is {meta[key]!r}. {store.remedy}")
+
+
+def _is_encoder(text: Any) -> bool:
+    """Whether this describes an encoder, as ``TimmEncoder.spec`` does; {} is one of the user's own."""
+    try:
+        spec = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(spec, dict) and all(isinstance(spec.get(key), kind) for key, kind in _SPEC.items() if key in spec)
 
 
 def remember_encoder(store: RegistryStore, encoder: Encoder) -> None:

@@ -6,13 +6,11 @@ import hashlib
 import io
 import os
 import stat
-import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar, Union, cast
 
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fewshot import zips
 from fewshot.errors import ImageError
 
 if TYPE_CHECKING:
@@ -56,25 +55,16 @@ class ZippedImage:
 def read_member(archive: str | os.PathLike[str], member: str) -> bytes:
     """Return a file of a zip, which is kept open until it changes on disk.
 
-    Opening a zip means reading its list of members: 0.2 s for the 33,283 of Omniglot's, too long for each picture.
-
     Raises
     ------
-    ImageError : if the file is over ``MAX_BYTES``.
+    ImageError : if the file is over ``MAX_BYTES``, swells as a zip bomb does, is a link, or its name leads elsewhere.
     """
-    about = os.stat(archive)
-    opened, lock = _opened_zip(os.fspath(archive), about.st_mtime_ns, about.st_size, os.getpid())
-    size = opened.getinfo(member).file_size
-    if size > MAX_BYTES:
-        raise ImageError(f"{archive}/{member}", _too_big(size))
+    opened, lock = zips.opened(archive)
+    why = zips.refusal(opened.getinfo(member), MAX_BYTES)
+    if why is not None:
+        raise ImageError(f"{archive}/{member}", why)
     with lock:
         return opened.read(member)
-
-
-@lru_cache(maxsize=8)
-def _opened_zip(archive: str, *version: int) -> tuple[zipfile.ZipFile, threading.Lock]:
-    del version  # only part of the key: the file's time and size, and the process, as a fork shares the file's position
-    return zipfile.ZipFile(archive), threading.Lock()
 
 
 ImageSource: TypeAlias = Union[
@@ -344,15 +334,16 @@ def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
 
 
 def _zipped_images(archive: str) -> LabelledImages:
-    with zipfile.ZipFile(archive) as opened:
-        names = sorted(info.filename for info in opened.infolist() if not info.is_dir())
-    parts = [PurePosixPath(name).parts for name in names if _shown(name) and _pictured(name)]
+    names = zips.members(archive)
+    usual = [name for name in names if _shown(name) and _pictured(name) and not zips.is_outside(name)]
+    parts = [PurePosixPath(name).parts for name in usual]
     wrapped = len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts)
     return _sort_out(names, lambda name: ZippedImage(archive, name), depth=int(wrapped))
 
 
 def _shown(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    parts = PurePosixPath(name).parts  # "..", in a zip, is shown: whoever reads it is told that it is refused
+    return not any((part.startswith(".") and not zips.is_outside(part)) or part == "__MACOSX" for part in parts)
 
 
 def _pictured(name: str) -> bool:

@@ -12,8 +12,9 @@ from fewshot import exchange
 from fewshot.errors import EncoderMismatch, ImageError
 from fewshot.identity import check_encoder, encoder_meta, name_of
 from fewshot.images import ImageSource, describe, image_bytes, map_ahead
-from fewshot.reports import AddReport, Conflict, Failure
+from fewshot.reports import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.store import NewExample, RegistryStore
+from fewshot.validation import check_label
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -36,6 +37,11 @@ def add_pictures(
     for (source, label), data in zip(pairs, map_ahead(image_bytes, [s for s, _ in pairs]), strict=True):
         if isinstance(data, ImageError):
             failed.append(Failure(describe(source), data.reason))
+            continue
+        try:
+            check_label(label)
+        except ValueError as error:  # the name of one folder of many
+            failed.append(Failure(describe(source), str(error)))
             continue
         digest = hashlib.sha256(data).digest()
         refusal = _refusal(store, label, digest, describe(source), allow_conflict)
@@ -126,6 +132,10 @@ def _refusal(store: RegistryStore, label: str, digest: bytes, source: str, allow
     held_by = store.labels_of(digest)
     if label in held_by:
         return AddReport(duplicates=1)
+    with store.read() as connection:
+        negative = "SELECT 1 FROM outsiders WHERE kind = 'negative' AND sha256 = ?"
+        if connection.execute(negative, (digest,)).fetchone():
+            held_by = [*held_by, NONE_OF_THESE]
     if held_by and not allow_conflict:
         return AddReport(conflicts=(Conflict(source, label, tuple(held_by)),))
     return None

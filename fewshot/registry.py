@@ -103,7 +103,7 @@ class ClassRegistry:
                 identity.check_encoder(self._store, encoder)
                 self._encoder = encoder
         except BaseException:
-            self._store.close()
+            self._store.close(unmake=True)
             raise
 
     @property
@@ -161,8 +161,6 @@ class ClassRegistry:
         source = iter(pairs)
         with Progress(total, "add") as bar:
             while chunk := list(islice(source, _CHUNK)):
-                for _, label in chunk:
-                    check_label(label)
                 report += add_pictures(
                     self._store,
                     encoder,
@@ -390,7 +388,7 @@ class ClassRegistry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 
     def __repr__(self) -> str:
         return f"ClassRegistry({self.path!r})"

@@ -8,7 +8,7 @@ import shlex
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
-from fewshot.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum
+from fewshot.files import DISK, code_of, identity_of, why_not
+from fewshot.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, storable
 
 _BUSY_SECONDS = 120.0
 _ROWS_AT_ONCE = 4096
@@ -56,18 +57,23 @@ class RegistryStore:
         self.file = os.path.abspath(self.path)  # SQLite takes "" and ":memory:" for something else
         self._lock = threading.RLock()
         self._process = os.getpid()
+        found = identity_of(self.file)
+        self._made = found is None
         self._check_file(create)
         try:
             self._connection = sqlite3.connect(
                 self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
         except sqlite3.OperationalError as error:
-            raise RegistryError(f"cannot open {self.path}: {error}") from error
+            raise RegistryError(f"cannot open {self.path}: {why_not(error)}") from error
+        self._identity = identity_of(self.file)
         try:
+            if self._identity is None or found not in (None, self._identity):
+                raise RegistryError(f"{self.path} was removed or replaced while it was opened; open it again")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate()
         except BaseException:
-            self._connection.close()
+            self.close(unmake=True)
             raise
 
     @property
@@ -75,8 +81,11 @@ class RegistryStore:
         """What to do about a damaged file."""
         return f"Put a copy of it back, or have back what can be read with: fewshot repair {shlex.quote(self.path)} NEW"
 
-    def close(self) -> None:
-        """Close the file; calling again does nothing."""
+    def close(self, *, unmake: bool = False) -> None:
+        """Close the file; with ``unmake`` it is removed if this opening made it and nothing was stored since."""
+        if unmake and self._made:
+            with suppress(sqlite3.Error, OSError):
+                self._remove_if_bare()
         self._connection.close()
 
     @contextmanager
@@ -85,14 +94,17 @@ class RegistryStore:
         with self._lock:
             self._begin("IMMEDIATE")
             try:
+                if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
+                    raise RegistryError(f"{self.path} was removed or replaced since it was opened; open it again")
                 yield self._connection
                 self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
                 if not append:
                     self._connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
                 self._connection.execute("COMMIT")
             except BaseException as error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # where the disk fails this too, the next to open the file takes it back
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.DatabaseError):
                     raise self._refusal(error) from error
                 raise
@@ -193,7 +205,7 @@ class RegistryStore:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         for example in examples:
             self._connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (example.label,))
-            source, vector = _storable(example.source), np.asarray(example.vector, "<f4").tobytes()
+            source, vector = storable(example.source), np.asarray(example.vector, "<f4").tobytes()
             self._connection.execute(
                 "INSERT INTO examples (class_id, sha256, source, path, vector, added_at, checksum) "
                 "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?, ?)",
@@ -321,18 +333,27 @@ class RegistryStore:
             raise RegistryError(f"{self.path} has been closed; open it again") from error
 
     def _refusal(self, error: sqlite3.DatabaseError) -> RegistryError:
-        if "readonly" in str(error):
-            return RegistryError(f"{self.path} cannot be written to; check its permissions, and its folder's")
         if "locked" in str(error):
             return RegistryError(f"{self.path} is in use by another process ({error}); try again")
-        return RegistryError(f"{self.path} was left as it is: {error}")
+        why = str(error) if code_of(error) is None else why_not(error)
+        return RegistryError(f"{self.path} was left as it is: {why}")
+
+    def _remove_if_bare(self) -> None:
+        """Remove the file if it holds nothing; who has opened it meanwhile notices at the next ``write``."""
+        if os.path.getsize(self.file):  # of an empty file, a full disk would give no lock
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._connection.execute("BEGIN EXCLUSIVE")
+        if is_bare(self._connection):
+            os.unlink(self.file)
 
     def _check_file(self, create: bool) -> None:
         if os.path.isdir(self.file):
             raise RegistryError(f"{self.path or self.file} is a folder; a registry is one file")
         if not create and os.path.isfile(self.file) and not os.path.getsize(self.file):
             raise RegistryError(f"{self.path} is empty, not a registry; it was left as it is. Put a copy of it back")
-        if not os.path.exists(self.file):
+        if self._made:
             if not create:
                 raise RegistryError(
                     f"there is no registry {self.path}; make it with: fewshot add {self.path} LABEL IMAGE..."
@@ -352,6 +373,8 @@ class RegistryStore:
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute("COMMIT")
         except DAMAGE as error:
+            if code_of(error) in DISK:  # no damage: there is no room, or no right, to make it or to bring it up to date
+                raise self._refusal(error) from error  # type: ignore[arg-type]
             # Only SQLite may open the file: closing it elsewhere in this process would drop SQLite's POSIX locks.
             if "not a database" in str(error):
                 raise RegistryError(
@@ -373,8 +396,3 @@ class RegistryStore:
                 "Upgrade: pip install --upgrade fewshot"
             )
         return int(version)
-
-
-def _storable(name: str) -> str:
-    """Return a file name as SQLite can hold it: bytes that are not UTF-8 become question marks."""
-    return name.encode("utf-8", "replace").decode()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot.encoders import TimmEncoder, load_encoder
 from fewshot.errors import ImageError, RegistryError
+from fewshot.files import unwritable
 from fewshot.finetuning import FineTuneClassifier
 from fewshot.progress import Progress
 from fewshot.reindexing import unavailable
@@ -119,9 +120,13 @@ def _save(write: Callable[[Path], object], place: Path) -> None:
     """Write the folder whole or not at all; one that is there already, by name the same encoder, stays."""
     if place.is_dir() and any(place.iterdir()):
         return
-    half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    half = None
     try:
+        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         write(half / place.name)
         os.replace(half / place.name, place)
+    except OSError as error:
+        raise unwritable(place, error) from error
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        if half is not None:
+            shutil.rmtree(half, ignore_errors=True)

@@ -58,7 +58,7 @@ def test_classes_are_added_one_by_one_and_new_pictures_recognised(photos, tmp_pa
     for row in rows:
         assert row["top"] == [[row["label"], row["score"]]]
         assert row["nearest"][0]["label"] == row["label"]
-        assert set(row) == {"path", "label", "score", "unknown", "top", "nearest"}
+        assert set(row) == {"path", "label", "score", "probability", "unknown", "top", "nearest"}
 
 
 def test_a_folder_is_evaluated_and_the_rows_written(registry, photos, tmp_path):
@@ -247,8 +247,8 @@ def test_an_unknown_class_gets_its_close_matches(registry):
     assert "did you mean 'flower'?" in call("rename", registry, "flwer", "x", status=1).stderr
 
 
-def test_a_reader_that_has_gone_ends_it_quietly():
-    script = [sys.executable, "-c", "from fewshot.cli import main; main()", "encoders"]
+def test_a_reader_that_has_gone_ends_it_quietly(registry):
+    script = [sys.executable, "-c", "from fewshot.cli import main; main()", "classes", registry]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(script, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)

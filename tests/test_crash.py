@@ -4,30 +4,67 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fakes import ROOT, run_python
+from fakes import ROOT
 
 from fewshot import ClassRegistry
+from fewshot.store import RegistryStore
+from fewshot.tuning import tune_registry
 
 sys.path.append(str(ROOT / "benchmarks"))
 import crash
+import crash_tuning
+import reliability
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
 
-def test_forty_killed_writers_lose_nothing_acknowledged_and_leave_nothing_half_written():
-    # In a process of its own: it forks, and this one may have threads.
-    done = run_python("import sys, crash; sys.argv = ['crash', '--kills', '40', '--no-save']; crash.main()")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert (result["kills"], result["lost"], result["half_written"]) == (40, 0, 0), done.stderr
-    assert result["acknowledged"] > 20  # the kills fell while it was writing
-    assert sum(result["cut_short"].values()) == 40
+def told_by(job, path) -> str:
+    reading, writing = os.pipe()
+    job(path, writing)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
+
+
+# Forked with threads, of which the children need none; whoever writes fails by itself if it waits for one.
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_killed_writers_lose_nothing_acknowledged_and_leave_nothing_half_written(capfd):
+    result = crash.run(20, 0)
+    assert (result["kills"], result["lost"], result["half_written"]) == (20, 0, 0), capfd.readouterr().err
+    assert result["acknowledged"] > 10  # the kills fell while it was writing
+    assert sum(result["cut_short"].values()) == 20
+
+
+class Killed(BaseException):
+    """The process ends at this point."""
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(os, "replace"), (ClassRegistry, "reindex"), (RegistryStore, "set_vectors"), (Path, "chmod")]
+)
+def test_a_tuning_that_is_cut_short_leaves_the_registry_and_its_encoder_as_they_were(
+    place, name, tmp_path, monkeypatch
+):
+    def killed(*_, **__):
+        raise Killed
+
+    fingerprint = told_by(crash_tuning.prepare, tmp_path)
+    with ClassRegistry(tmp_path / "r.fewshot") as registry:
+        monkeypatch.setattr(place, name, killed)
+        with pytest.raises(Killed):
+            tune_registry(registry, **crash_tuning.SETTINGS)
+        monkeypatch.undo()
+    assert json.loads(told_by(crash_tuning.inspect, tmp_path / "r.fewshot")) == [fingerprint, []]
+    with ClassRegistry(tmp_path / "r.fewshot") as registry:
+        assert tune_registry(registry, **crash_tuning.SETTINGS).examples == 6
+    assert json.loads(told_by(crash_tuning.inspect, tmp_path / "r.fewshot"))[1] == []
 
 
 STATE = crash.State({f"class {n}": (3 * n, 3 * n + 1, 3 * n + 2) for n in range(3)})
@@ -107,3 +144,20 @@ def test_the_checker_notices_a_change_made_in_part(written):
     with ClassRegistry(written, encoder=crash.ENCODERS[0]) as registry:
         registry.add("class 0", [crash.picture(9)])
     assert damage(written, STATE, more).half_written == ("a change is there in part",)
+
+
+def test_the_checker_of_tunings_finds_a_sound_one_sound_and_notices_a_foreign_encoder(tmp_path):
+    path = tmp_path / "r.fewshot"
+    fingerprint = told_by(crash_tuning.prepare, tmp_path)
+    assert json.loads(told_by(crash_tuning.inspect, path)) == [fingerprint, []]
+    for name, other in ((fingerprint[:8], False), ("0" * 8, True)):
+        shutil.copytree(tmp_path / "network", f"{path}.encoder-{name}")
+        wrong = [f"r.fewshot.encoder-{name} holds another encoder"] if other else []
+        assert json.loads(told_by(crash_tuning.inspect, path)) == [fingerprint, wrong]
+
+
+def test_whatever_is_lost_in_any_part_fails_the_whole():
+    sound = {"changes": {"kills": 9, "lost": 0, "half_written": 0}, "tune": {"kills": 1, "lost": 0}}
+    assert reliability.bad(sound) == 0
+    assert reliability.bad({**sound, "tune": {"lost": 1, "half_written": 2}}) == 3
+    assert reliability.bad({"images": {"inputs": 5, "failures": 0}, "inputs": 5, "failures": 4}) == 4

@@ -43,6 +43,15 @@ def _two_workers(monkeypatch):
 
 
 @pytest.fixture
+def _thin(monkeypatch):
+    """VGG and DaViT as timm builds them, with few channels: their 128 and 28 million weights take seconds to draw."""
+    monkeypatch.setitem(timm.models.vgg.cfgs, "vgg11", [8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"])
+    few = {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 64, 128), "num_heads": (1, 2, 4, 8)}
+    build = timm.models.davit._create_davit
+    monkeypatch.setattr(timm.models.davit, "_create_davit", lambda *names, **more: build(*names, **{**more, **few}))
+
+
+@pytest.fixture
 def random_encoder():
     def make(name=SMALL, **settings):
         torch.manual_seed(0)
@@ -69,7 +78,7 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.usefixtures("_two_workers")
+@pytest.mark.usefixtures("_two_workers", "_thin")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_picture_embeds_the_same_alone_in_a_batch_and_after_another_call(name, random_encoder, pictures):
     encoder = random_encoder(name, precision="float32", batch_size=3)
@@ -380,6 +389,7 @@ def test_rounding_cancels_the_errors_of_each_filter():
 
 
 # DaViT reads its convolutions' kernel_size; LambdaNetworks hold 3-d convolutions, which know no channels_last.
+@pytest.mark.usefixtures("_thin")
 @pytest.mark.parametrize("name", ["davit_tiny", "lambda_resnet26t"])
 def test_networks_with_uncommon_convolutions_give_what_timm_gives_in_both_precisions(name, random_encoder, pictures):
     torch.manual_seed(0)

@@ -18,7 +18,8 @@ from fakes import FakeEncoder, png, run_python
 
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
-from fewshot.safekeeping import backup, problems_of, repair
+from fewshot.repairing import repair
+from fewshot.safekeeping import backup, problems_of
 from fewshot.schema import MIGRATIONS, m001_tables
 from fewshot.store import NewExample, RegistryStore
 
@@ -316,6 +317,52 @@ def test_what_is_of_no_class_is_had_back_too(tmp_path):
     assert repair(tmp_path / "r.fewshot", tmp_path / "new.fewshot").lost == ()
     with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as registry:
         assert registry.unknowns.n_negatives == 2
+
+
+def test_what_annotations_have_taught_is_had_back_too(path, tmp_path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO annotations VALUES (7, 1, 1000, 'learned', NULL, NULL)")
+        connection.execute("INSERT INTO annotations VALUES (8, 1, 2000, x'00', NULL, NULL)")  # damaged
+        connection.execute("INSERT INTO deleted_tasks VALUES (3)")
+        for number, example in ((1, 18), (2, 20)):
+            connection.execute(
+                f"INSERT INTO lessons VALUES ({number}, 7, 'choice', 'r{number}', 'class 5', {example}, NULL)"
+            )
+        connection.commit()
+    change_byte_of_vector(path, 17)  # of example 18
+    found = repair(path, tmp_path / "new.fewshot")
+    assert found.lost == (
+        "example 18: what is left of it is not an example",
+        "some of what annotations have taught: learn their project from its export again",
+    )
+    with closing(sqlite3.connect(tmp_path / "new.fewshot")) as connection:
+        assert connection.execute("SELECT id, updated FROM annotations").fetchall() == [(7, 1000)]
+        assert connection.execute("SELECT id FROM deleted_tasks").fetchall() == [(3,)]
+        assert connection.execute("SELECT id, example FROM lessons").fetchall() == [(1, None), (2, 20)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dim", None),
+        ("dim", "4"),
+        ("dim", 0),
+        ("metric", "manhattan"),
+        ("keep_images", "yes"),
+        ("fingerprint", 7),
+        ("encoder", "{"),
+        ("encoder", "[]"),
+        ("encoder", '{"name": 5}'),
+        ("encoder", '{"name": "pocket", "layer": [1]}'),
+    ],
+)
+def test_settings_that_were_never_stored_are_called_damage(key, value, path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+        connection.commit()
+    with pytest.raises(RegistryError, match=rf"damaged: its settings say {key} is .*fewshot repair") as error:
+        ClassRegistry(path)
+    assert repr(value) in str(error.value)
 
 
 def test_the_commands_say_what_they_did(path, tmp_path):

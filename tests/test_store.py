@@ -206,7 +206,7 @@ def test_a_read_only_file_can_be_asked_but_not_changed(tmp_path):
     path.chmod(0o444)
     with ClassRegistry(path, encoder=FakeEncoder()) as registry:
         assert registry.classes() == {"cat": 1}
-        with pytest.raises(RegistryError, match="cannot be written to; check its permissions"):
+        with pytest.raises(RegistryError, match="may not be written to; check its permissions"):
             registry.rename("cat", "dog")
 
 
@@ -214,7 +214,7 @@ def test_a_write_that_sqlite_refuses_says_so_and_leaves_the_file_as_it_was(tmp_p
     with opened(tmp_path / "r.fewshot") as made:
         made._connection.execute("PRAGMA query_only = ON")  # SQLite then says what it says of a read-only file
         with (
-            pytest.raises(RegistryError, match=r"r\.fewshot cannot be written to; check its permissions"),
+            pytest.raises(RegistryError, match=r"r\.fewshot was left as it is: it may not be written to; check"),
             made.write(),
         ):
             made.insert([example()])
@@ -224,7 +224,7 @@ def test_a_write_that_sqlite_refuses_says_so_and_leaves_the_file_as_it_was(tmp_p
 def test_a_full_disk_says_so_and_leaves_the_file_as_it_was(tmp_path):
     with opened(tmp_path / "r.fewshot") as made:
         made._connection.execute("PRAGMA max_page_count = 20")
-        with pytest.raises(RegistryError, match="was left as it is: database or disk is full"), made.write():
+        with pytest.raises(RegistryError, match="was left as it is: the disk is full; free some space"), made.write():
             made.insert([example(data=b"x" * 1_000_000)])
         assert made.is_empty()
 

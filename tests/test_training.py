@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_in_one_line_and_half_written_files_do_not_stay(tmp_
         raise SafetensorError("I/O error: No space left on device")
 
     monkeypatch.setattr(loop, "write_weights", full)
-    with pytest.raises(FewShotError, match=r"cannot write in .*No space left.*then goes on from the last checkpoint"):
+    with pytest.raises(FewShotError, match=r"cannot write .*: the disk is full.*goes on from the last checkpoint"):
         train(tmp_path / "out")
     monkeypatch.undo()
     train(tmp_path / "out")

@@ -23,7 +23,7 @@ def repair(registry: str, new: str) -> None:
     """Write a NEW registry with all that can be read of a damaged one, which is left as it is."""
     from dataclasses import asdict
 
-    from fewshot.safekeeping import repair as repaired
+    from fewshot.repairing import repair as repaired
 
     found = repaired(registry, new)
     for sentence in found.lost:

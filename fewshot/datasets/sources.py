@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 
+from fewshot import zips
 from fewshot.images import (
     SUFFIXES,
     ImageSource,
@@ -74,8 +75,7 @@ def pictures_below(place: Path, under: str) -> dict[str, ImageSource]:
         return {os.path.relpath(str(image), folder).replace(os.sep, "/"): image for image in found}
     if not zipfile.is_zipfile(place):
         raise ValueError(f"{place} is neither a folder nor a zip, or is damaged; fetch it again")
-    with zipfile.ZipFile(place) as opened:
-        names = sorted(name for name in opened.namelist() if name.startswith(f"{under}/"))
+    names = [name for name in zips.members(place) if name.startswith(f"{under}/")]
     return {
         name.removeprefix(f"{under}/"): ZippedImage(str(place), name)
         for name in names

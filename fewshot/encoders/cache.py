@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from fewshot.encoders.base import Encoded, Encoder, all_or_raise, check_image_batch, encode_valid
 from fewshot.errors import ImageError
+from fewshot.files import code_of, why_not
 from fewshot.images import ImageSource, describe, image_bytes, map_ahead
 
 if TYPE_CHECKING:
@@ -152,10 +153,20 @@ class _Connection:
                 self._connection.close()
                 raise
         except sqlite3.Error as error:
-            raise ValueError(f"{self._path} cannot be used as an embedding cache ({error})") from error
+            raise self._refusal(error) from error
         return self._connection
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._connection.commit()
-        self._connection.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._connection.commit()
+        except sqlite3.Error as failed:
+            error = failed
+        finally:
+            self._connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: sqlite3.Error) -> ValueError:
+        why = f" ({error}); give another file" if code_of(error) is None else f": {why_not(error)}"
+        return ValueError(f"{self._path} cannot be used as an embedding cache{why}")

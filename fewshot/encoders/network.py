@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from fewshot.errors import EncoderNotFound
 
 POOLS = ("avg", "max", "cls", "cls+avg")
 _PROBE_SECONDS = 3.0
+_MOST_SIDE = 4096  # pixels; the largest that timm knows is 1,024
 
 
 def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
@@ -37,11 +38,63 @@ def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
     import fewshot.encoders.architectures  # noqa: F401  registers our networks
 
     try:
-        with _hub_offline_if_unreachable(name, pretrained):
+        _check_folder(name)
+        with _hub_offline_if_unreachable(name, pretrained), _no_pickled_programs():
             network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **settings)
+        _check_preprocessing(network)
     except Exception as error:
         raise EncoderNotFound(_explain(name, error)) from error
     return network.eval().requires_grad_(False)
+
+
+def _check_folder(name: str) -> None:
+    """Refuse a folder without safetensors: timm would go on to pickled weights, which can run any program."""
+    source, _, place = name.partition(":")
+    if source == "local-dir" and os.path.isdir(place) and "model.safetensors" not in os.listdir(place):
+        others = sorted(n for n in os.listdir(place) if n.endswith((".bin", ".pth", ".pt", ".pkl", ".ckpt", ".tar")))
+        pickled = f"; {others[0]} may be a pickle, which is never read: save it as safetensors" if others else ""
+        raise FileNotFoundError(f"it holds no model.safetensors{pickled}")
+
+
+def _check_preprocessing(network: nn.Module) -> None:
+    """Raise ValueError where a foreign config.json asks for what is no preprocessing, or for pictures beyond memory."""
+    from timm.data import resolve_model_data_config
+
+    sound: dict[str, Callable[[Any], bool]] = {
+        "input_size": lambda v: _numbers(v, 1, _MOST_SIDE) and v[0] == 3 and all(isinstance(n, int) for n in v),
+        "mean": lambda v: _numbers(v, -1e3, 1e3),
+        "std": lambda v: _numbers(v, 1e-3, 1e3),
+        "crop_pct": lambda v: _numbers([v] * 3, 0.1, 2.0),
+        "crop_mode": lambda v: v in ("center", "squash", "border"),
+        "interpolation": lambda v: v in ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box", "random"),
+    }
+    for key, value in resolve_model_data_config(network).items():
+        if key in sound and not sound[key](value):
+            raise ValueError(f"its config says that {key} is {value!r}")
+
+
+def _numbers(value: Any, low: float, high: float) -> bool:
+    """Whether a value is three numbers between two others."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(n, (int, float)) and low <= n <= high for n in value)
+    )
+
+
+@contextmanager
+def _no_pickled_programs() -> Iterator[None]:
+    """Let torch read only tensors of older weights on the Hub, which are pickles: not every timm asks for that."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    was = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if was is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = was
 
 
 def list_encoders(pattern: str = "") -> list[str]:

@@ -17,10 +17,9 @@ from safetensors import SafetensorError
 from fewshot import __version__
 from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders.hardware import best_device, best_precision, usable_device
-from fewshot.encoders.network import first_line
 from fewshot.encoders.trainable import check_sizes, trainable
 from fewshot.errors import FewShotError, MissingExtra
-from fewshot.files import alone, replacing
+from fewshot.files import alone, replacing, unwritable
 from fewshot.plots import draw_training
 from fewshot.training import checkpoint
 from fewshot.training.adaptation import learn2learn_maml
@@ -173,10 +172,8 @@ def train_encoder(
             note(f"interrupted; the same command goes on from what {work} holds")
             raise
         except (OSError, SafetensorError) as error:
-            raise FewShotError(
-                f"cannot write in {work}: {first_line(error)}. Make room, or whatever it lacks: the same command then "
-                "goes on from the last checkpoint"
-            ) from error
+            told = error if str(error).startswith("cannot write") else unwritable(work, error)
+            raise FewShotError(f"{told}: the same command then goes on from the last checkpoint") from error
     shutil.rmtree(work)
     return _result(target, state, computed=True)
 
