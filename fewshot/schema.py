@@ -16,6 +16,34 @@ def checksum(sha256: bytes, source: str, vector: bytes) -> int:
     return zlib.crc32(vector, zlib.crc32(source.encode(), zlib.crc32(sha256)))
 
 
+def outsider_checksum(kind: object, label: object, sha256: object, source: object, vector: object, by: object) -> int:
+    """Return the CRC-32 of what is kept of an outsider made ``by`` this encoder, or -1 for what cannot be one.
+
+    Its picture has a hash of its own.
+    """
+    words = (kind, label, source, by)
+    if not (
+        isinstance(vector, bytes)
+        and isinstance(sha256, (bytes, type(None)))
+        and all(isinstance(word, str) for word in words)
+    ):
+        return -1
+    return zlib.crc32(vector, zlib.crc32("\0".join(map(str, words)).encode(), zlib.crc32(sha256 or b"")))
+
+
+def storable(name: str) -> str:
+    """Return a file name as SQLite can hold it: bytes that are not UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def is_bare(connection: sqlite3.Connection) -> bool:
+    """Whether no table but the settings holds anything."""
+    tables = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'meta' AND name NOT LIKE 'sqlite%'"
+    ).fetchall()
+    return not any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for (name,) in tables)
+
+
 def m001_tables(connection: sqlite3.Connection) -> None:
     """Make the first schema."""
     for statement in (
@@ -63,5 +91,51 @@ def m003_outsiders(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_tables, m002_checksums, m003_outsiders]
+def m004_lessons(connection: sqlite3.Connection) -> None:
+    """Make room for annotations that the registry learns from, and what each has taught it."""
+    for statement in (
+        # updated: microseconds since 1970; state: waiting, learned or gone; body: what is still to be learned of it;
+        # reason: why it, or some of it, could not be
+        """CREATE TABLE annotations (
+            id INTEGER PRIMARY KEY,
+            task INTEGER,
+            updated INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            body TEXT,
+            reason TEXT)""",
+        "CREATE INDEX annotations_by_state ON annotations (state, id)",
+        "CREATE INDEX annotations_by_task ON annotations (task)",
+        "CREATE TABLE deleted_tasks (id INTEGER PRIMARY KEY)",
+        # label: "" where the picture is none of the classes; without example and negative: removed by hand since
+        """CREATE TABLE lessons (
+            id INTEGER PRIMARY KEY,
+            annotation INTEGER NOT NULL,
+            control TEXT NOT NULL,
+            region TEXT NOT NULL,
+            label TEXT NOT NULL,
+            example INTEGER REFERENCES examples (id) ON DELETE SET NULL,
+            negative INTEGER REFERENCES outsiders (id) ON DELETE SET NULL,
+            UNIQUE (annotation, control, region, label))""",
+        "CREATE INDEX lessons_by_example ON lessons (example)",
+        "CREATE INDEX lessons_by_negative ON lessons (negative)",
+    ):
+        connection.execute(statement)
+
+
+def m005_outsider_checksums(connection: sqlite3.Connection) -> None:
+    """Give each outsider a checksum, as examples have one."""
+    connection.execute("ALTER TABLE outsiders ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
+    connection.create_function("outsider_checksum_of", 6, outsider_checksum, deterministic=True)
+    connection.execute(
+        "UPDATE outsiders SET checksum = outsider_checksum_of(kind, label, sha256, source, vector, fingerprint)"
+    )
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
+    m001_tables,
+    m002_checksums,
+    m003_outsiders,
+    m004_lessons,
+    m005_outsider_checksums,
+]
 """Each brings a file from version n to n + 1. Append only."""

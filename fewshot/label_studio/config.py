@@ -1,0 +1,134 @@
+"""What a Label Studio project asks: the controls of its labelling configuration that a classifier can answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, cast
+from xml.parsers import expat
+
+Kind = Literal["choices", "rectanglelabels", "brushlabels"]
+
+_KINDS: dict[str, Kind] = {
+    "Choices": "choices",
+    "RectangleLabels": "rectanglelabels",
+    "BrushLabels": "brushlabels",
+}
+_OPTION = {"Choices": "Choice", "RectangleLabels": "Label", "BrushLabels": "Label"}
+_MAX_CHARACTERS = 1_000_000
+_MAX_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Control:
+    """A question about an image.
+
+    Attributes
+    ----------
+    name, to_name : str
+        Of the control, and of the image it asks about.
+    kind : str
+        "choices" asks about the picture as a whole, the others about each region; it is also the type of its results,
+        and the key of the labels in them.
+    labels : tuple of str
+        What may be answered; empty where each task brings its own.
+    multiple : bool
+        Whether several labels may be chosen together, or none.
+    image : str
+        Where a task's data holds the image.
+    """
+
+    name: str
+    to_name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    multiple: bool
+    image: str
+
+
+@dataclass(frozen=True)
+class _Tag:
+    name: str
+    attributes: dict[str, str]
+    parents: tuple[int, ...]
+
+
+def parse_config(xml: str) -> tuple[Control, ...]:
+    """Read the controls that ask for the class of an image, or of a region of one; others are passed over.
+
+    Parameters
+    ----------
+    xml : str
+        A labelling configuration; it may come from anyone.
+
+    Raises
+    ------
+    ValueError : if it is no XML, over a million characters, more than 100 tags deep, or declares entities, which
+        could fill the memory.
+    """
+    tags = _tags(xml)
+    images = {
+        tag.attributes["name"]: key
+        for tag in tags
+        if tag.name == "Image" and "name" in tag.attributes and (key := _variable(tag.attributes.get("value", "")))
+    }
+    found = []
+    for number, tag in enumerate(tags):
+        kind = _KINDS.get(tag.name)
+        shown = [name for name in tag.attributes.get("toName", "").split(",") if name in images]
+        if kind is None or not shown or "name" not in tag.attributes or _is_of_regions_or_nested(tag):
+            continue
+        inside = (t for t in tags if number in t.parents and t.name == _OPTION[tag.name])
+        labels = [t.attributes.get("alias") or t.attributes.get("value", "") for t in inside]
+        found.append(
+            Control(
+                name=tag.attributes["name"],
+                to_name=shown[0],
+                kind=kind,
+                labels=tuple(dict.fromkeys(label for label in labels if label)),
+                multiple=kind == "choices" and tag.attributes.get("choice") == "multiple",
+                image=images[shown[0]],
+            )
+        )
+    return tuple(found)
+
+
+def _is_of_regions_or_nested(tag: _Tag) -> bool:
+    """Whether Choices are asked for each region, or are a tree: their results say something else than a class."""
+    return tag.name == "Choices" and "true" in (
+        tag.attributes.get("perRegion", "").lower(),
+        tag.attributes.get("perItem", "").lower(),
+        tag.attributes.get("allowNested", "").lower(),
+    )
+
+
+def _variable(value: str) -> str | None:
+    found = re.fullmatch(r"\$([\w.-]+)", value)
+    return found[1] if found else None
+
+
+def _tags(xml: str) -> list[_Tag]:
+    if len(xml) > _MAX_CHARACTERS:
+        raise ValueError(f"the labelling configuration has {len(xml):,} characters, over the limit of 1,000,000")
+    tags: list[_Tag] = []
+    open_: list[int] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if len(open_) >= _MAX_DEPTH:
+            raise ValueError(f"the labelling configuration is more than {_MAX_DEPTH} tags deep")
+        tags.append(_Tag(name, attributes, tuple(open_)))
+        open_.append(len(tags) - 1)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("the labelling configuration declares a document type or entities, which are not accepted")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: cast("None", open_.pop())
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    try:
+        parser.Parse(xml, True)
+    except (expat.ExpatError, UnicodeEncodeError) as error:
+        raise ValueError(f"the labelling configuration is not XML ({error})") from error
+    return tags

@@ -1,0 +1,364 @@
+"""The routes of a Label Studio machine learning backend: it suggests, and learns from every annotation at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, FastAPI, Request
+from starlette.responses import JSONResponse
+
+from fewshot.errors import FewShotError, RegistryError
+from fewshot.label_studio.events import (
+    BadRequest,
+    ProjectKey,
+    controls_of,
+    notes_of_export,
+    project_key,
+    read_event,
+)
+from fewshot.label_studio.fetching import Origin, Server, Unreachable
+from fewshot.label_studio.predicting import Predictor, version_of
+from fewshot.label_studio.teaching import learn, relearn
+from fewshot.lessons import Lessons
+from fewshot.service.pool import DEADLINE
+from fewshot.service.problems import Refused
+from fewshot.service.registries import SUFFIX, Registries
+
+R = TypeVar("R")
+
+log = logging.getLogger("fewshot.service.label_studio")
+
+URL_VARIABLE = "LABEL_STUDIO_URL"
+KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
+_UNTAUGHT = "fewshot-0"
+# Label Studio waits 100 s for a prediction. So long, lessons are learned first; then it is made without the rest.
+_PATIENCE_SECONDS = 60.0
+# The background learner lets a prediction in between as often.
+_TURN_SECONDS = 2.0
+# After Label Studio could not be asked, and took its time over it.
+_RETRY_SECONDS, _SLOW_SECONDS = 5.0, 2.0
+_AT_ONCE = 8
+_NOWHERE = "Label Studio has not said where it is yet; it does so, at /setup, whenever it asks for a prediction"
+
+
+def router(
+    registries: Registries,
+    *,
+    url: str | None = None,
+    image_hosts: Sequence[str] = (),
+    only_confident: bool = False,
+) -> APIRouter:
+    """Make the routes.
+
+    Parameters
+    ----------
+    registries : Registries
+        Of a folder: each project has a registry there, ``project-<id>.<time it was made>``.
+    url : str, optional
+        Where Label Studio is reached, by default the environment's LABEL_STUDIO_URL. Without, it is where /setup says,
+        which is believed only if that is this machine: anyone could say so.
+    image_hosts : sequence of str, optional
+        Origins, such as "https://images.example.com", that pictures of tasks may be fetched from besides Label Studio,
+        without its token.
+    only_confident : bool, default False
+        Whether unsure suggestions are kept back.
+
+    Notes
+    -----
+    Label Studio's token is the environment's LABEL_STUDIO_API_KEY, else the one of /setup. It is kept in memory only,
+    and sent to Label Studio only.
+
+    Raises
+    ------
+    RegistryError : if a single registry is served.
+    ValueError : for a URL that is none, or a token without a URL.
+    """
+    place = url or os.environ.get(URL_VARIABLE) or None
+    key = os.environ.get(KEY_VARIABLE) or None
+    if place is not None:
+        _origin(f"--label-studio-url, or {URL_VARIABLE}", place)
+    elif key is not None:
+        raise ValueError(
+            f"{KEY_VARIABLE} is set, so say where Label Studio is too, with --label-studio-url: else whoever calls "
+            "/setup could have that token sent to another port of this machine"
+        )
+    hosts = frozenset(_origin("--label-studio-images", one) for one in image_hosts)
+    backend = _Backend(registries, url=place, key=key, image_hosts=hosts, only_confident=only_confident)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(backend.close)
+
+    routes = APIRouter(include_in_schema=False, lifespan=lifespan)
+    predicting, noting = CapacityLimiter(_AT_ONCE), CapacityLimiter(_AT_ONCE)
+
+    @routes.get("/health")
+    async def health() -> JSONResponse:
+        return JSONResponse({"status": "UP", "model_class": "FewShot"})
+
+    @routes.post("/setup")
+    async def setup(request: Request) -> JSONResponse:
+        version = await _answer(request, backend.setup, noting)
+        return JSONResponse({"model_version": version})
+
+    @routes.get("/versions")
+    async def versions() -> JSONResponse:
+        found = await to_thread.run_sync(backend.versions, limiter=noting)
+        return JSONResponse({"versions": found, "message": "ok"})
+
+    @routes.post("/predict")
+    async def predict(request: Request) -> JSONResponse:
+        results = await _answer(request, backend.predict, predicting)
+        try:
+            return JSONResponse({"results": results})
+        except ValueError:  # a region's outline holds what JSON cannot, such as an endless number
+            raise Refused(422, "a region holds a number that is none") from None
+
+    @routes.post("/webhook")
+    async def webhook(request: Request) -> JSONResponse:
+        action = await _answer(request, backend.webhook, noting)
+        return JSONResponse({"result": {"seen": action}, "status": "ok"}, 201)
+
+    return routes
+
+
+def _origin(name: str, url: str) -> Origin:
+    try:
+        return Origin.of(url)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+async def _answer(request: Request, job: Callable[[Mapping[str, Any]], R], limiter: CapacityLimiter) -> R:
+    """Do what a request's body asks, in a worker thread."""
+    data = await request.body()
+
+    def run() -> R:
+        DEADLINE.set(None)  # the routes have deadlines of their own
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            raise Refused(422, "the body is not JSON") from None
+        try:
+            if not isinstance(body, dict):
+                raise BadRequest(f"the body must be an object, not {type(body).__name__}")
+            return job(body)
+        except BadRequest as error:
+            log.warning("%s was refused: %s", request.url.path, error)
+            raise Refused(422, str(error)) from error
+        except (FewShotError, OSError, KeyError) as error:  # a KeyError: a registry that was taken away meanwhile
+            log.error("%s failed: %s", request.url.path, error)
+            raise Refused(503, str(error), retry_after=5) from error
+
+    return await to_thread.run_sync(run, limiter=limiter)
+
+
+class _Project:
+    """What is held in memory of a project; one thread at a time learns or predicts."""
+
+    def __init__(self, key: ProjectKey, predictor: Predictor) -> None:
+        self.key, self.predictor = key, predictor
+        self.server: Server | None = None
+        self.retry_at = 0.0
+        self.lock = threading.Lock()
+
+
+class _Backend:
+    """The projects, and a thread that learns in the background."""
+
+    def __init__(
+        self,
+        registries: Registries,
+        *,
+        url: str | None,
+        key: str | None,
+        image_hosts: frozenset[Origin],
+        only_confident: bool,
+    ) -> None:
+        if registries.folder is None:
+            raise RegistryError(
+                "Label Studio has a registry for each project: serve a folder with --label-studio, not one registry"
+            )
+        self._registries, self._folder = registries, registries.folder
+        self._url, self._key = url, key
+        self._image_hosts, self._only_confident = image_hosts, only_confident
+        self._projects: dict[ProjectKey, _Project] = {}
+        self._lock = threading.Lock()
+        self._jobs: queue.Queue[tuple[_Project, object] | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def setup(self, body: Mapping[str, Any]) -> str:
+        """Take in where Label Studio is; no model is loaded."""
+        project = self._project(project_key(body.get("project")))
+        controls_of(body.get("schema"))
+        hostname, token = body.get("hostname"), body.get("access_token")
+        project.server = self._server(hostname, self._key or (token if isinstance(token, str) else None))
+        with self._lessons(project.key, create=False) as lessons:
+            if lessons is None:
+                return _UNTAUGHT
+            if lessons.waiting(limit=1):
+                self._wake(project)
+            return version_of(lessons.state())
+
+    def versions(self) -> list[str]:
+        """Return the model versions of the projects that were set up."""
+        with self._lock:
+            keys = list(self._projects)
+        found = []
+        for key in keys:
+            with self._lessons(key, create=False) as lessons:
+                found.append(_UNTAUGHT if lessons is None else version_of(lessons.state()))
+        return sorted(set(found))
+
+    def webhook(self, body: Mapping[str, Any]) -> str:
+        """Write down what has happened; it is learned in the background."""
+        event = read_event(body)
+        if event is None:
+            return str(body.get("action"))
+        project = self._project(event.project)
+        with self._lessons(event.project, create=True) as lessons:
+            assert lessons is not None
+            noted = lessons.note(event.notes)
+            if event.deleted or event.deleted_tasks:
+                lessons.forget(event.deleted, tasks=event.deleted_tasks)
+        if event.action == "START_TRAINING":
+            self._wake(project, body["project"]["label_config"])
+        elif noted:
+            self._wake(project)
+        return event.action
+
+    def predict(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Answer tasks, after the lessons acknowledged so far."""
+        project = self._project(project_key(body.get("project")))
+        controls = controls_of(body.get("label_config"))
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            raise BadRequest("tasks must be a list of objects")
+        params = body.get("params")
+        context = params.get("context") if isinstance(params, dict) else None
+        server = project.server
+        if server is None:
+            raise Unreachable(_NOWHERE)
+        with self._lessons(project.key, create=False) as lessons:
+            if lessons is None:
+                return [{"model_version": _UNTAUGHT, "score": 0.0, "result": []} for _ in tasks]
+            with self._registries.use(project.key.registry) as registry:
+                encoder = registry.encoder
+                with project.lock:
+                    self._learn(project, lessons, time.monotonic() + _PATIENCE_SECONDS)
+                    model = project.predictor.model(controls, lessons, encoder)
+                return model.predict(tasks, encoder, server, context)
+
+    def close(self) -> None:
+        """Finish the lessons in work; what else was noted is learned when the server runs again."""
+        with self._lock:
+            self._closing = True
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+
+    def _project(self, key: ProjectKey) -> _Project:
+        with self._lock:
+            if key not in self._projects:
+                self._projects[key] = _Project(key, Predictor(only_confident=self._only_confident))
+                if self._url is not None and self._key is not None:
+                    self._projects[key].server = self._server(None, self._key)
+            return self._projects[key]
+
+    def _server(self, hostname: object, token: str | None) -> Server:
+        """Return where Label Studio is; what it says itself is believed of this machine only."""
+        alias = None
+        if isinstance(hostname, str) and hostname:
+            try:
+                alias, origin = hostname, Origin.of(hostname)
+            except ValueError as error:
+                raise BadRequest(f"hostname: {error}") from None
+            if self._url is None and not origin.is_loopback:
+                raise BadRequest(
+                    f"Label Studio says it is at {origin}, which is believed of this machine only; if it is there, "
+                    f"start with: --label-studio-url {origin}"
+                )
+        url = self._url or alias
+        if url is None:
+            raise BadRequest("hostname is missing: set LABEL_STUDIO_HOST for Label Studio, or give --label-studio-url")
+        if not token:
+            raise BadRequest(f"access_token is missing: give a user's token as {KEY_VARIABLE}")
+        return Server(url, token, alias, self._image_hosts)
+
+    @contextmanager
+    def _lessons(self, key: ProjectKey, *, create: bool) -> Iterator[Any]:
+        """Open what a project's registry has learned; None where there is no registry yet."""
+        path = Path(self._folder, f"{key.registry}{SUFFIX}")
+        if not path.exists():
+            if not create:
+                yield None
+                return
+            with suppress(FileExistsError):
+                self._registries.create(key.registry)
+        with Lessons(path) as lessons:
+            yield lessons
+
+    def _learn(self, project: _Project, lessons: Lessons, until: float) -> int:
+        """Learn what waits, and return how many annotations; where Label Studio cannot be asked, they go on waiting."""
+        if project.server is None or time.monotonic() < project.retry_at or not lessons.waiting(limit=1):
+            return 0
+        start = time.monotonic()
+        with self._registries.use(project.key.registry) as registry:
+            try:
+                learned = learn(lessons, registry.encoder, project.server, until=until)
+            except Unreachable as error:
+                if time.monotonic() - start > _SLOW_SECONDS:  # it hangs: not every prediction is to wait for it
+                    project.retry_at = time.monotonic() + _RETRY_SECONDS
+                log.warning("%s: annotations wait to be learned: %s", project.key.registry, error)
+                return 0
+        log.info("%s: %d annotations learned", project.key.registry, learned.annotations)
+        for problem in learned.problems:
+            log.warning("%s: %s", project.key.registry, problem)
+        return learned.annotations
+
+    def _wake(self, project: _Project, config: object = None) -> None:
+        with self._lock:
+            if self._closing:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="fewshot lessons", daemon=True)
+                self._thread.start()
+        self._jobs.put((project, config))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            project, config = job
+            try:
+                with self._lessons(project.key, create=False) as lessons:
+                    if lessons is not None:
+                        self._catch_up(project, lessons, config)
+            except FewShotError as error:
+                log.warning("%s: annotations wait to be learned: %s", project.key.registry, error)
+            except Exception:
+                log.exception("%s: annotations wait to be learned", project.key.registry)
+
+    def _catch_up(self, project: _Project, lessons: Lessons, config: object) -> None:
+        if config is not None:
+            if project.server is None:
+                raise Unreachable(_NOWHERE)
+            noted = relearn(lessons, project.server, project.key.id, lambda tasks: notes_of_export(tasks, config))
+            log.info("%s: %d annotations of the export to learn", project.key.registry, noted)
+        while not self._closing:
+            with project.lock:
+                learned = self._learn(project, lessons, time.monotonic() + _TURN_SECONDS)
+            if not learned:
+                return
