@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fewshot import __version__
-from fewshot.cli import answers, care, confidence, contents, refusing, research
+from fewshot.cli import answers, care, confidence, contents, refusing, research, serving
 from fewshot.cli.common import Commands
 
 __all__ = ["main"]
@@ -39,6 +39,7 @@ for _command in (
     contents.reindex,
     contents.tune,
     refusing.threshold,
+    serving.serve,
     contents.info,
     care.backup,
     care.repair,

@@ -1,0 +1,198 @@
+"""The routes that recognise pictures, and say what is none of the classes."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from fewshot import browsing
+from fewshot.registry import ClassRegistry
+from fewshot.reports import Prediction
+from fewshot.service import models
+from fewshot.service.openapi import PROBLEMS, pictures_body
+from fewshot.service.problems import Refused
+from fewshot.service.uploads import Named, Sent, Unusable, pictures_of
+from fewshot.service.work import Id, Name, conflicts, in_registry, store_of
+
+router = APIRouter(prefix="/v1/registries/{registry}", responses=PROBLEMS)
+
+_DIGITS = 6
+
+
+@router.post("/predict", tags=["predict"], operation_id="predict", openapi_extra=pictures_body(models.PictureList))
+async def predict(
+    request: Request,
+    registry: Name,
+    top: Annotated[int, Query(ge=1, le=1000, description="How many classes to rank.")] = 5,
+    nearest: Annotated[int, Query(ge=0, le=1000, description="How many of the closest examples to name.")] = 3,
+    max_false_accept: Annotated[
+        float | None, Query(gt=0, le=1, description="Instead of the limit kept; 1: every picture gets a label.")
+    ] = None,
+) -> models.PredictionList:
+    """Recognise pictures. One that cannot be read is answered so, and the others are recognised."""
+    sent = await pictures_of(request, models.PictureList)
+
+    def recognise(opened: ClassRegistry) -> models.PredictionList:
+        return _recognised(opened, sent, top=top, nearest=nearest, max_false_accept=max_false_accept)
+
+    return await in_registry(request, registry, recognise)
+
+
+def _recognised(
+    registry: ClassRegistry, sent: Sent, *, top: int, nearest: int, max_false_accept: float | None
+) -> models.PredictionList:
+    store = store_of(registry)
+    with store.read():
+        revision, empty = store.state()[0], store.is_empty()
+    if empty:
+        raise Refused(409, "this registry has no class yet; add pictures of some first")
+    # Named by their places, for two may have one name.
+    numbered = [
+        Named(picture.getvalue(), str(place))
+        for place, picture in enumerate(sent.pictures)
+        if isinstance(picture, Named)
+    ]
+    answered = registry.predict_valid(numbered, top=top, nearest=nearest, max_false_accept=max_false_accept)
+    known = dict(zip(answered.sources, answered.predictions, strict=True))
+    reasons = {failure.source: failure.reason for failure in answered.failed}
+    answers: list[models.Recognised | models.Unreadable] = []
+    for place, picture in enumerate(sent.pictures):
+        if isinstance(picture, Unusable):
+            answers.append(models.Unreadable(source=picture.name, failed=picture.reason))
+        elif str(place) in reasons:
+            answers.append(models.Unreadable(source=picture.name, failed=reasons[str(place)]))
+        else:
+            answers.append(_answer(picture.name, known[str(place)]))
+    return models.PredictionList(predictions=answers, revision=revision)
+
+
+def _answer(source: str, prediction: Prediction) -> models.Recognised:
+    return models.Recognised(
+        source=source,
+        label=prediction.label,
+        score=round(prediction.score, _DIGITS),
+        unknown=None if math.isnan(prediction.unknown) else round(prediction.unknown, _DIGITS),
+        promised=prediction.promised,
+        top=[
+            models.Ranked(
+                label=label,
+                score=round(score, _DIGITS),
+                probability=None if place or math.isnan(prediction.probability) else round(prediction.probability, 4),
+            )
+            for place, (label, score) in enumerate(prediction.top)
+        ],
+        nearest=[
+            models.Near(id=n.example, label=n.label, source=n.source, score=round(n.score, _DIGITS))
+            for n in prediction.nearest
+        ],
+    )
+
+
+@router.get("/unknowns", tags=["unknowns"], operation_id="get_unknowns")
+async def get_unknowns(
+    request: Request,
+    registry: Name,
+    max_false_accept: Annotated[float | None, Query(gt=0, lt=1, description="Ask what this limit promises.")] = None,
+) -> models.Unknowns:
+    """Say which limit on false accepts is kept, and what it, or the one asked about, promises."""
+    return await in_registry(request, registry, lambda opened: _unknowns(opened, max_false_accept))
+
+
+@router.put("/unknowns", tags=["unknowns"], operation_id="set_unknowns")
+async def set_unknowns(request: Request, registry: Name, body: models.Level) -> models.Unknowns:
+    """Keep a limit on the share of unknown pictures that get a label, or forget it."""
+
+    def keep(opened: ClassRegistry) -> models.Unknowns:
+        if store_of(opened).is_empty():
+            raise Refused(409, "this registry has no class yet; add pictures of some first")
+        opened.unknowns.keep(body.max_false_accept)
+        return _unknowns(opened, None)
+
+    return await in_registry(request, registry, keep)
+
+
+def _unknowns(registry: ClassRegistry, asked: float | None) -> models.Unknowns:
+    line, problem = None, None
+    if store_of(registry).is_empty():
+        problem = "there is no class yet; add pictures of some first"
+    else:
+        try:
+            line = registry.unknowns.threshold(asked)
+        except ValueError as error:
+            problem = str(error)
+    promise = None
+    if line is not None:
+        promise = models.Promise(
+            asked=line.asked,
+            promised=line.promised,
+            kept=line.kept,
+            false_reject=line.false_reject,
+            threshold=line.value,
+            standing_for=line.source,  # type: ignore[arg-type]
+            n_unknown=line.n_unknown,
+            needed=line.needed,
+            text=line.describe(),
+        )
+    return models.Unknowns(
+        max_false_accept=registry.unknowns.level,
+        promise=promise,
+        problem=problem,
+        negatives=registry.unknowns.n_negatives,
+    )
+
+
+@router.get("/negatives", tags=["unknowns"], operation_id="list_negatives")
+async def list_negatives(
+    request: Request,
+    registry: Name,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> models.NegativePage:
+    """List the pictures that are none of the classes, a page at a time."""
+
+    def page(opened: ClassRegistry) -> list[browsing.Kept]:
+        return browsing.negatives(store_of(opened), after=after, limit=limit + 1)
+
+    found = await in_registry(request, registry, page)
+    shown = [models.Negative(id=n.id, source=n.source) for n in found[:limit]]
+    return models.NegativePage(negatives=shown, next=shown[-1].id if len(found) > limit else None)
+
+
+@router.post(
+    "/negatives", tags=["unknowns"], operation_id="add_negatives", openapi_extra=pictures_body(models.PictureList)
+)
+async def add_negatives(request: Request, registry: Name) -> models.NegativesAdded:
+    """Add pictures that are none of the classes, whatever they look like."""
+    sent = await pictures_of(request, models.PictureList)
+
+    def add(opened: ClassRegistry) -> models.NegativesAdded:
+        store, hashes = store_of(opened), [sha256 for _, sha256 in sent.hashes]
+        before = browsing.negatives_with_hashes(store, hashes)
+        report = opened.unknowns.add_negatives(sent.usable)
+        ids = browsing.negatives_with_hashes(store, hashes)
+        return models.NegativesAdded(
+            added=report.added,
+            new_ids=[id_ for id_ in ids if id_ not in before],
+            duplicates=report.duplicates,
+            conflicts=conflicts(store, report, sent),
+            failed=sent.failures(report),
+            negatives=opened.unknowns.n_negatives,
+        )
+
+    return await in_registry(request, registry, add)
+
+
+@router.delete("/negatives", tags=["unknowns"], operation_id="remove_negatives")
+async def remove_negatives(request: Request, registry: Name) -> models.Removed:
+    """Forget all negatives."""
+    gone = await in_registry(request, registry, lambda opened: opened.unknowns.forget_negatives())
+    return models.Removed(removed=gone)
+
+
+@router.delete("/negatives/{id}", tags=["unknowns"], operation_id="remove_negative")
+async def remove_negative(request: Request, registry: Name, id: Id) -> models.Removed:
+    """Forget one negative."""
+    await in_registry(request, registry, lambda opened: browsing.remove_negative(store_of(opened), id))
+    return models.Removed(removed=1)

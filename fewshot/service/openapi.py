@@ -1,0 +1,75 @@
+"""The description of the interface, complete enough for a generated client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from fewshot.service.models import LabelledPictures, PictureList
+from fewshot.service.problems import MEDIA_TYPE, Problem
+
+_SCHEMAS = "#/components/schemas/"
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}}}
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: _problem("The token is missing or wrong."),
+    403: _problem("The server answers to this machine's own pages only."),
+    404: _problem("There is no such registry, class, example or negative."),
+    408: _problem("The body did not arrive in time."),
+    409: _problem("The registry is not such that this can be done."),
+    413: _problem("More pictures, or bytes, than a request may hold."),
+    415: _problem("Pictures in another content type."),
+    422: _problem("A missing or wrong field."),
+    500: _problem("An error of the server's own."),
+    503: _problem("Too much is asked for at once, or a registry cannot be used; Retry-After says when to ask again."),
+}
+
+
+def pictures_body(model: type[PictureList]) -> dict[str, Any]:
+    """Describe the two ways in which pictures, and the fields of ``model`` besides them, can be sent."""
+    # Not "required": for a required body of two kinds, openapi-python-client 0.29 writes what cannot be imported.
+    return {
+        "requestBody": {
+            "content": {
+                "multipart/form-data": {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}Form"}},
+                "application/json": {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}},
+            },
+        }
+    }
+
+
+def describe(app: FastAPI, *, token: bool) -> dict[str, Any]:
+    """Return an app's OpenAPI document."""
+    found = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+    )
+    components = found.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    schemas["Problem"] = _schema(Problem)
+    for model in (PictureList, LabelledPictures):
+        schemas[model.__name__] = _schema(model)
+        schemas[f"{model.__name__}Form"] = _form(model)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    if token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"token": []}]
+    return found
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+
+
+def _form(model: type[PictureList]) -> dict[str, Any]:
+    """Return the schema of a multipart form: as in JSON, but the pictures are files."""
+    schema = _schema(model)
+    files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "Files."}
+    return {**schema, "title": f"{schema['title']}Form", "properties": {**schema["properties"], "images": files}}

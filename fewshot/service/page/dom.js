@@ -1,0 +1,142 @@
+/** Elements, words and dialogs. Nothing here or elsewhere turns text into markup: a label may hold any character. */
+
+export const $ = (id) => document.getElementById(id);
+
+/** Make an element; attributes of null or false are left out, `on` holds listeners, children are nodes or text. */
+export function el(tag, { on = {}, ...attributes } = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  for (const [event, listener] of Object.entries(on)) made.addEventListener(event, listener);
+  made.append(...children);
+  return made;
+}
+
+export function plural(count, one, many = `${one}s`) {
+  return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+}
+
+/** A score in the few digits that tell two apart; "–" for one that was not given. */
+export function score(value) {
+  if (typeof value !== "number" || !Number.isFinite(value)) return "–";
+  return Math.abs(value) < 10 ? value.toFixed(2) : value.toPrecision(4);
+}
+
+/** Show a sentence at the foot of the page and have it read out. */
+export function say(text) {
+  const said = $("said");
+  // A live region is read when its text changes: the same words twice would be silent.
+  said.textContent = said.textContent === text ? `${text}\u00a0` : text;
+}
+
+/** Say what went wrong, near where it did if there is a place for it. */
+export function complain(error, place = null) {
+  if (place) place.textContent = error.message;
+  else say(error.message);
+  if (error.name !== "Problem") console.error(error);
+}
+
+const waiting = [];
+let open = false;
+
+/**
+ * Ask for a yes, or with `field` for a text; `act` is done with it while the dialog stays, so that what goes wrong is
+ * said beside what was written. Resolves to what `act` gave, or to null when cancelled. One dialog at a time.
+ */
+export function ask(question) {
+  return new Promise((resolve) => {
+    waiting.push([question, resolve]);
+    if (!open) nextQuestion();
+  });
+}
+
+function nextQuestion() {
+  const next = waiting.shift();
+  if (!next) return;
+  const [{ title, text = "", field = null, value = "", secret = false, yes, danger = false, act }, resolve] = next;
+  open = true;
+  const dialog = $("ask");
+  const form = dialog.querySelector("form");
+  const input = $("ask-value");
+  const buttons = [$("ask-yes"), $("ask-no")];
+  $("ask-title").textContent = title;
+  $("ask-text").textContent = text;
+  $("ask-problem").textContent = "";
+  $("ask-field").hidden = field === null;
+  $("ask-field").querySelector("span").textContent = field ?? "";
+  input.type = secret ? "password" : "text";
+  input.required = field !== null;
+  input.value = value;
+  buttons[0].textContent = yes;
+  buttons[0].classList.toggle("danger", danger);
+  buttons[0].classList.toggle("main", !danger);
+  const done = (result) => {
+    form.onsubmit = dialog.onclose = buttons[1].onclick = null;
+    dialog.close();
+    open = false;
+    resolve(result);
+    nextQuestion();
+  };
+  buttons[1].onclick = () => done(null);
+  // The event comes late: it may be about the question before, when this one is open already.
+  dialog.onclose = () => dialog.open || done(null);
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    if (buttons[0].disabled) return;
+    buttons[0].disabled = true;
+    try {
+      const result = await act(input.value.trim());
+      buttons[0].disabled = false;
+      done(result === undefined ? true : result);
+    } catch (error) {
+      buttons[0].disabled = false;
+      complain(error, $("ask-problem"));
+      (field === null ? buttons[1] : input).focus();
+    }
+  };
+  dialog.showModal();
+  if (field !== null) input.select();
+  // What cannot be taken back is not one careless Enter away.
+  else buttons[danger ? 1 : 0].focus();
+}
+
+const undone = [];
+
+/** Remember how to take a change back; `what` completes "Undo: ...". */
+export function canUndo(what, back) {
+  undone.push({ what, back });
+  showUndo();
+}
+
+export function forgetUndo() {
+  undone.length = 0;
+  showUndo();
+}
+
+let undoing = false;
+
+export async function undo() {
+  if (undoing || !undone.length) return;
+  undoing = true;
+  const last = undone.pop();
+  try {
+    say(`Taking back: ${last.what} …`);
+    await last.back();
+    say(`Taken back: ${last.what}`);
+  } catch (error) {
+    undone.push(last);
+    complain(error);
+  } finally {
+    undoing = false;
+    showUndo();
+  }
+}
+
+function showUndo() {
+  const button = $("undo");
+  const last = undone.at(-1);
+  if (!last && document.activeElement === button) $("test").focus();
+  button.hidden = !last;
+  button.textContent = last ? `Undo: ${last.what}` : "";
+}
