@@ -159,7 +159,7 @@ def test_two_classes_are_taught_a_picture_recognised_corrected_and_unlearned_and
     # (0.8, 0.6, 0): its cosine to red is 0.8 and to green 0.6
     shown.test(picture("d.png", (204, 153, 0)))
     assert page.inner_text("#verdict") == "red"
-    assert page.inner_text("#scores").startswith("score 0.80, 0.20 ahead of green")
+    assert re.match(r"score 0\.80, \d\d % sure, 0\.20 ahead of green", page.inner_text("#scores"))
     assert page.inner_text("#choices").split("\n") == ["1", "red", "0.80", "2", "green", "0.60", "0", "none of these"]
     assert page.locator("#nearest img").evaluate_all("all => all.map(one => one.naturalWidth > 0)") == [True] * 3
     page.get_by_role("button", name="green 0.60").click()
