@@ -7,6 +7,10 @@ classes, 5-way, 1 and 5 shots each, for each choice of what trains. Each episode
 rate chosen from it, and its queries are judged by cosine prototypes before and after. The work folder holds a line an
 episode; the same command goes on where it was. ``--validate`` takes background alphabets and validation classes
 instead: for choosing defaults. Each process has one thread, so seconds are of one core.
+
+    python benchmarks/finetune.py --work work --wait
+
+How long a person waits: 20 classes of 5 pictures at 224 px, mobilenetv2, all cores, nothing given but the pictures.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +35,7 @@ os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
 from fewshot.datasets import Dataset
+from fewshot.encoders import EmbeddingCache
 
 MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
 # name: (encoder's folder, data, split, split to validate on, ways, shots)
@@ -54,16 +59,25 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON: other parameters of FineTuneClassifier")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--validate", action="store_true", help="background alphabets and validation classes")
+    parser.add_argument("--partial", action="store_true", help="only fill the work folder: several can at once")
+    parser.add_argument("--as-is", action="store_true", help="compute nothing: sum up what the work folder holds")
+    parser.add_argument("--cache", help="file of vectors that are known already; default one in the work folder")
+    parser.add_argument("--wait", action="store_true", help="seconds of one tuning with all cores, three times")
     options = parser.parse_args()
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
+    options.cache = options.cache or str(work / "vectors.sqlite")
+    if options.wait:
+        save("finetune_wait", {"classes": 20, "pictures": 5, "side": 224, "seed": 0, "rows": waits()})
+        return
     rows = []
     with ProcessPoolExecutor(options.processes, get_context("spawn"), initializer=_one_thread) as pool:
         for cell in options.cells:
             for trainable in options.trainable:
-                rows.append(run_cell(cell, trainable, options, work, pool))
-                print(_line(rows[-1]), file=sys.stderr)
-    if options.validate or options.settings:
+                if found := run_cell(cell, trainable, options, work, pool):
+                    rows.append(summary(cell, trainable, found))
+                    print(_line(rows[-1]), file=sys.stderr)
+    if options.validate or options.settings or options.partial:
         print(json.dumps(rows))
     else:
         save("finetune", {"queries": options.queries, "seed": 0, "rows": rows})
@@ -72,8 +86,8 @@ def main() -> None:
 
 def run_cell(
     cell: str, trainable: str, options: argparse.Namespace, work: Path, pool: ProcessPoolExecutor
-) -> dict[str, Any]:
-    """Do the episodes of a cell that are not in the work folder yet, and sum all of them up."""
+) -> list[dict[str, Any]]:
+    """Do the episodes of a cell that are not in the work folder yet; return all."""
     settings = {"trainable": trainable, **options.settings}
     asked = [cell, options.encoder, options.queries, options.validate, settings]
     file = work / f"{cell}-{trainable}{'-validate' * options.validate}{_tag(options.settings)}.jsonl"
@@ -83,29 +97,43 @@ def run_cell(
             entry = json.loads(line)
             if entry.pop("asked") == asked:
                 known[entry["episode"]] = entry
-    left = [number for number in range(options.episodes) if number not in known]
+    left = [number for number in range(options.episodes) if number not in known and not options.as_is]
     waiting = [
         pool.submit(
-            one_episode, cell, options.encoder, options.validate, options.queries, options.episodes, n, settings
+            one_episode,
+            Draw(cell, options.encoder, options.validate, options.queries, options.episodes, options.cache),
+            number,
+            settings,
         )
-        for n in left
+        for number in left
     ]
     for done in as_completed(waiting):
         entry = done.result()
         known[entry["episode"]] = entry
         with file.open("a") as out:
             out.write(json.dumps({"asked": asked, **entry}) + "\n")
-    return summary(cell, trainable, [known[number] for number in range(options.episodes)])
+    return [known[number] for number in sorted(known) if number < options.episodes]
 
 
-def one_episode(
-    cell: str, folder: str | None, validate: bool, queries: int, episodes: int, number: int, settings: dict[str, Any]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Draw:
+    """What decides the episodes, and where vectors of the frozen encoder are kept."""
+
+    cell: str
+    folder: str | None
+    validate: bool
+    queries: int
+    episodes: int
+    cache: str
+
+
+def one_episode(draw: Draw, number: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Tune on one episode's support; accuracies on its queries."""
-    encoder, data, drawn = _drawn(cell, folder, validate, queries, episodes)
+    encoder, data, drawn = _drawn(draw)
     support, labels, query, wanted = drawn[number]
     images, asked = [data.images[i] for i in support], [data.images[i] for i in query]
-    frozen = PrototypeClassifier().fit(encoder.encode(images), labels).predict(encoder.encode(asked))
+    known = EmbeddingCache(encoder, draw.cache)
+    frozen = PrototypeClassifier().fit(known.encode(images), labels).predict(known.encode(asked))
     begun = time.monotonic()
     classifier = FineTuneClassifier(encoder, random_state=number, **settings).fit(images, labels)
     seconds = time.monotonic() - begun
@@ -119,23 +147,32 @@ def one_episode(
     }
 
 
+def waits() -> list[dict[str, Any]]:
+    """Tune on the supports of three episodes, each from pictures to the answer, as a person would."""
+    rows = []
+    encoder, data, drawn = _drawn(Draw("characters-5", None, False, 1, 3, ""))
+    encoder.encode([data.images[0]])  # loaded and compiled before the clock starts, as after a first prediction
+    for number, (support, labels, _, _) in enumerate(drawn):
+        classifier = FineTuneClassifier(encoder, random_state=number).fit([data.images[i] for i in support], labels)
+        rows.append(asdict(classifier.choice_))
+    return rows
+
+
 @lru_cache(maxsize=1)
-def _drawn(
-    cell: str, folder: str | None, validate: bool, queries: int, episodes: int
-) -> tuple[TimmEncoder, Dataset, list[tuple[NDArray[np.int64], ...]]]:
+def _drawn(draw: Draw) -> tuple[TimmEncoder, Dataset, list[tuple[NDArray[np.int64], ...]]]:
     """Return the encoder, the pictures, and each episode: support, its labels, queries, their labels."""
-    place, name, split, other, ways, shots = CELLS[cell]
+    place, name, split, other, ways, shots = CELLS[draw.cell]
     own = f"local-dir:{shared_file(*place)}" if place else "pocket"
-    data = load_dataset(name, split=other if validate else split)
+    data = load_dataset(name, split=other if draw.validate else split)
     sampler = EpisodeSampler(
-        data.labels, n_way=ways, n_shot=shots, n_query=queries, n_episodes=episodes, groups=data.groups
+        data.labels, n_way=ways, n_shot=shots, n_query=draw.queries, n_episodes=draw.episodes, groups=data.groups
     )
     drawn = [
         row
         for chunk in sampler
         for row in zip(chunk.support, chunk.support_labels, chunk.query, chunk.query_labels, strict=True)
     ]
-    return TimmEncoder(f"local-dir:{folder}" if folder else own), data, drawn
+    return TimmEncoder(f"local-dir:{draw.folder}" if draw.folder else own), data, drawn
 
 
 def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -166,7 +203,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    gain = f"{row['gain']:+.1f}" + ("" if row["ci95"] is None else f" ± {row['ci95']:.1f}")
+    gain = f"{round(row['gain'], 1) + 0.0:+.1f}" + ("" if row["ci95"] is None else f" ± {row['ci95']:.1f}")
     numbers = [f"{row['frozen']:.1f}", f"{row['tuned']:.1f}", gain, row["untouched"], row["seconds"]]
     cells = [row["cell"], row["trainable"], row["episodes"], *numbers, f"{row['parameters']:,}"]
     return f"| {' | '.join(map(str, cells))} |"

@@ -66,6 +66,10 @@ def queries():
     return [tinted(label, 100 + number) for number, label in enumerate(labels)], np.array(labels)
 
 
+def directions_of(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def bar():
     return Progress(None, "test").__enter__()
 
@@ -125,10 +129,11 @@ def test_views_that_may_not_differ_are_the_picture_and_flipping_mirrors_about_ha
     assert 25 < int(mirrored.sum()) < 65
 
 
-def test_prototypes_are_class_means_and_scores_ten_times_the_cosine():
-    means = prototypes(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 0, 1]), 2)
-    assert_allclose(means, [[2.0, 0.0], [0.0, 5.0]])
-    assert_allclose(class_scores(torch.tensor([[3.0, 4.0]]), means), [[6.0, 8.0]], rtol=1e-6)
+def test_prototypes_are_means_of_directions_and_scores_ten_times_the_cosine():
+    means = prototypes(torch.tensor([[4.0, 0.0], [3.0, 4.0], [0.0, 5.0]]), torch.tensor([0, 0, 1]), 2)
+    assert_allclose(means, [[0.8, 0.4], [0.0, 1.0]], rtol=1e-6)
+    # (0.8, 0.4) has length 0.894: (0.6 * 0.8 + 0.8 * 0.4) / 0.894 = 0.894
+    assert_allclose(class_scores(torch.tensor([[3.0, 4.0]]), means), [[8.94427, 8.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "prototypical"])
@@ -194,7 +199,7 @@ def test_a_step_over_many_pictures_shows_some_of_them_and_for_prototypes_whole_c
         tuner, _, _, crew, _ = a_tuner(encoder, loss=loss)
         with crew:
             shown = tuner._shown(labels, torch.Generator().manual_seed(0))
-        assert 120 < len(shown) <= 128
+        assert 28 < len(shown) <= 32
         if loss == "prototypical":
             assert set(torch.bincount(labels[shown]).tolist()) == {0, 5}
 
@@ -235,7 +240,7 @@ def test_folds_hold_out_one_picture_of_each_class_and_none_twice():
     assert all(len(one) == 2 and one[0] < 3 <= one[1] for one in held)
     assert [part.labels.tolist() for part in parts] == [[0, 1]] * 3
     many = folds(some_support([c for c in range(20) for _ in range(5)]), seed=0)[1]
-    assert len(many) == 3  # 60 pictures are enough
+    assert len(many) == 2  # 40 pictures are enough
 
 
 def test_where_less_than_half_of_the_classes_have_two_pictures_views_are_held_out():
@@ -253,11 +258,13 @@ class Scripted:
 
     def __init__(self, degrees):
         self.degrees = degrees
+        self.asked = []
 
     def embed(self, maps):
         return maps[0]
 
     def path(self, support, chosen, views, rate, stops, bar):
+        self.asked.append((rate, tuple(chosen.tolist())))
         for step in stops:
             turn = math.radians(self.degrees.get((rate, step), 0.0))
             yield step, torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -285,6 +292,26 @@ def test_the_candidate_of_the_lowest_held_out_loss_wins():
     assert (best.accuracy_before, best.accuracy_after, best.held_out) == (0.75, 1.0, "examples")
 
 
+def asked_of_folds(degrees, *held):
+    """The rates and the folds that paths were asked for, untouched ones left out."""
+    tuner, support = Scripted(degrees), some_support([0, 0, 1, 1])
+    parts = [
+        choosing.Fold(torch.tensor([number]), torch.arange(4), features, torch.tensor(labels))
+        for number, (features, labels) in enumerate(held)
+    ]
+    choose(tuner, support, "examples", parts, (0.1, 0.2), (1, 2), bar())
+    return [(rate, *chosen) for rate, chosen in tuner.asked if rate]
+
+
+def test_only_the_rate_that_wins_the_first_fold_is_tried_on_the_others_as_long_as_it_is_ahead():
+    ahead, behind = {(0.1, 1): -5.0, (0.2, 2): -20.0}, {(r, step): 9.0 for r in (0.1, 0.2) for step in (1, 2)}
+    easy, hard = (HELD, LABELS), (circle(55, 58, 60, 62), [1, 1, 1, 1])
+    assert asked_of_folds(ahead, easy, easy) == [(0.1, 0), (0.2, 0), (0.2, 1)]
+    assert asked_of_folds(behind, easy, easy) == [(0.1, 0), (0.2, 0)]
+    # Turned by 20 degrees, the boundary of 45 is at 65: the second fold loses more than the first gained.
+    assert asked_of_folds(ahead, easy, hard, easy) == [(0.1, 0), (0.2, 0), (0.2, 1)]
+
+
 def test_the_untouched_encoder_wins_ties_and_within_chance_and_where_it_has_nothing_to_gain():
     assert judge({}, HELD, LABELS).steps == 0
     # One held-out picture gains and one loses: the mean gain is less than its standard error.
@@ -301,7 +328,7 @@ def test_held_out_views_need_a_larger_gain_than_held_out_pictures():
 
 def test_sharper_scores_alone_are_no_gain():
     scores, labels = torch.tensor([[2.0, 1.0], [0.5, 1.0], [1.0, 0.5]]), torch.tensor([0, 1, 1])
-    first = choosing._judged(scores, labels)[0]
+    first = choosing._judged([scores], [labels])[0]
     plainly = [functional.cross_entropy(scores * times, labels) for times in (0.5, 1, 2, 4)]
     assert_allclose(first.mean(), min(plainly))
 
@@ -318,7 +345,7 @@ def test_tuning_learns_what_the_frozen_encoder_does_not_see_and_leaves_it_alone(
     assert_array_equal(classifier.predict(queries[0]), tuned)
     assert classifier.predict_proba(queries[0][:4]).sum(1) == pytest.approx(1)
     assert_array_equal(classifier.classes_[classifier.scores(queries[0]).argmax(1)], tuned)
-    by_hand = PrototypeClassifier().fit(classifier.encoder_.encode(images), labels)
+    by_hand = PrototypeClassifier().fit(directions_of(classifier.encoder_.encode(images)), labels)
     assert_array_equal(by_hand.predict(classifier.encoder_.encode(queries[0])), tuned)
     assert (classifier.choice_.steps, classifier.choice_.held_out) == (40, None)
     assert classifier.choice_.parameters == 2 * (16 * 16 * 9 + 2 * 16)
@@ -357,8 +384,8 @@ def test_an_untouched_classifier_is_the_prototypes_of_the_given_encoder(encoder,
     assert (classifier.choice_.steps, classifier.choice_.learning_rate) == (0, 0.0)
     assert classifier.choice_.accuracy_before == classifier.choice_.accuracy_after
     assert classifier.encoder_ is encoder
-    wanted = PrototypeClassifier().fit(encoder.encode(images), labels).scores(encoder.encode(queries[0]))
-    assert_array_equal(classifier.scores(queries[0]), wanted)
+    clf = PrototypeClassifier().fit(directions_of(encoder.encode(images)), labels)
+    assert_allclose(classifier.scores(queries[0]), clf.scores(encoder.encode(queries[0])), atol=1e-6)
 
 
 def test_an_interrupted_fit_leaves_the_classifier_as_it_was(encoder, support, monkeypatch):

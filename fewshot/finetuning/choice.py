@@ -14,7 +14,7 @@ from fewshot.finetuning.tuning import Support, Tuner, class_scores
 from fewshot.progress import Progress
 
 # Pictures to hold out in all folds together, where the classes have so many.
-_HELD_OUT = 60
+_HELD_OUT = 40
 # By how many standard errors the held-out loss must fall: of other pictures, and of other views of the same pictures,
 # which tell less of new pictures.
 _MARGIN_EXAMPLES, _MARGIN_VIEWS = 1.0, 2.0
@@ -86,7 +86,7 @@ class Fold:
 def folds(support: Support, seed: int) -> tuple[str, list[Fold]]:
     """Part a support into what is learned from and what is held out, and say whether that is "examples" or "views".
 
-    Examples: fold f holds out one picture of each class that has two or more, as many folds as give some 60 pictures,
+    Examples: fold f holds out one picture of each class that has two or more, as many folds as give some 40 pictures,
     no picture twice. Views: where less than half of the classes have two pictures, the last two views are held out.
     """
     labels, views = support.labels, torch.arange(len(support.views[0]))
@@ -115,29 +115,37 @@ def choose(
     tuner: Tuner, support: Support, kind: str, parts: Sequence[Fold], rates: Sequence[float], stops: Sequence[int],
     bar: Progress,
 ) -> Verdict:  # fmt: skip
-    """Tune on each fold at each rate, and judge the path on what the fold holds out.
+    """Tune on folds, and judge each path at its stops on what the fold holds out.
 
-    A candidate wins with the lowest loss of those whose loss is lower than the untouched encoder's by 0.02 and by more
-    than chance (one standard error of the paired differences; two where views are held out), and whose accuracy is not
-    lower; without such, steps are 0. Where the untouched encoder's loss is less than 0.02, nothing is tried.
+    The first fold is tuned at each rate; the rate whose path has the lowest loss there goes on to the other folds, as
+    long as one of its stops is ahead of the untouched encoder. A stop wins with the lowest loss of those whose loss
+    over all folds is lower than the untouched encoder's by 0.02 and by more than chance (one standard error of the
+    paired differences; two where views are held out), and whose accuracy is not lower; without such, steps are 0. Where
+    the untouched encoder's loss is less than 0.02, nothing is tried.
     """
-    labels = torch.cat([fold.labels for fold in parts])
-    scores = [_held_out(tuner, support, fold, 0.0, (0,), bar)[0] for fold in parts]
-    losses, before = _judged(torch.cat(scores), labels)
+    labels = [fold.labels for fold in parts]
+    untouched = [_held_out(tuner, support, fold, 0.0, (0,), bar)[0] for fold in parts]
+    losses, before = _judged(untouched, labels)
     best, lowest = Verdict(0, 0.0, kind, before, before), math.inf
     if float(losses.mean()) < _LEAST_GAIN:
         return best
+    tried = {rate: [_held_out(tuner, support, parts[0], rate, stops, bar)] for rate in rates}
+    rate = min(rates, key=lambda each: _lowest(tried[each], labels))
+    paths = tried[rate]
+    for done, fold in enumerate(parts):
+        if done:
+            paths.append(_held_out(tuner, support, fold, rate, stops, bar))
+        if _lowest(paths, labels) >= float(_judged(untouched[: done + 1], labels)[0].mean()):
+            return best
     margin = _MARGIN_EXAMPLES if kind == "examples" else _MARGIN_VIEWS
-    for rate in rates:
-        paths = [_held_out(tuner, support, fold, rate, stops, bar) for fold in parts]
-        for step in sorted(set.intersection(*(set(path) for path in paths))):
-            other, accuracy = _judged(torch.cat([path[step] for path in paths]), labels)
-            gain = losses - other
-            error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
-            enough = float(gain.mean()) > max(margin * error, _LEAST_GAIN) and accuracy >= before
-            if enough and float(other.mean()) < lowest:
-                lowest = float(other.mean())
-                best = Verdict(step, rate, kind, before, accuracy)
+    for step, scores in _common(paths).items():
+        other, accuracy = _judged(scores, labels)
+        gain = losses - other
+        error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
+        enough = float(gain.mean()) > max(margin * error, _LEAST_GAIN) and accuracy >= before
+        if enough and float(other.mean()) < lowest:
+            lowest = float(other.mean())
+            best = Verdict(step, rate, kind, before, accuracy)
     return best
 
 
@@ -149,8 +157,21 @@ def _held_out(
     return {step: class_scores(tuner.embed(fold.held), directions).cpu() for step, directions in path}
 
 
-def _judged(scores: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    """The loss of each held-out picture, and the accuracy."""
-    losses = [functional.cross_entropy(scores * sharp, labels, reduction="none") for sharp in _SHARPNESS]
+def _common(paths: Sequence[dict[int, Tensor]]) -> dict[int, list[Tensor]]:
+    """Scores of each fold, at the stops that the paths of all of them have reached."""
+    return {step: [path[step] for path in paths] for step in sorted(set.intersection(*map(set, paths)))}
+
+
+def _lowest(paths: Sequence[dict[int, Tensor]], labels: Sequence[Tensor]) -> float:
+    """The loss at the best stop, over the folds that have paths."""
+    losses = (float(_judged(scores, labels)[0].mean()) for scores in _common(paths).values())
+    return min(losses, default=math.inf)
+
+
+def _judged(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, float]:
+    """The loss of each held-out picture of the folds that have scores, and the accuracy."""
+    together = torch.cat(list(scores))
+    wanted = torch.cat(list(labels[: len(scores)]))
+    losses = [functional.cross_entropy(together * sharp, wanted, reduction="none") for sharp in _SHARPNESS]
     best = min(losses, key=lambda each: float(each.mean()))
-    return best, float((scores.argmax(1) == labels).float().mean())
+    return best, float((together.argmax(1) == wanted).float().mean())

@@ -19,8 +19,8 @@ from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers, worker_count
 
 # Candidates: the path at each rate is looked at after so many steps.
-_RATES, _HEAD_RATES = (3e-4, 1e-3), (3e-3, 1e-2)
-_STOPS = (10, 20, 40, 60)
+_RATES, _HEAD_RATES = (3e-4, 2e-3), (3e-3, 1e-2)
+_STOPS = (10, 20, 40)
 _LEAST_OF_A_WORKER = 8
 
 
@@ -135,7 +135,7 @@ def _chosen(tuner: Tuner, support: Support, settings: Settings) -> tuple[Verdict
     rates, stops = settings.rates, settings.stops
     everything, views = torch.arange(len(support.labels)), torch.arange(len(support.views[0]))
     kind, parts = folds(support, settings.seed)
-    total = stops[-1] * (len(rates) * len(parts) * judged + 1)
+    total = stops[-1] * ((len(rates) + len(parts) - 1) * judged + 1)
     with Progress(total, "tune", unit="step") as bar:
         if judged:
             verdict = choose(tuner, support, kind, parts, rates, stops, bar)

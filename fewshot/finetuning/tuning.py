@@ -24,7 +24,7 @@ _WARM = 5
 _DECAY = 0.01
 _CLIP = 5.0
 # Pictures of a step, at most.
-_SHOWN = 128
+_SHOWN = 32
 
 
 @dataclass(frozen=True)
@@ -264,6 +264,12 @@ def class_scores(features: Tensor, directions: Tensor) -> Tensor:
 
 
 def prototypes(features: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Class means (c, d) of features (n, d)."""
+    """Class means (c, d) of the directions of features (n, d).
+
+    References
+    ----------
+    Wang et al. 2019, arXiv:1911.04623, section 2.2 (L2N).
+    """
     membership = Membership(labels[None].to(features.device), n_classes)
-    return (membership.sums(features[None]) / membership.counts().unsqueeze(-1).clamp_min(1))[0]
+    sums = membership.sums(functional.normalize(features, dim=-1)[None])
+    return (sums / membership.counts().unsqueeze(-1).clamp_min(1))[0]
