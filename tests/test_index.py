@@ -399,7 +399,7 @@ def test_a_failing_save_leaves_the_old_file_and_no_rest(index, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="cannot write .*index: the disk is full; free some space"):
+    with pytest.raises(OSError, match=r"cannot write .*index: the disk is full; free some space"):
         index.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["index"]

@@ -445,3 +445,41 @@ def test_a_lesson_that_makes_learning_fail_fails_alone(tmp_path, server):
     ]
     with ClassRegistry(path, create=False) as registry:
         assert registry.classes() == {"Red": 2}
+
+
+def test_the_first_annotations_of_a_project_are_all_taken_though_they_come_together(backend):
+    codes = []
+
+    def first(number):
+        body = created(annotation(number, number, chosen("Red")), task(number, R))
+        codes.append(backend.post("/webhook", json=body).status_code)
+
+    together = [threading.Thread(target=first, args=(number,)) for number in range(1, 7)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    assert codes == [201] * 6
+
+
+def test_an_address_that_is_none_spoils_neither_its_batch_nor_its_project(backend):
+    teach(backend, 1, R, "Red")
+    send_raw = json.dumps(created(annotation(2, 2, chosen("Blue")), task(2, "/data/\ud800.png"))).encode()
+    assert backend.post("/webhook", content=send_raw, headers={"content-type": "application/json"}).status_code == 201
+    body = json.dumps(predict(task(3, "/data/\ud800.png"), task(4, R))).encode()
+    answer = backend.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    assert choices(answer.json()["results"]) == [None, ["Red"]]
+    assert choices(suggest(backend, R)) == [["Red"]]
+
+
+def test_regions_of_one_name_are_each_unlearned_with_their_annotation(backend, halves, tmp_path):
+    both = [boxed("Red", *LEFT), boxed("Red", *RIGHT)]
+    send(backend, created(annotation(1, 1, *both), task(1, halves), config=BOXES))
+    suggest(backend, halves, config=BOXES)
+    with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", encoder=FakeEncoder()) as registry:
+        assert registry.classes() == {"Red": 2}
+    send(backend, event("ANNOTATIONS_DELETED", annotations=[{"id": 1}]))
+    suggest(backend, halves, config=BOXES)
+    with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", encoder=FakeEncoder()) as registry:
+        assert registry.classes() == {}

@@ -176,12 +176,17 @@ def _lessons(
             if labels or control.multiple:  # no box ticked: none of the classes
                 yield {**lesson, "id": "", "labels": list(dict.fromkeys(labels))}
             continue
+        seen: set[str] = set()
         for number, result in enumerate(found):
             if labels := _labels(result, control):
+                id_ = storable(str(result.get("id") or number))
+                if id_ in seen:  # each region is a lesson, whatever it is called
+                    id_ = f"{id_} {number}"
+                seen.add(id_)
                 geometry = {key: result.get(key) for key in ("original_width", "original_height", "image_rotation")}
                 value = {key: part for key, part in result["value"].items() if key != control.kind}
                 region = {**geometry, "value": value}
-                yield {**lesson, "id": storable(str(result.get("id") or number)), "labels": labels, "region": region}
+                yield {**lesson, "id": id_, "labels": labels, "region": region}
 
 
 def _labels(result: Mapping[str, Any], control: Control) -> list[str]:

@@ -9,6 +9,7 @@ from fewshot.errors import ImageError
 from fewshot.images import attempt, image_bytes, map_ahead, open_image
 from fewshot.label_studio.fetching import Server, Unreachable
 from fewshot.label_studio.regions import crop
+from fewshot.schema import storable
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -39,6 +40,8 @@ def fetched(addresses: Iterable[str], server: Server) -> dict[str, Fetched]:
             return server.picture(address)
         except (ImageError, Unreachable) as error:
             return error
+        except ValueError as error:  # no address at all
+            return ImageError(storable(address[:100]), f"cannot be fetched ({type(error).__name__})")
 
     return dict(zip(distinct, map_ahead(fetch, distinct, workers=_FETCHERS), strict=True))
 

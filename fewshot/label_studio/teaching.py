@@ -65,7 +65,8 @@ def learn(lessons: Lessons, encoder: Encoder, server: Server, *, until: float | 
             for note in notes
             if not any(isinstance(pictures[address], Unreachable) for address in addresses[note.annotation])
         ]
-        _learn_each(lessons, ready, encoder)
+        if ready:  # else the model's version would rise without a lesson
+            _learn_each(lessons, ready, encoder)
         why = lessons.problems(note.annotation for note in notes)
         problems = (f"annotation {annotation}: {reason}" for annotation, reason in why.items())
         learned = Learned(learned.annotations + len(ready), (*learned.problems, *problems))

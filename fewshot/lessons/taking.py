@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fewshot import outsiders
 from fewshot.intake import add_examples
 from fewshot.lessons.records import BY_HAND, Lesson, Taught
+from fewshot.schema import storable
 from fewshot.store import NewExample, RegistryStore
 from fewshot.validation import check_label
 
@@ -56,7 +57,7 @@ class Pupil:
         drop_unsupported(self._store, self._connection, old)
         self._connection.execute(
             "UPDATE annotations SET state = 'learned', body = NULL, reason = ? WHERE id = ?",
-            ("; ".join(problems) or None, annotation),
+            (storable("; ".join(problems)) or None, annotation),
         )
 
     def _support(

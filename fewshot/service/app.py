@@ -128,8 +128,8 @@ def _warm(app: FastAPI) -> None:
     try:
         app.state.registries.warm()
         app.state.ready = State(status="ok")
-    except Exception as error:
-        app.state.ready = State(status="failing", detail=str(error))
+    except Exception:
+        app.state.ready = State(status="failing", detail="the server's log says why")
         log.exception("not ready")
 
 

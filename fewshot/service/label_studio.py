@@ -173,6 +173,7 @@ class _Project:
         self.key, self.predictor = key, predictor
         self.server: Server | None = None
         self.retry_at = 0.0
+        self.config: object = None  # the labelling interface by which the export is to be learned anew
         self.lock = threading.Lock()
 
 
@@ -197,7 +198,8 @@ class _Backend:
         self._image_hosts, self._only_confident = image_hosts, only_confident
         self._projects: dict[ProjectKey, _Project] = {}
         self._lock = threading.Lock()
-        self._jobs: queue.Queue[tuple[_Project, object] | None] = queue.Queue()
+        self._making = threading.Lock()
+        self._jobs: queue.Queue[_Project | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -210,7 +212,7 @@ class _Backend:
         with self._lessons(project.key, create=False) as lessons:
             if lessons is None:
                 return _UNTAUGHT
-            if lessons.waiting(limit=1):
+            if lessons.waiting(limit=1) or project.config is not None:
                 self._wake(project)
             return version_of(lessons.state())
 
@@ -236,7 +238,8 @@ class _Backend:
             if event.deleted or event.deleted_tasks:
                 lessons.forget(event.deleted, tasks=event.deleted_tasks)
         if event.action == "START_TRAINING":
-            self._wake(project, body["project"]["label_config"])
+            project.config = body["project"]["label_config"]
+            self._wake(project)
         elif noted:
             self._wake(project)
         return event.action
@@ -258,8 +261,9 @@ class _Backend:
                 return [{"model_version": _UNTAUGHT, "score": 0.0, "result": []} for _ in tasks]
             with self._registries.use(project.key.registry) as registry:
                 encoder = registry.encoder
+                until = time.monotonic() + _PATIENCE_SECONDS  # for the lock too: not of each that waits in turn
                 with project.lock:
-                    self._learn(project, lessons, time.monotonic() + _PATIENCE_SECONDS)
+                    self._learn(project, lessons, until)
                     model = project.predictor.model(controls, lessons, encoder)
                 return model.predict(tasks, encoder, server, context)
 
@@ -303,12 +307,16 @@ class _Backend:
     def _lessons(self, key: ProjectKey, *, create: bool) -> Iterator[Any]:
         """Open what a project's registry has learned; None where there is no registry yet."""
         path = Path(self._folder, f"{key.registry}{SUFFIX}")
-        if not path.exists():
-            if not create:
-                yield None
-                return
-            with suppress(FileExistsError):
-                self._registries.create(key.registry)
+        with self._making:  # a file that is being made is there already, but empty
+            there = path.exists()
+            if not there and create:
+                with suppress(FileExistsError):
+                    self._registries.create(key.registry)
+        if not there and not create:
+            yield None
+            return
+        if path.is_symlink():
+            raise RegistryError(f"{path.name} is a link; a project's registry is a file of the served folder itself")
         with Lessons(path) as lessons:
             yield lessons
 
@@ -330,33 +338,35 @@ class _Backend:
             log.warning("%s: %s", project.key.registry, problem)
         return learned.annotations
 
-    def _wake(self, project: _Project, config: object = None) -> None:
+    def _wake(self, project: _Project) -> None:
         with self._lock:
             if self._closing:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="fewshot lessons", daemon=True)
                 self._thread.start()
-        self._jobs.put((project, config))
+        self._jobs.put(project)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            project, config = job
+        while (project := self._jobs.get()) is not None:
             try:
                 with self._lessons(project.key, create=False) as lessons:
                     if lessons is not None:
-                        self._catch_up(project, lessons, config)
+                        self._catch_up(project, lessons)
             except FewShotError as error:
                 log.warning("%s: annotations wait to be learned: %s", project.key.registry, error)
             except Exception:
                 log.exception("%s: annotations wait to be learned", project.key.registry)
 
-    def _catch_up(self, project: _Project, lessons: Lessons, config: object) -> None:
+    def _catch_up(self, project: _Project, lessons: Lessons) -> None:
+        config = project.config
         if config is not None:
             if project.server is None:
                 raise Unreachable(_NOWHERE)
             noted = relearn(lessons, project.server, project.key.id, lambda tasks: notes_of_export(tasks, config))
             log.info("%s: %d annotations of the export to learn", project.key.registry, noted)
+            if project.config is config:  # else it was asked for again meanwhile
+                project.config = None
         while not self._closing:
             with project.lock:
                 learned = self._learn(project, lessons, time.monotonic() + _TURN_SECONDS)
