@@ -26,6 +26,7 @@ from fewshot.finetuning.support import chunk_size, graph_bytes, support_maps
 from fewshot.finetuning.tuning import Method, Support, Tuner, class_scores, prototypes
 from fewshot.finetuning.views import altered, plain
 from fewshot.progress import Progress
+from fewshot.temperature import shipped
 from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers
 
@@ -473,3 +474,13 @@ def test_a_real_network_keeps_the_settings_of_its_folder_when_saved(shared, supp
     assert json.loads((tmp_path / "mine" / "config.json").read_text())["model_args"] == {"pad_type": "same"}
     assert (tmp_path / "mine" / "model.safetensors").stat().st_size < 7_000_000  # frozen blocks stay float16
     assert_array_equal(TimmEncoder(f"local-dir:{tmp_path / 'mine'}").encode(images), classifier.encoder_.encode(images))
+
+
+def test_probabilities_of_a_tuned_pocket_are_as_sharp_as_pockets():
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
+    classifier = FineTuneClassifier("pocket", trainable="head", steps=1, learning_rate=1e-3).fit(images, [0, 0, 1, 1])
+    vectors = classifier.encoder_.encode(images)
+    own = classifier._classifier.predict_proba(vectors, shipped(TimmEncoder("pocket").fingerprint))
+    assert np.array_equal(classifier.predict_proba(images), own)
+    assert not np.allclose(own, classifier._classifier.predict_proba(vectors))  # the table of other encoders

@@ -23,6 +23,7 @@ from fewshot.finetuning.session import Settings, tune
 from fewshot.finetuning.tuning import LOSSES, SCHEDULES
 from fewshot.finetuning.views import decode
 from fewshot.images import ImageSource
+from fewshot.temperature import shipped
 from fewshot.validation import check_choice, check_count, check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             vectors = torch.from_numpy(adapted.encode(images))
             classifier = PrototypeClassifier().fit(functional.normalize(vectors, dim=-1).numpy(), labels)
         self.classes_, self.encoder_, self._classifier = classifier.classes_, adapted, classifier
+        self._sharpness = shipped(encoder.fingerprint)  # the adapted encoder's own is in no table
         self.choice_ = Choice(**vars(tuned.verdict), parameters=tuned.parameters, seconds=time.monotonic() - begun)
         return self
 
@@ -176,7 +178,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
         """Return class probabilities of shape (q, c); as the support was tuned on, they may be too sure."""
-        return self._asked().predict_proba(self.encoder_.encode(X))
+        return self._asked().predict_proba(self.encoder_.encode(X), self._sharpness)
 
     def save_encoder(self, folder: str | os.PathLike[str]) -> None:
         """Write the adapted encoder as timm does for the Hub: config.json, model.safetensors, README.md.
