@@ -12,6 +12,7 @@ from fewshot.finetuning.choice import Verdict, choose, folds
 from fewshot.finetuning.cut import cut, quick
 from fewshot.finetuning.lora import merge_adapters
 from fewshot.finetuning.parts import choose_parts
+from fewshot.finetuning.strided import strided_in_float32
 from fewshot.finetuning.support import chunk_size, support_maps
 from fewshot.finetuning.tuning import Method, Support, Tuner
 from fewshot.progress import Progress
@@ -99,7 +100,8 @@ def tune(encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Setting
     trunk, top = cut(network, encoder.pool, example)
     lens = Lens(loaded.mean.tolist(), loaded.std.tolist(), loaded.device, loaded.precision)
     trunk, top = quick(trunk, example, loaded.device, loaded.precision), top.to(loaded.device)
-    with Workers(top, worker_count(loaded.device, len(pixels), least=_LEAST_OF_A_WORKER)) as workers:
+    n_workers = worker_count(loaded.device, len(pixels), least=_LEAST_OF_A_WORKER)
+    with strided_in_float32(top), Workers(top, n_workers) as workers:
         support = support_maps(
             trunk,
             pixels,
