@@ -1,7 +1,8 @@
-"""A registry's file looked at page by page, and one example or negative changed at a time."""
+"""A registry's file looked at page by page; its examples and negatives moved and dropped."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import ImageError, RegistryError
-from fewshot.schema import checksum
+from fewshot.schema import BY_HAND, checksum
 from fewshot.store import RegistryStore
 
 
@@ -24,13 +25,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Whole:
-    """An example with its vector (d,) and the SHA-256 of its picture, in hexadecimal."""
+    """An example with its vector (d,), by the encoder of that fingerprint, and the SHA-256 of its picture, in hex."""
 
     id: int
     label: str
     source: str
     sha256: str
     vector: NDArray[np.float32]
+    fingerprint: str
 
 
 def examples(store: RegistryStore, label: str | None = None, *, after: int = 0, limit: int = 100) -> list[Kept]:
@@ -102,10 +104,14 @@ def whole_examples(store: RegistryStore, *, after: int, limit: int) -> list[Whol
             "JOIN classes ON classes.id = class_id WHERE examples.id > ? ORDER BY examples.id LIMIT ?",
             (after, limit),
         ).fetchall()
+        fingerprint = str(store.meta().get("fingerprint", ""))
     for id_, _, source, sha256, vector, stored in rows:
         if checksum(sha256, source, vector) != stored:
             raise RegistryError(f"{store.path} is damaged: example {id_}, {source}, is not what was stored")
-    return [Whole(row[0], row[1], row[2], row[3].hex(), np.frombuffer(row[4], "<f4")) for row in rows]
+    return [
+        Whole(id_, label, source, sha256.hex(), np.frombuffer(vector, "<f4"), fingerprint)
+        for id_, label, source, sha256, vector, _ in rows
+    ]
 
 
 def move(store: RegistryStore, example: int, label: str) -> int:
@@ -133,13 +139,55 @@ def move(store: RegistryStore, example: int, label: str) -> int:
             "SELECT id FROM examples WHERE class_id = ? AND sha256 = ?", (target, sha256)
         ).fetchone()
         if there is not None:
-            store.delete([example])
+            _join(store, connection, [(example, int(there[0]))])
             return int(there[0])
         connection.execute("UPDATE examples SET class_id = ? WHERE id = ?", (target, example))
         connection.execute(
             "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)", (was,)
         )
         return example
+
+
+def merge(store: RegistryStore, labels: Sequence[str], into: str) -> int:
+    """Move the examples of classes into one, known or new, in one transaction; returns how many it then has.
+
+    Raises
+    ------
+    KeyError : if there is no such class, with close matches.
+    """
+    with store.write() as connection:
+        sources = [store.class_id(label) for label in labels]
+        if sources:
+            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
+        target = store.class_id(into)
+        for source in sources:
+            if source != target:
+                twins = connection.execute(
+                    "SELECT old.id, new.id FROM examples old JOIN examples new USING (sha256) "
+                    "WHERE old.class_id = ? AND new.class_id = ?",
+                    (source, target),
+                ).fetchall()
+                _join(store, connection, twins)
+                connection.execute("UPDATE examples SET class_id = ? WHERE class_id = ?", (target, source))
+                connection.execute("DELETE FROM classes WHERE id = ?", (source,))
+        (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
+        return int(count)
+
+
+def _join(store: RegistryStore, connection: sqlite3.Connection, twins: Sequence[tuple[int, int]]) -> None:
+    """Drop examples for others of the same picture, given as (dropped, kept); lessons follow. Inside ``write``."""
+    for gone, kept in twins:
+        taught = [
+            connection.execute("SELECT 1 FROM lessons WHERE example = ? LIMIT 1", (id_,)).fetchone() is not None
+            for id_ in (gone, kept)
+        ]
+        if taught[0] != taught[1]:  # the other was registered by hand, and so stays whatever becomes of the lessons
+            connection.execute(
+                "INSERT OR IGNORE INTO lessons (annotation, control, region, label, example) VALUES (?, '', ?, '', ?)",
+                (BY_HAND, f"example {kept}", kept),
+            )
+        connection.execute("UPDATE lessons SET example = ? WHERE example = ?", (kept, gone))
+    store.delete([gone for gone, _ in twins])
 
 
 def kept_picture(store: RegistryStore, example: int) -> bytes:

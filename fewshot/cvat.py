@@ -98,11 +98,16 @@ class RegistryFunction:
         if self._detector is None:
             label = self._recognised([image], context)[0]
             return [] if label is None else [_sdk().tag(label)]
-        shapes = list(self._detector.detect(context, image))
-        cut = [(shape, crop) for shape in shapes if (crop := _cut_out(image, shape)) is not None]
-        if len(cut) < len(shapes):
-            _log.warning("%s: shapes outside the picture: %d", context.frame_name, len(shapes) - len(cut))
-        found = zip([shape for shape, _ in cut], self._recognised([crop for _, crop in cut], context), strict=True)
+        shapes, crops = [], []
+        for number, shape in enumerate(self._detector.detect(context, image), start=1):
+            _check_encloses(shape)
+            try:
+                crops.append(_cut_out(image, shape))
+            except (ArithmeticError, IndexError, OSError, TypeError, ValueError) as error:
+                _log.warning("%s: shape %d was left out: %s", context.frame_name, number, error)
+            else:
+                shapes.append(shape)
+        found = zip(shapes, self._recognised(crops, context), strict=True)
         return [_classed(shape, label) for shape, label in found if label is not None]
 
     def _check_limit(self) -> None:
@@ -122,9 +127,11 @@ class RegistryFunction:
         if not pictures:
             return []
         answered = self._registry.predict_valid(pictures, top=1, nearest=0, max_false_accept=self._max_false_accept)
-        if answered.failed:  # the task's other pictures are worth more than this one
+        if answered.failed and len(pictures) > 1:  # which of them it is shows when each is asked alone
+            return [label for picture in pictures for label in self._recognised([picture], context)]
+        if answered.failed:  # the others are worth more than this one
             _log.warning("%s: not recognised: %s", context.frame_name, answered.failed[0].reason)
-            return [None] * len(pictures)
+            return [None]
         lowest = -math.inf if context.conf_threshold is None else context.conf_threshold
         return [
             self._id(prediction.label) if prediction.label is not None and prediction.score >= lowest else None
@@ -232,13 +239,20 @@ def _kind(detector: Any) -> str:
     return kinds.pop() if len(kinds) == 1 else "any"
 
 
-def _cut_out(image: Image, shape: Any) -> Image | None:
-    """Return the picture inside a shape's box, turned upright with the shape; None if they share no pixel."""
-    kind = shape.type.value if hasattr(shape, "type") else "tag"
+def _check_encloses(shape: Any) -> None:
+    kind = _type(shape)
     if kind not in _REGIONS:
         raise ValueError(f"the detector gave a {kind}; only {', '.join(_REGIONS)} can be cut out of a picture")
+
+
+def _type(shape: Any) -> str:
+    return str(shape.type.value) if hasattr(shape, "type") else "tag"
+
+
+def _cut_out(image: Image, shape: Any) -> Image:
+    """Return the picture inside a shape's box, turned upright with the shape; raise if they share no pixel."""
     points = list(shape.points)
-    if kind == "mask":  # run lengths, then the box with its last pixels
+    if _type(shape) == "mask":  # run lengths, then the box with its last pixels
         left, top, right, bottom = points[-4], points[-3], points[-2] + 1, points[-1] + 1
     else:
         left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
@@ -251,7 +265,9 @@ def _cut_out(image: Image, shape: Any) -> Image | None:
         min(image.width, math.ceil(right)),
         min(image.height, math.ceil(bottom)),
     )
-    return image.crop(box) if box[0] < box[2] and box[1] < box[3] else None
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise ValueError(f"it lies outside the picture of {image.width} x {image.height} pixels")
+    return image.crop(box)
 
 
 def _classed(shape: Any, label: int) -> Any:

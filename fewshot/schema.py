@@ -10,6 +10,9 @@ from collections.abc import Callable
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
 
+BY_HAND = 0
+"""The annotation that stands for whoever registered a picture without one; it is never taken back."""
+
 
 def checksum(sha256: bytes, source: str, vector: bytes) -> int:
     """Return the CRC-32 of what is kept of an example."""
@@ -94,8 +97,8 @@ def m003_outsiders(connection: sqlite3.Connection) -> None:
 def m004_lessons(connection: sqlite3.Connection) -> None:
     """Make room for annotations that the registry learns from, and what each has taught it."""
     for statement in (
-        # updated: microseconds since 1970; state: waiting, learned or gone; body: what is still to be learned of it;
-        # reason: why it, or some of it, could not be
+        # updated: microseconds since 1970; state: waiting, learned or gone; body: what is still to be learned of it, or
+        # the SHA-256 of what was; reason: why it, or some of it, could not be
         """CREATE TABLE annotations (
             id INTEGER PRIMARY KEY,
             task INTEGER,

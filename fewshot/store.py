@@ -89,16 +89,20 @@ class RegistryStore:
         self._connection.close()
 
     @contextmanager
-    def write(self, *, append: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction that changes the file: all of the block's statements, or on any error none."""
+    def write(self, *, append: bool = False, silent: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction that changes the file: all of the block's statements, or on any error none.
+
+        With ``append`` examples are only added, with ``silent`` nothing changes that an answer depends on.
+        """
         with self._lock:
             self._begin("IMMEDIATE")
             try:
                 if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
                     raise RegistryError(f"{self.path} was removed or replaced since it was opened; open it again")
                 yield self._connection
-                self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
-                if not append:
+                if not silent:
+                    self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+                if not append and not silent:
                     self._connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
                 self._connection.execute("COMMIT")
             except BaseException as error:
@@ -300,21 +304,6 @@ class RegistryStore:
         if self._connection.execute("SELECT 1 FROM classes WHERE label = ?", (new,)).fetchone():
             raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
         self._connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
-
-    def merge(self, labels: Sequence[str], into: str) -> int:
-        """Move the examples of classes into one, known or new; returns how many it has; inside ``write``."""
-        connection = self._connection
-        sources = [self.class_id(label) for label in labels]
-        if sources:
-            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
-        target = self.class_id(into)
-        for source in sources:
-            if source != target:
-                connection.execute("UPDATE OR IGNORE examples SET class_id = ? WHERE class_id = ?", (target, source))
-                connection.execute("DELETE FROM examples WHERE class_id = ?", (source,))
-                connection.execute("DELETE FROM classes WHERE id = ?", (source,))
-        (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
-        return int(count)
 
     def _in_transaction(self) -> bool:
         try:

@@ -7,13 +7,15 @@ import math
 import sys
 import types
 
+import numpy as np
 import pytest
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
 from PIL import Image
 
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cvat import RegistryFunction, create
-from fewshot.errors import MissingExtra
+from fewshot.encoders.base import Encoded
+from fewshot.errors import ImageError, MissingExtra
 
 ORANGE = (204, 102, 0)
 sdk = pytest.importorskip("cvat_sdk.auto_annotation", reason="pip install 'fewshot[cvat]'")
@@ -87,8 +89,6 @@ def test_a_whole_picture_gets_one_tag_of_its_class(registry):
 
 
 def test_none_of_these_gets_no_tag_by_the_limit_given_or_kept(registry):
-    import numpy as np
-
     registry.unknowns.keep(0.05, background=np.random.default_rng(0).random((60, 3)).astype(np.float32))
     assert RegistryFunction(registry).detect(Context(), plain(ORANGE)) == []
     assert len(RegistryFunction(registry).detect(Context(), plain(RED))) == 1
@@ -212,7 +212,39 @@ def test_boxes_reach_no_further_than_the_picture(registry, halves, caplog):
     function = RegistryFunction(registry, detector=Detector(rectangle(-5, -5, 8, 30), rectangle(30, 0, 40, 10)))
     with caplog.at_level(logging.WARNING):
         assert names(function, function.detect(Context(), halves)) == ["red"]
-    assert caplog.messages == ["frame.png: shapes outside the picture: 1"]
+    assert caplog.messages == [
+        "frame.png: shape 2 was left out: it lies outside the picture of 20 x 10 pixels",
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad", [rectangle(math.nan, 0, 5, 5), rectangle(0, 0, math.inf, 5), sdk.polygon(0, []), sdk.mask(0, [1, 2])],
+    ids=["nan", "infinity", "no points", "no box"],
+)  # fmt: skip
+def test_a_shape_that_cannot_be_cut_out_leaves_the_others(registry, halves, caplog, bad):
+    kinds = ("rectangle", "polygon", "mask")
+    function = RegistryFunction(registry, detector=Detector(bad, rectangle(12, 0, 20, 10), kinds=kinds))
+    with caplog.at_level(logging.WARNING):
+        assert names(function, function.detect(Context(), halves)) == ["blue"]
+    assert [message.partition(": ")[2][:20] for message in caplog.messages] == ["shape 1 was left out"]
+
+
+def test_a_crop_that_the_encoder_fails_at_leaves_the_others(tmp_path, halves, caplog):
+    class Picky(FakeEncoder):
+        def encode_valid(self, images):
+            images = list(images)
+            failed = tuple((n, ImageError("x", "no sevens")) for n, i in enumerate(images) if i.size == (7, 7))
+            kept = [n for n, i in enumerate(images) if i.size != (7, 7)]
+            return Encoded(self.encode([images[n] for n in kept]), np.array(kept, np.int64), failed)
+
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png(RED)])
+        registry.add("blue", [png(BLUE)])
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=Picky()) as registry, caplog.at_level(logging.WARNING):
+        function = RegistryFunction(registry, detector=Detector(rectangle(0, 0, 7, 7), rectangle(12, 0, 20, 10)))
+        (shape,) = function.detect(Context(), halves)
+        assert (names(function, [shape]), shape.points) == (["blue"], [12, 0, 20, 10])
+    assert caplog.messages == ["frame.png: not recognised: no sevens"]
 
 
 @pytest.mark.parametrize(

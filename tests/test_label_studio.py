@@ -31,6 +31,7 @@ from service_client import client, problem
 
 from fewshot import ClassRegistry
 from fewshot.cli import main
+from fewshot.label_studio import fetching
 from fewshot.label_studio.events import read_event
 from fewshot.label_studio.fetching import Server
 from fewshot.label_studio.teaching import learn
@@ -109,7 +110,7 @@ def test_every_annotation_teaches_and_the_next_prediction_knows_it(backend):
             "value": {"choices": ["Red"]},
         }
     ]
-    assert first["score"] > 0.9
+    assert first["score"] > 0.8
     assert second["result"][0]["value"] == {"choices": ["Blue"]}
 
 
@@ -206,6 +207,75 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+def test_start_training_is_not_forgotten_over_a_restart(tmp_path, server):
+    with client(tmp_path, label_studio={}) as opened:
+        teach(opened, 1, R, "Red")
+        send(opened, event("START_TRAINING"))  # nobody has said yet where the export is
+    server.tasks = [task(2, B, annotations=[annotation(5, 2, chosen("Blue"))])]
+    with client(tmp_path, label_studio={}) as opened:
+        server.fails = 500
+        opened.post("/setup", json=setup(server))
+        wait_for(lambda: server.asked)
+        server.fails = None
+        opened.post("/setup", json=setup(server))
+        with Lessons(tmp_path / f"{PROJECT}.fewshot") as lessons:
+            wait_for(lambda: lessons.asked_again() is None)
+        assert choices(suggest(opened, R)) == [["Blue"]]
+        asked = len(server.asked)
+        opened.post("/setup", json=setup(server))
+        suggest(opened, R)
+        assert [path for path, _ in server.asked[asked:] if "export" in path] == []
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429])
+def test_what_the_server_failed_at_is_learned_once_it_answers(backend, server, caplog, status):
+    server.fails = status
+    teach(backend, 1, R, "Red")
+    assert choices(suggest(backend, R)) == [None]
+    assert f"annotations wait to be learned: {server.url}{R} answers {status}" in caplog.text
+    server.fails = None
+    assert choices(suggest(backend, R)) == [["Red"]]
+
+
+def test_annotations_of_a_dead_host_hold_up_neither_the_others_nor_each_other(tmp_path, server, monkeypatch):
+    tries = []
+
+    def dead(request, timeout):
+        tries.append(request.full_url)
+        time.sleep(0.01)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(fetching, "_PAUSE", 1e6)
+    real = fetching._OPENER.open
+    host = "http://images.example:80"
+    monkeypatch.setattr(
+        fetching._OPENER,
+        "open",
+        lambda request, timeout: (dead if request.host == "images.example" else real)(request, timeout=timeout),
+    )
+    with client(tmp_path, label_studio={"image_hosts": [host]}) as opened:
+        opened.post("/setup", json=setup(server))
+        for n in range(1, 9):
+            teach(opened, n, f"http://images.example/{n}.png", "Blue")
+        teach(opened, 9, R, "Red")
+        assert choices(suggest(opened, R)) == [["Red"]]
+        opened.post("/setup", json=setup(server))  # says nothing new: what is dead is left alone
+        assert choices(suggest(opened, "http://images.example/x.png", R)) == [None, ["Red"]]
+    assert 0 < len(tries) <= 4  # those that were fetched at the same time as the first
+
+
+def test_no_more_projects_are_held_than_fit(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("fewshot.service.label_studio._MOST_PROJECTS", 3)
+    with client(tmp_path, label_studio={}) as opened:
+        opened.post("/setup", json=setup(server))
+        teach(opened, 1, R, "Red")
+        for n in range(5):
+            opened.post("/setup", json={**setup(server), "project": f"3.{n}"})
+        assert opened.get("/versions").json()["versions"] == ["fewshot-0"]
+        opened.post("/setup", json=setup(server))
+        assert choices(suggest(opened, R)) == [["Red"]]
+
+
 def test_a_lesson_is_learned_in_the_background_too(backend, tmp_path):
     teach(backend, 1, R, "Red")
     with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", create=False) as registry:
@@ -283,7 +353,7 @@ def test_the_class_of_a_region_is_suggested_and_its_outline_is_left_as_it_was(ba
     asked = task(9, halves, predictions=[{"result": [drawn]}])
     (found,) = backend.post("/predict", json=predict(asked, config=BOXES)).json()["results"]
     (result,) = found["result"]
-    assert result.pop("score") == found["score"] > 0.9
+    assert result.pop("score") == found["score"] > 0.8
     assert result == boxed("Blue", 60, 10, 20, 80, id_="mine")
 
 
@@ -402,14 +472,23 @@ def test_a_body_that_is_no_json_is_refused(backend):
     assert problem(backend.post("/webhook", content=b"{" * 100_000), 422) == "the body is not JSON"
 
 
-def test_a_number_that_no_json_holds_spoils_no_server(backend, halves):
+@pytest.mark.parametrize("odd", ["1e999", "NaN", '"\\ud800"'])
+@pytest.mark.parametrize("key", ["original_width", "rotation"])
+def test_a_region_that_no_json_holds_goes_without_a_suggestion_and_the_others_have_theirs(backend, halves, key, odd):
     taught = annotation(1, 1, boxed("Red", *LEFT), boxed("Blue", *RIGHT, id_="b"))
     send(backend, created(taught, task(1, halves), config=BOXES))
-    body = json.dumps(
-        predict(task(9, halves, drafts=[{"result": [boxed(None, *LEFT, original_width=7)]}]), config=BOXES)
+    bad = boxed(None, *LEFT)
+    (bad["value"] if key == "rotation" else bad)[key] = 77
+    tasks = [
+        task(9, halves, drafts=[{"result": [bad, boxed(None, *RIGHT)]}]),
+        task(10, halves, drafts=[{"result": [bad]}]),
+    ]
+    answer = backend.post(
+        "/predict", content=json.dumps(predict(*tasks, config=BOXES)).replace(f'"{key}": 77', f'"{key}": {odd}')
     )
-    answer = backend.post("/predict", content=body.replace('"original_width": 7', '"original_width": 1e999'))
-    assert problem(answer, 422) == "a region holds a number that is none"
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["results"]
+    assert [[r["value"]["rectanglelabels"] for r in p["result"]] for p in found] == [[["Blue"]], []]
 
 
 def test_a_region_may_have_any_name(backend, halves, tmp_path):
@@ -434,12 +513,12 @@ def test_a_lesson_that_makes_learning_fail_fails_alone(tmp_path, server):
     server.pictures["/seven.png"] = png(RED, 7)
     with Lessons(path) as lessons:
         for n, image in enumerate([R, "/seven.png", B, "/none.png", "http://[::1"], start=1):
-            lessons.note(read_event(created(annotation(n, n, chosen("Red")), task(n, image))).notes)
+            lessons.note(read_event(created(annotation(n, n, chosen("Red")), task(n, image))).notes.read)
         learned = learn(lessons, Picky(), Server(server.url, TOKEN))
         assert lessons.waiting(limit=9) == []
     assert learned.annotations == 5
     assert [problem.partition(" (")[0] for problem in learned.problems] == [
-        "annotation 2: it could not be learned",
+        "annotation 2: /seven.png: it could not be learned",
         "annotation 4: /none.png: the server answers 404 Not Found",
         "annotation 5: task 5: cannot be fetched",
     ]

@@ -113,13 +113,34 @@ def test_a_refused_personal_access_token_says_so(studio):
         (503, Unreachable, "answers 503"),
         (429, Unreachable, "answers 429"),
         (404, ImageError, "answers 404"),
-        (500, ImageError, "answers 500"),
+        (500, Unreachable, "a.png answers 500"),
     ],
 )
 def test_what_may_get_better_is_told_from_what_will_not(studio, status, error, message):
     studio.fails = status
     with pytest.raises(error, match=message):
         server(studio).picture(A)
+
+
+def test_a_host_that_does_not_answer_is_left_alone_for_a_while_and_the_server_never(studio, other, monkeypatch):
+    monkeypatch.setattr(fetching, "_PAUSE", 1e6)
+    known = server(studio, image_hosts={Origin.of(other.url)})
+    other.shutdown()
+    other.server_close()
+    studio.redirects = {"/leads/away.png": other.url + "/x.png"}
+    with pytest.raises(Unreachable, match=r"does not answer \(.*\)$") as caught:
+        known.picture(other.url + "/x.png")
+    assert caught.value.pause == 0
+    for address in (other.url + "/y.png", "/leads/away.png"):
+        with pytest.raises(Unreachable, match=r"does not answer \(.*\); it is asked again in \d+ s"):
+            known.picture(address)
+    assert known.picture(A) == b"a picture"
+    studio.shutdown()
+    studio.server_close()
+    for _ in range(2):
+        with pytest.raises(Unreachable, match=r"does not answer \(.*\)$") as caught:
+            known.picture(A)
+        assert caught.value.pause > 0
 
 
 def test_a_server_that_is_not_there_is_unreachable(studio):

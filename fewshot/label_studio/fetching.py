@@ -24,12 +24,24 @@ MAX_EXPORT_BYTES = 512 * 2**20
 _SECONDS = 10.0
 """For each answer to begin, and each part of it to arrive; the whole may take three times as long."""
 _MOST_REDIRECTS = 3
+_PAUSE = 3.0
+"""What gave no answer is left alone this many times as long as it took to find that out."""
 _PORTS = {"http": 80, "https": 443}
 _PLACE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d*)?")
 
 
 class Unreachable(FewShotError):
-    """Label Studio cannot be asked now; later it may answer."""
+    """Label Studio, or another place where pictures lie, cannot be asked now; later it may answer.
+
+    Attributes
+    ----------
+    pause : float
+        For how many seconds Label Studio had best not be asked for the same again: it hung.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
 
 
 @dataclass(frozen=True, order=True)
@@ -88,6 +100,8 @@ class Server:
     Notes
     -----
     Redirects are followed three times at most, within the same rules. No proxy is used: the token would go through it.
+    A place other than the server that gives no answer is not asked again for a while, so that pictures which lie on a
+    dead one do not hold up the others. The server itself always is: it was alive when it asked us.
     """
 
     url: str
@@ -96,6 +110,7 @@ class Server:
     image_hosts: Collection[Origin] = ()
     _access: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _paused: dict[Origin, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def picture(self, address: str) -> bytes:
         """Return the picture that a task names: a data: URI, a path on the server, or a URL.
@@ -162,7 +177,12 @@ class Server:
 
     def _ask(self, url: str, deadline: float) -> http.client.HTTPResponse | str:
         """Return the answer, or where it is to be had instead."""
-        own = Origin.of(url) == Origin.of(self.url)
+        origin = Origin.of(url)
+        own = origin == Origin.of(self.url)
+        why, until = self._paused.get(origin, ("", 0.0))
+        start = time.monotonic()
+        if start < until:
+            raise Unreachable(f"{why}; it is asked again in {until - start:.0f} s")
         headers = {"User-Agent": "fewshot", "Accept-Encoding": "identity"}
         if own:
             headers["Authorization"] = self._authorization(deadline)
@@ -176,8 +196,13 @@ class Server:
             with error:
                 return self._judged(error, url, own)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise Unreachable(f"{Origin.of(url)} does not answer ({reason})") from error
+            why = f"{origin} does not answer ({getattr(error, 'reason', None) or error})"
+            now = time.monotonic()
+            pause = _PAUSE * (now - start)
+            if own:
+                raise Unreachable(why, pause) from error
+            self._paused[origin] = why, now + pause
+            raise Unreachable(why) from error
 
     def _judged(self, error: urllib.error.HTTPError, url: str, own: bool) -> str:
         if error.code in (301, 302, 303, 307, 308) and error.headers.get("Location"):
@@ -188,8 +213,8 @@ class Server:
                 f"{Origin.of(url)} refuses the token ({error.code}). Give that of a user who sees the project, as "
                 "LABEL_STUDIO_API_KEY"
             )
-        if error.code in (408, 425, 429, 502, 503, 504):
-            raise Unreachable(f"{Origin.of(url)} answers {error.code} {error.reason}")
+        if error.code >= 500 or error.code in (408, 425, 429):
+            raise Unreachable(f"{_short(url)} answers {error.code} {error.reason}")
         raise ImageError(_short(url), f"the server answers {error.code} {error.reason}")
 
     def _authorization(self, deadline: float) -> str:

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fewshot.label_studio.answers import CONFIDENT, Answer, Answerer
 from fewshot.label_studio.config import Control
 from fewshot.label_studio.fetching import Server
-from fewshot.label_studio.pictures import cut_out, fetched
+from fewshot.label_studio.pictures import pieces
 from fewshot.label_studio.tasks import Question, prediction_of, questions
 from fewshot.lessons import Lessons, Memory
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-
-_TASKS_AT_ONCE = 16
 
 
 def version_of(state: tuple[int, int]) -> str:
@@ -44,34 +45,29 @@ class Model:
         self, tasks: Sequence[Mapping[str, Any]], encoder: Encoder, server: Server, context: object = None
     ) -> list[dict[str, Any]]:
         """Return one prediction a task, in their order; an empty one for a task whose picture cannot be had."""
-        found: list[dict[str, Any]] = []
-        for start in range(0, len(tasks), _TASKS_AT_ONCE):
-            found += self._some(tasks[start : start + _TASKS_AT_ONCE], encoder, server, context)
-        return found
-
-    def _some(
-        self, tasks: Sequence[Mapping[str, Any]], encoder: Encoder, server: Server, context: object
-    ) -> list[dict[str, Any]]:
         from fewshot.encoders.base import encode_valid
 
         taught = [control for control, answerer in self.answerers.items() if not answerer.knows_nothing]
         asked = [
             (number, question) for number, task in enumerate(tasks) for question in questions(task, taught, context)
         ]
-        cut = cut_out(fetched((question.image for _, question in asked), server), [question for _, question in asked])
-        answers: dict[int, list[tuple[Question, Answer]]] = {number: [] for number in range(len(tasks))}
-        for control in taught:
-            mine = [
-                (number, question, picture)
-                for (number, question), picture in zip(asked, cut, strict=True)
-                if question.control == control and isinstance(picture, bytes)
-            ]
-            encoded = encode_valid(encoder, [picture for *_, picture in mine])
-            found = self.answerers[control].answer(encoded.vectors)
-            for n, answer in zip(encoded.kept.tolist(), found, strict=True):
-                number, question, _ = mine[n]
+        answers: list[list[tuple[Question, Answer]]] = [[] for _ in tasks]
+        for batch in pieces([question for _, question in asked], server):
+            there = [place for place, piece in batch if not isinstance(piece, Exception)]
+            encoded = encode_valid(encoder, [piece for _, piece in batch if not isinstance(piece, Exception)])
+            mine = [asked[there[n]] for n in encoded.kept.tolist()]
+            found = self._answered([question for _, question in mine], encoded.vectors)
+            for (number, question), answer in zip(mine, found, strict=True):
                 answers[number].append((question, answer))
-        return [prediction_of(answers[number], self.version, self.least) for number in range(len(tasks))]
+        return [prediction_of(answered, self.version, self.least) for answered in answers]
+
+    def _answered(self, asked: Sequence[Question], vectors: NDArray[np.float32]) -> list[Answer]:
+        """Answer n questions, given the vectors (n, d) of their pictures, those of each control together."""
+        found: dict[int, Answer] = {}
+        for control in dict.fromkeys(question.control for question in asked):
+            mine = [n for n, question in enumerate(asked) if question.control == control]
+            found.update(zip(mine, self.answerers[control].answer(vectors[mine]), strict=True))
+        return [found[n] for n in range(len(asked))]
 
 
 class Predictor:

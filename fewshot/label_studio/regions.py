@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def _turned(image: Image.Image, rotation: object) -> Image.Image:
     """Turn a picture as the annotator had it: coordinates are those of the turned one."""
     angle = _number("image_rotation", rotation or 0) % 360
     if angle % 90:
-        raise ValueError(f"image_rotation must be a multiple of 90 degrees, not {rotation!r}")
+        raise ValueError(f"image_rotation must be a multiple of 90 degrees, not {shown(rotation)}")
     return image.rotate(-angle, expand=True) if angle else image
 
 
@@ -78,14 +79,16 @@ def _rectangle(image: Image.Image, value: Mapping[str, Any]) -> Image.Image:
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_NUMBER:
-        raise ValueError(f"a region's {name} must be a number up to a million, not {value!r}")
+        raise ValueError(f"a region's {name} must be a number up to a million, not {shown(value)}")
     return float(value)
 
 
 def _brush_box(image: Image.Image, result: Mapping[str, Any], rle: object) -> tuple[int, int, int, int]:
     width, height = result.get("original_width"), result.get("original_height")
     if not isinstance(width, int) or not isinstance(height, int) or width < 1 or height < 1:
-        raise ValueError(f"a brush stroke needs original_width and original_height, not {width!r} and {height!r}")
+        raise ValueError(
+            f"a brush stroke needs original_width and original_height, not {shown(width)} and {shown(height)}"
+        )
     mask = brush_mask(rle, width, height)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):

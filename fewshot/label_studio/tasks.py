@@ -15,6 +15,7 @@ _SHAPES = {
     "rectanglelabels": ("rectanglelabels", "rectangle"),
     "brushlabels": ("brushlabels", "brush"),
 }
+_KEPT = ("id", "original_width", "original_height", "image_rotation")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Question:
     image : str
         Where the picture lies.
     region : mapping or None
-        The result that outlines the region; None for the whole picture.
+        What outlines the region, as a result does; None for the whole picture.
     """
 
     control: Control
@@ -39,7 +40,8 @@ def questions(task: Mapping[str, Any], controls: Sequence[Control], context: obj
     """Yield what a task asks.
 
     The regions are those of its drafts, annotations and predictions, each once, 500 at most; or, where an annotator has
-    drawn one this moment, the one in the request's ``context``.
+    drawn one this moment, the one in the request's ``context``. One that JSON cannot hold, as it has an endless number,
+    is passed over.
     """
     data = task.get("data")
     for control in controls:
@@ -56,15 +58,26 @@ def questions(task: Mapping[str, Any], controls: Sequence[Control], context: obj
 def _regions(task: Mapping[str, Any], control: Control, context: object) -> list[Mapping[str, Any]]:
     drawn = _results([context])
     results = drawn or [r for key in ("drafts", "annotations", "predictions") for r in _results(task.get(key))]
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[bytes, Mapping[str, Any]] = {}
     for result in results:
         value = result.get("value")
         fits = result.get("type") in _SHAPES[control.kind] and result.get("to_name") == control.to_name
         if not fits or not isinstance(value, Mapping):
             continue
-        outline = {key: part for key, part in value.items() if not isinstance(part, list) or key == "rle"}
-        found.setdefault(json.dumps([outline, result.get("image_rotation") or 0], sort_keys=True), result)
+        outline = {key: part for key, part in value.items() if key == "rle" or not isinstance(part, (list, dict))}
+        kept = {key: result[key] for key in _KEPT if key in result and not isinstance(result[key], (list, dict))}
+        try:
+            _strict_json(kept)
+            same = _strict_json([outline, result.get("image_rotation") or 0])
+        except (ValueError, RecursionError):
+            continue  # no answer could tell of it
+        found.setdefault(same, {**kept, "value": outline})
     return list(found.values())[:_MOST_REGIONS]
+
+
+def _strict_json(value: object) -> bytes:
+    """Write what any reader of JSON can read: no endless number, and no half of a letter."""
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
 
 
 def _results(holders: object) -> list[Mapping[str, Any]]:
@@ -84,10 +97,7 @@ def result_of(question: Question, answer: Answer) -> dict[str, Any] | None:
     labels = {control.kind: list(answer.labels)}
     if question.region is None:
         return {**named, "value": labels}
-    region = question.region
-    kept = {key: region[key] for key in ("id", "original_width", "original_height", "image_rotation") if key in region}
-    outline = {k: v for k, v in region["value"].items() if not isinstance(v, list) or k == "rle"}
-    return {**kept, **named, "value": {**outline, **labels}}
+    return {**question.region, **named, "value": {**question.region["value"], **labels}}
 
 
 def prediction_of(answers: Sequence[tuple[Question, Answer]], version: str, least: float = 0.0) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot.lessons.journal import Lessons
-from fewshot.lessons.records import BY_HAND, Lesson, Memory, Note, Taught, Vote
+from fewshot.lessons.records import Asked, Lesson, Memory, Note, Taught, Vote
+from fewshot.schema import BY_HAND
 
-__all__ = ["BY_HAND", "Lesson", "Lessons", "Memory", "Note", "Taught", "Vote"]
+__all__ = ["BY_HAND", "Asked", "Lesson", "Lessons", "Memory", "Note", "Taught", "Vote"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from fewshot import outsiders
 from fewshot.identity import check_encoder, remember_encoder
-from fewshot.lessons.records import Memory, Note, Taught, Vote
+from fewshot.lessons.records import Asked, Memory, Note, Taught, Vote
 from fewshot.lessons.taking import Pupil, drop_unsupported, supported
 from fewshot.store import RegistryStore
 
@@ -61,8 +63,8 @@ class Lessons:
         """Write notes down, to be learned; returns how many were new.
 
         Left out are notes older than what is known of their annotation, those that are known already, and those of
-        annotations and tasks that were deleted. With ``again``, known ones are taken too where something of what they
-        taught is missing.
+        annotations and tasks that were deleted. With ``again``, known ones are taken too where they say something
+        else now, as when the project asks another question, or something of what they taught is missing.
         """
         fresh = [note for note in notes if self._is_news(note, again)]
         if not fresh:
@@ -108,10 +110,27 @@ class Lessons:
             for annotation in gone:
                 self._unteach(connection, annotation)
                 connection.execute(
-                    "UPDATE annotations SET state = 'learned', body = NULL, reason = NULL "
+                    "UPDATE annotations SET state = 'learned', body = '', reason = NULL "
                     "WHERE id = ? AND state <> 'gone'",
                     (annotation,),
                 )
+
+    def ask_again(self, how: str) -> None:
+        """Keep in the file that all is to be learned again from the project's export, and how, until ``answered``."""
+        with self._store.write(silent=True):
+            self._store.set_meta(learn_again=json.dumps([time.time_ns(), how]))
+
+    def asked_again(self) -> Asked | None:
+        """Return how all is to be learned again, where that was asked and is not done."""
+        asked = self._store.meta().get("learn_again")
+        return None if asked is None else Asked(*json.loads(asked))
+
+    def answered(self, asked: Asked) -> None:
+        """Take back what was asked by ``ask_again``, unless it was asked once more since."""
+        with self._store.write(silent=True) as connection:
+            connection.execute(
+                "DELETE FROM meta WHERE key = 'learn_again' AND value = ?", (json.dumps([asked.when, asked.how]),)
+            )
 
     def known(self) -> set[int]:
         """Return the annotations that were noted and not deleted."""
@@ -154,9 +173,9 @@ class Lessons:
             check_encoder(self._store, encoder)
             for one in taught:
                 row = connection.execute(
-                    "SELECT updated FROM annotations WHERE id = ? AND state = 'waiting'", (one.note.annotation,)
+                    "SELECT updated, body FROM annotations WHERE id = ? AND state = 'waiting'", (one.note.annotation,)
                 ).fetchone()
-                if row == (one.note.updated,):
+                if row == (one.note.updated, one.note.body):
                     Pupil(self._store, connection, encoder, keep).take(one, vectors, reasons)
 
     def memory(self, encoder: Encoder) -> Memory:
@@ -185,22 +204,25 @@ class Lessons:
             if connection.execute("SELECT 1 FROM deleted_tasks WHERE id = ?", (note.task,)).fetchone():
                 return False
             row = connection.execute(
-                "SELECT state, updated, reason FROM annotations WHERE id = ?", (note.annotation,)
+                "SELECT state, updated, body, reason FROM annotations WHERE id = ?", (note.annotation,)
             ).fetchone()
             if row is None:
                 return True
-            state, updated, reason = row
+            state, updated, body, reason = row
             if state == "gone" or updated > note.updated:
                 return False
-            return updated < note.updated or (again and state == "learned" and self._is_wanting(note, reason))
+            return updated < note.updated or (again and self._is_wanting(note, state, body, reason))
 
-    def _is_wanting(self, note: Note, reason: str | None) -> bool:
+    def _is_wanting(self, note: Note, state: str, body: str | None, reason: str | None) -> bool:
+        if state == "waiting":
+            return body != note.body
         with self._store.read() as connection:
             (taught, there) = connection.execute(
                 "SELECT count(*), count(example) + count(negative) FROM lessons WHERE annotation = ?",
                 (note.annotation,),
             ).fetchone()
-        return reason is not None or there < taught or (not taught and note.body != "[]")
+        changed = body is not None and body != note.digest  # None: learned before digests were kept
+        return changed or reason is not None or there < taught
 
     def _unteach(self, connection: sqlite3.Connection, annotation: int) -> None:
         old = supported(connection, annotation)

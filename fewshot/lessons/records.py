@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from fewshot.store import Rows
 
-BY_HAND = 0
-"""The annotation that stands for whoever registered a picture without one; it is never taken back."""
-
 
 @dataclass(frozen=True)
 class Note:
@@ -33,6 +30,11 @@ class Note:
     task: int
     updated: int
     body: str
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the body, in hexadecimal: what is kept of it once it is learned."""
+        return hashlib.sha256(self.body.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,25 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Taught:
-    """All that is to be learned of a note, and what of it cannot be, a sentence each."""
+    """What is to be learned of a note, and what of it cannot be, a sentence each.
+
+    Large ones come in parts, so that not all of their pictures need be held at once: with the one that ``begins``,
+    what the annotation taught before is unlearned; with the one that ``ends``, the note no longer waits.
+    """
 
     note: Note
     lessons: tuple[Lesson, ...] = ()
     problems: tuple[str, ...] = ()
+    begins: bool = True
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """That all is to be learned again: when that was asked, in nanoseconds since 1970, and what the teacher needs."""
+
+    when: int
+    how: str
 
 
 @dataclass(frozen=True)

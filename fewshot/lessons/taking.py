@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fewshot import outsiders
 from fewshot.intake import add_examples
-from fewshot.lessons.records import BY_HAND, Lesson, Taught
-from fewshot.schema import storable
+from fewshot.lessons.records import Lesson, Taught
+from fewshot.schema import BY_HAND, storable
 from fewshot.store import NewExample, RegistryStore
 from fewshot.validation import check_label
 
@@ -27,7 +27,7 @@ class Pupil:
         self._store, self._connection, self._encoder, self._keep = store, connection, encoder, keep
 
     def take(self, one: Taught, vectors: Mapping[bytes, NDArray[np.float32]], reasons: Mapping[bytes, str]) -> None:
-        """Take in all of a note, in place of what its annotation taught before.
+        """Take in a note or a part of it, in place of what its annotation taught before.
 
         Parameters
         ----------
@@ -36,8 +36,10 @@ class Pupil:
             By the hash of a picture, its vector (d,), or why there is none.
         """
         annotation, problems = one.note.annotation, list(one.problems)
-        old = supported(self._connection, annotation)
-        self._connection.execute("DELETE FROM lessons WHERE annotation = ?", (annotation,))
+        old = supported(self._connection, annotation) if one.begins else set()
+        if one.begins:
+            self._connection.execute("DELETE FROM lessons WHERE annotation = ?", (annotation,))
+            self._connection.execute("UPDATE annotations SET reason = NULL WHERE id = ?", (annotation,))
         for lesson in one.lessons:
             digest = lesson.digest
             if digest not in vectors:
@@ -55,10 +57,15 @@ class Pupil:
                         annotation, lesson, label, "example", self._example(lesson, label, vectors[digest]), old
                     )
         drop_unsupported(self._store, self._connection, old)
-        self._connection.execute(
-            "UPDATE annotations SET state = 'learned', body = NULL, reason = ? WHERE id = ?",
-            (storable("; ".join(problems)) or None, annotation),
-        )
+        if problems:
+            self._connection.execute(
+                "UPDATE annotations SET reason = coalesce(reason || '; ', '') || ? WHERE id = ?",
+                (storable("; ".join(problems)), annotation),
+            )
+        if one.ends:
+            self._connection.execute(
+                "UPDATE annotations SET state = 'learned', body = ? WHERE id = ?", (one.note.digest, annotation)
+            )
 
     def _support(
         self, annotation: int, lesson: Lesson, label: str, kind: str, found: tuple[int, bool], old: set[tuple[str, int]]

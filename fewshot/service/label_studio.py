@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -22,16 +23,16 @@ from fewshot.label_studio.events import (
     BadRequest,
     ProjectKey,
     controls_of,
-    notes_of_export,
     project_key,
     read_event,
 )
 from fewshot.label_studio.fetching import Origin, Server, Unreachable
 from fewshot.label_studio.predicting import Predictor, version_of
-from fewshot.label_studio.teaching import learn, relearn
+from fewshot.label_studio.teaching import Learned, learn, relearn
 from fewshot.lessons import Lessons
-from fewshot.service.pool import DEADLINE
-from fewshot.service.problems import Refused
+from fewshot.schema import storable
+from fewshot.service.pool import DEADLINE, use_cores
+from fewshot.service.problems import Refused, placeless
 from fewshot.service.registries import SUFFIX, Registries
 
 R = TypeVar("R")
@@ -45,9 +46,9 @@ _UNTAUGHT = "fewshot-0"
 _PATIENCE_SECONDS = 60.0
 # The background learner lets a prediction in between as often.
 _TURN_SECONDS = 2.0
-# After Label Studio could not be asked, and took its time over it.
-_RETRY_SECONDS, _SLOW_SECONDS = 5.0, 2.0
 _AT_ONCE = 8
+# Projects held in memory: what was learned of each, and where Label Studio is.
+_MOST_PROJECTS = 100
 _NOWHERE = "Label Studio has not said where it is yet; it does so, at /setup, whenever it asks for a prediction"
 
 
@@ -122,10 +123,7 @@ def router(
     @routes.post("/predict")
     async def predict(request: Request) -> JSONResponse:
         results = await _answer(request, backend.predict, predicting)
-        try:
-            return JSONResponse({"results": results})
-        except ValueError:  # a region's outline holds what JSON cannot, such as an endless number
-            raise Refused(422, "a region holds a number that is none") from None
+        return JSONResponse({"results": results})
 
     @routes.post("/webhook")
     async def webhook(request: Request) -> JSONResponse:
@@ -148,6 +146,7 @@ async def _answer(request: Request, job: Callable[[Mapping[str, Any]], R], limit
 
     def run() -> R:
         DEADLINE.set(None)  # the routes have deadlines of their own
+        use_cores(1)
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
@@ -161,7 +160,7 @@ async def _answer(request: Request, job: Callable[[Mapping[str, Any]], R], limit
             raise Refused(422, str(error)) from error
         except (FewShotError, OSError, KeyError) as error:  # a KeyError: a registry that was taken away meanwhile
             log.error("%s failed: %s", request.url.path, error)
-            raise Refused(503, str(error), retry_after=5) from error
+            raise Refused(503, placeless(str(error)), retry_after=5) from error
 
     return await to_thread.run_sync(run, limiter=limiter)
 
@@ -172,8 +171,9 @@ class _Project:
     def __init__(self, key: ProjectKey, predictor: Predictor) -> None:
         self.key, self.predictor = key, predictor
         self.server: Server | None = None
-        self.retry_at = 0.0
-        self.config: object = None  # the labelling interface by which the export is to be learned anew
+        # How far the annotations that wait were tried, whether there was no time for the others, and until when those
+        # that could not be learned are left alone.
+        self.after, self.more, self.retry_at = 0, False, 0.0
         self.lock = threading.Lock()
 
 
@@ -196,7 +196,7 @@ class _Backend:
         self._registries, self._folder = registries, registries.folder
         self._url, self._key = url, key
         self._image_hosts, self._only_confident = image_hosts, only_confident
-        self._projects: dict[ProjectKey, _Project] = {}
+        self._projects: OrderedDict[ProjectKey, _Project] = OrderedDict()
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._jobs: queue.Queue[_Project | None] = queue.Queue()
@@ -208,11 +208,13 @@ class _Backend:
         project = self._project(project_key(body.get("project")))
         controls_of(body.get("schema"))
         hostname, token = body.get("hostname"), body.get("access_token")
-        project.server = self._server(hostname, self._key or (token if isinstance(token, str) else None))
+        server = self._server(hostname, self._key or (token if isinstance(token, str) else None))
+        if server != project.server:  # else it knows by now which places do not answer
+            project.server = server
         with self._lessons(project.key, create=False) as lessons:
             if lessons is None:
                 return _UNTAUGHT
-            if lessons.waiting(limit=1) or project.config is not None:
+            if lessons.waiting(limit=1) or lessons.asked_again() is not None:
                 self._wake(project)
             return version_of(lessons.state())
 
@@ -230,17 +232,18 @@ class _Backend:
         """Write down what has happened; it is learned in the background."""
         event = read_event(body)
         if event is None:
-            return str(body.get("action"))
+            return storable(str(body.get("action"))[:100])
         project = self._project(event.project)
         with self._lessons(event.project, create=True) as lessons:
             assert lessons is not None
-            noted = lessons.note(event.notes)
+            noted = lessons.note(event.notes.read)
             if event.deleted or event.deleted_tasks:
                 lessons.forget(event.deleted, tasks=event.deleted_tasks)
-        if event.action == "START_TRAINING":
-            project.config = body["project"]["label_config"]
-            self._wake(project)
-        elif noted:
+            if event.config is not None:
+                lessons.ask_again(event.config)
+        for problem in event.notes.passed_over():
+            log.warning("%s: %s", project.key.registry, problem)
+        if noted or event.config is not None:
             self._wake(project)
         return event.action
 
@@ -263,7 +266,8 @@ class _Backend:
                 encoder = registry.encoder
                 until = time.monotonic() + _PATIENCE_SECONDS  # for the lock too: not of each that waits in turn
                 with project.lock:
-                    self._learn(project, lessons, until)
+                    for _ in range(1 + project.more):  # to the last of them, then from the first on
+                        self._learn(project, lessons, until)
                     model = project.predictor.model(controls, lessons, encoder)
                 return model.predict(tasks, encoder, server, context)
 
@@ -281,6 +285,9 @@ class _Backend:
                 self._projects[key] = _Project(key, Predictor(only_confident=self._only_confident))
                 if self._url is not None and self._key is not None:
                     self._projects[key].server = self._server(None, self._key)
+            self._projects.move_to_end(key)
+            if len(self._projects) > _MOST_PROJECTS:  # Label Studio names itself again, at /setup, before it asks
+                self._projects.popitem(last=False)
             return self._projects[key]
 
     def _server(self, hostname: object, token: str | None) -> Server:
@@ -320,23 +327,30 @@ class _Backend:
         with Lessons(path) as lessons:
             yield lessons
 
-    def _learn(self, project: _Project, lessons: Lessons, until: float) -> int:
-        """Learn what waits, and return how many annotations; where Label Studio cannot be asked, they go on waiting."""
-        if project.server is None or time.monotonic() < project.retry_at or not lessons.waiting(limit=1):
-            return 0
-        start = time.monotonic()
+    def _learn(self, project: _Project, lessons: Lessons, until: float) -> bool:
+        """Learn what waits, and return whether there was no time for all; the next call goes on after the last.
+
+        What lies where nobody answers is passed over: it has its turn again once all others had theirs and, where Label
+        Studio hangs, after a pause.
+        """
+        if not project.more and time.monotonic() >= project.retry_at:
+            project.after = 0
+        if project.server is None or not lessons.waiting(limit=1, after=project.after):
+            project.more = False
+            return False
         with self._registries.use(project.key.registry) as registry:
-            try:
-                learned = learn(lessons, registry.encoder, project.server, until=until)
-            except Unreachable as error:
-                if time.monotonic() - start > _SLOW_SECONDS:  # it hangs: not every prediction is to wait for it
-                    project.retry_at = time.monotonic() + _RETRY_SECONDS
-                log.warning("%s: annotations wait to be learned: %s", project.key.registry, error)
-                return 0
-        log.info("%s: %d annotations learned", project.key.registry, learned.annotations)
+            learned = learn(lessons, registry.encoder, project.server, after=project.after, until=until)
+        project.after, project.more = learned.after, learned.more
+        self._tell(project, learned, "annotations learned")
+        if learned.waits is not None:
+            project.retry_at = max(project.retry_at, time.monotonic() + learned.waits.pause)
+            log.warning("%s: annotations wait to be learned: %s", project.key.registry, learned.waits)
+        return learned.more
+
+    def _tell(self, project: _Project, learned: Learned, what: str) -> None:
+        log.info("%s: %d %s", project.key.registry, learned.annotations, what)
         for problem in learned.problems:
             log.warning("%s: %s", project.key.registry, problem)
-        return learned.annotations
 
     def _wake(self, project: _Project) -> None:
         with self._lock:
@@ -359,16 +373,19 @@ class _Backend:
                 log.exception("%s: annotations wait to be learned", project.key.registry)
 
     def _catch_up(self, project: _Project, lessons: Lessons) -> None:
-        config = project.config
-        if config is not None:
-            if project.server is None:
-                raise Unreachable(_NOWHERE)
-            noted = relearn(lessons, project.server, project.key.id, lambda tasks: notes_of_export(tasks, config))
-            log.info("%s: %d annotations of the export to learn", project.key.registry, noted)
-            if project.config is config:  # else it was asked for again meanwhile
-                project.config = None
-        while not self._closing:
+        asked = lessons.asked_again()
+        if asked is not None and time.monotonic() >= project.retry_at:
+            try:
+                if project.server is None:
+                    raise Unreachable(_NOWHERE)
+                found = relearn(lessons, project.server, project.key.id, asked.how)
+            except (Unreachable, BadRequest) as error:
+                project.retry_at = max(project.retry_at, time.monotonic() + getattr(error, "pause", 0.0))
+                log.warning("%s: its export waits to be learned: %s", project.key.registry, error)
+            else:
+                self._tell(project, found, "annotations of the export to learn")
+                lessons.answered(asked)
+        stretches = 1 + project.more  # to the last of them, then from the first on
+        while stretches and not self._closing:
             with project.lock:
-                learned = self._learn(project, lessons, time.monotonic() + _TURN_SECONDS)
-            if not learned:
-                return
+                stretches -= not self._learn(project, lessons, time.monotonic() + _TURN_SECONDS)
