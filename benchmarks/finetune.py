@@ -3,10 +3,10 @@
     python benchmarks/finetune.py --work work
 
 Cells: mobilenetv2 on Omniglot's evaluation characters, 20-way within an alphabet, and pocket on Tiny ImageNet's test
-classes, 5-way, 1 and 5 shots each, for each choice of what trains. Each episode's support is tuned on alone, steps and
-rate chosen from it, and its queries are judged by cosine prototypes before and after. The work folder holds a line an
-episode; the same command goes on where it was. ``--validate`` takes background alphabets and validation classes
-instead: for choosing defaults. Each process has one thread, so seconds are of one core.
+classes, 5-way, 1 and 5 shots each, for each choice of what trains. Each episode's support is tuned on alone, everything
+chosen from it, and its queries are answered by cosine prototypes of the frozen encoder and by what was chosen. The work
+folder holds a line an episode; the same command goes on where it was. ``--validate`` takes background alphabets and
+validation classes instead: for choosing defaults. Each process has one thread, so seconds are of one core.
 
     python benchmarks/finetune.py --work work --wait
 
@@ -21,7 +21,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +36,7 @@ os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
 from fewshot.datasets import Dataset
 from fewshot.encoders import EmbeddingCache
+from fewshot.finetuning import Choice
 
 MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
 # name: (encoder's folder, data, split, split to validate on, ways, shots)
@@ -45,6 +46,7 @@ CELLS = {
     "photos-5": ((), "tiny-imagenet", "test", "val", 5, 5),
     "photos-1": ((), "tiny-imagenet", "test", "val", 5, 1),
 }
+CHOSEN = {field.name for field in fields(Choice)}
 TRAINABLE = ("head", "last", "last-2", "all", "norms", "lora")
 
 
@@ -95,7 +97,7 @@ def run_cell(
     if file.exists():
         for line in file.read_text().splitlines():
             entry = json.loads(line)
-            if entry.pop("asked") == asked:
+            if entry.pop("asked") == asked and entry["choice"].keys() == CHOSEN:  # nor of an earlier version
                 known[entry["episode"]] = entry
     left = [number for number in range(options.episodes) if number not in known and not options.as_is]
     waiting = [
@@ -188,6 +190,9 @@ def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[s
         "gain": round(float(gain.mean()), 2),
         "ci95": round(1.96 * float(gain.std(ddof=1)) / len(gain) ** 0.5, 2) if len(gain) > 1 else None,
         "untouched": sum(entry["choice"]["steps"] == 0 for entry in episodes),
+        "logistic": sum(entry["choice"]["head"] == "logistic" for entry in episodes),
+        "mirrored": sum(entry["choice"]["mirror"] for entry in episodes),
+        "worst": round(float(gain.min()), 1),
         "seconds": round(float(np.median([entry["seconds"] for entry in episodes])), 1),
         "parameters": episodes[0]["choice"]["parameters"],
     }
@@ -195,16 +200,15 @@ def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[s
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """One row a cell and choice of what trains."""
-    lines = [
-        "| cell | trains | episodes | frozen | tuned | gain | untouched | seconds | parameters |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    counts = "untouched | logistic | mirrored | seconds | parameters |"
+    lines = [f"| cell | trains | episodes | frozen | tuned | gain | worst | {counts}", "|---" * 12 + "|"]
     return "\n".join(lines + [_line(row) for row in rows])
 
 
 def _line(row: dict[str, Any]) -> str:
     gain = f"{round(row['gain'], 1) + 0.0:+.1f}" + ("" if row["ci95"] is None else f" ± {row['ci95']:.1f}")
-    numbers = [f"{row['frozen']:.1f}", f"{row['tuned']:.1f}", gain, row["untouched"], row["seconds"]]
+    numbers = [f"{row['frozen']:.1f}", f"{row['tuned']:.1f}", gain, f"{row['worst']:+.1f}"]
+    numbers += [row[name] for name in ("untouched", "logistic", "mirrored", "seconds")]
     cells = [row["cell"], row["trainable"], row["episodes"], *numbers, f"{row['parameters']:,}"]
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,11 @@ from fewshot.reindexing import unavailable
 if TYPE_CHECKING:
     from fewshot.finetuning import Choice
     from fewshot.registry import ClassRegistry
+
+
+_PART = ".part"
+# To write an encoder takes seconds: a folder that is half written for so long was left by a process that was killed.
+_LEFT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ def tune_registry(
     """Fine-tune a copy of a registry's encoder on its own examples, and embed these anew with it.
 
     The encoder goes to a folder of its own; the one before stays where it is, and ``ClassRegistry.reindex`` with it
-    takes everything back. Where no tuning promises to do better, nothing is changed.
+    takes everything back. Where no tuning promises to do better, nothing is changed. What a killed call left half
+    written beside the registry, or ``folder``, is removed an hour later by the next.
 
     Parameters
     ----------
@@ -80,8 +88,10 @@ def tune_registry(
         raise ValueError(
             "trainable='head' trains no part of an encoder: a registry's classes are prototypes. Train blocks"
         )
+    _sweep(_beside(registry.path, "") if folder is None else Path(f"{os.path.abspath(folder)}-"))
     was = registry.info().encoder
     images, labels = _examples(registry)
+    settings = {"head": "prototypes", "mirror": False, **settings}  # as the registry reads vectors
     classifier = FineTuneClassifier(encoder, **settings).fit(images, labels)
     if not classifier.choice_.steps:
         return TuneReport(was, was, classifier.choice_, 0)
@@ -116,13 +126,21 @@ def _beside(path: str, fingerprint: str) -> Path:
     return Path(f"{os.path.abspath(path)}.encoder-{fingerprint[:8]}")
 
 
+def _sweep(start: Path) -> None:
+    """Remove what was left half written of folders whose paths begin so."""
+    for half in start.parent.glob(f".*{_PART}"):
+        with suppress(OSError):  # another call may remove it too
+            if half.name.startswith(f".{start.name}") and time.time() - half.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(half)
+
+
 def _save(write: Callable[[Path], object], place: Path) -> None:
     """Write the folder whole or not at all; one that is there already, by name the same encoder, stays."""
     if place.is_dir() and any(place.iterdir()):
         return
     half = None
     try:
-        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", suffix=_PART, dir=place.parent))
         write(half / place.name)
         os.replace(half / place.name, place)
     except OSError as error:

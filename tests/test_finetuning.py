@@ -21,6 +21,8 @@ from fewshot.encoders.network import load_network
 from fewshot.finetuning import choice as choosing
 from fewshot.finetuning.choice import choose, folds
 from fewshot.finetuning.cut import cut
+from fewshot.finetuning.frozen import classifier_of, judged
+from fewshot.finetuning.mirror import mirrored_middle
 from fewshot.finetuning.parts import choose_parts
 from fewshot.finetuning.support import chunk_size, graph_bytes, support_maps
 from fewshot.finetuning.tuning import Method, Support, Tuner, class_scores, prototypes
@@ -329,7 +331,7 @@ def test_held_out_views_need_a_larger_gain_than_held_out_pictures():
 
 def test_sharper_scores_alone_are_no_gain():
     scores, labels = torch.tensor([[2.0, 1.0], [0.5, 1.0], [1.0, 0.5]]), torch.tensor([0, 1, 1])
-    first = choosing._judged([scores], [labels])[0]
+    first = judged([scores], [labels])[0]
     plainly = [functional.cross_entropy(scores * times, labels) for times in (0.5, 1, 2, 4)]
     assert_allclose(first.mean(), min(plainly))
 
@@ -355,7 +357,7 @@ def test_tuning_learns_what_the_frozen_encoder_does_not_see_and_leaves_it_alone(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"trainable": "head", "steps": 2},
+        {"trainable": "head"},
         {"trainable": "lora", "steps": 2},
         {"trainable": "norms", "learning_rate": 1e-3, "steps": 2, "loss": "prototypical"},
         {"trainable": "all", "steps": 2, "flip": True, "views": 2},
@@ -378,15 +380,21 @@ def test_one_picture_of_a_class_is_enough(encoder, support):
     assert classifier.predict(images[::3]).tolist() == labels[::3]
 
 
-def test_an_untouched_classifier_is_the_prototypes_of_the_given_encoder(encoder, support, queries, monkeypatch):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_an_untouched_classifier_reads_the_vectors_of_the_given_encoder(encoder, support, queries, monkeypatch, mirror):
     monkeypatch.setattr(choosing, "_MARGIN_EXAMPLES", math.inf)
     images, labels = support
-    classifier = FineTuneClassifier(encoder, trainable="last", steps=2).fit(images, labels)
+    classifier = FineTuneClassifier(encoder, trainable="last", steps=2, mirror=mirror).fit(images, labels)
     assert (classifier.choice_.steps, classifier.choice_.learning_rate) == (0, 0.0)
-    assert classifier.choice_.accuracy_before == classifier.choice_.accuracy_after
+    assert classifier.choice_.mirror is mirror
     assert classifier.encoder_ is encoder
-    clf = PrototypeClassifier().fit(directions_of(encoder.encode(images)), labels)
-    assert_allclose(classifier.scores(queries[0]), clf.scores(encoder.encode(queries[0])), atol=1e-6)
+    mirrored = [[mirrored_middle(np.asarray(image)) for image in each] for each in (images, queries[0])]
+    own, asked = (
+        directions_of(encoder.encode(plainly)) + mirror * directions_of(encoder.encode(turned))
+        for plainly, turned in zip((images, queries[0]), mirrored, strict=True)
+    )
+    head = classifier_of(classifier.choice_.head).fit(own, labels)
+    assert_allclose(classifier.scores(queries[0]), head.scores(asked), atol=1e-3)
 
 
 def test_an_interrupted_fit_leaves_the_classifier_as_it_was(encoder, support, monkeypatch):
@@ -419,7 +427,8 @@ def test_it_is_cloned_like_any_estimator(encoder, support):
     [
         ({"trainable": "last-9"}, r"'last-N' with N from 1 to 4 \(the blocks of Conv4\)"),
         ({"loss": "triplet"}, "loss must be one of 'cross-entropy', 'prototypical', not 'triplet'"),
-        ({"trainable": "head", "loss": "prototypical"}, "trainable='head' trains one direction a class"),
+        ({"trainable": "head", "loss": "prototypical"}, "'head' takes no gradient steps, but loss='prototypical'"),
+        ({"trainable": "head", "steps": 9}, "'head' takes no gradient steps, but steps=9: leave it out, or train"),
         ({"schedule": "late"}, "schedule must be one of"),
         ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0, not 0.0"),
@@ -476,11 +485,11 @@ def test_a_real_network_keeps_the_settings_of_its_folder_when_saved(shared, supp
     assert_array_equal(TimmEncoder(f"local-dir:{tmp_path / 'mine'}").encode(images), classifier.encoder_.encode(images))
 
 
-def test_probabilities_of_a_tuned_pocket_are_as_sharp_as_pockets():
+def test_probabilities_of_pocket_are_as_sharp_as_pockets():
     rng = np.random.default_rng(0)
     images = list(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
-    classifier = FineTuneClassifier("pocket", trainable="head", steps=1, learning_rate=1e-3).fit(images, [0, 0, 1, 1])
-    vectors = classifier.encoder_.encode(images)
+    classifier = FineTuneClassifier("pocket", trainable="head", mirror=False).fit(images, [0, 0, 1, 1])
+    vectors = directions_of(classifier.encoder_.encode(images))
     own = classifier._classifier.predict_proba(vectors, shipped(TimmEncoder("pocket").fingerprint))
-    assert np.array_equal(classifier.predict_proba(images), own)
+    assert_allclose(classifier.predict_proba(images), own, atol=1e-6)
     assert not np.allclose(own, classifier._classifier.predict_proba(vectors))  # the table of other encoders

@@ -92,7 +92,7 @@ def test_a_cut_that_changes_the_features_is_not_taken(monkeypatch):
 
 def test_a_network_of_which_nothing_trains_is_all_trunk_and_one_of_which_all_trains_is_all_top():
     network = made("test_resnet")
-    choose_parts(network, "head", 4)
+    network.requires_grad_(False)
     x = pictures(network)
     trunk, top = cut(network, None, x[:1])
     (features,) = trunk(x)

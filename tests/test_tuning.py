@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -89,7 +91,7 @@ def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
     def unchanged(self, X, y):
         from fewshot.finetuning import Choice
 
-        self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, 10, 0.1)
+        self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, "logistic", False, 10, 0.1)
         return self
 
     monkeypatch.setattr(FineTuneClassifier, "fit", unchanged)
@@ -182,3 +184,33 @@ def test_what_a_tuning_makes_useless_is_told(path, tmp_path):
     assert run.exit_code == 0, run.stderr
     assert "40 background vectors" in run.stderr
     assert "--background DATA" in run.stderr
+
+
+@pytest.mark.parametrize("folder", [None, "enc"])
+def test_what_a_killed_tuning_left_is_removed_an_hour_later_and_nothing_else_is(path, monkeypatch, folder):
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    chosen = None if folder is None else path.with_name(folder)
+    monkeypatch.setattr("fewshot.tuning.shutil.rmtree", lambda *_, **__: None)  # as a killed process removes nothing
+    monkeypatch.setattr(FineTuneClassifier, "save_encoder", killed)
+    with ClassRegistry(path) as registry, pytest.raises(KilledError):
+        tune_registry(registry, folder=chosen, **SETTINGS)
+    monkeypatch.undo()
+    (left,) = path.parent.glob(".*")
+    (left / "model.safetensors").write_bytes(b"half")
+    own = [path.with_name(name) for name in (f".{path.name}-mine", ".other.fewshot.encoder-12345678-abcdefgh.part")]
+    for other in own:
+        other.mkdir()
+        os.utime(other, (0, 0))
+
+    monkeypatch.setattr(FineTuneClassifier, "fit", killed)  # what is left is removed before the work
+    for age, there in ((3500, True), (3700, False)):
+        os.utime(left, times=(time.time() - age,) * 2)
+        with ClassRegistry(path) as registry, pytest.raises(KilledError):
+            tune_registry(registry, folder=chosen, **SETTINGS)
+        assert left.exists() is there
+    assert all(other.exists() for other in own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -67,17 +67,39 @@ def encode_valid(encoder: Encoder, images: Iterable[ImageSource]) -> Encoded:
         encoded = own(images)
         assert isinstance(encoded, Encoded)
         return encoded
+    opened = map_ahead(open_image, images)
+
+    def batches() -> Iterator[tuple[Sequence[object], NDArray[np.float32]]]:
+        while chunk := list(islice(opened, _CHUNK)):
+            good = [image for image in chunk if not isinstance(image, ImageError)]
+            embedded = encoder.encode(good) if good else np.empty((0, encoder.dim))
+            yield chunk, np.asarray(embedded, np.float32)
+
+    return gathered(batches(), encoder.dim)
+
+
+def gathered(
+    batches: Iterable[tuple[Sequence[object], NDArray[np.float32]]],
+    dim: int,
+    done: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Put batches together: what became of each picture, an ImageError or anything else, and the vectors of the others.
+
+    ``done`` is told how many pictures each had.
+    """
     vectors: list[NDArray[np.float32]] = []
     kept: list[int] = []
     failed: list[tuple[int, ImageError]] = []
-    opened = enumerate(map_ahead(open_image, images))
-    while chunk := list(islice(opened, _CHUNK)):
-        good = [(position, image) for position, image in chunk if not isinstance(image, ImageError)]
-        failed += [(position, error) for position, error in chunk if isinstance(error, ImageError)]
-        if good:
-            kept += [position for position, _ in good]
-            vectors.append(np.asarray(encoder.encode([image for _, image in good]), np.float32))
-    stacked = np.concatenate(vectors) if vectors else np.empty((0, encoder.dim), np.float32)
+    for outcomes, embedded in batches:
+        for position, outcome in enumerate(outcomes, start=len(kept) + len(failed)):
+            if isinstance(outcome, ImageError):
+                failed.append((position, outcome))
+            else:
+                kept.append(position)
+        vectors.append(embedded)
+        if done is not None:
+            done(len(outcomes))
+    stacked = np.concatenate(vectors) if vectors else np.empty((0, dim), np.float32)
     return Encoded(stacked, np.array(kept, np.int64), tuple(failed))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor, nn
 
-from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch, counted
+from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch, counted, gathered
 from fewshot.encoders.bfloat16 import to_bfloat16
 from fewshot.encoders.fusion import fuse_batch_norms
 from fewshot.encoders.hardware import Precision, best_device, best_precision, usable_device
@@ -161,22 +161,24 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         loaded = self._loaded()
         source, total = counted(check_image_batch(images))
-        kept: list[int] = []
-        failed: list[tuple[int, ImageError]] = []
-        vectors: list[Tensor] = []
-        position = 0
         with Progress(total, "encode") as bar:
-            for items, embedded in self._embedded(loaded, source, total):
-                for item in items:
-                    if isinstance(item, ImageError):
-                        failed.append((position, item))
-                    else:
-                        kept.append(position)
-                    position += 1
-                vectors.append(embedded)
-                bar.advance(len(items))
-        stacked = torch.cat(vectors).numpy() if vectors else np.empty((0, loaded.dim), np.float32)
-        return Encoded(stacked, np.array(kept, np.int64), tuple(failed))
+            return gathered(self._embedded(loaded, source, total), loaded.dim, bar.advance)
+
+    @property
+    def lanes(self) -> tuple[int, int] | None:
+        """How many threads may each call ``encode_here`` at a time, and with how many pictures; None on a GPU."""
+        loaded = self._loaded()
+        return (loaded.threads, self.batch_size or loaded.cpu_batch) if loaded.device.type == "cpu" else None
+
+    def encode_here(self, images: Iterable[ImageSource]) -> Encoded:
+        """As ``encode_valid``, one batch on the calling thread alone: for a server, which shares its cores out itself.
+
+        What torch does later in this thread uses one core, too.
+        """
+        loaded = self._loaded()
+        _compute_alone()
+        batch: list[_Item] = [attempt(loaded.prepare, picture) for picture in check_image_batch(images)]
+        return gathered([self._embed(loaded, batch)], loaded.dim)
 
     def exact_network(self) -> nn.Module:
         """Return a copy of the network as it was before conversion: float32, CPU, eval mode, batch norms not folded.
@@ -245,7 +247,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _embedded(
         self, loaded: _Loaded, source: Iterator[ImageSource], total: int | None
-    ) -> Iterator[tuple[list[_Item], Tensor]]:
+    ) -> Iterator[tuple[list[_Item], NDArray[np.float32]]]:
         """Yield batches in order: what became of each picture, and the vectors (m, d) of the good ones."""
         on_cpu = loaded.device.type == "cpu"
         default = loaded.cpu_batch if on_cpu else _GPU_BATCH
@@ -260,7 +262,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if total is not None:
             size = max(1, min(size, -(-total // threads)))
 
-        def embed(batch: list[ImageSource]) -> tuple[list[_Item], Tensor]:
+        def embed(batch: list[ImageSource]) -> tuple[list[_Item], NDArray[np.float32]]:
             return self._embed(loaded, [attempt(loaded.prepare, picture) for picture in batch])
 
         try:
@@ -272,15 +274,15 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         finally:
             torch.set_num_threads(threads)  # torch starts later threads with the last number set anywhere
 
-    def _embed(self, loaded: _Loaded, items: list[_Item]) -> tuple[list[_Item], Tensor]:
+    def _embed(self, loaded: _Loaded, items: list[_Item]) -> tuple[list[_Item], NDArray[np.float32]]:
         good = [item for item in items if not isinstance(item, ImageError)]
         if not good:
-            return items, torch.empty(0, loaded.dim)
+            return items, np.empty((0, loaded.dim), np.float32)
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack(good)).to(loaded.device)
             x = normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
             out = features(loaded.network, x, layer=self.layer, pool=self.pool)
-            return items, out.float().cpu()
+            return items, out.float().cpu().numpy()
 
     def _loaded(self) -> _Loaded:
         if "_network" not in self.__dict__ or self._network.asked != self._asked():

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from fewshot.finetuning.frozen import Answer, judged
 from fewshot.finetuning.tuning import Support, Tuner, class_scores
 from fewshot.progress import Progress
 
@@ -22,8 +22,6 @@ _MARGIN_EXAMPLES, _MARGIN_VIEWS = 1.0, 2.0
 # one-shot photographs 0.000, of 20 characters 0.06 to 0.47 (4 episodes each, validation classes).
 _LEAST_GAIN = 0.02
 _VIEWS_HELD = 2
-# Sharper cosines alone are no gain: each candidate is judged at the best of these multiples of its scores.
-_SHARPNESS = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -44,20 +42,26 @@ class Choice(Verdict):
     Attributes
     ----------
     steps : int
-        Of gradient descent; 0 where the untouched encoder is not worse than all others by more than chance.
+        Of gradient descent; 0 where no tuned encoder is better than the untouched one by more than chance.
     learning_rate : float
         Of the last block; 0.0 without steps.
     held_out : {"examples", "views"} or None
         What candidates were judged on: pictures that they did not learn from, or, where too few classes have two
         pictures, views of the same pictures; None where steps and learning rate were given.
     accuracy_before, accuracy_after : float or None
-        On what was held out, of the untouched encoder and of the chosen one.
+        On what was held out, of prototypes of the untouched encoder and of what was chosen.
+    head : {"logistic", "prototypes"}
+        What reads the vectors; "prototypes" of an adapted encoder.
+    mirror : bool
+        Whether a picture's vector is the sum of its own direction and that of the mirror image of its middle.
     parameters : int
-        Numbers that train.
+        Numbers that train, or would have.
     seconds : float
         That ``fit`` took.
     """
 
+    head: str
+    mirror: bool
     parameters: int
     seconds: float
 
@@ -83,50 +87,82 @@ class Fold:
     labels: Tensor
 
 
-def folds(support: Support, seed: int) -> tuple[str, list[Fold]]:
-    """Part a support into what is learned from and what is held out, and say whether that is "examples" or "views".
+def untouched(frozen: Answer, labels: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> Verdict:
+    """Return the verdict where nothing is tuned, and ``parts`` are what the answer was chosen by."""
+    if not parts:
+        return Verdict(0, 0.0, None, None, None)
+    wanted = [labels[held] for _, held in parts]
+    return Verdict(0, 0.0, "examples", judged(frozen.plain, wanted)[1], judged(frozen.scores, wanted)[1])
 
-    Examples: fold f holds out one picture of each class that has two or more, as many folds as give some 40 pictures,
-    no picture twice. Views: where less than half of the classes have two pictures, the last two views are held out.
+
+def hold_out(labels: Tensor, n_classes: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Part a support into positions to learn from and positions to hold out, in several ways.
+
+    Each holds out one picture of each class that has two or more; there are as many as give some 40 pictures, no
+    picture twice, and none where less than half of the classes have two.
+
+    Parameters
+    ----------
+    labels : Tensor of shape (s,), int64
+        0 to c - 1.
+    n_classes : int
+    seed : int
     """
-    labels, views = support.labels, torch.arange(len(support.views[0]))
-    sizes = torch.bincount(labels, minlength=support.n_classes)
+    sizes = torch.bincount(labels, minlength=n_classes)
     several = int((sizes > 1).sum())
-    if 2 * several < support.n_classes:
-        learn, held = views[:-_VIEWS_HELD], views[-_VIEWS_HELD:]
-        if not len(learn):
-            learn = views
-        maps = tuple(each[held].flatten(0, 1) for each in support.views)
-        return "views", [Fold(torch.arange(len(labels)), learn, maps, labels.repeat(len(held)))]
+    if 2 * several < n_classes:
+        return []
     generator = torch.Generator().manual_seed(seed)
     rank = torch.empty_like(labels)
-    for number in range(support.n_classes):
+    for number in range(n_classes):
         of_class = (labels == number).nonzero().squeeze(1)
         rank[of_class] = torch.randperm(len(of_class), generator=generator)
     found = []
     for number in range(min(int(sizes.max()), max(2, math.ceil(_HELD_OUT / several)))):
         out = (rank == number) & (sizes[labels] > 1)
-        learn, held = (~out).nonzero().squeeze(1), out.nonzero().squeeze(1)
-        found.append(Fold(learn, views, tuple(each[held] for each in support.plain), labels[held]))
-    return "examples", found
+        found.append(((~out).nonzero().squeeze(1), out.nonzero().squeeze(1)))
+    return found
+
+
+def folds(support: Support, seed: int) -> tuple[str, list[Fold]]:
+    """Part a support into what is learned from and what is held out, and say whether that is "examples" or "views".
+
+    Examples: as ``hold_out`` parts them. Views: where that holds out nothing, the last two views of each picture are.
+    """
+    labels, views = support.labels, torch.arange(len(support.views[0]))
+    parts = hold_out(labels, support.n_classes, seed)
+    if parts:
+        return "examples", [
+            Fold(learn, views, tuple(each[held] for each in support.plain), labels[held]) for learn, held in parts
+        ]
+    learn, held = views[:-_VIEWS_HELD], views[-_VIEWS_HELD:]
+    if not len(learn):
+        learn = views
+    maps = tuple(each[held].flatten(0, 1) for each in support.views)
+    return "views", [Fold(torch.arange(len(labels)), learn, maps, labels.repeat(len(held)))]
 
 
 def choose(
     tuner: Tuner, support: Support, kind: str, parts: Sequence[Fold], rates: Sequence[float], stops: Sequence[int],
-    bar: Progress,
+    bar: Progress, frozen: Answer | None = None,
 ) -> Verdict:  # fmt: skip
     """Tune on folds, and judge each path at its stops on what the fold holds out.
 
     The first fold is tuned at each rate; the rate whose path has the lowest loss there goes on to the other folds, as
-    long as one of its stops is ahead of the untouched encoder. A stop wins with the lowest loss of those whose loss
-    over all folds is lower than the untouched encoder's by 0.02 and by more than chance (one standard error of the
-    paired differences; two where views are held out), and whose accuracy is not lower; without such, steps are 0. Where
-    the untouched encoder's loss is less than 0.02, nothing is tried.
+    long as one of its stops is ahead of the untouched encoder's prototypes. A stop wins with the lowest loss of those
+    whose loss over all folds is lower than these prototypes' by 0.02 and by more than chance (one standard error of the
+    paired differences; two where views are held out), whose accuracy is not lower, and whose loss is lower than that of
+    the untouched encoder's answer, ``frozen``, on the same pictures; without such, steps are 0. Where the prototypes'
+    loss is less than 0.02, nothing is tried.
     """
     labels = [fold.labels for fold in parts]
-    untouched = [_held_out(tuner, support, fold, 0.0, (0,), bar)[0] for fold in parts]
-    losses, before = _judged(untouched, labels)
-    best, lowest = Verdict(0, 0.0, kind, before, before), math.inf
+    if frozen is not None and kind == "examples":
+        plain, answers = list(frozen.plain), list(frozen.scores)
+    else:
+        plain = answers = [_held_out(tuner, support, fold, 0.0, (0,), bar)[0] for fold in parts]
+    losses, before = judged(plain, labels)
+    answered, right = judged(answers, labels)
+    best, lowest = Verdict(0, 0.0, kind, before, right), float(answered.mean())
     if float(losses.mean()) < _LEAST_GAIN:
         return best
     tried = {rate: [_held_out(tuner, support, parts[0], rate, stops, bar)] for rate in rates}
@@ -135,11 +171,11 @@ def choose(
     for done, fold in enumerate(parts):
         if done:
             paths.append(_held_out(tuner, support, fold, rate, stops, bar))
-        if _lowest(paths, labels) >= float(_judged(untouched[: done + 1], labels)[0].mean()):
+        if _lowest(paths, labels) >= float(judged(plain[: done + 1], labels)[0].mean()):
             return best
     margin = _MARGIN_EXAMPLES if kind == "examples" else _MARGIN_VIEWS
     for step, scores in _common(paths).items():
-        other, accuracy = _judged(scores, labels)
+        other, accuracy = judged(scores, labels)
         gain = losses - other
         error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
         enough = float(gain.mean()) > max(margin * error, _LEAST_GAIN) and accuracy >= before
@@ -164,14 +200,5 @@ def _common(paths: Sequence[dict[int, Tensor]]) -> dict[int, list[Tensor]]:
 
 def _lowest(paths: Sequence[dict[int, Tensor]], labels: Sequence[Tensor]) -> float:
     """The loss at the best stop, over the folds that have paths."""
-    losses = (float(_judged(scores, labels)[0].mean()) for scores in _common(paths).values())
+    losses = (float(judged(scores, labels)[0].mean()) for scores in _common(paths).values())
     return min(losses, default=math.inf)
-
-
-def _judged(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, float]:
-    """The loss of each held-out picture of the folds that have scores, and the accuracy."""
-    together = torch.cat(list(scores))
-    wanted = torch.cat(list(labels[: len(scores)]))
-    losses = [functional.cross_entropy(together * sharp, wanted, reduction="none") for sharp in _SHARPNESS]
-    best = min(losses, key=lambda each: float(each.mean()))
-    return best, float((together.argmax(1) == wanted).float().mean())

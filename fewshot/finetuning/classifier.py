@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
-from torch.nn import functional
+from torch import Tensor
 
-from fewshot.classifiers import PrototypeClassifier
+from fewshot.classifiers.base import FewShotClassifier
 from fewshot.encoders import TimmEncoder, load_encoder
 from fewshot.encoders.base import check_image_batch
-from fewshot.finetuning.choice import Choice
+from fewshot.finetuning.choice import Choice, hold_out, untouched
+from fewshot.finetuning.frozen import HEADS, Answer, answer, classifier_of
+from fewshot.finetuning.mirror import directions, two_looks
 from fewshot.finetuning.saving import save_folder
-from fewshot.finetuning.session import Settings, tune
+from fewshot.finetuning.session import Settings, Tuned, tune
 from fewshot.finetuning.tuning import LOSSES, SCHEDULES
 from fewshot.finetuning.views import decode
 from fewshot.images import ImageSource
@@ -31,11 +33,15 @@ if TYPE_CHECKING:
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classify pictures by prototypes, after gradient steps that fit the encoder itself to the support pictures.
+    """Classify pictures after gradient steps that fit the encoder itself to the support pictures, where these help.
 
     Each step shows altered views of the support to the network; batch norms keep their statistics. Steps and learning
     rate are chosen on what is held out of the support, and the untouched encoder is kept where none is better by more
-    than chance. The frozen part of the network is computed once for each view. Prototypes are means of unit vectors.
+    than chance. The frozen part of the network is computed once for each view.
+
+    An adapted encoder's vectors are read by prototypes, means of unit vectors. An untouched one's are read by logistic
+    regression, and joined with those of mirror images where these stay with their classes, unless what is held out
+    speaks against either by more than chance.
 
     Parameters
     ----------
@@ -43,7 +49,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Never changed. It reads the network's own embedding: one with ``layer`` is refused, as blocks after it would
         not train.
     trainable : str, default "last-2"
-        "head": only one direction a class, on frozen embeddings; "last" or "last-N": the last blocks as timm groups
+        "head": the encoder stays untouched; "last" or "last-N": the last blocks as timm groups
         them; "all"; "norms": scale and shift of every norm; "lora": low-rank adapters of every linear layer and
         ungrouped convolution, merged afterwards.
     loss : {"cross-entropy", "prototypical"}
@@ -53,13 +59,19 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         "progressive": one more block joins every 5 steps, from the last backwards, each learning 2.6 times slower than
         the block after it.
     steps : int, optional
-        Chosen among 10, 20 and 40 by default, or none.
+        Chosen among 10, 20 and 40 by default, or none. With "head" there are none to give.
     learning_rate : float, optional
-        Chosen among 3e-4 and 2e-3 by default ("head": 3e-3 and 1e-2). With ``steps`` given too, nothing is held out.
+        Chosen among 3e-4 and 2e-3 by default. With ``steps`` given too, nothing is held out, and the encoder is tuned.
     views : int, default 8
         Of each picture; fewer where ``memory`` forbids.
     flip : bool, default False
         Whether views may be mirrored: a mirrored character is another one.
+    head : {"logistic", "prototypes"}, optional
+        What reads the vectors; by default chosen where the encoder stays untouched, and prototypes where it is adapted.
+    mirror : bool, optional
+        Whether to look at each picture twice, as it is and at the mirror image of its middle, and add both directions;
+        answers then take twice the time. By default chosen where the encoder stays untouched, and not done where it is
+        adapted.
     rank : int, default 4
         Of "lora".
     memory : float, default 1.0
@@ -76,8 +88,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    It is for pictures unlike those that the encoder has learned from: an ImageNet encoder gained 13 points of 100 with
-    one handwritten character a class, and 18 with five. An encoder at home is left as it is (``benchmarks/README.md``).
+    Tuning is for pictures unlike those that the encoder has learned from: an ImageNet encoder gained 13 points of 100
+    with one handwritten character a class, and 19 with five. An encoder at home is left as it is, and gains by how its
+    vectors are read: one to two points (``benchmarks/README.md``).
 
     An interrupted ``fit`` leaves the classifier as it was before it.
 
@@ -86,7 +99,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Hu et al. 2022, arXiv:2204.07305, section 3.3 (P>M>F: views of the support as queries, prototypes by cosine times
     10); it departs in that cross-entropy is the default, in that not the whole network trains, and in how steps and
     rate are chosen. Wang et al. 2019, arXiv:1911.04623, section 2.2 (means of unit vectors). Howard & Ruder 2018,
-    arXiv:1801.06146, sections 3.2 and 3.3 (slower early blocks, gradual unfreezing).
+    arXiv:1801.06146, sections 3.2 and 3.3 (slower early blocks, gradual unfreezing). Tian et al. 2020,
+    arXiv:2003.11539, section 3.2 (logistic regression on a frozen encoder's directions).
     """
 
     def __init__(
@@ -100,6 +114,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = None,
         views: int = 8,
         flip: bool = False,
+        head: str | None = None,
+        mirror: bool | None = None,
         rank: int = 4,
         memory: float = 1.0,
         random_state: int = 0,
@@ -112,6 +128,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.views = views
         self.flip = flip
+        self.head = head
+        self.mirror = mirror
         self.rank = rank
         self.memory = memory
         self.random_state = random_state
@@ -141,21 +159,29 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         code = {label: number for number, label in enumerate(classes.tolist())}
         codes = torch.tensor([code[label] for label in labels.tolist()])
         encoder = _usable(self.encoder)
-        pixels = decode(encoder._loaded().prepare, images, len(images))
-        tuned = tune(encoder, pixels, codes, self._settings())
-        adapted = encoder if tuned.network is None else encoder.with_network(tuned.network)
-        if tuned.head is not None:
-            classifier = PrototypeClassifier().fit(tuned.head.numpy(), classes)
+        tuned, frozen = self._tuned(encoder, images, codes)
+        if tuned.network is None:
+            assert frozen is not None  # where both steps and rate are given, they are taken
+            adapted, head, mirror = encoder, frozen.head, frozen.mirror
         else:
-            vectors = torch.from_numpy(adapted.encode(images))
-            classifier = PrototypeClassifier().fit(functional.normalize(vectors, dim=-1).numpy(), labels)
-        self.classes_, self.encoder_, self._classifier = classifier.classes_, adapted, classifier
+            adapted, head, mirror = encoder.with_network(tuned.network), self.head or "prototypes", bool(self.mirror)
+        reader = two_looks(adapted) if mirror else adapted
+        vectors = directions(reader.encode(images), encoder.dim)
+        classifier = classifier_of(head).fit(vectors, labels)
+        self.classes_, self.encoder_ = classifier.classes_, adapted
+        self._classifier, self._reader = classifier, reader
         self._sharpness = shipped(encoder.fingerprint)  # the adapted encoder's own is in no table
-        self.choice_ = Choice(**vars(tuned.verdict), parameters=tuned.parameters, seconds=time.monotonic() - begun)
+        self.choice_ = Choice(
+            **vars(tuned.verdict),
+            head=head,
+            mirror=mirror,
+            parameters=tuned.parameters,
+            seconds=time.monotonic() - begun,
+        )
         return self
 
     def scores(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Cosine between each picture's embedding and each class; higher is closer.
+        """Closeness of each picture to each class; higher is closer.
 
         Parameters
         ----------
@@ -163,26 +189,31 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Returns
         -------
-        ndarray of shape (q, c), columns ordered as ``classes_``, in [-1, 1]
+        ndarray of shape (q, c), columns ordered as ``classes_``
+            Cosines in [-1, 1] where ``choice_.head`` is "prototypes"; logits where it is "logistic".
 
         Raises
         ------
         NotFittedError : before the first ``fit``.
         ImageError : naming the first picture that cannot be read.
         """
-        return self._asked().scores(self.encoder_.encode(X))
+        classifier, vectors = self._read(X)
+        return classifier.scores(vectors)
 
     def predict(self, X: Iterable[ImageSource]) -> NDArray[Any]:
         """Return the label of the closest class of each of q pictures; nothing is changed by asking."""
-        return self._asked().predict(self.encoder_.encode(X))
+        classifier, vectors = self._read(X)
+        return classifier.predict(vectors)
 
     def predict_proba(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
         """Return class probabilities of shape (q, c); as the support was tuned on, they may be too sure."""
-        return self._asked().predict_proba(self.encoder_.encode(X), self._sharpness)
+        classifier, vectors = self._read(X)
+        return classifier.predict_proba(vectors, self._sharpness)
 
     def save_encoder(self, folder: str | os.PathLike[str]) -> None:
         """Write the adapted encoder as timm does for the Hub: config.json, model.safetensors, README.md.
 
+        Head and mirror images stay with the classifier: the encoder gives the vectors of pictures as they are.
         ``TimmEncoder("local-dir:" + folder)`` loads it, with the same fingerprint, as long as the encoder has no
         ``pool``: one that has must be loaded with it.
 
@@ -195,21 +226,46 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         NotFittedError : before the first ``fit``.
         """
-        self._asked()
+        check_is_fitted(self, "classes_")
         save_folder(self.encoder_, folder, self.choice_, self._settings())
 
-    def _asked(self) -> PrototypeClassifier:
+    def _read(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
         check_is_fitted(self, "classes_")
-        return self._classifier
+        return self._classifier, directions(self._reader.encode(X), self.encoder_.dim)
+
+    def _tuned(self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor) -> tuple[Tuned, Answer | None]:
+        """What tuning leaves, and how the untouched encoder answers; None where that was not asked."""
+        n_classes = int(codes.max()) + 1
+        parts = hold_out(codes, n_classes, self.random_state)
+        settings = self._settings()
+        if self.trainable == "head":
+            frozen = self._frozen(encoder, images, codes, parts)
+            return Tuned(None, untouched(frozen, codes, parts), n_classes * (encoder.dim + 1)), frozen
+        pixels = decode(encoder._loaded().prepare, images, len(images))
+        chosen = self._frozen(encoder, images, codes, parts) if settings.judged else None
+        return tune(encoder, pixels, codes, settings, chosen), chosen
+
+    def _frozen(
+        self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor, parts: list[tuple[Tensor, Tensor]]
+    ) -> Answer:
+        reader = encoder if self.mirror is False else two_looks(encoder)
+        looks = torch.from_numpy(reader.encode(images)).reshape(len(images), -1, encoder.dim)
+        return answer(looks, codes, int(codes.max()) + 1, parts, head=self.head, mirror=self.mirror)
 
     def _check(self) -> None:
         check_choice("loss", self.loss, LOSSES)
         check_choice("schedule", self.schedule, SCHEDULES)
-        if self.trainable == "head" and self.loss != "cross-entropy":
-            raise ValueError(
-                f"trainable='head' trains one direction a class by cross-entropy, but loss={self.loss!r} has no such "
-                "directions: take loss='cross-entropy', or train blocks"
-            )
+        if self.head is not None:
+            check_choice("head", self.head, HEADS)
+        if self.mirror is not None and not isinstance(self.mirror, (bool, np.bool_)):
+            raise ValueError(f"mirror must be True, False or None (choose), not {self.mirror!r}")
+        if self.trainable == "head":
+            for name, default in (("steps", None), ("learning_rate", None), ("loss", "cross-entropy")):
+                if (value := getattr(self, name)) != default:
+                    raise ValueError(
+                        f"trainable='head' takes no gradient steps, but {name}={value!r}: leave it out, or train "
+                        "blocks, as with trainable='last-2'"
+                    )
         check_count("views", self.views)
         check_count("rank", self.rank)
         check_count("random_state", self.random_state, minimum=0)
@@ -228,6 +284,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             learning_rate=self.learning_rate,
             views=self.views,
             flip=self.flip,
+            head=self.head,
+            mirror=self.mirror,
             rank=self.rank,
             memory=self.memory,
             seed=self.random_state,

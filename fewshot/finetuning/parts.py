@@ -21,18 +21,13 @@ class Parts:
     Attributes
     ----------
     groups : tuple of tuple of str
-        Names of the parameters, block by block, from the last backwards; empty where only the class weights train.
+        Names of the parameters, block by block, from the last backwards.
     count : int
         How many numbers they hold.
     """
 
     groups: tuple[tuple[str, ...], ...]
     count: int
-
-    @property
-    def names(self) -> frozenset[str]:
-        """All names."""
-        return frozenset(name for group in self.groups for name in group)
 
 
 def choose_parts(network: nn.Module, trainable: str, rank: int) -> Parts:
@@ -43,8 +38,8 @@ def choose_parts(network: nn.Module, trainable: str, rank: int) -> Parts:
     network : nn.Module
         A timm network without classifier. "lora" puts adapters into it; nothing else changes it.
     trainable : str
-        "head": none of the network, only one direction a class. "last", the last block, and "last-N", the last N.
-        "all". "norms": scale and shift of every norm. "lora": adapters of every linear and ungrouped convolution.
+        "last", the last block, and "last-N", the last N. "all". "norms": scale and shift of every norm. "lora":
+        adapters of every linear and ungrouped convolution.
     rank : int
         Of the adapters.
 
@@ -60,7 +55,7 @@ def choose_parts(network: nn.Module, trainable: str, rank: int) -> Parts:
     else:
         wanted = _wanted(network, blocks, trainable)
     groups = tuple(kept for block in reversed(blocks) if (kept := tuple(name for name in block if name in wanted)))
-    if not groups and trainable != "head":
+    if not groups:
         raise ValueError(f"nothing to train: {type(network).__name__} has no parameters for trainable={trainable!r}")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in wanted)
@@ -90,8 +85,6 @@ def network_blocks(network: nn.Module) -> list[list[str]]:
 
 
 def _wanted(network: nn.Module, blocks: list[list[str]], trainable: str) -> set[str]:
-    if trainable == "head":
-        return set()
     if trainable == "all":
         return {name for block in blocks for name in block}
     if trainable == "norms":

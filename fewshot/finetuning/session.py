@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fewshot.encoders import TimmEncoder
 from fewshot.finetuning.choice import Verdict, choose, folds
 from fewshot.finetuning.cut import cut, quick
+from fewshot.finetuning.frozen import Answer
 from fewshot.finetuning.lora import merge_adapters
 from fewshot.finetuning.parts import choose_parts
 from fewshot.finetuning.strided import strided_in_float32
@@ -20,7 +21,7 @@ from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers, worker_count
 
 # Candidates: the path at each rate is looked at after so many steps.
-_RATES, _HEAD_RATES = (3e-4, 2e-3), (3e-3, 1e-2)
+_RATES = (3e-4, 2e-3)
 _STOPS = (10, 20, 40)
 _LEAST_OF_A_WORKER = 8
 
@@ -36,6 +37,8 @@ class Settings:
     learning_rate: float | None
     views: int
     flip: bool
+    head: str | None
+    mirror: bool | None
     rank: int
     memory: float
     seed: int
@@ -43,9 +46,12 @@ class Settings:
     @property
     def rates(self) -> tuple[float, ...]:
         """Learning rates to try."""
-        if self.learning_rate is not None:
-            return (self.learning_rate,)
-        return _HEAD_RATES if self.trainable == "head" else _RATES
+        return _RATES if self.learning_rate is None else (self.learning_rate,)
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything is left to choose."""
+        return self.steps is None or self.learning_rate is None
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -61,20 +67,19 @@ class Tuned:
     ----------
     network : nn.Module or None
         Adapted, float32, on the CPU; None where the encoder stays as it is.
-    head : Tensor of shape (c, d) or None
-        Directions of the classes, where nothing else was tuned.
     verdict : Verdict
     parameters : int
         Numbers that train.
     """
 
     network: nn.Module | None
-    head: Tensor | None
     verdict: Verdict
     parameters: int
 
 
-def tune(encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Settings) -> Tuned:
+def tune(
+    encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Settings, frozen: Answer | None = None
+) -> Tuned:
     """Tune a copy of an encoder's network on a support set.
 
     Parameters
@@ -85,6 +90,8 @@ def tune(encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Setting
     labels : Tensor of shape (s,), int64
         0 to c - 1, each at least once.
     settings : Settings
+    frozen : Answer, optional
+        The untouched encoder's, which tuning must beat; by default its prototypes'.
 
     Raises
     ------
@@ -123,24 +130,20 @@ def tune(encoder: TimmEncoder, pixels: Tensor, labels: Tensor, settings: Setting
             workers,
             chunk_size(top, support.plain, lens, len(workers.twins), settings.memory),
         )
-        verdict, head = _chosen(tuner, support, settings)
+        verdict = _chosen(tuner, support, settings, frozen)
     merge_adapters(network)
-    adapted = network.cpu() if verdict.steps else None
-    if parts.groups:
-        return Tuned(adapted, None, verdict, parts.count)
-    return Tuned(None, head.cpu(), verdict, head.numel())
+    return Tuned(network.cpu() if verdict.steps else None, verdict, parts.count)
 
 
-def _chosen(tuner: Tuner, support: Support, settings: Settings) -> tuple[Verdict, Tensor]:
-    """Choose steps and rate, unless both are given; tune on everything; return the classes' directions too."""
-    judged = settings.steps is None or settings.learning_rate is None
+def _chosen(tuner: Tuner, support: Support, settings: Settings, frozen: Answer | None) -> Verdict:
+    """Choose steps and rate, unless both are given, and tune on everything."""
     rates, stops = settings.rates, settings.stops
     everything, views = torch.arange(len(support.labels)), torch.arange(len(support.views[0]))
     kind, parts = folds(support, settings.seed)
-    total = stops[-1] * ((len(rates) + len(parts) - 1) * judged + 1)
+    total = stops[-1] * ((len(rates) + len(parts) - 1) * settings.judged + 1)
     with Progress(total, "tune", unit="step") as bar:
-        if judged:
-            verdict = choose(tuner, support, kind, parts, rates, stops, bar)
+        if settings.judged:
+            verdict = choose(tuner, support, kind, parts, rates, stops, bar, frozen)
         else:
             verdict = Verdict(stops[-1], rates[0], None, None, None)
         path = list(tuner.path(support, everything, views, verdict.learning_rate, (verdict.steps,), bar))
@@ -148,4 +151,4 @@ def _chosen(tuner: Tuner, support: Support, settings: Settings) -> tuple[Verdict
         raise ValueError(
             f"tuning diverged at a learning rate of {verdict.learning_rate:g}: give a lower one, or leave it out"
         )
-    return verdict, path[-1][1]
+    return verdict

@@ -127,7 +127,7 @@ class Tuner:
         Yields
         ------
         (step, class directions (c, d))
-            The prototypes of what was learned from; of the cosine head where nothing else trains.
+            The prototypes of what was learned from.
         """
         self.restore()
         generator = torch.Generator().manual_seed(self._method.seed)
@@ -139,10 +139,7 @@ class Tuner:
         optimiser = self._optimiser(head, rate)
         for step in range(stops[-1] + 1):
             if step in stops:
-                if head is not None and not self._groups:
-                    yield step, head.detach()
-                else:
-                    yield step, prototypes(self.embed(own), labels, support.n_classes)
+                yield step, prototypes(self.embed(own), labels, support.n_classes)
             if step == stops[-1]:
                 return
             self._set_rates(optimiser, step)
@@ -223,8 +220,6 @@ class Tuner:
         loss = self._loss(features, labels, head)
         loss.backward()  # type: ignore[no-untyped-call]
         assert features.grad is not None
-        if not any(self._groups):
-            return loss.detach()
         gradients = torch.split(features.grad, even)
         if kept is not None:
             self._workers.map(backward, kept, gradients)
