@@ -7,7 +7,8 @@ Fitted to episodes of 5 and 20 classes with 1 and 5 examples, and of 5 with 2; m
 and Omniglot's evaluation characters.
 
 "Before" is the softmax as it was without calibration: of 10 times cosines and ridge outputs, of 5 times SimpleShot's
-distances, of the scores themselves elsewhere; shares of votes where a method votes.
+distances, of the scores themselves elsewhere; shares of votes where a method votes. "Own" is what the sharpness would
+give that is the best for a cell's own answers, one factor for all of them: no temperature gives a lower likelihood.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ import torch
 from common import ROOT, save, shared_file
 from torch import Tensor
 
+from fewshot.classifiers import SimpleShotClassifier
 from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders import EmbeddingCache, load_encoder
 from fewshot.episodes import EpisodeSampler
 from fewshot.methods import chosen
-from fewshot.temperature import SHOTS, WAYS, Reliability, fit, read_table, reliability, shipped, tempered, write_table
+from fewshot.signs import SHOTS, SIGNS, WAYS
+from fewshot.temperature import Reliability, fit, read_table, reliability, shipped, tempered, write_table
 from fewshot.training.pictures import split_off
 
 ENCODERS = {
@@ -52,6 +55,8 @@ QUERIES = {5: 15, 20: 5}
 _CLASSES, _PER_CLASS = 250, 40
 _BEFORE = {"prototype": 10.0, "simpleshot": 5.0, "ridge": 10.0, "cosine-head": 10.0}
 _VOTES = ("nearest", "nearest-5", "matching", "cache")
+# A table for many encoders does not heed this sign: as one network shows it, it misleads about the next.
+_OF_ONE_ENCODER = "broad"
 # What a method of the caller's own is taken to have in common with.
 _COMMON = ("prototype", "ridge", "matching")
 
@@ -97,13 +102,14 @@ def write_fitted(task: Task, classifiers: dict[str, Any], kind: str) -> None:
     path = ROOT / "fewshot" / "sharpness" / f"{kind}.json"
     table = read_table(path) if path.exists() else {}
     common = []
-    for name, classifier in classifiers.items():
-        answers = [
-            answer
-            for encoder, where in itertools.product(TABLES[kind], FITTED[kind])
-            for answer in task.answers(name, classifier, encoder, *where, _FITTED)
-        ]
-        cells = [(answer.gap[None], answer.columns[None], answer.truth[None]) for answer in answers]
+    centred = {"simpleshot centred": SimpleShotClassifier()} if "simpleshot" in classifiers else {}
+    for name, classifier in (classifiers | centred).items():
+        answers = []
+        for encoder, where in itertools.product(TABLES[kind], FITTED[kind]):
+            if name in centred:
+                classifier = SimpleShotClassifier(center=task.vectors(encoder, *where)[0].mean(0))
+            answers += task.answers(name, classifier, encoder, *where, _FITTED)
+        cells = [(answer.gap[None], heeded(answer.columns[None], kind), answer.truth[None]) for answer in answers]
         table[classifier.sharpness_name] = fit(cells)
         print(kind, classifier.sharpness_name, *asdict(table[classifier.sharpness_name]).values(), file=sys.stderr)
         if name in _COMMON:
@@ -113,6 +119,12 @@ def write_fitted(task: Task, classifiers: dict[str, Any], kind: str) -> None:
     write_table(table, path, encoders=[task.network(encoder).fingerprint for encoder in TABLES[kind]])
 
 
+def heeded(columns: Tensor, kind: str) -> Tensor:
+    """Signs (..., 27) with 0 for those that a table does not heed: a fit leaves their numbers at 0."""
+    told = [kind == "pocket" or _OF_ONE_ENCODER not in name.split() for name in SIGNS]
+    return columns * torch.tensor(told)
+
+
 def measured(
     task: Task, name: str, classifier: Any, encoder: str, data: str, split: str
 ) -> list[tuple[dict[str, Any], tuple[Reliability, Reliability]]]:
@@ -120,19 +132,31 @@ def measured(
     sharpness = classifier.sharpness_in(shipped(task.network(encoder).fingerprint))
     found = []
     for answer in task.answers(name, classifier, encoder, data, split, _MEASURED):
-        after = tempered(answer.gap, *sharpness.at(answer.columns))
-        pair = reliability(answer.before, answer.truth), reliability(after, answer.truth)
+        at = sharpness.at(answer.columns)
+        pair = reliability(answer.before, answer.truth), reliability(tempered(answer.gap, *at), answer.truth)
         row: dict[str, Any] = {"encoder": encoder, "data": data, "method": name}
         row |= {"ways": answer.ways, "shots": answer.shots, "n": pair[1].n, "accuracy": round(pair[1].accuracy, 4)}
         for when, one in zip(("before", "after"), pair, strict=True):
             row |= {f"ece_{when}": round(one.ece, 4), f"nll_{when}": round(one.nll, 4)}
+        row["ece_own"] = round(with_its_own(answer, *at).ece, 4)
         found.append((row, pair))
     return found
 
 
+def with_its_own(answer: Answers, beta: Tensor, doubt: Tensor) -> Reliability:
+    """The reliability with the multiple of beta that gives these very answers the highest likelihood."""
+    some = slice(None, None, 5)
+
+    def nll(factor: float) -> float:
+        return reliability(tempered(answer.gap[some], factor * beta[some], doubt[some]), answer.truth[some]).nll
+
+    best = min(np.exp(np.linspace(-1.5, 1.5, 31)).tolist(), key=nll)
+    return reliability(tempered(answer.gap, best * beta, doubt), answer.truth)
+
+
 @dataclass(frozen=True)
 class Answers:
-    """What a method makes of the queries of one setting: gaps, probabilities (q, c), signs (q, 9), classes (q,)."""
+    """What a method makes of the queries of one setting: gaps, probabilities (q, c), signs (q, 27), classes (q,)."""
 
     ways: int
     shots: int
@@ -155,7 +179,7 @@ def answers_of(name: str, classifier: Any, X: Any, asked: EpisodeSampler, ways: 
             if name in _VOTES:
                 before = scores / scores.sum(-1, keepdim=True)
             else:
-                before = (_BEFORE.get(name, 1.0) * scores).softmax(-1)
+                before = (_BEFORE.get(name.partition(" ")[0], 1.0) * scores).softmax(-1)
             truth = torch.from_numpy(few.query_labels)
             parts.append((gap.flatten(0, 1), columns.flatten(0, 1), before.flatten(0, 1), truth.flatten()))
     return Answers(ways, shots, *(torch.cat(some) for some in zip(*parts, strict=True)))
@@ -173,7 +197,7 @@ class Task:
         self, name: str, classifier: Any, encoder: str, data: str, split: str, settings: Settings
     ) -> list[Answers]:
         """Return a method's answers in every setting, kept in the work folder."""
-        kept = self.work / f"{encoder}-{data}-{split.replace(' ', '-')}-{name}-{self.episodes}.pt"
+        kept = self.work / f"{encoder}-{data}-{split}-{name}-{self.episodes}.pt".replace(" ", "-")
         if not kept.exists():
             X, y = self.vectors(encoder, data, split)
             found = [answers_of(name, classifier, X, self.sampler(y, *setting), *setting) for setting in settings]

@@ -16,7 +16,8 @@ from fewshot.classifiers import FewShotClassifier
 from fewshot.episodes import EpisodeSampler
 from fewshot.features import Features, embedded, embedded_base, load_encoders, open_base, open_source
 from fewshot.methods import chosen
-from fewshot.temperature import SHOTS, WAYS, Cell, Reliability, Sharpness, Table, fit, reliability, shipped
+from fewshot.signs import SHOTS, WAYS
+from fewshot.temperature import Cell, Reliability, Sharpness, Table, fit, reliability, shipped
 
 # Two examples are the fewest of which one can be left out.
 _FITTED_SHOTS = (SHOTS[0], 2, SHOTS[1])
@@ -142,7 +143,7 @@ def run_calibration(
 
 
 def cell_of(classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler) -> Cell:
-    """Gaps (e, q, c), signs (e, q, 9) and true classes (e, q) of a sampler's episodes, for ``temperature.fit``."""
+    """Gaps (e, q, c), signs (e, q, 27) and true classes (e, q) of a sampler's episodes, for ``temperature.fit``."""
     found = [
         (*classifier.episode_gaps(support, labels, query, prepared=True)[1:], truth)
         for support, labels, query, truth in _asked(classifier, vectors, sampler)

@@ -13,60 +13,16 @@ import torch
 from torch import Tensor
 
 from fewshot.files import replacing
+from fewshot.signs import DOUBTS, SIGNS
 
-# The numbers of classes and of examples that the shipped numbers were fitted to; beyond them nothing changes any more.
-WAYS, SHOTS = (5, 20), (1, 5)
-# What a table's numbers multiply, in this order.
-SIGNS = ("one", "ways", "few", "ways few", "lead", "lead few", "alike", "alike few", "kept")
-_DOUBT_SIGNS = 3  # the first three also tell how much to doubt
-_FORMAT = 2
+_FORMAT = 3
 # How strongly a fit is drawn to where it began, in nats for numbers 1 away: signs that the data hardly vary, such as
 # the ways of ten classes, stay as they are.
 _PULL = 3e-5
-_ROWS = 1_000  # queries of one setting that a fit reads: more are no better
+_ROWS = 2_000  # queries of one setting that a fit reads: more are no better
 _MOST = 1e3  # what a table may hold: no sum of such numbers overflows
+_DOUBTFUL = [SIGNS.index(name) for name in DOUBTS]
 _SHIPPED = Path(__file__).with_name("sharpness")
-
-
-@dataclass(frozen=True)
-class Signs:
-    """What a task shows, before any query's class is known, of how sure its answers may be.
-
-    Attributes
-    ----------
-    ways : int
-        c, the number of classes.
-    shots : Tensor of shape (e,)
-        Mean number of examples of a class.
-    alike : Tensor of shape (e,)
-        Mean cosine between the classes' mean directions: photographs and glyphs differ in it, encoder by encoder.
-    kept : Tensor of shape (e,)
-        What share of the margin by which examples are closer to their own class is kept when they are left out of it;
-        NaN where no class has two.
-    """
-
-    ways: int
-    shots: Tensor
-    alike: Tensor
-    kept: Tensor
-
-    def columns(self, gap: Tensor, *, together: bool) -> Tensor:
-        """Write them as what ``SIGNS`` names, for gaps (e, q, c): (e, q, 9).
-
-        "lead" is the logarithm of how far the best class is ahead of the mean of the others, in the support's margins;
-        of the mean of all queries where these are answered ``together``.
-        """
-        lead = gap.sum(-1) / (gap.shape[2] - 1)
-        if together:
-            lead = lead.mean(1, keepdim=True).expand_as(lead)
-        lead = lead.clamp(0.02, 5.0).log()
-        one = torch.ones_like(lead)
-        ways = math.log(min(max(self.ways, WAYS[0]), WAYS[1]) / 10.0) * one
-        few = (2.5 / self.shots.clamp(*SHOTS) - 1.5).unsqueeze(1) * one  # 1 at one example, -1 at five
-        alike = 2.0 * self.alike.clamp(0.0, 1.0).unsqueeze(1) * one - 1.0
-        kept = self.kept.clamp(0.05, 1.5).log().add(0.5).nan_to_num(0.0).unsqueeze(1) * one
-        found = (one, ways, few, ways * few, lead, lead * few, alike, alike * few, kept)
-        return torch.stack(found, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -75,15 +31,15 @@ class Sharpness:
 
     Attributes
     ----------
-    rise : tuple of nine floats
-        What ``SIGNS`` are multiplied by and summed to the logarithm of beta: how much surer one more margin makes.
-    doubt : tuple of three floats
-        What the first three are multiplied by and summed to the log-odds of lambda: the share of the answers that are
-        right by chance only, however sure the scores.
+    rise : tuple of as many floats as ``SIGNS``
+        What these are multiplied by and summed to the logarithm of beta: how much surer one more margin makes.
+    doubt : tuple of as many floats as ``DOUBTS``
+        What these are multiplied by and summed to the log-odds of lambda: the share of the answers that are right by
+        chance only, however sure the scores.
     """
 
     rise: tuple[float, ...]
-    doubt: tuple[float, ...] = (-30.0, 0.0, 0.0)
+    doubt: tuple[float, ...] = (-30.0, *[0.0] * (len(DOUBTS) - 1))
 
     @classmethod
     def flat(cls, beta: float) -> Sharpness:
@@ -91,7 +47,7 @@ class Sharpness:
         return cls((math.log(beta), *[0.0] * (len(SIGNS) - 1)))
 
     def at(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return beta and lambda, (..., 1) each, for signs (..., 9)."""
+        """Return beta and lambda, (..., 1) each, for signs (..., 27)."""
         rise, doubt = (torch.tensor(some, device=columns.device) for some in (self.rise, self.doubt))
         return _beta_and_doubt(columns, rise, doubt)
 
@@ -101,14 +57,14 @@ Table = Mapping[str, Sharpness]
 
 def _beta_and_doubt(columns: Tensor, rise: Tensor, doubt: Tensor) -> tuple[Tensor, Tensor]:
     beta = (columns @ rise).clamp(-3.0, 7.0).exp()
-    return beta.unsqueeze(-1), (columns[..., :_DOUBT_SIGNS] @ doubt).sigmoid().unsqueeze(-1)
+    return beta.unsqueeze(-1), (columns[..., _DOUBTFUL] @ doubt).sigmoid().unsqueeze(-1)
 
 
-def margin(scores: Tensor, labels: Tensor) -> Tensor:
-    """By how much the support's scores of their own class exceed the mean of the others': (e, 1, 1), above 0.
+def margin(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much the support's scores of their own class exceed the others', and the mean of these: (e, 1, 1) each.
 
-    It carries the scores' unit, so that scores divided by it are alike for all encoders, metrics and numbers of
-    examples. Where the support does not tell its classes apart, it is the largest score instead.
+    The first, above 0, carries the scores' unit, so that scores divided by it are alike for all encoders, metrics and
+    numbers of examples. Where the support does not tell its classes apart, it is the largest score instead.
 
     Parameters
     ----------
@@ -119,9 +75,10 @@ def margin(scores: Tensor, labels: Tensor) -> Tensor:
     own = scores.gather(2, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     others = (scores.sum(-1) - own) / max(1, scores.shape[2] - 1)
     counted = labels >= 0
-    found = ((own - others) * counted).sum(1) / counted.sum(1).clamp_min(1)
+    own, others = ((some * counted).sum(1) / counted.sum(1).clamp_min(1) for some in (own, others))
     largest = (scores.abs().amax(-1) * counted).amax(1).clamp_min(torch.finfo(scores.dtype).tiny)
-    return torch.where(found > 1e-6 * largest, found, largest).view(-1, 1, 1)
+    apart = torch.where(own - others > 1e-6 * largest, own - others, largest)
+    return apart.view(-1, 1, 1), others.view(-1, 1, 1)
 
 
 def gaps(scores: Tensor, unit: Tensor) -> Tensor:
@@ -154,7 +111,7 @@ def fit(cells: Iterable[Cell], around: Sharpness | None = None) -> Sharpness:
 
     Parameters
     ----------
-    cells : iterable of (gaps (e, q, c), signs (e, q, 9), true classes (e, q))
+    cells : iterable of (gaps (e, q, c), signs (e, q, 27), true classes (e, q))
         One for each setting, such as an encoder, a data set, and numbers of classes and examples.
     around : Sharpness, optional
         Where to begin, and to stay as far as the data say nothing else; by default a beta of 10, whatever the signs.
@@ -182,7 +139,7 @@ def fit(cells: Iterable[Cell], around: Sharpness | None = None) -> Sharpness:
 
 
 def _thinned(gap: Tensor, columns: Tensor, truth: Tensor) -> Cell:
-    """Every n-th query: (q, c), (q, 9) and (q, 1)."""
+    """Every n-th query: (q, c), (q, 27) and (q, 1)."""
     step = -(-truth.numel() // _ROWS)
     rows = gap.flatten(0, 1)[::step], columns.flatten(0, 1)[::step], truth.reshape(-1, 1)[::step]
     return rows[0].clone(), rows[1].clone(), rows[2].clone()  # no inference tensors, which a gradient cannot pass
@@ -192,7 +149,7 @@ def write_table(table: Table, path: str | Path, *, encoders: Iterable[str] = ())
     """Write a table as JSON; ``encoders`` are the fingerprints of those it was fitted to and is to be taken for."""
     numbers = {name: {"rise": list(one.rise), "doubt": list(one.doubt)} for name, one in table.items()}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in numbers.items())
-    head = {"format": _FORMAT, "signs": SIGNS, "encoders": list(encoders)}
+    head = {"format": _FORMAT, "signs": SIGNS, "doubts": DOUBTS, "encoders": list(encoders)}
     text = json.dumps(head)[:-1] + f', "sharpness": {{\n{lines}\n}}}}\n'
     with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -213,8 +170,9 @@ def _read(path: str | Path) -> tuple[dict[str, Sharpness], tuple[str, ...]]:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
         if value["format"] != _FORMAT:
             raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
-        if tuple(value["signs"]) != SIGNS:
-            raise ValueError(f"signs {value['signs']!r} instead of {list(SIGNS)}")
+        for name, known in (("signs", SIGNS), ("doubts", DOUBTS)):
+            if tuple(value[name]) != known:
+                raise ValueError(f"{name} {value[name]!r} instead of {list(known)}")
         table = {str(name): _checked(name, one["rise"], one["doubt"]) for name, one in value["sharpness"].items()}
         return table, tuple(map(str, value["encoders"]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -225,7 +183,7 @@ def _read(path: str | Path) -> tuple[dict[str, Sharpness], tuple[str, ...]]:
 
 def _checked(name: str, rise: list[float], doubt: list[float]) -> Sharpness:
     found = Sharpness(tuple(map(float, rise)), tuple(map(float, doubt)))
-    sizes, wanted = (len(found.rise), len(found.doubt)), (len(SIGNS), _DOUBT_SIGNS)
+    sizes, wanted = (len(found.rise), len(found.doubt)), (len(SIGNS), len(DOUBTS))
     if sizes != wanted or not all(abs(value) <= _MOST for value in (*found.rise, *found.doubt)):
         raise ValueError(f"{name}: {sizes} numbers, where {wanted} from -{_MOST:g} to {_MOST:g} are needed")
     return found

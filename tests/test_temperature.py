@@ -20,16 +20,15 @@ from fewshot import (
     NearestNeighborClassifier,
     PrototypeClassifier,
     RidgeClassifier,
+    SimpleShotClassifier,
     SoftKMeansClassifier,
     load_encoder,
 )
-from fewshot.classifiers.witnesses import Witnesses
 from fewshot.cli import main
 from fewshot.confidence import cell_of, probabilities_of
+from fewshot.signs import SIGNS
 from fewshot.temperature import (
-    SIGNS,
     Sharpness,
-    Signs,
     fit,
     gaps,
     margin,
@@ -75,7 +74,8 @@ def test_beta_and_doubt_by_hand():
 
 def test_the_margin_is_the_own_score_above_the_mean_of_the_others_and_padding_does_not_count():
     scores = torch.tensor([[[5.0, 1.0, 3.0], [0.0, 4.0, 0.0], [9.0, 9.0, 0.0]]])
-    assert margin(scores, torch.tensor([[0, 1, -1]])).item() == 3.5  # 5 - 2 and 4 - 0
+    unit, others = margin(scores, torch.tensor([[0, 1, -1]]))
+    assert (unit.item(), others.item()) == (3.5, 1.0)  # 5 - 2 and 4 - 0
     assert_allclose(gaps(scores, torch.tensor(2.0))[0, 0], [0, 2, 1])
 
 
@@ -84,42 +84,25 @@ def test_a_support_that_does_not_tell_its_classes_apart_gives_finite_probabiliti
     assert_allclose(found, 0.5)
 
 
-def columns(ways=10, shots=5 / 3, alike=0.5, kept=math.nan, gap=(0.0, 1.0, 2.0), together=False):
-    """The signs of one query by name."""
-    one = (torch.tensor([value]) for value in (shots, alike, kept))
-    found = Signs(ways, *one).columns(torch.tensor([[gap]]), together=together)
-    return dict(zip(SIGNS, found[0, 0].tolist(), strict=True))
+def signs_of(rows, **named):
+    """Signs (1, rows, 27) that are 0 but for those named."""
+    found = torch.zeros(1, rows, len(SIGNS))
+    for name, value in named.items():
+        found[..., SIGNS.index(name)] = value
+    return found
 
 
-def test_signs_by_hand():
-    found = columns(ways=20, shots=1.0, alike=0.75, kept=0.5, gap=(0.0, 0.25, 0.75))
-    few, ways, lead = 1.0, math.log(2), math.log(0.5)  # the others are 0.5 behind on average
-    expected = (1.0, ways, few, ways * few, lead, lead * few, 0.5, 0.5 * few, math.log(0.5) + 0.5)
-    assert_allclose(list(found.values()), expected, rtol=1e-5)
-    assert columns(kept=math.nan)["kept"] == 0.0
-
-
-def test_signs_are_constant_beyond_the_ways_and_shots_that_were_fitted_to():
-    assert [columns(ways=n)["ways"] for n in (2, 99)] == [columns(ways=n)["ways"] for n in (5, 20)]
-    assert [columns(shots=n)["few"] for n in (50.0, 5.0)] == [-1.0, -1.0]
-    assert_allclose(columns(shots=5 / 3)["few"], 0.0, atol=1e-6)
-
-
-def test_queries_asked_together_share_their_lead_and_others_do_not():
-    gap = torch.tensor([[[0.0, 0.2], [0.8, 0.0]]])
-    one = torch.ones(1)
-    lead = {which: Signs(2, one, one, one).columns(gap, together=which)[0, :, 4].exp() for which in (True, False)}
-    assert_allclose(lead[True], [0.5, 0.5], rtol=1e-5)
-    assert_allclose(lead[False], [0.2, 0.8], rtol=1e-5)
+def sharpness(**named):
+    return tuple(named.get(name, 0.0) for name in SIGNS)
 
 
 def test_beta_and_lambda_are_made_of_the_signs():
-    sharpness = Sharpness((math.log(3.0), *[0.0] * 3, 2.0, *[0.0] * 4), (math.log(0.25), 0.0, 0.0))
-    signs = torch.zeros(1, 1, 9)
-    signs[0, 0, 0], signs[0, 0, 4] = 1.0, math.log(2.0)
-    beta, doubt = sharpness.at(signs)
+    found = Sharpness(sharpness(one=math.log(3.0), lead=2.0), (math.log(0.25), 0.0, 0.0, 0.0, 3.0))
+    beta, doubt = found.at(signs_of(1, one=1.0, lead=math.log(2.0)))
     assert_allclose(beta, [[[3.0 * 2.0**2]]], rtol=1e-5)
     assert_allclose(doubt, [[[0.2]]], rtol=1e-5)  # odds of 1 to 4
+    sure = found.at(signs_of(1, one=1.0, lead=math.log(2.0), broad=-1.0))[1]
+    assert_allclose(sure, [[[1 / (1 + 4 * math.exp(3.0))]]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("classifier", [PrototypeClassifier(metric="sqeuclidean"), LinearDiscriminantClassifier()])
@@ -128,51 +111,6 @@ def test_the_unit_of_the_embeddings_changes_no_probability(classifier):
     once = classifier.fit(X, y).predict_proba(X[::5] + 0.5)
     assert_allclose(classifier.fit(1000 * X, y).predict_proba(1000 * (X[::5] + 0.5)), once, atol=1e-3)
     assert 0.3 < once.max(1).min() < 0.95
-
-
-# -- what the support shows
-
-
-def read(X, y):
-    labels = torch.as_tensor(np.asarray(y))[None]
-    witnesses = Witnesses.among(labels, int(labels.max()) + 1)
-    return witnesses.signs(witnesses.gathered(torch.as_tensor(np.asarray(X), dtype=torch.float32)[None]))
-
-
-def test_how_alike_classes_are_is_the_mean_cosine_of_their_mean_directions():
-    # The first class points along (1, 1), the others along the axes: cosines 0.7071, 0.7071 and 0.
-    found = read([[3, 0], [0, 1], [5, 0], [0, 7]], [0, 0, 1, 2])
-    assert_allclose(found.alike, [2 * math.sqrt(0.5) / 3], rtol=1e-5)
-
-
-def test_what_left_out_examples_keep_of_their_margin_by_hand():
-    # Each of the first class is at 60 degrees from the other and 30 from their mean; the second class lies across.
-    half, wide = 0.5, math.sqrt(0.75)
-    found = read([[1, 0, 0], [half, wide, 0], [0, 0, 2]], [0, 0, 1])
-    assert_allclose(found.kept, [half / wide], rtol=1e-5)
-
-
-def test_padding_and_single_examples_tell_nothing_of_what_is_kept():
-    assert read([[1, 0], [0, 1]], [0, 1]).kept.isnan().all()
-    padded = read([[1, 0, 0], [0.5, math.sqrt(0.75), 0], [0, 0, 2], [9, 9, 9]], [0, 0, 1, -1])
-    alone = read([[1, 0, 0], [0.5, math.sqrt(0.75), 0], [0, 0, 2]], [0, 0, 1])
-    assert_allclose(padded.kept, alone.kept, rtol=1e-6)
-    assert_allclose(padded.alike, alone.alike, atol=1e-6)
-
-
-def test_examples_of_tight_classes_keep_more_of_their_margin():
-    kept = {noise: read(*clouds(5, 5, noise=noise)).kept.item() for noise in (0.2, 2.0)}
-    assert kept[0.2] > 0.95
-    assert kept[2.0] < 0.6
-
-
-def test_of_many_classes_every_nth_bears_witness_with_its_first_five():
-    labels = torch.arange(60).repeat(20)[None]
-    witnesses = Witnesses.among(labels, 60)
-    assert witnesses.labels.unique().tolist() == list(range(0, 60, 3))
-    assert witnesses.where.shape == (1, 100)
-    assert int(witnesses.where.max()) < 300  # the first five of 60 classes
-    assert_array_equal(labels.gather(1, witnesses.where), witnesses.labels)
 
 
 # -- both doors
@@ -218,6 +156,25 @@ def test_one_neighbour_is_surer_the_nearer_it_is_and_its_vote_stays_the_likelies
     assert_array_equal(clf.classes_[likeliest], clf.predict(queries))
 
 
+def test_neighbours_are_as_sure_as_each_class_s_closest_are_near():
+    # Of a's three the two closest count, 1 and 3 away; b and c have one each, 5 away.
+    X = [[10.0], [12.0], [90.0], [14.0], [4.0]]
+    clf = NearestNeighborClassifier(n_neighbors=2, metric="sqeuclidean").fit(X, ["a", "a", "a", "b", "c"])
+    learned, query = clf._learned, torch.tensor([[[9.0]]])
+    found = clf._evidence(learned, query, clf._scores(learned, query))
+    assert_allclose(found[0, 0], [-(1 + 9) / 2, -25, -25], rtol=1e-4)
+    assert clf.predict([[9.0]]) == ["a"]
+
+
+def test_the_class_with_most_votes_stays_the_likeliest_though_another_is_nearer():
+    clf = NearestNeighborClassifier(n_neighbors=3, metric="sqeuclidean").fit([[0.0], [2.0], [2.1]], ["b", "a", "a"])
+    query = [[0.9]]  # b is at 0.9, a's two are at 1.1 and 1.2
+    assert clf.predict(query) == ["a"]
+    found = clf.predict_proba(query)[0]
+    assert_allclose(found, [0.5, 0.5], atol=1e-4)
+    assert found[0] > found[1]
+
+
 def test_scores_and_probabilities_come_together_as_they_do_alone():
     X, y = clouds(4, 3)
     clf = RidgeClassifier().fit(X, y)
@@ -245,26 +202,25 @@ def test_fit_finds_the_sharpness_that_made_the_answers():
     rng = np.random.default_rng(0)
     gap = torch.from_numpy(rng.exponential(0.3, size=(1, 4_000, 3))).float()
     gap -= gap.amin(-1, keepdim=True)
-    signs = torch.zeros(1, 4_000, 9)
-    signs[..., 0], signs[..., 4] = 1.0, torch.from_numpy(rng.normal(size=(1, 4_000))).float()
-    beta = (math.log(8.0) + 0.7 * signs[..., 4:5]).exp()
+    lead = torch.from_numpy(rng.normal(size=(1, 4_000))).float()
+    signs = signs_of(4_000, one=1.0, lead=lead)
+    beta = (math.log(8.0) + 0.7 * lead[..., None]).exp()
     shares = tempered(gap, beta, 0.2)[0].numpy().astype(float)
     draws = rng.random((len(shares), 1))
     truth = (shares.cumsum(1) < draws).sum(1).clip(0, 2)
     true = torch.from_numpy(truth)[None]
     found = fit([(gap[:, n::4], signs[:, n::4], true[:, n::4]) for n in range(4)])
-    assert math.exp(found.rise[0]) == pytest.approx(8.0, rel=0.25)
-    assert found.rise[4] == pytest.approx(0.7, abs=0.4)
+    rise = dict(zip(SIGNS, found.rise, strict=True))
+    assert math.exp(rise.pop("one")) == pytest.approx(8.0, rel=0.25)
+    assert rise.pop("lead") == pytest.approx(0.7, abs=0.4)
     assert 1 / (1 + math.exp(-found.doubt[0])) == pytest.approx(0.2, abs=0.1)
-    assert [found.rise[n] for n in (1, 2, 3, 5, 6, 7, 8)] == [0.0] * 7  # nothing is told of these
+    assert not any(rise.values())  # nothing is told of these
 
 
 def test_a_fit_keeps_what_the_data_do_not_tell():
-    before = Sharpness((2.0, 0.3, -0.4, 0.1, 0.0, 0.0, 0.0, 0.0, 0.2), (-4.0, 0.0, 0.1))
+    before = Sharpness(sharpness(one=2.0, ways=0.3, few=-0.4, kept=0.2), (-4.0, 0.0, 0.1, 0.2, 0.0))
     gap = torch.tensor([[[0.0, 0.2]] * 20])
-    signs = torch.zeros(1, 20, 9)
-    signs[..., 0] = 1.0
-    found = fit([(gap, signs, torch.zeros(1, 20, dtype=torch.int64))], before)
+    found = fit([(gap, signs_of(20, one=1.0), torch.zeros(1, 20, dtype=torch.int64))], before)
     assert found.rise[1:] == before.rise[1:]
     assert found.rise[0] > 2.5  # all twenty were right
 
@@ -313,7 +269,7 @@ def test_the_bundled_encoder_has_a_table_of_its_own_and_an_unknown_one_the_usual
 
 
 def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(tmp_path):
-    table = {"RidgeClassifier": Sharpness(tuple(range(9)), (-4.5, 0.25, 1.0)), "Mine": FLAT}
+    table = {"RidgeClassifier": Sharpness(tuple(range(len(SIGNS))), (-4.5, 0.25, 1.0, 0.0, 2.0)), "Mine": FLAT}
     write_table(table, tmp_path / "t.json")
     assert read_table(tmp_path / "t.json") == table
     (tmp_path / "other.json").write_text("{}")
@@ -324,11 +280,15 @@ def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "format 1 instead of 2"),
+        ({"format": 2}, "format 2 instead of 3"),
         ({"signs": ["one"]}, r"signs \['one'\] instead of \['one', 'ways'"),
-        ({"sharpness": {"Mine": {"rise": [1, 2], "doubt": [1]}}}, r"Mine: \(2, 1\) numbers, where \(9, 3\) from -1000"),
-        ({"sharpness": {"Mine": {"rise": [math.nan] * 9, "doubt": [1] * 3}}}, "from -1000 to 1000 are needed"),
-        ({"sharpness": {"Mine": {"rise": [10**400] * 9, "doubt": [1] * 3}}}, "too large"),
+        ({"doubts": ["one"]}, r"doubts \['one'\] instead of \['one', 'ways'"),
+        (
+            {"sharpness": {"Mine": {"rise": [1, 2], "doubt": [1]}}},
+            r"Mine: \(2, 1\) numbers, where \(27, 5\) from",
+        ),
+        ({"sharpness": {"Mine": {"rise": [math.nan] * len(SIGNS), "doubt": [1] * 5}}}, "from -1000 to 1000 are needed"),
+        ({"sharpness": {"Mine": {"rise": [10**400] * len(SIGNS), "doubt": [1] * 5}}}, "too large"),
         ({"sharpness": ["Mine"]}, "list"),
     ],
 )
@@ -367,3 +327,10 @@ def test_classes_too_few_for_two_halves_are_refused_naming_the_data_and_the_need
     assert result.exit_code == 1
     assert "half of the classes of data, 5-way 1-shot: " in result.output
     assert not (tmp_path / "t.json").exists()
+
+
+@pytest.mark.parametrize("encoder", [None, "pocket"])
+def test_a_centred_simpleshot_has_a_shipped_entry_of_its_own(encoder):
+    table = shipped(encoder and load_encoder(encoder).fingerprint)
+    plain, centred = SimpleShotClassifier(), SimpleShotClassifier(center=np.zeros(16))
+    assert centred.sharpness_in(table) != plain.sharpness_in(table)

@@ -207,9 +207,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Probability of each class for each query; over many queries, answers given with 0.8 are right in 80 %.
 
         A query's scores are divided by the margin by which the support's own score their class above the others, and
-        multiplied by beta. Its logarithm is linear in what the task shows: the numbers of classes and of examples, how
-        far ahead the query's best class is, how alike the classes are, and, where classes have two examples or more,
-        how much of the margin examples keep that are left out of their class. The numbers were fitted to base classes
+        multiplied by beta. Its logarithm is quadratic in what the task shows: the numbers of classes and of examples,
+        how far ahead the query's best class is and how near, how alike the classes are, how broad their embeddings,
+        and, where classes have two examples or more, how much of the margin examples keep that are left out of their
+        class (``fewshot.signs``). The numbers were fitted to base classes
         (``fewshot.temperature.shipped``). What shows most at one example, how alike the classes are, means another
         thing in every encoder: name it, or fit your own with ``fewshot calibrate``.
 
@@ -292,7 +293,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def episode_gaps(
         self, support: Tensor, labels: Tensor, query: Tensor, *, prepared: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scores and how far each class is behind the best, (e, q, c), and signs (e, q, 9), for a fit."""
+        """Return scores and how far each class is behind the best, (e, q, c), and signs (e, q, 27), for a fit."""
         with torch.inference_mode():
             learned, query, scores, support = self._answered(support, labels, query, None, prepared)
             witnesses = Witnesses.among(labels, scores.shape[2])
@@ -312,11 +313,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _gaps(
         self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, witnesses: Witnesses
     ) -> tuple[Tensor, Tensor]:
-        """Gaps (e, q, c) in the support's margins, and signs (e, q, 9), by the witnesses' vectors (e, w, d)."""
+        """Gaps (e, q, c) in the support's margins, and signs (e, q, 27), by the witnesses' vectors (e, w, d)."""
         own = self._evidence(learned, support, self._support_scores(learned, support))
-        gap = gaps(self._evidence(learned, query, scores), margin(own, witnesses.labels))
+        unit, others = margin(own, witnesses.labels)
+        evidence = self._evidence(learned, query, scores)
+        gap, near = gaps(evidence, unit), (evidence.amax(-1, keepdim=True) - others) / unit
         together = self.transductive and scores.shape[1] > 1
-        return gap, witnesses.signs(support).columns(gap, together=together)
+        return gap, witnesses.signs(support).columns(gap, near.squeeze(-1), together=together)
 
     def _calibrated(
         self,

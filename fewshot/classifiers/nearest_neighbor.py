@@ -13,7 +13,6 @@ from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.index import VectorIndex
-from fewshot.temperature import log_votes
 from fewshot.validation import METRICS, Metric, check_choice, check_count
 
 # How many examples are looked at to find each class's closest.
@@ -114,16 +113,29 @@ class NearestNeighborClassifier(FewShotClassifier):
         return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
 
     def _evidence(self, learned: _Neighbours, query: Tensor, scores: Tensor) -> Tensor:
-        """Votes; of a single neighbour, which votes alike however near it is, each class's closest example instead."""
-        if self.n_neighbors > 1:
-            return log_votes(scores)
+        """Mean closeness of each class's k closest examples: votes say too little of how near they are."""
         close, classes = self._near(learned, query, _LOOKED_AT)
-        padding = classes < 0
-        farthest = close.masked_fill(padding, torch.inf).amin(-1, keepdim=True)  # classes not seen are no nearer
-        close = close.masked_fill(padding, -torch.inf)
-        closest = farthest.expand_as(scores).scatter_reduce(2, classes.clamp_min(0), close, "amax")
-        # Of equally close classes the one that has the vote.
-        return closest - 1e-6 * closest.abs().amax(-1, keepdim=True) * (scores < 1.0)
+        farthest = close.masked_fill(classes < 0, torch.inf).amin(-1, keepdim=True)
+        counts = (classes >= 0) & (_turns(classes) < self.n_neighbors)
+        classes = classes.clamp_min(0)
+        number = torch.zeros_like(scores).scatter_add_(2, classes, counts.to(close.dtype))
+        total = torch.zeros_like(scores).scatter_add_(2, classes, close.masked_fill(~counts, 0.0))
+        found = torch.where(number > 0, total / number.clamp_min(1.0), farthest)  # classes not seen are no nearer
+        # The class that has most votes stays the likeliest, and of equally close ones it alone.
+        best = found.amax(-1, keepdim=True)
+        found = found - 1e-6 * found.abs().amax(-1, keepdim=True)
+        return found.scatter(2, scores.argmax(-1, keepdim=True), best)
 
     def _kind(self, n_queries: int) -> str:
         return type(self).__name__ if self.n_neighbors == 1 else "NearestNeighborClassifier of several"
+
+
+def _turns(classes: Tensor) -> Tensor:
+    """How many before it along the last axis are of its class: (..., k)."""
+    order = classes.argsort(dim=-1, stable=True)
+    ordered = classes.gather(-1, order)
+    place = torch.arange(classes.shape[-1], device=classes.device).expand_as(classes)
+    begins = torch.ones_like(classes, dtype=torch.bool)
+    begins[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    start = torch.where(begins, place, 0).cummax(-1).values
+    return torch.empty_like(classes).scatter_(-1, order, place - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fewshot.classifiers.membership import Membership
-from fewshot.temperature import Signs
+from fewshot.signs import Signs
 
 # Classes and examples of each that are enough to tell.
 _CLASSES, _EACH = 20, 5
@@ -53,12 +54,12 @@ class Witnesses:
         return support.gather(1, self.where.unsqueeze(-1).expand(-1, -1, support.shape[2]))
 
     def signs(self, support: Tensor) -> Signs:
-        """Read how alike the classes are, and how well examples are told that are left out of their class.
+        """Read how alike the classes are, how well examples are told that are left out of their class, and how broad.
 
         Parameters
         ----------
         support : Tensor of shape (e, w, d)
-            The witnesses' vectors, as the method prepares them; only their directions count.
+            The witnesses' vectors, as the method prepares them; their lengths do not count.
         """
         labels = torch.where(self.labels < 0, -1, self.labels // _step(self.n_classes))
         classes = Membership(labels, _few(self.n_classes))
@@ -77,7 +78,9 @@ class Witnesses:
         margin = ((own - others) * able).sum(1)
         kept = ((left_out - others) * able).sum(1) / margin
         told = able.any(1) & (margin > 1e-6 * able.sum(1))
-        return Signs(self.n_classes, self.shots, alike, torch.where(told, kept, torch.nan))
+        there = (labels >= 0).sum(1).clamp_min(1)
+        broad = units.abs().sum(2).sum(1) / there / math.sqrt(units.shape[2])
+        return Signs(self.n_classes, self.shots, alike, torch.where(told, kept, torch.nan), broad)
 
 
 def _step(n_classes: int) -> int:
