@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,20 +18,9 @@ from numpy.typing import NDArray
 from fewshot import __version__
 from fewshot.benchmark import BenchmarkResult, run_benchmark
 from fewshot.classifiers import FewShotClassifier
-from fewshot.encoders.hardware import usable_device
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import MissingExtra
-from fewshot.features import (
-    BaseSource,
-    Features,
-    NamedEncoder,
-    Source,
-    embedded,
-    embedded_base,
-    load_encoders,
-    open_base,
-    open_source,
-)
+from fewshot.features import Features, Inputs, Source
 from fewshot.files import replacing
 from fewshot.methods import METHODS, chosen, described
 from fewshot.outcomes import Outcome, Row, smallest
@@ -175,36 +164,22 @@ def run_bench(
         serve a setting, or pictures without an encoder; all before anything is embedded.
     """
     protocol = protocol or Protocol()
-    place = str(usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-    base_source = None if base is None else open_base(base)
-    makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
+    inputs = Inputs.open(data, encoders=encoders, base=base, split=split, device=device)
+    makers = chosen(methods, base_classes=inputs.base is not None and inputs.base.labels is not None)
     for name in chosen(methods).keys() - makers:
         note(f"left out, for it learns from base data with labels (--base): {name}")
-    sources = _opened(data, split)
+    for remark in inputs.remarks("base", "the base gives it away"):
+        note(remark)
     settings = _settings(ways, shots)
-    for source in sources:
-        if source.pictures and not encoders:
-            raise ValueError(
-                f"{source.name} holds pictures, and no encoder is named that could embed them; "
-                "give one, such as --encoder pocket (the others: fewshot encoders)"
-            )
-        if source.ignored:
-            note(f"{source.name}: passed over, no picture of a class: {len(source.ignored)}, as {source.ignored[0]}")
-        _note_shared(base_source, source, note)
+    for source in inputs.sources:
         for way, shot in settings:
             protocol.sampler(source, way, shot)
     folder = Path(out)
+    bench = _Bench(folder, protocol, inputs.place, note)
+    with_base = any(make.takes_center or make.needs_base for make in makers.values())
     (folder / _EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
-    bench = _Bench(folder, protocol, place, note)
-    needed = encoders if any(source.pictures for source in sources) else ()
-    if encoders and not needed:
-        note("the data are vectors already, so no encoder is used")
-    loaded = load_encoders(list(dict.fromkeys(needed)), device=device, cache=cache or str(folder / _VECTORS))
     try:
-        for features, named in _each(sources, loaded):
-            given = None
-            if base_source is not None and any(make.takes_center or make.needs_base for make in makers.values()):
-                given = embedded_base(base_source, features, named)
+        for features, given in inputs.embedded(cache=cache or str(folder / _VECTORS), with_base=with_base):
             classifiers = {name: make(given) for name, make in makers.items()}
             for way, shot in settings:
                 bench.setting(features, way, shot, classifiers)
@@ -224,36 +199,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _opened(data: Sequence[str], split: str) -> list[Source]:
-    """Open each of the data once; two of one name are told apart by what was given."""
-    given = list(dict.fromkeys(data))
-    sources = [open_source(name, split=split) for name in given]
-    names = [source.name for source in sources]
-    return [
-        replace(source, name=name) if names.count(source.name) > 1 else source
-        for name, source in zip(given, sources, strict=True)
-    ]
-
-
-def _note_shared(base: BaseSource | None, source: Source, note: Callable[[str], None]) -> None:
-    """Tell where base data, meant to be of other classes, name one that is asked for."""
-    both = set() if base is None else set(base.labels or ()) & set(source.labels)
-    if both:
-        label = min(both)
-        note(f"{source.name} and the base both name a class {label!r}: if it is the same, the base gives it away")
-
-
 def _settings(ways: Sequence[Count], shots: Sequence[Count]) -> list[tuple[Count, Count]]:
     if ("various" in ways) != ("various" in shots):
         raise ValueError("ways and shots are both 'various' or both numbers: give 'various' to both or to none")
     pairs = [(way, shot) for way in dict.fromkeys(ways) for shot in dict.fromkeys(shots)]
     return [(way, shot) for way, shot in pairs if (way == "various") == (shot == "various")]
-
-
-def _each(sources: list[Source], encoders: list[NamedEncoder]) -> Iterator[tuple[Features, NamedEncoder | None]]:
-    for source in sources:
-        for named in encoders if source.pictures else [None]:
-            yield embedded(source, named), named
 
 
 class _Bench:

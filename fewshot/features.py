@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fewshot.datasets import Dataset, load_dataset, overlap
 from fewshot.encoders import EmbeddingCache, Encoder, load_encoder
+from fewshot.encoders.hardware import usable_device
 from fewshot.exchange import FeatureFile, read_features
 from fewshot.images import ImageSource, LabelledImages, describe, find_images
 from fewshot.methods import Base
@@ -196,6 +198,83 @@ def embedded_base(base: BaseSource, features: Features, named: NamedEncoder | No
     else:
         vectors = named.encoder.encode(held)
     return Base(vectors, None if base.labels is None else np.array(base.labels, str))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a benchmark is about, opened before anything is embedded.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+    base : BaseSource or None
+    encoders : tuple of str
+        Names of those that embed pictures.
+    device : str or None
+        Where they compute, as it was asked for.
+    place : str
+        Where all else does: the device asked for, or the best.
+    """
+
+    sources: tuple[Source, ...]
+    base: BaseSource | None
+    encoders: tuple[str, ...]
+    device: str | None
+    place: str
+
+    @classmethod
+    def open(
+        cls, data: Sequence[str], *, encoders: Sequence[str], base: str | None, split: str, device: str | None
+    ) -> Inputs:
+        """Open each of the data once; two of one name are told apart by what was given.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError : for a device, data or a base that are not there, or pictures without an encoder.
+        """
+        place = str(usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        given = list(dict.fromkeys(data))
+        found = [open_source(name, split=split) for name in given]
+        names = [source.name for source in found]
+        sources = tuple(
+            replace(source, name=name) if names.count(source.name) > 1 else source
+            for name, source in zip(given, found, strict=True)
+        )
+        for source in sources:
+            if source.pictures and not encoders:
+                raise ValueError(
+                    f"{source.name} holds pictures, and no encoder is named that could embed them; "
+                    "give one, such as --encoder pocket (the others: fewshot encoders)"
+                )
+        return cls(sources, None if base is None else open_base(base), tuple(dict.fromkeys(encoders)), device, place)
+
+    def remarks(self, base: str, danger: str) -> Iterator[str]:
+        """Say in a sentence each what may surprise; ``base`` is the base's name, ``danger`` that of a class in both."""
+        for source in self.sources:
+            if ignored := source.ignored:
+                yield f"{source.name}: passed over, no picture of a class: {len(ignored)}, as {ignored[0]}"
+            both = set() if self.base is None else set(self.base.labels or ()) & set(source.labels)
+            if both:
+                yield f"{source.name} and the {base} both name a class {min(both)!r}: if it is the same, {danger}"
+        if self.encoders and not any(source.pictures for source in self.sources):
+            yield "the data are vectors already, so no encoder is used"
+
+    def embedded(self, *, cache: str, with_base: bool) -> Iterator[tuple[Features, Base | None]]:
+        """Yield each of the data by each encoder, and the base by the same where it is asked for.
+
+        Parameters
+        ----------
+        cache : path
+            Where pictures' vectors are kept.
+        with_base : bool
+        """
+        needed = self.encoders if any(source.pictures for source in self.sources) else ()
+        loaded = load_encoders(needed, device=self.device, cache=cache)
+        for source in self.sources:
+            for named in loaded if source.pictures else [None]:
+                features = embedded(source, named)
+                base = embedded_base(self.base, features, named) if with_base and self.base is not None else None
+                yield features, base
 
 
 def _base_images(name: str) -> Dataset | LabelledImages:

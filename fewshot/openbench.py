@@ -11,21 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fewshot import __version__
 from fewshot.bench import Protocol, versions
-from fewshot.encoders.hardware import usable_device
-from fewshot.features import (
-    BaseSource,
-    Features,
-    Source,
-    embedded,
-    embedded_base,
-    load_encoders,
-    open_base,
-    open_source,
-)
+from fewshot.features import Features, Inputs, Source
 from fewshot.files import replacing
 from fewshot.openset import METRICS, OpenSetResult, run_open_set
 from fewshot.unknowns import DEFAULT, SCORES, Background
@@ -126,64 +114,44 @@ def run_open_bench(
     protocol = protocol or Protocol()
     if {"various"} & {*ways, *shots} or protocol.query_imbalance is not None:
         raise ValueError("open-set episodes have a number of ways and shots, and as many queries of each class")
-    place = str(usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     settings = [(int(way), int(shot)) for way in dict.fromkeys(ways) for shot in dict.fromkeys(shots)]
-    sources = [open_source(name, split=split) for name in dict.fromkeys(data)]
-    for source in sources:
-        _check(source, encoders, protocol, settings)
-    background_source = None if base is None else open_base(base)
-    for source in sources:
-        _note_shared(background_source, source, note)
+    inputs = Inputs.open(data, encoders=encoders, base=base, split=split, device=device)
+    for source in inputs.sources:
+        _check(source, protocol, settings)
+    for remark in inputs.remarks("background", "it is no unknown one"):
+        note(remark)
     names = [name for name, score in SCORES.items() if base is not None or not score.needs_background]
     if len(names) < len(SCORES):
         note(f"left out, for it compares with a background (--base): {', '.join(SCORES.keys() - set(names))}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     known = _read(folder / _JSON)
-    needed = encoders if any(source.pictures for source in sources) else ()
-    loaded = load_encoders(list(dict.fromkeys(needed)), device=device, cache=cache or str(folder / _VECTORS))
     rows: list[OpenSetRow] = []
     computed = 0
-    for source in sources:
-        for named in loaded if source.pictures else [None]:
-            features = embedded(source, named)
-            given = None if background_source is None else embedded_base(background_source, features, named)
-            background = None if given is None else Background.of(given.vectors, given.labels)
-            for way, shot in settings:
-                title = f"{features.data}, {features.encoder}, {way}-way {shot}-shot"
-                key = _key(features, background, protocol, way, shot, place)
-                found = [row for row in known if row.key == key]
-                if found:
-                    note(f"already there, skipped: {title}")
-                else:
-                    sampler = protocol.sampler(features, 2 * way, shot)
-                    result = run_open_set(names, features.vectors, sampler, background=background, device=place)
-                    found = _rows(result, features, base, protocol, way, shot, key)
-                    known += found
-                    _write(folder, known)
-                    computed += 1
-                    best = next(row for row in found if row.score == DEFAULT)
-                    auroc, (gain, width) = best.metrics["auroc"][0], best.gain
-                    more = "" if math.isnan(width) else f" ± {100 * width:.2f}"
-                    note(f"{title}: AUROC {100 * auroc:.2f} %, {100 * gain:+.2f}{more} to {_BASELINE}")
-                rows += found
+    for features, given in inputs.embedded(cache=cache or str(folder / _VECTORS), with_base=True):
+        background = None if given is None else Background.of(given.vectors, given.labels)
+        for way, shot in settings:
+            title = f"{features.data}, {features.encoder}, {way}-way {shot}-shot"
+            key = _key(features, background, protocol, way, shot, inputs.place)
+            found = [row for row in known if row.key == key]
+            if found:
+                note(f"already there, skipped: {title}")
+            else:
+                sampler = protocol.sampler(features, 2 * way, shot)
+                result = run_open_set(names, features.vectors, sampler, background=background, device=inputs.place)
+                found = _rows(result, features, base, protocol, way, shot, key)
+                known += found
+                _write(folder, known)
+                computed += 1
+                best = next(row for row in found if row.score == DEFAULT)
+                auroc, (gain, width) = best.metrics["auroc"][0], best.gain
+                more = "" if math.isnan(width) else f" ± {100 * width:.2f}"
+                note(f"{title}: AUROC {100 * auroc:.2f} %, {100 * gain:+.2f}{more} to {_BASELINE}")
+            rows += found
     return OpenSetReport(tuple(rows), computed)
 
 
-def _note_shared(base: BaseSource | None, source: Source, note: Callable[[str], None]) -> None:
-    """Tell where the background, meant to be of other classes, names one that is asked for."""
-    both = set() if base is None else set(base.labels or ()) & set(source.labels)
-    if both:
-        label = min(both)
-        note(f"{source.name} and the background both name a class {label!r}: if it is the same, it is no unknown one")
-
-
-def _check(source: Source, encoders: Sequence[str], protocol: Protocol, settings: list[tuple[int, int]]) -> None:
-    if source.pictures and not encoders:
-        raise ValueError(
-            f"{source.name} holds pictures, and no encoder is named that could embed them; "
-            "give one, such as --encoder pocket (the others: fewshot encoders)"
-        )
+def _check(source: Source, protocol: Protocol, settings: list[tuple[int, int]]) -> None:
     for way, shot in settings:
         try:
             protocol.sampler(source, 2 * way, shot)

@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 
 _LEVEL, _LINE = "max_false_accept", "line"
 # Counts the ways in which lines have been drawn: one drawn in an older way is drawn anew.
-_WAY = 1
+_WAY = 2
 # Pictures per transaction, as of ``ClassRegistry.add``.
 _CHUNK = 64
+
+
+class _Changed(Exception):
+    """The registry is not as it was read: rolls a transaction back."""
 
 
 @dataclass
@@ -158,18 +162,18 @@ class Rejection:
             if max_false_accept is not None:
                 learned = self._read(encoder, given)
                 line = self._drawn(learned, float(max_false_accept))
-            with self._store.write(append=True) as connection:
+            with suppress(_Changed), self._store.write(append=True) as connection:
                 if learned is not None and learned.state != self._store.state():
-                    continue
+                    raise _Changed
                 connection.execute("DELETE FROM meta WHERE key IN (?, ?)", (_LEVEL, _LINE))
                 if line is None:
                     connection.execute("DELETE FROM outsiders WHERE kind = 'background'")
-                    return None
-                if given is not None:
-                    outsiders.set_background(self._store, encoder, given.vectors, given.labels)
-                connection.execute("INSERT INTO meta VALUES (?, ?)", (_LEVEL, line.asked))
-                _note_line(connection, line)
-            return line
+                else:
+                    if given is not None:
+                        outsiders.set_background(self._store, encoder, given.vectors, given.labels)
+                    connection.execute("INSERT INTO meta VALUES (?, ?)", (_LEVEL, line.asked))
+                    _note_line(connection, line)
+                return line
 
     def threshold(self, max_false_accept: float | None = None) -> Threshold | None:
         """Return the line for a level, by default the one kept; None where none is.
@@ -289,10 +293,11 @@ class Rejection:
         return line
 
     def _note(self, learned: _Learned, line: Threshold) -> None:
-        with suppress(RegistryError), self._store.write(append=True) as connection:  # the file may be read-only
-            if self._store.state() == learned.state:
-                _note_line(connection, line)
-                learned.state = (learned.state[0] + 1, learned.state[1])  # as this transaction leaves it
+        # The file may be read-only. Answers do not depend on who draws the line.
+        with suppress(RegistryError, _Changed), self._store.write(silent=True) as connection:
+            if self._store.state() != learned.state:
+                raise _Changed
+            _note_line(connection, line)
 
     def _drawn(self, learned: _Learned, level: float) -> Threshold:
         from fewshot.unknowns import leave_out

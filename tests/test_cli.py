@@ -222,7 +222,7 @@ def test_pictures_need_not_be_kept(photos, tmp_path):
         (("add", "r.fewshot", "--from-folder", "nowhere"), 1, "no such folder or zip: nowhere"),
         (("add", "r.fewshot", " ", "a.jpg"), 1, "a label must hold something to read"),
         (("add", "r.fewshot", "cat", "a.jpg", "--encoder", "resnte50"), 1, "did you mean resnet50"),
-        (("remove", "r.fewshot"), 2, "give either LABEL or --example ID"),
+        (("remove", "r.fewshot"), 2, "give one of LABEL, --example ID and --negative ID"),
         (("reindex", "r.fewshot"), 2, "give the new encoder"),
         (("import", "r.fewshot", "none.npz"), 1, "no such file: none.npz"),
         (("import", "r.fewshot", "none.csv"), 1, "an export is a .npz or .parquet file, not .csv"),

@@ -204,6 +204,14 @@ def test_of_one_episode_no_interval_is_known_and_the_file_is_still_json(files):
     assert bench(files, *words)["computed"] == 0
 
 
+def test_two_data_of_one_name_are_told_apart_by_what_was_given(files, data):
+    (files / "other").mkdir()
+    np.savez(files / "other" / "toy.npz", vectors=data[0][::-1], labels=data[1])
+    bench(files, files / "other" / "toy.npz", "--shots", 1)
+    rows = json.loads((files / "out" / "open-set.json").read_text())["rows"]
+    assert {row["data"] for row in rows} == {str(files / "toy.npz"), str(files / "other" / "toy.npz")}
+
+
 def test_a_background_that_names_a_class_that_is_asked_for_is_told(files):
     result = CliRunner().invoke(
         main,

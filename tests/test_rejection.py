@@ -212,8 +212,19 @@ def test_a_change_while_a_line_is_drawn_is_in_the_line_that_is_kept(registry, pa
         return draw(*given, **named)
 
     monkeypatch.setattr(fewshot.unknowns, "leave_out", meanwhile)
+    revision, _ = registry.store.state()
     assert registry.unknowns.keep(0.5).n_unknown == 4
     assert len(calls) == 2
+    assert registry.store.state()[0] == revision + 2  # the class and the limit, and nothing for what was begun anew
+
+
+def test_noting_a_line_anew_is_no_change_of_what_is_answered(registry, path):
+    registry.unknowns.keep(0.5)
+    registry.add("cyan", [png(CYAN)])
+    before = registry.store.state()
+    with ClassRegistry(path, encoder=FakeEncoder()) as other:
+        assert other.unknowns.threshold().n_unknown == 4
+    assert registry.store.state() == before
 
 
 def test_a_limit_that_cannot_be_set_any_more_refuses_nothing_and_each_answer_says_so(registry):
@@ -248,13 +259,13 @@ def test_a_changed_byte_of_what_is_of_no_class_is_noticed_and_repaired_away(regi
         connection.execute("UPDATE outsiders SET vector = ? WHERE id = ?", (changed, id_))
         connection.commit()
     with ClassRegistry(path, encoder=FakeEncoder()) as damaged:
-        assert [problem for problem in problems_of(damaged._store) if problem.startswith(f"{kind} {id_}, ")]
+        assert [problem for problem in problems_of(damaged.store) if problem.startswith(f"{kind} {id_}, ")]
         with pytest.raises(RegistryError, match=rf"{kind} {id_}, .*is not what was stored.*fewshot repair"):
             damaged.predict([png(RED)])
     found = repair(path, tmp_path / "new.fewshot")
     assert found.lost == ("some of what is of no class: negatives, or the background of the threshold",)
     with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as whole:
-        assert problems_of(whole._store) == []
+        assert problems_of(whole.store) == []
         assert whole.unknowns.n_negatives == (1 if kind == "negative" else 2)
         assert whole.predict([png(RED)])[0].label == "red"
 
@@ -267,7 +278,7 @@ def test_a_file_from_before_the_checksums_is_given_them(registry, path):
         connection.execute("PRAGMA user_version = 4")
         connection.commit()
     with ClassRegistry(path, encoder=FakeEncoder()) as opened:
-        assert problems_of(opened._store) == []
+        assert problems_of(opened.store) == []
         assert opened.predict([png(RED)])[0].label == "red"
 
 
@@ -348,11 +359,30 @@ def test_negatives_are_added_from_the_command_line(pictures, made):
     assert call("threshold", made, "--forget-negatives")[0]["negatives"] == 0
 
 
+def test_a_class_is_told_how_to_have_a_negative_back_and_can(pictures, made):
+    first, second = sorted((pictures / "others").rglob("*.png"))[:2]
+    call("add", made, "--negative", first, second)
+    answer, notes = call("add", made, "new", second, pictures / "known" / "0" / "0.png", status=1)
+    assert [conflict["held_by"] for conflict in answer["conflicts"]] == [["none of these"], ["0"]]
+    assert "1 picture registered under another label already; remove them there, or accept" in notes
+    assert f"forget that with: fewshot remove {made} --negative ID, its ID from: fewshot classes {made}" in notes
+    listed, _ = call("classes", made, "--negatives")
+    assert [row["source"] for row in listed] == [str(first), str(second)]
+    answer, _ = call("remove", made, "--negative", listed[1]["negative"])
+    assert answer == {"label": None, "removed": 1, "negatives": 1}
+    assert call("add", made, "new", second)[0]["added"] == 1
+    _, notes = call("remove", made, "--negative", listed[1]["negative"], status=1)
+    assert f"no negative {listed[1]['negative']} in {made}" in notes
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["add", "r.fewshot", "--negative", "--from-folder", "known"],
         ["add", "r.fewshot", "--negative"],
+        ["remove", "r.fewshot", "bolt", "--negative", "1"],
+        ["remove", "r.fewshot"],
+        ["classes", "r.fewshot", "bolt", "--negatives"],
         ["threshold", "r.fewshot", "--forget", "--max-false-accept", "0.1"],
         ["threshold", "r.fewshot", "--max-false-accept", "1"],
         ["predict", "r.fewshot", "x.png", "--max-false-accept", "0"],

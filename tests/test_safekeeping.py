@@ -199,6 +199,19 @@ def test_repair_leaves_out_only_the_picture_that_changed(path, tmp_path):
     assert found.lost == ("the picture of example 4, 3.png: its vector is there",)
 
 
+def test_the_command_line_checks_a_registry_and_names_what_changed_and_what_to_do(path):
+    whole = CliRunner().invoke(main, ["check", str(path)])
+    assert (whole.exit_code, json.loads(whole.stdout)["problems"], whole.stderr) == (0, [], "")
+    raw = path.read_bytes()
+    at = raw.index(picture(3)[:100])
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    problem = f"the picture {hashlib.sha256(picture(3)).hexdigest()[:8]} has changed in the file"
+    damaged = CliRunner().invoke(main, ["check", str(path)])
+    assert (damaged.exit_code, json.loads(damaged.stdout)["problems"]) == (1, [problem])
+    assert problem in damaged.stderr
+    assert f"fewshot repair {path} NEW" in damaged.stderr
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_had_back_from_bad_pages_is_what_was_there(path, tmp_path, seed):
     before, raw, chance = contents(path), bytearray(path.read_bytes()), random.Random(seed)

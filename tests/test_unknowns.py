@@ -213,13 +213,69 @@ def scores_of(X, shots, query, background=None):
     return SCORES[DEFAULT](known, torch.tensor(query.reshape(1, -1, X.shape[2])))[0].numpy()
 
 
-def test_the_line_of_one_shot_is_the_kth_smallest_score_of_the_classes_left_out_in_turn():
+def test_the_scores_behind_a_line_are_those_of_the_classes_left_out_in_turn():
     X = drawn(39, 1, np.random.default_rng(2))[:, :1]
-    left_out = np.sort([scores_of(np.delete(X, j, 0), 1, X[j])[0] for j in range(39)])
-    # (39 + 1) * 0.05 = 2: one class may lie below, so that the line is the second.
-    assert_allclose(line_of(X, 1, 0.05).value, left_out[1], rtol=1e-5)
-    # (39 + 1) * 0.0625 = 2.5: half way to the third.
-    assert_allclose(line_of(X, 1, 0.0625).value, left_out[1:3].mean(), rtol=1e-5)
+    expected = [scores_of(np.delete(X, j, 0), 1, X[j])[0] for j in range(39)]
+    left_out = leave_out(X[:, 0], np.arange(39))
+    assert_allclose(left_out.unknown, expected, atol=1e-5)
+    assert left_out.groups.tolist() == list(range(39))
+    assert line_of(X, 1, 0.05) == left_out.threshold(0.05)
+
+
+def logged(logs, groups, source):
+    """Scores 1 + u = exp(log), and classes."""
+    return LeftOut(np.exp(logs) - 1.0, np.array(groups), np.empty(0), source)
+
+
+def test_the_line_continues_the_tail_of_a_background_by_hand():
+    left_out = logged([0.0, -3.0, -1.0], [1, 0, 2], "background")
+    # -3 and -1 are the tail, 2 below 0 on average: (2 + 1) / (3 + 1) (1 + t / (2 * 2))^-2 is a third at t = 2.
+    assert_allclose(left_out.threshold(1 / 3).value, np.exp(-2.0) - 1)
+    # No further out than one of 3 + 1: sqrt(3) - 1, four times.
+    assert_allclose(left_out.threshold(0.01).value, np.exp(-4 * (np.sqrt(3) - 1)) - 1)
+
+
+def test_the_line_of_classes_left_out_counts_their_closeness_half_and_their_number_less_one_by_hand():
+    left_out = logged([0.0, -3.0, -1.0], [1, 0, 2], "classes")
+    # (1 + 1) / (1.5 + 1) (1 + t / (1 * 2))^-1 is two thirds of 0.6 at t = 2.
+    assert_allclose(left_out.threshold(0.6).value, np.exp(-2.0) - 1)
+
+
+def test_the_examples_of_a_class_share_its_weight_by_hand():
+    left_out = logged([-3.0, 1.0, -1.0, 0.0], [0, 0, 1, 2], "background")
+    # Half of class 0 is 3 below 0, class 1 is 1 below: 5/3 on average, of 1.5 classes. (2.5 / 4) (1 + t / 2.5)^-1.5.
+    assert_allclose(left_out.threshold(0.625 / 1.25**1.5).value, np.exp(-2.5 * 0.25) - 1)
+
+
+@pytest.mark.parametrize(("classes", "level"), [(19, 0.05), (60, 0.05), (12, 0.2), (200, 0.01)])
+def test_of_a_tail_that_is_a_power_exactly_the_share_asked_is_accepted(classes, level):
+    rng = np.random.default_rng(classes)
+    lines = [
+        logged(-0.25 * rng.exponential(size=classes), np.arange(classes), "background").threshold(level).value
+        for _ in range(1_500)
+    ]
+    accepted = (1.0 + np.array(lines)) ** 4
+    assert_allclose(accepted.mean(), level, atol=3 * accepted.std() / np.sqrt(1_500))
+
+
+def test_of_very_many_classes_the_line_is_the_quantile_whatever_the_tail():
+    scores = np.random.default_rng(0).uniform(-0.5, 0.5, size=20_000)
+    left_out = LeftOut(scores, np.arange(20_000), np.empty(0), "background")
+    assert_allclose(left_out.threshold(0.05).value, -0.45, atol=0.003)
+
+
+def test_scores_that_are_all_one_accept_nothing_and_one_score_is_the_line():
+    same = LeftOut(np.full(30, 0.25), np.arange(30), np.empty(0), "classes")
+    assert_allclose(same.threshold(0.05).value, 0.25)
+    assert LeftOut(np.array([0.5]), np.array([0]), np.empty(0), "background").threshold(0.2).value == 0.5
+
+
+def test_one_picture_in_two_classes_does_not_keep_all_others_out():
+    rng = np.random.default_rng(7)
+    apart = rng.uniform(-0.4, 0.0, 40)
+    alike = np.where(np.arange(40) < 2, -1.1, apart)  # their prototypes coincide
+    lines = [LeftOut(u, np.arange(40), np.empty(0), "classes").threshold(0.05).value for u in (apart, alike)]
+    assert -0.99 < lines[1] < lines[0] < -0.3
 
 
 def test_the_share_refused_is_that_of_the_examples_left_out_in_turn():
@@ -260,30 +316,25 @@ def scores_around_the_others(X, shots, others):
     )
 
 
-def test_with_a_background_the_line_is_the_kth_smallest_of_its_scores_around_the_mean_of_the_others():
+def test_with_a_background_its_scores_are_around_the_mean_of_the_others():
     rng = np.random.default_rng(4)
     X, others = drawn(5, 2, rng), drawn(99, 1, rng)[:, :1]
-    line = line_of(X, 2, 0.05, Background.of(others[:, 0]))
-    assert_allclose(line.value, np.sort(scores_around_the_others(X, 2, others))[4], rtol=1e-5)
+    background = Background.of(others[:, 0])
+    left_out = leave_out(X[:, :2].reshape(10, 24), np.repeat(np.arange(5), 2), background=background)
+    assert_allclose(left_out.unknown, scores_around_the_others(X, 2, others), atol=1e-5)
+    line = line_of(X, 2, 0.05, background)
     assert (line.source, line.n_unknown, line.promised) == ("background", 99, 0.05)
 
 
-def test_pictures_of_one_background_class_count_as_one():
+def test_pictures_of_one_background_class_are_left_out_together_and_count_as_one():
     rng = np.random.default_rng(5)
     X, others = drawn(5, 1, rng), drawn(30, 6, rng)
     background = Background.of(others.reshape(-1, 24), np.repeat(np.arange(30), 10).astype(str))
     assert line_of(X, 1, 0.05, background).n_unknown == 30
-    # Where 20 of the classes may be accepted, all their examples are asked, each with a tenth of its class's weight.
-    scores = np.sort(scores_around_the_others(X, 1, others))
-    assert_allclose(
-        line_of(X, 1, 0.8, background).value, np.interp(31 * 0.8 - 1, np.arange(300) / 10, scores), rtol=1e-5
-    )
-
-
-def test_which_example_of_a_class_is_drawn_is_averaged_over():
-    # With (2 + 1) / 3 - 1 = 0 classes allowed the line is the lower of one example of each: 0 or 1, equally often.
-    left_out = LeftOut(np.array([2.0, 0.0, 3.0, 1.0]), np.array([1, 0, 1, 0]), np.empty(0), "background")
-    assert_allclose(left_out.threshold(1 / 3).value, 0.5, atol=0.1)
+    left_out = leave_out(X[:, 0], np.arange(5), background=background)
+    order = np.argsort(left_out.groups, kind="stable")
+    by_class = background.groups.argsort(kind="stable")
+    assert_allclose(left_out.unknown[order], scores_around_the_others(X, 1, others)[by_class], atol=1e-5)
 
 
 def mixed(classes, rng, d=10):

@@ -42,6 +42,7 @@ for _command in (
     serving.serve,
     contents.info,
     care.backup,
+    care.check,
     care.repair,
     research.encoders,
     research.bench,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewshot.cli.common import note, opened_registry, say
+from fewshot.cli.common import finish, note, opened_registry, say
 
 
 @click.command(epilog="Example: fewshot backup parts.fewshot /backups/parts.fewshot")
@@ -14,6 +14,22 @@ def backup(registry: str, file: str) -> None:
     """Copy a registry to FILE, checked and whole, while others may write; an older copy there is replaced."""
     with opened_registry(registry) as opened:
         say({"file": file, "bytes": opened.backup(file), "examples": opened.info().examples})
+
+
+@click.command(epilog="Example: fewshot check parts.fewshot")
+@click.argument("registry")
+def check(registry: str) -> None:
+    """Say whether a registry is what was stored: its pages, its vectors and its pictures."""
+    from fewshot.safekeeping import problems_of
+
+    with opened_registry(registry) as opened:
+        problems, remedy = problems_of(opened.store), opened.store.remedy
+    for problem in problems:
+        note(problem)
+    if problems:
+        note(remedy)
+    say({"registry": registry, "problems": problems})
+    finish(bool(problems))
 
 
 @click.command(epilog="Example: fewshot repair parts.fewshot parts-repaired.fewshot")

@@ -32,18 +32,28 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
         answer["conflicts"] = [
             {"path": c.source, "label": c.label, "held_by": list(c.held_by)} for c in report.conflicts
         ]
-        remedy = (
-            "remove them there"
-            if first.get("label", "") is None
-            else "remove them there, or accept both with --allow-conflict"
-        )
-        note(f"not added: {counted(len(report.conflicts), 'picture')} registered under another label already; {remedy}")
+        _note_conflicts(report, registry, negative=first.get("label", "") is None)
     if report.failed:
         answer["failed"] = [{"path": f.source, "reason": f.reason} for f in report.failed]
         for failure in report.failed:
             note(f"not added: {failure.source}: {failure.reason}")
     say(answer)
     finish(bool(report.conflicts or report.failed))
+
+
+def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: bool) -> None:
+    from fewshot.reports import NONE_OF_THESE
+
+    both = "" if negative else ", or accept both with --allow-conflict"
+    place = shlex.quote(registry.path)
+    negatives = sum(conflict.held_by == (NONE_OF_THESE,) for conflict in report.conflicts)
+    if others := len(report.conflicts) - negatives:
+        note(f"not added: {counted(others, 'picture')} registered under another label already; remove them there{both}")
+    if negatives:
+        note(
+            f"not added: {counted(negatives, 'picture')} given as none of these before; forget that with: fewshot "
+            f"remove {place} --negative ID, its ID from: fewshot classes {place} --negatives{both}"
+        )
 
 
 @click.command(epilog="Example: fewshot add parts.fewshot bolt b1.jpg b2.jpg b3.jpg")
@@ -112,10 +122,18 @@ def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str
 @click.command(epilog="Example: fewshot classes parts.fewshot")
 @click.argument("registry")
 @click.argument("label", required=False)
-def classes(registry: str, label: str | None) -> None:
+@click.option("--negatives", is_flag=True, help="List the pictures that are none of the classes, with their ids.")
+def classes(registry: str, label: str | None, negatives: bool) -> None:
     """List the classes with their number of examples, or the examples of one class with their ids."""
+    if negatives and label is not None:
+        raise click.UsageError("give either LABEL or --negatives: those are of no class")
     with opened_registry(registry) as opened:
-        if label is None:
+        if negatives:
+            from fewshot.browsing import negatives as listed
+
+            found = listed(opened.store, limit=opened.unknowns.n_negatives)
+            say([{"negative": one.id, "source": one.source} for one in found])
+        elif label is None:
             say(opened.classes())
         else:
             say([{"example": id_, "source": source} for id_, source in opened.examples(label)])
@@ -125,16 +143,27 @@ def classes(registry: str, label: str | None) -> None:
 @click.argument("registry")
 @click.argument("label", required=False)
 @click.option("--example", type=int, help="Remove one example, by the id that `fewshot classes REGISTRY LABEL` shows.")
-def remove(registry: str, label: str | None, example: int | None) -> None:
-    """Remove a class, or one example."""
-    if (label is None) == (example is None):
-        raise click.UsageError("give either LABEL or --example ID")
+@click.option(
+    "--negative",
+    type=int,
+    help="Forget one picture that is none of the classes, by the id that `fewshot classes REGISTRY --negatives` shows.",
+)
+def remove(registry: str, label: str | None, example: int | None, negative: int | None) -> None:
+    """Remove a class, one example, or one picture that is none of the classes."""
+    if sum(given is not None for given in (label, example, negative)) != 1:
+        raise click.UsageError("give one of LABEL, --example ID and --negative ID")
     with opened_registry(registry) as opened:
         if label is not None:
             count = opened.remove(label)
-        else:
-            assert example is not None
+        elif example is not None:
             label, count = opened.remove_example(example), 1
+        else:
+            from fewshot.browsing import remove_negative
+
+            assert negative is not None
+            remove_negative(opened.store, negative)
+            say({"label": None, "removed": 1, "negatives": opened.unknowns.n_negatives})
+            return
         say({"label": label, "removed": count, "classes": opened.info().classes})
 
 
