@@ -5,7 +5,8 @@
 
 The load comes from wrk (Debian: apt-get install wrk). The crowd: 32 clients that each ask about one picture after
 another, by pocket, while one more teaches a class, asks for it at once, and removes it again. The race: 8 clients that
-send 8 pictures a request, against ``TimmEncoder.encode`` of the same files' bytes in the same minutes, round about.
+send 8 pictures a request, against ``TimmEncoder.encode`` of the same files' bytes in the same minutes, round about;
+and the processor time of both, which says what serving costs where other programs want the cores too.
 """
 
 from __future__ import annotations
@@ -97,25 +98,36 @@ def race(work: Path, encoder: Any, folder: str, files: list[bytes], options: arg
     requests = [files[start : start + 8] for start in range(0, len(files), 8)]
     bodies(work / "eight", requests)
     encoder.encode(files[:64])
-    bare, served = [], []
-    with server(work / "parts.fewshot") as (url, _):
+    bare, served, alone, serving = [], [], [], []
+    with server(work / "parts.fewshot") as (url, pid):
         wrk(url, work / "eight", len(requests), 8, 2)
         for _ in range(options.rounds):
-            start, done = time.perf_counter(), 0
+            start, worked, done = time.perf_counter(), time.process_time(), 0
             while (seconds := time.perf_counter() - start) < options.round_seconds:
                 encoder.encode(files)
                 done += len(files)
             bare.append(done / seconds)
+            alone.append((time.process_time() - worked) / done)
+            worked = processor_seconds(pid)
             loaded = wrk(url, work / "eight", len(requests), 8, options.round_seconds)
             if loaded["failed"]:
                 sys.exit(f"{loaded['failed']} requests failed")
             served.append(8 * loaded["requests_per_second"])
+            serving.append((processor_seconds(pid) - worked) / (8 * loaded["requests"]))
     return {
         "bare_images_per_second": round(max(bare), 1),
         "served_images_per_second": round(max(served), 1),
         "share_of_bare": round(max(served) / max(bare), 3),
         "share_of_bare_by_round": [round(s / b, 3) for s, b in zip(served, bare, strict=True)],
+        "bare_processor_ms_an_image": round(1e3 * statistics.median(alone), 2),
+        "served_processor_ms_an_image": round(1e3 * statistics.median(serving), 2),
     }
+
+
+def processor_seconds(pid: int) -> float:
+    """Return how long a process has computed, on all cores together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def teach(path: Path, encoder: str) -> None:

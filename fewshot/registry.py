@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fewshot import exchange, identity
+from fewshot import browsing, exchange, identity
 from fewshot.errors import ImageError, RegistryError
 from fewshot.images import ImageSource, describe, image_bytes, labelled_images, map_ahead
 from fewshot.intake import add_pictures, import_examples
@@ -20,20 +20,14 @@ from fewshot.progress import Progress
 from fewshot.recall import Recall
 from fewshot.reindexing import picture, reindex
 from fewshot.rejection import Rejection
-from fewshot.reports import (
-    AddReport,
-    Evaluation,
-    Failure,
-    Judged,
-    Prediction,
-    Predictions,
-    RegistryInfo,
-)
+from fewshot.reports import AddReport, Evaluation, Failure, Judged, Prediction, Predictions, RegistryInfo
 from fewshot.safekeeping import backup
 from fewshot.store import RegistryStore
-from fewshot.validation import Metric, check_label
+from fewshot.validation import Metric, check_label, check_vectors
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from fewshot.classifiers import FewShotClassifier
     from fewshot.encoders import Encoder
 
@@ -66,6 +60,7 @@ class ClassRegistry:
     Attributes
     ----------
     unknowns : Rejection, for what is none of the classes
+    store : RegistryStore, the open file, for ``fewshot.browsing``
 
     Raises
     ------
@@ -88,28 +83,28 @@ class ClassRegistry:
         keep_images: bool | None = None,
         create: bool = True,
     ) -> None:
-        self._store = RegistryStore(path, create=create)
-        self._recall = Recall(self._store, classifier)
-        self.unknowns = Rejection(self._store, lambda: self.encoder)
+        self.store = RegistryStore(path, create=create)
+        self._recall = Recall(self.store, classifier)
+        self.unknowns = Rejection(self.store, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
-            identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
+            identity.settle(self.store, getattr(classifier, "metric", None), metric, keep_images)
             if isinstance(encoder, str):
                 from fewshot.encoders import load_encoder
 
                 encoder = load_encoder(encoder)
             if encoder is not None:
-                identity.check_encoder(self._store, encoder)
+                identity.check_encoder(self.store, encoder)
                 self._encoder = encoder
         except BaseException:
-            self._store.close(unmake=True)
+            self.store.close(unmake=True)
             raise
 
     @property
     def path(self) -> str:
         """The registry's file."""
-        return self._store.path
+        return self.store.path
 
     @property
     def encoder(self) -> Encoder:
@@ -123,11 +118,11 @@ class ClassRegistry:
             if self._encoder is None:
                 from fewshot.encoders import load_encoder
 
-                spec = json.loads(self._store.meta().get("encoder", '{"name": "pocket"}'))
+                spec = json.loads(self.store.meta().get("encoder", '{"name": "pocket"}'))
                 if "name" not in spec:
                     raise RegistryError(f"{self.path} was made with an encoder of your own: give it as encoder=")
                 encoder = load_encoder(**identity.found_beside(self.path, spec))
-                identity.check_encoder(self._store, encoder)
+                identity.check_encoder(self.store, encoder)
                 self._encoder = encoder
             return self._encoder
 
@@ -154,20 +149,14 @@ class ClassRegistry:
     def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
         """Register (picture, label) pairs; each 64 are stored as soon as they are embedded."""
         encoder = self.encoder
-        identity.remember_encoder(self._store, encoder)
-        keep = bool(self._store.meta()["keep_images"])
+        identity.remember_encoder(self.store, encoder)
+        keep = bool(self.store.meta()["keep_images"])
         report = AddReport()
         total = len(pairs) if isinstance(pairs, Sequence) else None
         source = iter(pairs)
         with Progress(total, "add") as bar:
             while chunk := list(islice(source, _CHUNK)):
-                report += add_pictures(
-                    self._store,
-                    encoder,
-                    chunk,
-                    allow_conflict=allow_conflict,
-                    keep_images=keep,
-                )
+                report += add_pictures(self.store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
                 bar.advance(len(chunk))
         return report
 
@@ -209,15 +198,24 @@ class ClassRegistry:
         from fewshot.encoders.base import check_image_batch, encode_valid
 
         sources = list(check_image_batch(images))
-        if self._store.is_empty():
+        if self.store.is_empty():
             raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
         encoder = self.encoder
-        identity.check_encoder(self._store, encoder)
+        identity.check_encoder(self.store, encoder)
         encoded = encode_valid(encoder, sources)
         failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
         names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
-        answers = self._recall.predict(encoded.vectors, encoder, top=top, nearest=nearest)
-        return Predictions(names, tuple(self.unknowns.judge(encoded.vectors, answers, max_false_accept)), failed)
+        predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        return Predictions(names, tuple(predictions), failed)
+
+    def predict_vectors(
+        self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
+        """Recognise pictures by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+        encoder = self.encoder
+        query = check_vectors(vectors, encoder.dim)
+        answers = self._recall.predict(query, encoder, top=top, nearest=nearest)
+        return self.unknowns.judge(query, answers, max_false_accept)
 
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
         """Recognise every picture of a folder or zip with one subfolder a class, and count.
@@ -236,17 +234,17 @@ class ClassRegistry:
             for (name, _, truth), p in zip(kept, answered.predictions, strict=True)
         )
         hashes = map_ahead(_digest, [image for _, image, _ in kept])
-        seen = sum(isinstance(digest, bytes) and bool(self._store.labels_of(digest)) for digest in hashes)
+        seen = sum(isinstance(digest, bytes) and bool(self.store.labels_of(digest)) for digest in hashes)
         unknown = tuple(sorted({row.label for row in rows} - registered.keys()))
         return Evaluation(rows, answered.failed, unknown, seen, found.ignored)
 
     def classes(self) -> dict[str, int]:
         """Return the registered labels, in the order they came, with the number of examples of each."""
-        return self._store.classes()
+        return self.store.classes()
 
     def examples(self, label: str) -> list[tuple[int, str]]:
         """Return (id, source name) of each example of a class."""
-        return self._store.examples(label)
+        return self.store.examples(label)
 
     def picture(self, example: int) -> bytes:
         """Return the original bytes of an example's picture.
@@ -256,7 +254,7 @@ class ClassRegistry:
         KeyError : if there is no such example.
         ImageError : if its picture was not kept and is no longer where it was.
         """
-        return picture(self._store, example)
+        return picture(self.store, example)
 
     def remove(self, label: str) -> int:
         """Remove a class; returns how many examples it had.
@@ -265,25 +263,25 @@ class ClassRegistry:
         ------
         KeyError : if there is no such class, with close matches.
         """
-        with self._store.write():
-            ids = [id_ for id_, _ in self._store.examples(label)]
-            self._store.delete(ids)
+        with self.store.write():
+            ids = [id_ for id_, _ in self.store.examples(label)]
+            self.store.delete(ids)
         return len(ids)
 
     def remove_example(self, example: int) -> str:
         """Remove one example by its id, and its class with the last one; returns the label."""
-        with self._store.write():
-            known = self._store.described([example])
+        with self.store.write():
+            known = self.store.described([example])
             if not known:
                 raise KeyError(f"no example {example} in {self.path}")
-            self._store.delete([example])
+            self.store.delete([example])
         return known[example][0]
 
     def rename(self, label: str, new: str) -> None:
         """Give a class another name, one that is not taken (see ``merge``)."""
         check_label(new)
-        with self._store.write():
-            self._store.rename(label, new)
+        with self.store.write():
+            self.store.rename(label, new)
 
     def merge(self, labels: Sequence[str], into: str) -> int:
         """Move the examples of classes into another, known or new; returns how many it then has.
@@ -293,13 +291,12 @@ class ClassRegistry:
         check_label(into)
         if isinstance(labels, str):
             raise TypeError(f"merge takes a sequence of labels; for one, give [{labels!r}]")
-        with self._store.write():
-            return self._store.merge(labels, into)
+        return browsing.merge(self.store, labels, into)
 
     def info(self) -> RegistryInfo:
         """Describe the registry; the encoder is not loaded."""
-        meta = self._store.meta()
-        classes, examples, images = self._store.counts()
+        meta = self.store.meta()
+        classes, examples, images = self.store.counts()
         return RegistryInfo(
             path=self.path,
             encoder=json.loads(meta.get("encoder", "{}")),
@@ -309,7 +306,7 @@ class ClassRegistry:
             classes=classes,
             examples=examples,
             images_kept=images,
-            bytes=os.path.getsize(self._store.file),
+            bytes=os.path.getsize(self.store.file),
         )
 
     def export(self, path: str | os.PathLike[str]) -> int:
@@ -320,10 +317,10 @@ class ClassRegistry:
         int
             How many examples were written. Pictures are not among them.
         """
-        with self._store.read():
-            meta = identity.described(self._store)
-            rows = self._store.rows(int(meta["dim"]))
-            origins = self._store.origins()
+        with self.store.read():
+            meta = identity.described(self.store)
+            rows = self.store.rows(int(meta["dim"]))
+            origins = self.store.origins()
         exchange.write(
             Path(path),
             exchange.Exported(
@@ -346,7 +343,7 @@ class ClassRegistry:
         ------
         EncoderMismatch : if the file's vectors come from another encoder.
         """
-        return import_examples(self._store, path, self._encoder, allow_conflict=allow_conflict)
+        return import_examples(self.store, path, self._encoder, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
         """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.
@@ -364,8 +361,8 @@ class ClassRegistry:
             from fewshot.encoders import load_encoder
 
             encoder = load_encoder(encoder)
-        identity.described(self._store)
-        count = reindex(self._store, encoder)
+        identity.described(self.store)
+        count = reindex(self.store, encoder)
         self._encoder = encoder
         return count
 
@@ -376,11 +373,11 @@ class ClassRegistry:
         ------
         RegistryError : if the registry is damaged; an older copy at ``path`` then stays.
         """
-        return backup(self._store, path)
+        return backup(self.store, path)
 
     def close(self) -> None:
         """Close the file; the object is of no use afterwards."""
-        self._store.close()
+        self.store.close()
 
     def __enter__(self) -> ClassRegistry:
         return self
@@ -388,7 +385,7 @@ class ClassRegistry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
+        self.store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 
     def __repr__(self) -> str:
         return f"ClassRegistry({self.path!r})"

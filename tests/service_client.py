@@ -18,6 +18,16 @@ def client(path, *, base_url=HERE, **settings) -> TestClient:
     return TestClient(create_app(path, **settings), base_url=base_url, raise_server_exceptions=False)
 
 
+def scope(method, path, **headers):
+    """A request as a server hands it to the application."""
+    sent = {"host": "localhost", "content-type": "application/json", **headers}
+    return {
+        "type": "http", "method": method, "path": path, "query_string": b"", "raw_path": b"", "root_path": "",
+        "headers": [(name.encode(), value.encode()) for name, value in sent.items()], "scheme": "http",
+        "http_version": "1.1", "client": None, "server": None,
+    }  # fmt: skip
+
+
 def files(*pictures, names=None):
     """Pictures as a multipart form."""
     names = names or [f"{n}.png" for n in range(len(pictures))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -107,5 +108,6 @@ def test_a_database_of_another_kind_is_refused_and_left_alone(tmp_path):
 
 def test_vectors_are_stored_as_they_are(tmp_path):
     EmbeddingCache(Counting(), tmp_path / "cache").encode([flat(7)])
-    ((blob,),) = sqlite3.connect(tmp_path / "cache").execute("SELECT vector FROM vectors").fetchall()
+    with closing(sqlite3.connect(tmp_path / "cache")) as connection:
+        ((blob,),) = connection.execute("SELECT vector FROM vectors").fetchall()
     assert_array_equal(np.frombuffer(blob, "<f4"), [7, 7, 7])

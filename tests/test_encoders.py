@@ -186,7 +186,7 @@ def test_in_a_batch_a_bad_picture_is_listed_and_the_others_go_on(random_encoder,
     (tmp_path / "bad.jpg").write_bytes(b"hello")
     batch = [pictures[0], tmp_path / "bad.jpg", pictures[1], tmp_path / "none.jpg"]
     encoder = random_encoder(precision="float32")
-    for encoded in (encoder.encode_valid(batch), encode_valid(OnlyEncode(encoder), batch)):
+    for encoded in (encoder.encode_valid(batch), encode_valid(OnlyEncode(encoder), batch), encoder.encode_here(batch)):
         assert encoded.kept.tolist() == [0, 2]
         assert_allclose(encoded.vectors, encoder.encode(pictures[:2]), atol=1e-4)
         assert [(n, error.source, error.reason.partition(";")[0]) for n, error in encoded.failed] == [
@@ -195,6 +195,12 @@ def test_in_a_batch_a_bad_picture_is_listed_and_the_others_go_on(random_encoder,
         ]
     with pytest.raises(ImageError, match=r"bad\.jpg: not an image.*\(image 1 of 4; 1 more of the 4 failed too\)"):
         encoder.encode(batch)
+
+
+@pytest.mark.usefixtures("_two_workers")
+def test_an_encoder_says_how_many_threads_it_can_serve_and_with_how_many_pictures_each(random_encoder):
+    assert random_encoder(device="cpu").lanes == (2, 15)  # of 160 x 160 pixels, 15 are as many as 8 of 224 x 224
+    assert random_encoder(device="cpu", batch_size=4).lanes == (2, 4)
 
 
 class OnlyEncode:

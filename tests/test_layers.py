@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
 
 FLOORS = {
     "errors": 0, "files": 0, "zips": 0, "schema": 0, "progress": 0, "validation": 0,
-    "images": 1, "distances": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1, "outcomes": 1,
+    "images": 1, "distances": 1, "signs": 1, "reports": 1, "store": 1, "exchange": 1, "episodes": 1, "outcomes": 1,
     "temperature": 2, "index": 2, "safekeeping": 2, "encoders": 2, "formats": 2,
     "classifiers": 3, "identity": 3, "repairing": 3,
     "domain": 4, "unknowns": 4, "outsiders": 4, "intake": 4, "recall": 4, "benchmark": 4, "datasets": 4,

@@ -273,6 +273,14 @@ def warm_and_cold(registry):
     return registry
 
 
+def test_a_pictures_vector_is_recognised_as_the_picture_is(warm_and_cold):
+    assert warm_and_cold.predict_vectors([[1, 0, 0], [0, 0, 1]], top=1) == warm_and_cold.predict(
+        [png(RED), png(BLUE)], top=1
+    )
+    with pytest.raises(ValueError, match=r"expected vectors of shape \(n, 3\), got \(1, 2\)"):
+        warm_and_cold.predict_vectors([[1, 0]])
+
+
 def test_scores_are_the_cosines_to_the_class_means(warm_and_cold):
     (answer,) = warm_and_cold.predict([png(ORANGE)])
     assert answer.label == "red"
@@ -390,9 +398,9 @@ def test_predictions_follow_what_another_connection_changes(warm_and_cold, path)
 def test_an_append_is_learned_on_top_without_reading_the_file_again(warm_and_cold, monkeypatch):
     warm_and_cold.predict([png(ORANGE)])
     read = []
-    whole = warm_and_cold._store.rows
+    whole = warm_and_cold.store.rows
     monkeypatch.setattr(
-        warm_and_cold._store, "rows", lambda dim, *, after=0: read.append(after) or whole(dim, after=after)
+        warm_and_cold.store, "rows", lambda dim, *, after=0: read.append(after) or whole(dim, after=after)
     )
     warm_and_cold.predict([png(ORANGE)])
     assert read == []

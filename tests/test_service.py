@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from numpy.testing import assert_allclose
 from PIL import Image
-from service_client import client, files, in_base64, problem
+from service_client import client, files, in_base64, problem, scope
+from test_service_pool import Gated, queued
 
 from fewshot import ClassRegistry
 from fewshot.service import Limits, create_app
 
 PARTS = "/v1/registries/parts"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
@@ -155,10 +161,11 @@ def test_a_picture_that_the_registry_does_not_keep_is_not_read_from_elsewhere(tm
             assert "its picture is not kept in the registry" in problem(answer, 404)
 
 
-def test_what_is_none_of_the_classes_is_refused_once_a_limit_is_kept(empty):
-    for n in range(20):  # 20 colours between green and blue
-        colour = (0, round(255 * np.cos(n * np.pi / 38)), round(255 * np.sin(n * np.pi / 38)))
-        empty.post(f"{PARTS}/examples", data={"label": f"colour {n}"}, files=files(png(colour)))
+def test_what_is_none_of_the_classes_is_refused_once_a_limit_is_kept(empty, tmp_path):
+    with ClassRegistry(tmp_path / "parts.fewshot", encoder=FakeEncoder()) as registry:
+        for n in range(20):  # 20 colours between green and blue
+            colour = (0, round(255 * np.cos(n * np.pi / 38)), round(255 * np.sin(n * np.pi / 38)))
+            registry.add(f"colour {n}", [png(colour)])
     before = empty.get(f"{PARTS}/unknowns").json()
     assert before == {"max_false_accept": None, "promise": None, "problem": None, "negatives": 0}
     asked = empty.get(f"{PARTS}/unknowns?max_false_accept=0.3").json()
@@ -239,7 +246,8 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
     ("method", "url", "sent", "status", "says"),
     [
         ("GET", "/v1/nothing", {}, 404, "there is nothing at /v1/nothing"),
-        ("PUT", "/v1/registries", {}, 405, "PUT is not possible at /v1/registries"),
+        ("PUT", "/v1/registries", {}, 405, "PUT is not possible at /v1/registries, only GET, POST"),
+        ("PUT", "/page/app.js", {}, 405, "PUT is not possible at /page/app.js, only GET, HEAD"),
         ("GET", "/v1/registries/other", {}, 404, "no registry 'other'; there is 'parts'"),
         ("GET", "/v1/registries/a%20b", {}, 422, "'a b' cannot name a registry"),
         ("POST", "/v1/registries", {"json": {"name": "new"}}, 409, "no folder to make others in"),
@@ -248,7 +256,8 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
         ("PATCH", f"{PARTS}/classes?label=ret", {"json": {"label": "x"}}, 404, "no class 'ret'"),
         ("PATCH", f"{PARTS}/classes?label=red", {"json": {"label": " "}}, 422, "must hold something to read"),
         ("PATCH", f"{PARTS}/classes?label=red", {"json": {"lable": "x"}}, 422, "body.lable: Extra inputs"),
-        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"{"}, 422, "body"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"{", "headers": JSON}, 422, "JSON, from its character 1"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"\xe9", "headers": JSON}, 400, "not text in UTF-8"),
         ("GET", f"{PARTS}/examples?label=ret", {}, 404, "no class 'ret'"),
         ("GET", f"{PARTS}/examples?limit=0", {}, 422, "greater than or equal to 1"),
         ("PATCH", f"{PARTS}/examples/9", {"json": {"label": "x"}}, 404, "no example 9 in parts"),
@@ -264,7 +273,7 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
         ("POST", f"{PARTS}/predict", {"json": {"images": []}}, 422, "at least 1 item"),
         ("POST", f"{PARTS}/predict", {"json": {"images": [1]}}, 422, "images.0: Input should be a valid string"),
         ("POST", f"{PARTS}/predict", {"json": []}, 422, "body: Input should be an object"),
-        ("POST", f"{PARTS}/predict", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 422, "JSON"),
+        ("POST", f"{PARTS}/predict", {"content": b"{", "headers": JSON}, 422, "JSON"),
         ("POST", f"{PARTS}/predict", {"files": {"file": b"x"}}, 422, "a file came in the field 'file'"),
         ("POST", f"{PARTS}/predict", {"files": {"images": (None, b"x")}}, 422, "not a file with a file name"),
         ("POST", f"{PARTS}/predict?top=0", {"files": files(b"x")}, 422, "query.top"),
@@ -276,6 +285,7 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
         ("POST", f"{PARTS}/examples", {"json": {"images": ["AA"]}}, 422, "label: Field required"),
         ("POST", f"{PARTS}/examples", {"data": {"label": ""}, "files": files(b"x")}, 422, "something to read"),
         ("PUT", f"{PARTS}/unknowns", {"json": {"max_false_accept": 1}}, 422, "less than 1"),
+        ("PUT", f"{PARTS}/unknowns", {"json": {"max_false_accept": 5e-324}}, 422, "equal to 0.000001"),
         ("DELETE", f"{PARTS}/negatives/5", {}, 404, "no negative 5 in parts"),
     ],
 )  # fmt: skip
@@ -307,8 +317,6 @@ def test_a_form_that_is_torn_is_a_problem(made):
 
 
 def test_a_client_that_goes_away_is_no_error_of_the_servers(tmp_path, caplog):
-    import asyncio
-
     app = create_app(tmp_path / "parts.fewshot", encoder=FakeEncoder())
     came = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
     sent = []
@@ -319,14 +327,44 @@ def test_a_client_that_goes_away_is_no_error_of_the_servers(tmp_path, caplog):
     async def send(message):
         sent.append(message)
 
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    scope = {
-        "type": "http", "method": "POST", "path": f"{PARTS}/predict", "headers": headers, "query_string": b"",
-        "raw_path": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "client": None, "server": None,
-    }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(scope("POST", f"{PARTS}/predict"), receive, send))
     assert sent[0]["status"] == 400
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_what_a_client_that_has_gone_still_waits_for_is_not_computed(tmp_path):
+    encoder, gone = Gated(), threading.Event()
+    with ClassRegistry(tmp_path / "parts.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png(RED)])
+    app = create_app(tmp_path / "parts.fewshot", encoder=encoder)
+    body = json.dumps({"images": in_base64(png(BLUE))}).encode()
+    came, statuses = iter([{"type": "http.request", "body": body}]), []
+
+    async def receive():
+        for message in came:
+            return message
+        while not gone.is_set():
+            await asyncio.sleep(0.001)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    (shared,) = app.state.registries.encoders
+    with ThreadPoolExecutor() as threads:
+        blocker = threads.submit(shared.encode, [png(GREEN)])
+        assert encoder.started.wait(20)
+        asking = threads.submit(asyncio.run, app(scope("POST", f"{PARTS}/predict"), receive, send))
+        queued(shared, 1)
+        gone.set()
+        while shared.waiting:
+            time.sleep(0.001)
+        encoder.gate.set()
+        blocker.result(), asking.result()
+    assert statuses[0] == 400  # for the log
+    assert encoder.batches == [1]
+    assert "fewshot_requests_abandoned_total 1.0" in app.state.metrics.text().decode()
+    app.state.registries.close()
 
 
 def test_before_the_first_class_nothing_can_be_recognised(empty):

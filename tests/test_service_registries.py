@@ -7,12 +7,15 @@ import shutil
 import threading
 
 import pytest
+import torch
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from service_client import client, files, problem
 
 from fewshot import ClassRegistry
 from fewshot.errors import RegistryError
 from fewshot.service import Limits
+from fewshot.service.pool import use_cores
+from fewshot.service.problems import translated
 from fewshot.service.registries import Registries
 
 
@@ -93,14 +96,32 @@ def test_other_files_and_folders_are_no_registries(served):
     assert served.names() == ["a"]
 
 
-def test_one_that_cannot_be_opened_is_listed_with_the_reason_and_stops_no_other(tmp_path):
+def test_one_that_cannot_be_opened_is_listed_with_the_reason_and_stops_no_other(tmp_path, caplog):
+    caplog.set_level("WARNING", logger="fewshot.service")
     make(tmp_path / "good.fewshot")
     (tmp_path / "bad.fewshot").write_bytes(b"not a database, but long enough to be taken for something" * 20)
     with client(tmp_path) as http:
         bad, good = http.get("/v1/registries").json()["registries"]
         assert (bad["name"], bad["classes"], "is not a fewshot registry" in bad["problem"]) == ("bad", None, True)
         assert (good["name"], good["classes"], good["problem"]) == ("good", 1, None)
-        problem(http.get("/v1/registries/bad"), 503)
+        said = problem(http.get("/v1/registries/bad"), 503)
+        assert said.startswith("bad.fewshot is not a fewshot registry")
+        assert str(tmp_path) not in said + bad["problem"]
+    assert [str(tmp_path) in record.fields["detail"] for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("/srv/a b/x.fewshot is damaged (at '/srv/a b/x.fewshot')", "x.fewshot is damaged (at 'x.fewshot')"),
+        ("no weights in local-dir:/home/me/enc; see https://host.org/a/b", "no weights in local-dir:enc; see https://host.org/a/b"),
+        ("[Errno 13] Permission denied: '/home/some one/key'", "[Errno 13] Permission denied: 'key'"),
+        (r"cannot read C:\Users\me\x.bin, d/e or /f", "cannot read x.bin, d/e or /f"),
+    ],
+)  # fmt: skip
+def test_a_client_is_told_of_no_place_on_this_machine_and_the_log_is(said, told):
+    problem = translated(RegistryError(said), "/srv/a b/x.fewshot", "x")
+    assert (problem.status_code, problem.detail, problem.cause) == (503, told, said)
 
 
 def test_equal_encoders_are_one_in_memory_and_each_registry_has_its_own(served):
@@ -129,6 +150,28 @@ def test_an_encoder_is_loaded_by_its_name_once_for_all_registries_and_when_neede
         assert asked == []
         assert a.predict([png(RED)])[0].label == b.predict([png(RED)])[0].label == "red"
     assert asked == [("doubled", {})]
+
+
+def test_an_encoder_loaded_for_a_request_has_all_cores_though_the_request_has_one(tmp_path, monkeypatch):
+    had = []
+
+    def load(name):
+        had.append(torch.get_num_threads())
+        return FakeEncoder(times=2.0, name=name)
+
+    monkeypatch.setattr("fewshot.encoders.load_encoder", load)
+    make(tmp_path / "a.fewshot", times=2.0, name="doubled")
+    before = torch.get_num_threads()
+    try:
+        use_cores(3)
+        registries = Registries(tmp_path, encoder=FakeEncoder())
+        use_cores(1)
+        with registries.use("a") as opened:
+            opened.predict([png(RED)])
+        registries.close()
+    finally:
+        use_cores(before)
+    assert had == [3]
 
 
 def test_a_registry_that_was_put_back_or_taken_away_is_seen_so(served):
@@ -183,7 +226,7 @@ def test_many_threads_teach_and_ask_one_registry_and_nothing_is_lost(served):
 
     def work(number):
         try:
-            for n in range(5):
+            for n in range(3):
                 with served.use("a") as registry:
                     registry.add(f"class {number}", [png((number, n, 1))])
                     registry.predict([png(RED)])
@@ -191,15 +234,15 @@ def test_many_threads_teach_and_ask_one_registry_and_nothing_is_lost(served):
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert errors == []
     with served.use("a") as registry:
-        assert registry.classes() == {"start": 1, **{f"class {n}": 5 for n in range(8)}} | registry.classes()
-        assert sum(registry.classes().values()) == 41
+        assert registry.classes() == {"start": 1, **{f"class {n}": 3 for n in range(6)}} | registry.classes()
+        assert sum(registry.classes().values()) == 19
 
 
 def test_a_single_registry_is_made_when_missing_and_serves_no_other(tmp_path):

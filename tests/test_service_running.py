@@ -15,7 +15,7 @@ import urllib.request
 
 import pytest
 from click.testing import CliRunner
-from fakes import RED, ROOT, png
+from fakes import RED, ROOT, FakeEncoder, png
 
 from fewshot.cli import main
 from fewshot.service import running
@@ -51,7 +51,13 @@ def served(monkeypatch):
     return seen
 
 
-def test_a_folder_is_served_at_any_free_port_and_the_address_told(tmp_path, served):
+@pytest.fixture
+def quick(monkeypatch):
+    """No network is loaded."""
+    monkeypatch.setattr("fewshot.encoders.load_encoder", lambda name: FakeEncoder(name=name))
+
+
+def test_a_folder_is_served_at_any_free_port_and_the_address_told(tmp_path, served, quick):
     result = call(tmp_path / "parts", "--port", 0, status=0)
     ((app, port),) = served
     assert json.loads(result.stdout) == {"url": f"http://127.0.0.1:{port}"}
@@ -61,7 +67,7 @@ def test_a_folder_is_served_at_any_free_port_and_the_address_told(tmp_path, serv
     app.state.registries.close()
 
 
-def test_other_machines_are_served_only_with_a_token(tmp_path, token_file, served):
+def test_other_machines_are_served_only_with_a_token(tmp_path, token_file, served, quick):
     for host in ("0.0.0.0", "::", "192.0.2.1"):
         result = call(tmp_path / "parts", "--host", host)
         assert f"{host} can be reached by others, so a token is required: give --token-file" in result.stderr

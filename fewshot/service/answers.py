@@ -14,7 +14,7 @@ from fewshot.service import models
 from fewshot.service.openapi import PROBLEMS, pictures_body
 from fewshot.service.problems import Refused
 from fewshot.service.uploads import Named, Sent, Unusable, pictures_of
-from fewshot.service.work import Id, Name, conflicts, in_registry, store_of
+from fewshot.service.work import Id, Name, conflicts, in_registry
 
 router = APIRouter(prefix="/v1/registries/{registry}", responses=PROBLEMS)
 
@@ -28,7 +28,7 @@ async def predict(
     top: Annotated[int, Query(ge=1, le=1000, description="How many classes to rank.")] = 5,
     nearest: Annotated[int, Query(ge=0, le=1000, description="How many of the closest examples to name.")] = 3,
     max_false_accept: Annotated[
-        float | None, Query(gt=0, le=1, description="Instead of the limit kept; 1: every picture gets a label.")
+        float | None, Query(ge=1e-6, le=1, description="Instead of the limit kept; 1: every picture gets a label.")
     ] = None,
 ) -> models.PredictionList:
     """Recognise pictures. One that cannot be read is answered so, and the others are recognised."""
@@ -37,13 +37,13 @@ async def predict(
     def recognise(opened: ClassRegistry) -> models.PredictionList:
         return _recognised(opened, sent, top=top, nearest=nearest, max_false_accept=max_false_accept)
 
-    return await in_registry(request, registry, recognise)
+    return await in_registry(request, registry, recognise, reading=True)
 
 
 def _recognised(
     registry: ClassRegistry, sent: Sent, *, top: int, nearest: int, max_false_accept: float | None
 ) -> models.PredictionList:
-    store = store_of(registry)
+    store = registry.store
     with store.read():
         revision, empty = store.state()[0], store.is_empty()
     if empty:
@@ -94,7 +94,7 @@ def _answer(source: str, prediction: Prediction) -> models.Recognised:
 async def get_unknowns(
     request: Request,
     registry: Name,
-    max_false_accept: Annotated[float | None, Query(gt=0, lt=1, description="Ask what this limit promises.")] = None,
+    max_false_accept: Annotated[float | None, Query(ge=1e-6, lt=1, description="Ask what this limit promises.")] = None,
 ) -> models.Unknowns:
     """Say which limit on false accepts is kept, and what it, or the one asked about, promises."""
     return await in_registry(request, registry, lambda opened: _unknowns(opened, max_false_accept))
@@ -105,7 +105,7 @@ async def set_unknowns(request: Request, registry: Name, body: models.Level) -> 
     """Keep a limit on the share of unknown pictures that get a label, or forget it."""
 
     def keep(opened: ClassRegistry) -> models.Unknowns:
-        if store_of(opened).is_empty():
+        if opened.store.is_empty():
             raise Refused(409, "this registry has no class yet; add pictures of some first")
         opened.unknowns.keep(body.max_false_accept)
         return _unknowns(opened, None)
@@ -115,7 +115,7 @@ async def set_unknowns(request: Request, registry: Name, body: models.Level) -> 
 
 def _unknowns(registry: ClassRegistry, asked: float | None) -> models.Unknowns:
     line, problem = None, None
-    if store_of(registry).is_empty():
+    if registry.store.is_empty():
         problem = "there is no class yet; add pictures of some first"
     else:
         try:
@@ -153,7 +153,7 @@ async def list_negatives(
     """List the pictures that are none of the classes, a page at a time."""
 
     def page(opened: ClassRegistry) -> list[browsing.Kept]:
-        return browsing.negatives(store_of(opened), after=after, limit=limit + 1)
+        return browsing.negatives(opened.store, after=after, limit=limit + 1)
 
     found = await in_registry(request, registry, page)
     shown = [models.Negative(id=n.id, source=n.source) for n in found[:limit]]
@@ -168,7 +168,7 @@ async def add_negatives(request: Request, registry: Name) -> models.NegativesAdd
     sent = await pictures_of(request, models.PictureList)
 
     def add(opened: ClassRegistry) -> models.NegativesAdded:
-        store, hashes = store_of(opened), [sha256 for _, sha256 in sent.hashes]
+        store, hashes = opened.store, [sha256 for _, sha256 in sent.hashes]
         before = browsing.negatives_with_hashes(store, hashes)
         report = opened.unknowns.add_negatives(sent.usable)
         ids = browsing.negatives_with_hashes(store, hashes)
@@ -194,5 +194,5 @@ async def remove_negatives(request: Request, registry: Name) -> models.Removed:
 @router.delete("/negatives/{id}", tags=["unknowns"], operation_id="remove_negative")
 async def remove_negative(request: Request, registry: Name, id: Id) -> models.Removed:
     """Forget one negative."""
-    await in_registry(request, registry, lambda opened: browsing.remove_negative(store_of(opened), id))
+    await in_registry(request, registry, lambda opened: browsing.remove_negative(opened.store, id))
     return models.Removed(removed=1)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ def create_app(
             Middleware(Guard, token=token, limits=limits, load=load),
         ],
     )
-    app.openapi = lambda: openapi.describe(app, token=token is not None)  # type: ignore[method-assign]
+    described = cache(lambda: openapi.describe(app, token=token is not None))
+    app.openapi = described  # type: ignore[method-assign]
     app.state.registries, app.state.metrics, app.state.limits = registries, metrics, limits
     app.state.limiter = CapacityLimiter(limits.requests)
     app.state.thumbnails = Thumbnails()

@@ -18,7 +18,7 @@ from fewshot.service.openapi import PROBLEMS, pictures_body
 from fewshot.service.problems import Refused, translated
 from fewshot.service.registries import Registries
 from fewshot.service.uploads import Sent, pictures_of
-from fewshot.service.work import Id, Name, conflicts, in_registry, in_thread, store_of
+from fewshot.service.work import Id, Name, conflicts, in_registry, in_thread
 from fewshot.validation import check_label
 
 router = APIRouter(prefix="/v1/registries", responses=PROBLEMS)
@@ -39,10 +39,10 @@ async def list_registries(request: Request) -> models.RegistryList:
     def described(name: str) -> models.RegistryName:
         try:
             with registries.use(name) as registry:
-                classes, examples, _ = store_of(registry).counts()
+                classes, examples, _ = registry.store.counts()
                 return models.RegistryName(name=name, classes=classes, examples=examples)
         except Exception as error:
-            problem = translated(error, "\0", name)
+            problem = translated(error, registries.place(name), name)
             if problem is None:
                 raise
             return models.RegistryName(name=name, classes=None, examples=None, problem=problem.detail)
@@ -62,7 +62,7 @@ async def create_registry(request: Request, body: models.Created) -> models.Regi
         try:
             registries.create(body.name)
         except Exception as error:
-            problem = translated(error, "\0", body.name)
+            problem = translated(error, registries.place(body.name), body.name)
             if problem is None:
                 raise
             raise problem from error
@@ -76,7 +76,7 @@ async def get_registry(request: Request, registry: Name) -> models.RegistryAbout
     """Say what a registry is made of."""
 
     def about(opened: ClassRegistry) -> models.RegistryAbout:
-        store = store_of(opened)
+        store = opened.store
         with store.read():
             info, revision = opened.info(), store.state()[0]
             negatives = opened.unknowns.n_negatives
@@ -102,7 +102,7 @@ async def list_classes(request: Request, registry: Name) -> models.ClassList:
     """List the classes, in the order in which they came."""
 
     def listed(opened: ClassRegistry) -> list[models.ClassAbout]:
-        store = store_of(opened)
+        store = opened.store
         with store.read():
             first = browsing.first_examples(store, _SHOWN)
             return [
@@ -147,7 +147,7 @@ async def list_examples(
     """List examples, a page at a time."""
 
     def page(opened: ClassRegistry) -> list[browsing.Kept]:
-        return browsing.examples(store_of(opened), label, after=after, limit=limit + 1)
+        return browsing.examples(opened.store, label, after=after, limit=limit + 1)
 
     found = await in_registry(request, registry, page)
     shown = [models.Example(id=e.id, label=str(e.label), source=e.source) for e in found[:limit]]
@@ -167,7 +167,7 @@ async def add_examples(request: Request, registry: Name) -> models.Added:
 
 
 def _added(registry: ClassRegistry, sent: Sent) -> models.Added:
-    label, store, hashes = sent.fields["label"], store_of(registry), [sha256 for _, sha256 in sent.hashes]
+    label, store, hashes = sent.fields["label"], registry.store, [sha256 for _, sha256 in sent.hashes]
     before = browsing.with_hashes(store, hashes, label)
     report = registry.add(label, sent.usable, allow_conflict=sent.fields["allow_conflict"])
     ids = browsing.with_hashes(store, hashes, label)
@@ -189,7 +189,7 @@ async def move_example(request: Request, registry: Name, id: Id, body: models.Mo
 
     def move(opened: ClassRegistry) -> models.Example:
         check_label(body.label)
-        store = store_of(opened)
+        store = opened.store
         kept = browsing.move(store, id, body.label)
         label, source = store.described([kept]).get(kept, (body.label, ""))
         return models.Example(id=kept, label=label, source=source)
@@ -220,7 +220,7 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 )
 async def get_image(request: Request, registry: Name, id: Id) -> Response:
     """Return an example's picture, byte for byte as it came."""
-    data = await in_registry(request, registry, lambda opened: browsing.kept_picture(store_of(opened), id))
+    data = await in_registry(request, registry, lambda opened: browsing.kept_picture(opened.store, id))
     return thumbnails.answer(request, data, thumbnails.media_type(data), hashlib.sha256(data).hexdigest())
 
 
@@ -238,7 +238,7 @@ async def get_thumbnail(
     makers: thumbnails.Thumbnails = request.app.state.thumbnails
 
     def small(opened: ClassRegistry) -> tuple[str, bytes]:
-        store = store_of(opened)
+        store = opened.store
         digest = store.hash_of(id)
         if digest is None:
             raise KeyError(f"no example {id} in {opened.path}")
@@ -257,19 +257,20 @@ async def get_thumbnail(
 )
 async def export_registry(request: Request, registry: Name) -> Response:
     """Download all examples, one JSON object a line: id, label, source, sha256, vector, and the vector's maker."""
-    fingerprint = await in_registry(request, registry, lambda opened: opened.info().fingerprint)
+    await in_registry(request, registry, lambda opened: opened.info())  # what cannot be opened is refused at once
     registries: Registries = request.app.state.registries
 
     def lines() -> Iterator[str]:
         after = 0
         while True:
             with registries.use(registry) as opened:
-                page = browsing.whole_examples(store_of(opened), after=after, limit=_EXPORTED_AT_ONCE)
+                page = browsing.whole_examples(opened.store, after=after, limit=_EXPORTED_AT_ONCE)
             if not page:
                 return
             for e in page:
-                row = {"id": e.id, "label": e.label, "source": e.source, "sha256": e.sha256, "fingerprint": fingerprint}
-                yield json.dumps({**row, "vector": e.vector.tolist()}, ensure_ascii=False) + "\n"
+                row = {"id": e.id, "label": e.label, "source": e.source, "sha256": e.sha256}
+                made = {"fingerprint": e.fingerprint, "vector": e.vector.tolist()}
+                yield json.dumps({**row, **made}, ensure_ascii=False) + "\n"
             after = page[-1].id
 
     name = f'attachment; filename="{registry}.jsonl"'

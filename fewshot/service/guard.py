@@ -6,6 +6,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import logging
 import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -24,6 +25,12 @@ _OPEN_BELOW = "/page/"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 # A client still sending would not read a refusal; so much of its body is read, for so long, and thrown away.
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 256 * 2**20
+# An answer goes out in pieces, each once the client has taken what was before it, at so many bytes a second at least.
+_PIECE, _SLOWEST = 64 * 2**10, 128 * 2**10
+# Only the routes that these end take pictures; other bodies under _REST are short, and parsed where all requests wait.
+_REST, _TAKES_PICTURES = "/v1/", ("/predict", "/examples", "/negatives")
+
+log = logging.getLogger("fewshot.service")
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
@@ -74,27 +81,26 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def send_safely(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                # Answers are of their moment; the page's files are asked for each time whether they are still the same.
-                headers.setdefault("Cache-Control", "no-cache" if _open(scope["path"]) else "no-store")
-            await send(message)
+        timed = _TimedAnswer(send, scope["path"], self._limits)
+        try:
+            await self._answer(scope, receive, timed.send)
+        except _Slow:  # the server closes a connection whose answer is not whole
+            fields = {"path": scope["path"], "bytes": timed.sent, "seconds": round(timed.waited, 3)}
+            log.warning("a client did not take its answer", extra={"fields": fields})
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check(scope)
             body = self._body(scope)
         except Refused as refusal:
-            await self._refuse(refusal, scope, receive, send_safely)
+            await self._refuse(refusal, scope, receive, send)
             return
         self._load.requests += 1
         self._load.bytes += body
-        limited = _LimitedBody(receive, self._limits, self._load, body)
+        limited = _LimitedBody(receive, self._limits, self._load, body, self._most(scope))
         known = DEADLINE.set(time.monotonic() + self._limits.seconds)
         try:
-            await self._app(scope, limited.receive, send_safely)
+            await self._app(scope, limited.receive, send)
         finally:
             DEADLINE.reset(known)
             self._load.requests -= 1
@@ -129,11 +135,17 @@ class Guard:
         """Return how many bytes a request says it brings, 0 if it does not say."""
         said = Headers(scope=scope).get("content-length", "0")
         size = int(said) if said.isdecimal() else 0
-        if size > self._limits.body_bytes:
-            raise too_large(self._limits)
+        if size > self._most(scope):
+            raise too_large(self._most(scope))
         if self._load.bytes + size > self._limits.bodies_bytes:
             raise Refused(503, "too much is being received already; ask again", retry_after=1)
         return size
+
+    def _most(self, scope: Scope) -> int:
+        """Return how many bytes a request may bring."""
+        path: str = scope["path"]
+        short = path.startswith(_REST) and not path.endswith(_TAKES_PICTURES)
+        return min(self._limits.fields_bytes, self._limits.body_bytes) if short else self._limits.body_bytes
 
     async def _refuse(self, refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
         drained = 0
@@ -150,8 +162,8 @@ class Guard:
 class _LimitedBody:
     """A request's body as it comes in, counted and timed."""
 
-    def __init__(self, receive: Receive, limits: Limits, load: Load, said: int) -> None:
-        self._receive, self._limits, self._load = receive, limits, load
+    def __init__(self, receive: Receive, limits: Limits, load: Load, said: int, most: int) -> None:
+        self._receive, self._limits, self._load, self._most = receive, limits, load, most
         self._end = anyio.current_time() + limits.seconds
         self._came, self.reserved = 0, said
         self._whole = False
@@ -166,8 +178,8 @@ class _LimitedBody:
             raise Refused(408, f"the body did not arrive within {self._limits.seconds:g} s; send less") from None
         self._came += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
-        if self._came > self._limits.body_bytes:
-            raise too_large(self._limits)
+        if self._came > self._most:
+            raise too_large(self._most)
         if self._came > self.reserved:
             if self._load.bytes + self._came - self.reserved > self._limits.bodies_bytes:
                 raise Refused(503, "too much is being received already; ask again", retry_after=1)
@@ -176,9 +188,45 @@ class _LimitedBody:
         return message
 
 
-def too_large(limits: Limits) -> Refused:
+class _Slow(Exception):
+    """A client has not taken its answer in time."""
+
+
+class _TimedAnswer:
+    """An answer on its way out, in pieces that the client must take in time; with the headers that all answers have."""
+
+    def __init__(self, send: Send, path: str, limits: Limits) -> None:
+        self._send, self._path, self._limits = send, path, limits
+        self.sent, self.waited = 0, 0.0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            # Answers are of their moment; the page's files are asked for each time whether they are still the same.
+            headers.setdefault("Cache-Control", "no-cache" if _open(self._path) else "no-store")
+        body, at = message.get("body", b""), 0
+        while len(body) - at > _PIECE:
+            await self._pass({**message, "body": body[at : at + _PIECE], "more_body": True}, _PIECE)
+            at += _PIECE
+        await self._pass({**message, "body": body[at:]} if at else message, len(body) - at)
+
+    async def _pass(self, message: Message, size: int) -> None:
+        start, most = anyio.current_time(), self._limits.seconds
+        try:
+            with anyio.fail_after(most + min(0.0, self.sent / _SLOWEST - self.waited)):
+                await self._send(message)
+        except TimeoutError:
+            raise _Slow from None
+        finally:
+            self.waited += anyio.current_time() - start
+        self.sent += size
+
+
+def too_large(most: int) -> Refused:
     """Refuse a body."""
-    return Refused(413, f"a request may hold {limits.body_bytes:,} bytes; send the pictures in several requests")
+    return Refused(413, f"this request may hold {most:,} bytes; send less, as pictures in several requests")
 
 
 def is_loopback(host: str) -> bool:

@@ -15,10 +15,13 @@ class Limits:
     ----------
     body_bytes : int
         Of one request's body; more is answered with 413.
+    fields_bytes : int
+        Of a body without pictures, and of a form's field that is none; more is answered with 413.
     pictures : int
         Of one request; more are answered with 413. What a request adds is one transaction, so that it is all or none.
     seconds : float
-        For a request's body to arrive (else 408), and for its pictures to be computed (else 503, nothing changed).
+        For a request's body to arrive (else 408), for its pictures to be computed (else 503, nothing changed), and for
+        its answer to be taken, longer for a long one (else the connection is closed).
     requests : int
         In work at once; one more is answered with 503 and Retry-After.
     bodies_bytes : int
@@ -30,6 +33,7 @@ class Limits:
     """
 
     body_bytes: int = 64 * 2**20
+    fields_bytes: int = 64 * 2**10
     pictures: int = 64
     seconds: float = 60.0
     requests: int = 128

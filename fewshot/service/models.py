@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+# Told to generated clients; the library checks it, and says more.
+NAME_SCHEMA: dict[str, JsonValue] = {"pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$"}
 
 Label = Annotated[str, Field(description="A class's name: anything to read, without control characters.")]
 NewName = Annotated[
-    str, Field(max_length=1000, description="A class's name: anything to read, without control characters.")
+    str,
+    Field(
+        max_length=1000,
+        description="A class's name: anything to read, without control characters.",
+        json_schema_extra={"pattern": "\\S"},
+    ),
 ]
-Share = Annotated[float, Field(gt=0, lt=1, description="Largest share of unknown pictures to be given a label.")]
+Share = Annotated[float, Field(ge=1e-6, lt=1, description="Largest share of unknown pictures to be given a label.")]
 
 
 class _Asked(BaseModel):
@@ -22,7 +30,10 @@ class _Asked(BaseModel):
 class Created(_Asked):
     """The name of a new registry."""
 
-    name: str = Field(description="Letters a-z and A-Z, digits, '.', '_' and '-', not beginning with '.'; up to 100.")
+    name: str = Field(
+        description="Letters a-z and A-Z, digits, '.', '_' and '-', not beginning with '.'; up to 100.",
+        json_schema_extra=NAME_SCHEMA,
+    )
 
 
 class NewLabel(_Asked):

@@ -19,6 +19,7 @@ def _problem(description: str) -> dict[str, Any]:
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: _problem("The body cannot be read: a torn form, or text that is not UTF-8."),
     401: _problem("The token is missing or wrong."),
     403: _problem("The server answers to this machine's own pages only."),
     404: _problem("There is no such registry, class, example or negative."),

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect
 
 from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch, encode_valid
 from fewshot.errors import EncoderMismatch, FewShotError
@@ -20,7 +22,7 @@ from fewshot.images import ImageSource
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
-# Pictures of one batch. A TimmEncoder parts them further, for its cores or its GPU.
+# Pictures of one batch where the encoder does not say: it parts them further itself.
 _BATCH = 64
 # Pictures that one caller is given before it is the next one's turn.
 _TURN = 8
@@ -28,9 +30,26 @@ _TURN = 8
 DEADLINE: ContextVar[float | None] = ContextVar("DEADLINE", default=None)
 """When the request in work must have its pictures, by ``time.monotonic``; None: it can wait, and is never refused."""
 
+GONE: ContextVar[threading.Event | None] = ContextVar("GONE", default=None)
+"""Set once the client of the request in work has gone; None: what it asks for is done anyway."""
+
 
 class Busy(FewShotError):
     """More is asked for than can be computed in time; ask again later."""
+
+
+class Gone(ClientDisconnect):
+    """Nobody waits for these pictures any more."""
+
+
+def use_cores(number: int) -> None:
+    """Have torch use so many cores for what this thread computes.
+
+    Threads that share an operator wait for each other in a loop: where others want the cores too, a matrix of a few
+    rows then takes tens of milliseconds of both.
+    """
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)
 
 
 @dataclass(eq=False)
@@ -38,11 +57,22 @@ class _Job:
     """One caller's pictures, and what has become of them so far."""
 
     images: list[ImageSource]
+    gone: threading.Event | None = None
     taken: int = 0
     done: int = 0
     parts: list[tuple[int, Encoded]] = field(default_factory=list)
     error: BaseException | None = None
     finished: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def left(self) -> int:
+        """Pictures that are still to be taken."""
+        return 0 if self.dropped else len(self.images) - self.taken
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nothing more is to be computed for it."""
+        return self.error is not None or (self.gone is not None and self.gone.is_set())
 
     def take(self, most: int) -> _Part:
         start, self.taken = self.taken, min(len(self.images), self.taken + most)
@@ -75,11 +105,11 @@ class Identity:
 
 
 class SharedEncoder:
-    """An encoder that any number of threads may ask at once; a thread of its own computes what they ask in batches.
+    """An encoder that any number of threads may ask at once; threads of its own compute what they ask in batches.
 
-    It waits for nobody: a picture that comes alone is computed alone, and those that come meanwhile together. Callers
-    take turns, so that one with many pictures does not hold up the others. One caller's unreadable picture, or one
-    that the encoder fails at, is that caller's error only.
+    There are as many as the encoder has ``lanes``, else one. They wait for nobody: a picture that comes alone is
+    computed alone, and those that come meanwhile together. Callers take turns, so that one with many pictures does not
+    hold up the others. One caller's unreadable picture, or one that the encoder fails at, is that caller's error only.
 
     Parameters
     ----------
@@ -91,6 +121,8 @@ class SharedEncoder:
         Pictures that may wait, see ``Limits``.
     seen : callable, optional
         Told of each batch: how many pictures, and the seconds they took.
+    cores : int, optional
+        How many it may compute with; by default those that torch uses in this thread.
     """
 
     def __init__(
@@ -100,14 +132,18 @@ class SharedEncoder:
         *,
         waiting: int,
         seen: Callable[[int, float], None] | None = None,
+        cores: int | None = None,
     ) -> None:
         self._load, self._identity = load, identity
         self._most, self._seen = waiting, seen
+        self._cores = cores or torch.get_num_threads()
         self._loading = threading.Lock()
         self._encoder: Encoder | None = None
+        self._lanes: tuple[int, int] | None = None
         self._changed = threading.Condition()
         self._queue: deque[_Job] = deque()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
         self._closed = False
 
     def loaded(self) -> Encoder:
@@ -119,6 +155,7 @@ class SharedEncoder:
         """
         with self._loading:
             if self._encoder is None:
+                use_cores(self._cores)  # an encoder takes it from the thread that loads it how many there are
                 encoder = self._load()
                 known = self._identity
                 if known is not None and encoder.fingerprint != known.fingerprint:
@@ -129,6 +166,7 @@ class SharedEncoder:
                     )
                 spec = getattr(encoder, "spec", {})
                 self._identity = Identity(encoder.fingerprint, encoder.dim, spec)
+                self._lanes = getattr(encoder, "lanes", None)
                 self._encoder = encoder
             return self._encoder
 
@@ -164,7 +202,7 @@ class SharedEncoder:
     def waiting(self) -> int:
         """How many pictures wait."""
         with self._changed:
-            return sum(len(job.images) - job.taken for job in self._queue)
+            return sum(job.left for job in self._queue)
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
         """Embed n pictures: (n, d) float32; raises ImageError as the encoder would."""
@@ -176,8 +214,9 @@ class SharedEncoder:
         Raises
         ------
         Busy : if too many wait already, or it is not done by ``DEADLINE``; nothing is computed for it any more.
+        Gone : if the client has left, see ``GONE``, before all were computed.
         """
-        job = _Job(list(check_image_batch(images)))
+        job = _Job(list(check_image_batch(images)), GONE.get())
         self.loaded()
         if not job.images:
             return Encoded(np.empty((0, self.dim), np.float32), np.empty(0, np.int64), ())
@@ -197,63 +236,89 @@ class SharedEncoder:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _submit(self, job: _Job, deadline: float | None) -> None:
         with self._changed:
             if self._closed:
                 raise Busy("the server is stopping")
-            ahead = sum(len(other.images) - other.taken for other in self._queue)
+            ahead = sum(other.left for other in self._queue)
             if deadline is not None and ahead and ahead + len(job.images) > self._most:
                 raise Busy(f"{ahead} pictures wait to be computed already; send them later")
             self._queue.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="fewshot encoder", daemon=True)
-                self._thread.start()
+            if not self._threads:
+                count = self._lanes[0] if self._lanes else 1
+                self._idle = count
+                self._threads = [
+                    threading.Thread(target=self._work, name="fewshot encoder", daemon=True) for _ in range(count)
+                ]
+                for thread in self._threads:
+                    thread.start()
             self._changed.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._queue:
+                while not (parts := self._next()):
                     if self._closed:
                         return
                     self._changed.wait()
-                parts = self._next()
+                lone = self._idle == len(self._threads)
+                self._idle -= 1
             start = time.perf_counter()
-            self._compute(parts)
+            self._compute(parts, lone=lone)
+            with self._changed:
+                self._idle += 1
             if self._seen is not None:
                 self._seen(sum(len(part.images) for part in parts), time.perf_counter() - start)
 
     def _next(self) -> list[_Part]:
-        """Take a batch off the queue, some pictures of each caller in turn."""
-        parts: list[_Part] = []
+        """Take a batch off the queue, some pictures of each caller in turn; its share, while other threads are idle."""
         room = _BATCH
-        while self._queue and room:
+        if self._lanes is not None:
+            room = min(self._lanes[1], -(-sum(job.left for job in self._queue) // self._idle))
+        parts: list[_Part] = []
+        while self._queue and (room or self._queue[0].dropped):
             job = self._queue.popleft()
-            if job.error is not None:
-                continue  # a part of it failed
+            if job.dropped:
+                job.settle(_Part(job, 0, []), None, Gone())
+                continue
             parts.append(job.take(min(room, _TURN)))
             room -= len(parts[-1].images)
             if job.taken < len(job.images):
                 self._queue.append(job)
         return parts
 
-    def _compute(self, parts: list[_Part]) -> None:
+    def _compute(self, parts: list[_Part], *, lone: bool) -> None:
         try:
-            together = encode_valid(self.loaded(), [image for part in parts for image in part.images])
+            together = self._encoded([image for part in parts for image in part.images], lone=lone)
         except BaseException as error:
             if len(parts) > 1:  # whose fault it is shows when each is computed alone
                 for part in parts:
-                    self._compute([part])
+                    self._compute([part], lone=lone)
             else:
-                parts[0].job.settle(parts[0], None, error)
+                self._settle(parts[0], None, error)
             return
         start = 0
         for part in parts:
-            part.job.settle(part, _slice(together, start, start + len(part.images)), None)
+            self._settle(part, _slice(together, start, start + len(part.images)), None)
             start += len(part.images)
+
+    def _encoded(self, images: list[ImageSource], *, lone: bool) -> Encoded:
+        encoder = self.loaded()
+        if self._lanes is None:
+            use_cores(self._cores)
+            return encode_valid(encoder, images)
+        if lone and len(images) == 1 and self._cores > 2:
+            use_cores(self._cores - 1)  # one is left to the requests that come meanwhile
+            return encode_valid(encoder, images)
+        own: Callable[[list[ImageSource]], Encoded] = encoder.encode_here  # type: ignore[attr-defined]
+        return own(images)
+
+    def _settle(self, part: _Part, encoded: Encoded | None, error: BaseException | None) -> None:
+        with self._changed:
+            part.job.settle(part, encoded, error)
 
 
 def _slice(encoded: Encoded, start: int, stop: int) -> Encoded:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from fewshot import identity
 from fewshot.errors import EncoderMismatch, RegistryError
 from fewshot.images import SUFFIXES
 from fewshot.registry import ClassRegistry
 from fewshot.service.limits import Limits
 from fewshot.service.pool import Identity, SharedEncoder
+from fewshot.service.together import ServedRegistry
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -63,6 +66,7 @@ class Registries:
     ) -> None:
         self._limits, self._seen = limits or Limits(), seen
         self._asked = encoder
+        self._cores = torch.get_num_threads()  # the threads of requests, which open registries later, have one
         self._default = self._shared(lambda: _loaded(encoder or "pocket"))
         self._encoders: dict[str, SharedEncoder] = {}
         self._lock = threading.RLock()
@@ -110,6 +114,10 @@ class Registries:
             raise
         finally:
             self._give_back(opened)
+
+    def place(self, name: str) -> str:
+        """Return the path that a registry of this name has, whether or not it is there."""
+        return str(self._single if self.folder is None else self.folder / f"{name}{SUFFIX}")
 
     def create(self, name: str) -> None:
         """Make an empty registry in the folder.
@@ -161,7 +169,7 @@ class Registries:
     def _single_name(self) -> str:
         assert self._single is not None
         name = self._single.name.removesuffix(SUFFIX)
-        return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "registry"
+        return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100] or "registry"
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -232,7 +240,7 @@ class Registries:
             encoder = self._default
         else:
             encoder = self._encoder_of(str(path), Identity(about.fingerprint, about.dim, about.encoder))
-        return ClassRegistry(path, encoder=encoder, create=False)
+        return ServedRegistry(path, encoder=encoder, create=False)
 
     def _encoder_of(self, path: str, known: Identity) -> SharedEncoder:
         if self.folder is not None and known.fingerprint == self._default.fingerprint:
@@ -245,7 +253,7 @@ class Registries:
         return self._encoders[known.fingerprint]
 
     def _shared(self, load: Callable[[], Encoder], known: Identity | None = None) -> SharedEncoder:
-        return SharedEncoder(load, known, waiting=self._limits.waiting, seen=self._seen)
+        return SharedEncoder(load, known, waiting=self._limits.waiting, seen=self._seen, cores=self._cores)
 
 
 def _loaded(name: Encoder | str, **settings: object) -> Encoder:

@@ -22,8 +22,6 @@ from fewshot.service.problems import Refused
 
 Body = TypeVar("Body", bound=PictureList)
 
-# Of a form's fields that are no files; a label is short.
-_FIELD_BYTES = 64 * 2**10
 _NAME_LENGTH = 200
 
 
@@ -87,7 +85,7 @@ async def _form(request: Request, model: type[Body], limits: Limits) -> Sent:
     pictures: list[Named | Unusable] = []
     fields: dict[str, Any] = {}
     # One more than may be: so that it is us who say that there are too many.
-    async with request.form(max_files=10 * limits.pictures, max_fields=20, max_part_size=_FIELD_BYTES) as form:
+    async with request.form(max_files=10 * limits.pictures, max_fields=20, max_part_size=limits.fields_bytes) as form:
         for key, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if key not in ("images", "images[]"):

@@ -43,6 +43,9 @@ class Metrics:
         self.computing = Counter(
             "fewshot_encoder_seconds", "Seconds spent turning pictures into vectors.", registry=self.registry
         )
+        self.abandoned = Counter(
+            "fewshot_requests_abandoned", "Requests whose clients did not wait for the answer.", registry=self.registry
+        )
         in_work = Gauge("fewshot_requests_in_work", "Requests being answered.", registry=self.registry)
         in_work.set_function(lambda: load.requests)
         received = Gauge("fewshot_bodies_bytes", "Bytes of their bodies.", registry=self.registry)

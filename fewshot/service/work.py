@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
@@ -11,7 +13,8 @@ from fastapi import Path, Request
 from fewshot import browsing
 from fewshot.registry import ClassRegistry
 from fewshot.reports import AddReport
-from fewshot.service.models import ConflictAbout
+from fewshot.service.models import NAME_SCHEMA, ConflictAbout
+from fewshot.service.pool import GONE, use_cores
 from fewshot.service.problems import translated
 from fewshot.service.registries import Registries
 from fewshot.service.uploads import Sent
@@ -19,12 +22,17 @@ from fewshot.store import RegistryStore
 
 R = TypeVar("R")
 
-Name = Annotated[str, Path(description="The registry's name.")]
+Name = Annotated[str, Path(description="The registry's name.", json_schema_extra=NAME_SCHEMA)]
 Id = Annotated[int, Path(ge=0, le=2**63 - 1)]
 
 
-async def in_registry(request: Request, name: str, job: Callable[[ClassRegistry], R]) -> R:
+async def in_registry(request: Request, name: str, job: Callable[[ClassRegistry], R], *, reading: bool = False) -> R:
     """Do something with a registry in a worker thread.
+
+    Parameters
+    ----------
+    reading : bool, default False
+        Whether it changes nothing: pictures of a client that goes away are then not computed any more.
 
     Raises
     ------
@@ -33,24 +41,41 @@ async def in_registry(request: Request, name: str, job: Callable[[ClassRegistry]
     registries: Registries = request.app.state.registries
 
     def run() -> R:
-        path = ""
         try:
             with registries.use(name) as registry:
-                path = registry.path
                 return job(registry)
         except Exception as error:
-            problem = translated(error, path or "\0", name)
+            problem = translated(error, registries.place(name), name)
             if problem is None:
                 raise
             raise problem from error
 
-    return await in_thread(request, run)
+    if not reading:
+        return await in_thread(request, run)
+    gone = threading.Event()
+    GONE.set(gone)
+    watching = asyncio.create_task(_watch(request, gone))
+    try:
+        return await in_thread(request, run)
+    finally:
+        watching.cancel()
+
+
+async def _watch(request: Request, gone: threading.Event) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
 
 
 async def in_thread(request: Request, job: Callable[[], R]) -> R:
     """Do something in a worker thread; there are as many as requests may be in work."""
     limiter: CapacityLimiter = request.app.state.limiter
-    return await to_thread.run_sync(job, limiter=limiter)
+
+    def run() -> R:
+        use_cores(1)  # of the cores that encode, all are taken
+        return job()
+
+    return await to_thread.run_sync(run, limiter=limiter)
 
 
 def conflicts(store: RegistryStore, report: AddReport, sent: Sent) -> list[ConflictAbout]:
@@ -67,8 +92,3 @@ def conflicts(store: RegistryStore, report: AddReport, sent: Sent) -> list[Confl
         )
         for conflict in report.conflicts
     ]
-
-
-def store_of(registry: ClassRegistry) -> RegistryStore:
-    """Return a registry's file, for ``fewshot.browsing``."""
-    return registry._store
