@@ -236,3 +236,14 @@ def test_a_tuned_encoder_looks_twice_and_is_read_by_logistic_regression_only_whe
         FineTuneClassifier(pocket, head="ridge").fit(images, labels)
     with pytest.raises(ValueError, match=r"mirror must be True, False or None .*, not 'yes'"):
         FineTuneClassifier(pocket, mirror="yes").fit(images, labels)
+
+
+def test_the_card_of_an_untouched_encoder_says_so_and_takes_numpys_numbers(pocket, pictures, tmp_path):
+    images, labels = pictures
+    found = FineTuneClassifier(pocket, trainable="head", mirror=np.True_, views=np.int64(2)).fit(images, labels)
+    found.save_encoder(tmp_path / "same")
+    card = (tmp_path / "same" / "README.md").read_text()
+    assert "pocket, left as it was by `fewshot`" in card
+    assert "before, " not in card  # the figures are of a head that is not in the folder
+    assert '"mirror": true' in card
+    assert TimmEncoder(f"local-dir:{tmp_path / 'same'}").fingerprint == pocket.fingerprint

@@ -276,6 +276,13 @@ def test_no_more_projects_are_held_than_fit(tmp_path, server, monkeypatch):
         assert choices(suggest(opened, R)) == [["Red"]]
 
 
+def test_a_damaged_registry_is_told_of_without_its_place(tmp_path, server):
+    with client(tmp_path / "all of them", label_studio={}) as opened:
+        (tmp_path / "all of them" / f"{PROJECT}.fewshot").write_bytes(b"damaged" * 1000)
+        said = problem(opened.post("/setup", json=setup(server)), 503)
+    assert said.startswith(f"{PROJECT}.fewshot is not a fewshot registry")
+
+
 def test_a_lesson_is_learned_in_the_background_too(backend, tmp_path):
     teach(backend, 1, R, "Red")
     with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", create=False) as registry:

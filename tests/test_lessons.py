@@ -220,6 +220,25 @@ def test_what_was_registered_by_hand_stays_wherever_it_is_moved(lessons, twins, 
         assert [registry.predict([png(c)])[0].label for c in (GREEN, BLACK)] == ["Blue", "Blue"]
 
 
+def test_what_was_moved_by_hand_stays_there_when_its_annotation_is_learned_again(lessons, path):
+    given = [lesson("Red", region="1"), lesson("Red", picture=png(GREEN), region="2"), lesson("Red", region="3")]
+    one = note(1)
+    lessons.note([one])
+    lessons.learn([Taught(one, tuple(given), ("a bad region",))], ENCODER)  # so that it is wanting
+    with closing(RegistryStore(path, create=False)) as store:
+        for example in browsing.examples(store):
+            browsing.move(store, example.id, "Blue")
+    assert classes(path) == {"Blue": 2}
+    assert lessons.note([one], again=True) == 1
+    lessons.learn([Taught(one, tuple(given[:1]), ends=False)], ENCODER)
+    lessons.learn([Taught(one, tuple(given[1:]), begins=False)], ENCODER)
+    assert classes(path) == {"Blue": 2}
+    teach(lessons, 1, lesson("Red", region="1"), lesson("Black", picture=png(GREEN), region="2"), updated=2)
+    assert classes(path) == {"Blue": 1, "Black": 1}
+    teach(lessons, 1, lesson("Red", picture=png(BLACK), region="1"), updated=3)
+    assert classes(path) == {"Red": 1}
+
+
 def test_a_registry_without_lessons_gets_none_by_a_merge(path):
     with ClassRegistry(path, encoder=ENCODER) as registry:
         registry.add("Red", [png(RED)])

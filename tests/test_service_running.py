@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 from fakes import RED, ROOT, FakeEncoder, png
 
 from fewshot.cli import main
-from fewshot.service import running
+from fewshot.service import Limits, create_app, running
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -145,6 +146,23 @@ def test_an_ipv6_address_is_shown_in_brackets():
         pytest.skip("this machine has no IPv6")
     with bound:
         assert running.url_of(bound) == f"http://[::1]:{bound.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux's")
+def test_a_connection_whose_client_takes_nothing_ends_with_the_time_for_an_answer(tmp_path, monkeypatch):
+    accepted = []
+
+    def serve(self, sockets):
+        with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as connection:
+            accepted.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+    monkeypatch.setattr(running._Server, "run", serve)
+    for logger in map(logging.getLogger, ("fewshot.service", "uvicorn.error")):  # as they were for later tests
+        for setting in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, setting, getattr(logger, setting))
+    app = create_app(tmp_path, encoder=FakeEncoder(), limits=Limits(seconds=1.5))
+    running.run(app, running.listen("127.0.0.1", 0), lambda: None)
+    assert accepted == [1500]
 
 
 _SERVER = """

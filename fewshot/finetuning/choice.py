@@ -47,11 +47,13 @@ class Choice(Verdict):
         Of the last block; 0.0 without steps.
     held_out : {"examples", "views"} or None
         What candidates were judged on: pictures that they did not learn from, or, where too few classes have two
-        pictures, views of the same pictures; None where steps and learning rate were given.
+        pictures, views of the same pictures; None where steps and learning rate were given, or where nothing trains
+        and too few classes have two.
     accuracy_before, accuracy_after : float or None
-        On what was held out, of prototypes of the untouched encoder and of what was chosen.
+        On what was held out, of prototypes of the untouched encoder and of what was chosen. Views judge only the
+        encoder: where it stays untouched, both are of prototypes.
     head : {"logistic", "prototypes"}
-        What reads the vectors; "prototypes" of an adapted encoder.
+        What reads the vectors; of an adapted encoder "prototypes", unless the other was asked for.
     mirror : bool
         Whether a picture's vector is the sum of its own direction and that of the mirror image of its middle.
     parameters : int

@@ -80,12 +80,19 @@ def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Settings)
         return "-" if share is None else f"{100 * share:.1f} %"
 
     pool = f", pool={encoder.pool!r}" if encoder.pool else ""
+    done, judged = "left as it was", "No tuning promised to tell these classes apart better."
+    if choice.steps:
+        done = "fine-tuned"
+        judged = (
+            f"Right on what was held out of these pictures: {percent(choice.accuracy_before)} before, "
+            f"{percent(choice.accuracy_after)} after. It chose the steps, so it flatters."
+        )
     told = {key: value for key, value in asdict(choice).items() if key != "seconds"}
     return "\n".join(
         [
             f"# {place.name}",
             "",
-            f"{encoder.name}, fine-tuned by `fewshot` on a few pictures of the classes to tell apart.",
+            f"{encoder.name}, {done} by `fewshot` for a few pictures of the classes to tell apart.",
             "",
             "```python",
             "from fewshot import TimmEncoder",
@@ -93,11 +100,10 @@ def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Settings)
             f'encoder = TimmEncoder("local-dir:{place.name}"{pool})',
             "```",
             "",
-            f"Right on what was held out of these pictures: {percent(choice.accuracy_before)} before, "
-            f"{percent(choice.accuracy_after)} after. It chose the steps, so it flatters.",
+            judged,
             "",
             "```json",
-            json.dumps({**asdict(settings), "chosen": told}, indent=1),
+            json.dumps({**asdict(settings), "chosen": told}, indent=1, default=lambda number: number.item()),  # numpy's
             "```",
             "",
             "The licences of the weights it began with, and of the pictures, decide what it may be used for.",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fewshot import outsiders
 from fewshot.identity import check_encoder, remember_encoder
 from fewshot.lessons.records import Asked, Memory, Note, Taught, Vote
-from fewshot.lessons.taking import Pupil, drop_unsupported, supported
+from fewshot.lessons.taking import Places, Pupil, drop_unsupported, supported
 from fewshot.store import RegistryStore
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Lessons:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._store = RegistryStore(path, create=False)
+        self._begun: dict[int, Places] = {}
 
     def close(self) -> None:
         """Close the file."""
@@ -176,7 +177,7 @@ class Lessons:
                     "SELECT updated, body FROM annotations WHERE id = ? AND state = 'waiting'", (one.note.annotation,)
                 ).fetchone()
                 if row == (one.note.updated, one.note.body):
-                    Pupil(self._store, connection, encoder, keep).take(one, vectors, reasons)
+                    Pupil(self._store, connection, encoder, keep, self._begun).take(one, vectors, reasons)
 
     def memory(self, encoder: Encoder) -> Memory:
         """Read all that was learned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,31 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class Pupil:
-    """Takes in what annotations teach; inside one transaction."""
+Places: TypeAlias = dict[tuple[str, str, str], tuple[bytes, str]]
+"""Of each lesson, by control, region and label: the hash of its picture, and the class that the example is of now."""
 
-    def __init__(self, store: RegistryStore, connection: sqlite3.Connection, encoder: Encoder, keep: bool) -> None:
+
+class Pupil:
+    """Takes in what annotations teach; inside one transaction.
+
+    ``begun`` is kept from part to part: what the annotation that was last begun had taught before.
+    """
+
+    def __init__(
+        self,
+        store: RegistryStore,
+        connection: sqlite3.Connection,
+        encoder: Encoder,
+        keep: bool,
+        begun: dict[int, Places],
+    ) -> None:
         self._store, self._connection, self._encoder, self._keep = store, connection, encoder, keep
+        self._begun = begun
 
     def take(self, one: Taught, vectors: Mapping[bytes, NDArray[np.float32]], reasons: Mapping[bytes, str]) -> None:
         """Take in a note or a part of it, in place of what its annotation taught before.
+
+        What it says again of the same picture is learned of the class that the example was moved to by hand, if it was.
 
         Parameters
         ----------
@@ -38,8 +55,11 @@ class Pupil:
         annotation, problems = one.note.annotation, list(one.problems)
         old = supported(self._connection, annotation) if one.begins else set()
         if one.begins:
+            self._begun.clear()
+            self._begun[annotation] = _places(self._connection, annotation)
             self._connection.execute("DELETE FROM lessons WHERE annotation = ?", (annotation,))
             self._connection.execute("UPDATE annotations SET reason = NULL WHERE id = ?", (annotation,))
+        before = self._begun.get(annotation, {})
         for lesson in one.lessons:
             digest = lesson.digest
             if digest not in vectors:
@@ -53,9 +73,9 @@ class Pupil:
                 except ValueError as error:
                     problems.append(f"{lesson.source}: {error}")
                 else:
-                    self._support(
-                        annotation, lesson, label, "example", self._example(lesson, label, vectors[digest]), old
-                    )
+                    was, place = before.get((lesson.control, lesson.region, label), (digest, label))
+                    found = self._example(lesson, place if was == digest else label, vectors[digest])
+                    self._support(annotation, lesson, label, "example", found, old)
         drop_unsupported(self._store, self._connection, old)
         if problems:
             self._connection.execute(
@@ -104,6 +124,15 @@ class Pupil:
             "SELECT id FROM outsiders WHERE kind = 'negative' AND sha256 = ?", (digest,)
         ).fetchone()
         return int(id_), added
+
+
+def _places(connection: sqlite3.Connection, annotation: int) -> Places:
+    rows = connection.execute(
+        "SELECT control, region, lessons.label, sha256, classes.label FROM lessons "
+        "JOIN examples ON examples.id = example JOIN classes ON classes.id = class_id WHERE annotation = ?",
+        (annotation,),
+    )
+    return {(control, region, label): (sha256, place) for control, region, label, sha256, place in rows}
 
 
 def supported(connection: sqlite3.Connection, annotation: int) -> set[tuple[str, int]]:

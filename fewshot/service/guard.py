@@ -84,7 +84,7 @@ class Guard:
         timed = _TimedAnswer(send, scope["path"], self._limits)
         try:
             await self._answer(scope, receive, timed.send)
-        except _Slow:  # the server closes a connection whose answer is not whole
+        except _Slow:  # a connection whose answer is not whole is closed, see ``running``
             fields = {"path": scope["path"], "bytes": timed.sent, "seconds": round(timed.waited, 3)}
             log.warning("a client did not take its answer", extra={"fields": fields})
 

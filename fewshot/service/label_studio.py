@@ -160,7 +160,8 @@ async def _answer(request: Request, job: Callable[[Mapping[str, Any]], R], limit
             raise Refused(422, str(error)) from error
         except (FewShotError, OSError, KeyError) as error:  # a KeyError: a registry that was taken away meanwhile
             log.error("%s failed: %s", request.url.path, error)
-            raise Refused(503, placeless(str(error)), retry_after=5) from error
+            said = str(error).replace(f"{request.app.state.registries.folder}{os.sep}", "")
+            raise Refused(503, placeless(said), retry_after=5) from error
 
     return await to_thread.run_sync(run, limiter=limiter)
 

@@ -122,6 +122,8 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(limits.seconds) + 5,
     )
+    if sys.platform == "linux":  # else a client that takes nothing any more could keep its connection for ever
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.seconds))
     # uvicorn raises the signal again once it has finished; ended by intent, the process ends well.
     before: dict[int, Any] = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
     turn = sys.getswitchinterval()

@@ -144,6 +144,8 @@ class LeftOut:
         (benchmarks/unknowns.py). Below that what is promised is the worst case of classes that are alike in pairs: of
         two such, neither is left to warn of the other when it is new, and twice as many are accepted.
 
+        The tail is fitted anew for each level: with few classes, a larger share can draw a line lower by some 0.01.
+
         Nor is the promise one for every registry: it is kept on average over registries, and for unknown pictures of
         such kinds as stood for them.
 
