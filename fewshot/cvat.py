@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import math
 import os
+import weakref
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -182,10 +183,12 @@ def create(
     found = _loaded(detector, detector_parameters) if detector is not None else None
     opened = ClassRegistry(registry, encoder=encoder, create=False)
     try:
-        return RegistryFunction(opened, detector=found, max_false_accept=max_false_accept)
+        function = RegistryFunction(opened, detector=found, max_false_accept=max_false_accept)
     except BaseException:
         opened.close()
         raise
+    weakref.finalize(function, opened.close)  # CVAT says nothing when it is done with a function
+    return function
 
 
 def _sdk() -> Any:

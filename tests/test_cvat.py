@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import sys
@@ -330,6 +331,15 @@ def test_it_is_made_from_a_path_and_a_detectors_file_with_parameters(path, tmp_p
     function = create(path, detector=str(tmp_path / "finder.py"), max_false_accept=1.0, width=6)
     (shape,) = function.detect(Context(), halves)
     assert (names(function, [shape]), shape.points) == (["red"], [0, 0, 6, 10])
+
+
+def test_the_registry_it_opened_is_closed_with_it(path):
+    function = create(path)
+    opened = function._registry
+    del function
+    gc.collect()
+    with pytest.raises(RegistryError, match="has been closed"):
+        opened.classes()
 
 
 def test_a_module_or_an_object_may_be_the_detector(path, monkeypatch, halves):
