@@ -39,3 +39,22 @@ def photos(tmp_path_factory) -> Path:
                 top, left = rng.integers(0, photo.shape[0] - 250), rng.integers(0, photo.shape[1] - 250)
                 Image.fromarray(photo[top : top + 250, left : left + 250]).save(folder / f"{number}.jpg")
     return root
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """The file of an empty registry, as annotations find one."""
+    from fewshot import ClassRegistry
+
+    place = tmp_path / "project.fewshot"
+    ClassRegistry(place).close()
+    return place
+
+
+@pytest.fixture
+def lessons(project):
+    """What annotations teach that registry."""
+    from fewshot.lessons import Lessons
+
+    with Lessons(project) as opened:
+        yield opened

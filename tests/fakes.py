@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fewshot import ClassRegistry
 from fewshot.images import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,12 @@ def png(colour=RED, size=4) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (size, size), tuple(colour)).save(out, format="PNG")
     return out.getvalue()
+
+
+def classes(path) -> dict[str, int]:
+    """The classes that a registry's file holds, with their numbers of examples."""
+    with ClassRegistry(path, create=False) as registry:
+        return registry.classes()
 
 
 def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

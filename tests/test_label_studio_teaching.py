@@ -7,16 +7,15 @@ import threading
 import time
 
 import pytest
-from fakes import BLUE, RED, FakeEncoder, png
+from fakes import BLUE, RED, FakeEncoder, classes, png
 from label_studio_fakes import BOXES, CHOICES, annotation, boxed, chosen, created, task
 from PIL import Image
 
-from fewshot import ClassRegistry, ImageError
+from fewshot import ImageError
 from fewshot.label_studio import pictures, teaching
 from fewshot.label_studio.events import BadRequest, notes_of_export, read_event
 from fewshot.label_studio.fetching import Unreachable
 from fewshot.label_studio.teaching import learn, relearn
-from fewshot.lessons import Lessons
 
 BOTH = BOXES.replace("</View>", CHOICES[len('<View><Image name="image" value="$image"/>') :])
 
@@ -41,27 +40,9 @@ class Desk:
         return self.tasks
 
 
-@pytest.fixture
-def path(tmp_path):
-    place = tmp_path / "project.fewshot"
-    ClassRegistry(place).close()
-    return place
-
-
-@pytest.fixture
-def lessons(path):
-    with Lessons(path) as opened:
-        yield opened
-
-
 def teach(lessons, number, image, *results, config=CHOICES, **fields):
     body = created(annotation(number, number, *results, **fields), task(number, image), config=config)
     assert lessons.note(read_event(body).notes.read) == 1
-
-
-def classes(path):
-    with ClassRegistry(path, create=False) as registry:
-        return registry.classes()
 
 
 def waiting(lessons):
@@ -71,7 +52,7 @@ def waiting(lessons):
 # Time
 
 
-def test_what_does_not_answer_is_not_tried_again_before_all_others_were(lessons, path, monkeypatch):
+def test_what_does_not_answer_is_not_tried_again_before_all_others_were(lessons, project, monkeypatch):
     desk, clock = Desk(r=png(RED)), [0.0]
     desk.dead = {"d1", "d2", "d3", "d4"}
     for n, image in enumerate([*sorted(desk.dead), "r"], start=1):
@@ -89,7 +70,7 @@ def test_what_does_not_answer_is_not_tried_again_before_all_others_were(lessons,
     assert one_stretch(5) == (0, 5, False)
     assert sorted(desk.asked) == ["d1", "d2", "d3", "d4", "r"]
     assert waiting(lessons) == [1, 2, 3, 4]
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
 
 
 class Ticking:
@@ -116,7 +97,7 @@ class Passing(FakeEncoder):
         return super().encode(images)
 
 
-def test_what_needs_no_picture_does_not_take_the_place_of_what_comes_before_it(lessons, path, monkeypatch):
+def test_what_needs_no_picture_does_not_take_the_place_of_what_comes_before_it(lessons, project, monkeypatch):
     desk, clock = Desk(r=png(RED)), [0.0]
     teach(lessons, 1, "r", chosen("Red"))
     teach(lessons, 2, "r", chosen("Red"), was_cancelled=True)
@@ -124,7 +105,7 @@ def test_what_needs_no_picture_does_not_take_the_place_of_what_comes_before_it(l
     monkeypatch.setattr(lessons, "learn", lambda *args, real=lessons.learn: (real(*args), clock.__setitem__(0, 9.0)))
     found = learn(lessons, FakeEncoder(), desk, until=1.0)
     assert (found.annotations, found.after, waiting(lessons)) == (2, 1, [])
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
 
 
 def test_without_time_nothing_is_begun(lessons):
@@ -176,37 +157,37 @@ class Counting(FakeEncoder):
         return super().encode(images)
 
 
-def test_an_annotation_of_many_regions_is_learned_in_parts_and_unlearned_whole(lessons, path, stripes, monkeypatch):
+def test_an_annotation_of_many_regions_is_learned_in_parts_and_unlearned_whole(lessons, project, stripes, monkeypatch):
     monkeypatch.setattr(pictures, "_MOST", 3)
     encoder, desk = Counting(), Desk(s=stripes, b=png(BLUE))
     teach(lessons, 1, "s", *STRIPES, config=BOXES)
     teach(lessons, 2, "b", chosen("Blue"))
     assert learn(lessons, encoder, desk).annotations == 2
     assert (encoder.together, desk.asked) == ([3, 3, 3], ["s", "b"])
-    assert classes(path) == {"Red": 8, "Blue": 1}
+    assert classes(project) == {"Red": 8, "Blue": 1}
     teach(lessons, 1, "s", *STRIPES[:5], config=BOXES, second=59)
     learn(lessons, encoder, desk)
-    assert classes(path) == {"Red": 5, "Blue": 1}
+    assert classes(project) == {"Red": 5, "Blue": 1}
     lessons.forget([1])
-    assert classes(path) == {"Blue": 1}
+    assert classes(project) == {"Blue": 1}
 
 
 def test_an_annotation_whose_learning_was_broken_off_is_learned_whole_the_next_time(
-    lessons, path, stripes, monkeypatch
+    lessons, project, stripes, monkeypatch
 ):
     monkeypatch.setattr(pictures, "_MOST", 3)
     teach(lessons, 1, "s", *STRIPES, boxed("Red", 200, 0, 5, 5, id_="outside"), config=BOXES)
     with pytest.raises(KeyboardInterrupt):
         learn(lessons, Counting(stop_at=2), Desk(s=stripes))
-    assert (classes(path), waiting(lessons)) == ({"Red": 3}, [1])
+    assert (classes(project), waiting(lessons)) == ({"Red": 3}, [1])
     found = learn(lessons, FakeEncoder(), Desk(s=stripes))
-    assert classes(path) == {"Red": 8}
+    assert classes(project) == {"Red": 8}
     assert [problem.partition(" (")[0] for problem in found.problems] == ["annotation 1: s, region outside: the region"]
     lessons.forget([1])
-    assert classes(path) == {}
+    assert classes(project) == {}
 
 
-def test_a_region_that_the_encoder_fails_at_leaves_the_others_of_its_annotation_too(lessons, path, stripes):
+def test_a_region_that_the_encoder_fails_at_leaves_the_others_of_its_annotation_too(lessons, project, stripes):
     class Picky(FakeEncoder):
         def encode(self, images):
             images = list(images)
@@ -217,7 +198,7 @@ def test_a_region_that_the_encoder_fails_at_leaves_the_others_of_its_annotation_
     teach(lessons, 1, "s", *STRIPES[:2], boxed("Red", 0, 0, 25, 100, id_="wide"), config=BOXES)
     teach(lessons, 2, "s", *STRIPES[2:], config=BOXES)
     found = learn(lessons, Picky(), Desk(s=stripes))
-    assert classes(path) == {"Red": 8}
+    assert classes(project) == {"Red": 8}
     assert found.problems == ("annotation 1: s, region wide: it could not be learned (no fours)",)
 
 
@@ -260,7 +241,7 @@ def exported(lessons):
     return desk
 
 
-def test_a_bad_annotation_of_an_export_is_passed_over_told_of_and_not_unlearned(lessons, path, exported):
+def test_a_bad_annotation_of_an_export_is_passed_over_told_of_and_not_unlearned(lessons, project, exported):
     exported.tasks[0]["annotations"][0]["updated_at"] = "noon"
     exported.tasks += [task(3, "b", annotations=[annotation(3, 3, chosen("Red"))])]
     found = relearn(lessons, exported, 2, CHOICES)
@@ -268,35 +249,35 @@ def test_a_bad_annotation_of_an_export_is_passed_over_told_of_and_not_unlearned(
     (problem,) = found.problems
     assert problem.startswith("annotation 1 was passed over: updated_at must be a time with its zone")
     learn(lessons, FakeEncoder(), exported)
-    assert classes(path) == {"Red": 2, "Blue": 1}
+    assert classes(project) == {"Red": 2, "Blue": 1}
 
 
 @pytest.mark.parametrize(
     "bad", [{"id": 9, "annotations": 7}, {"id": 9, "annotations": [{"id": "x"}]}, None], ids=["number", "text", "none"]
 )
-def test_where_an_annotation_has_no_number_nothing_is_unlearned(lessons, path, exported, bad):
+def test_where_an_annotation_has_no_number_nothing_is_unlearned(lessons, project, exported, bad):
     exported.tasks = [bad, exported.tasks[1]]
     (problem,) = relearn(lessons, exported, 2, CHOICES).problems
     assert problem.startswith("annotation without a number was passed over: ")
-    assert classes(path) == {"Red": 1, "Blue": 1}
+    assert classes(project) == {"Red": 1, "Blue": 1}
 
 
-def test_a_question_asked_later_is_learned_from_annotations_that_are_known(lessons, path, exported):
+def test_a_question_asked_later_is_learned_from_annotations_that_are_known(lessons, project, exported):
     exported.tasks[0]["annotations"][0]["result"].append(boxed("Blue", 0, 0, 50, 50))
     assert relearn(lessons, exported, 2, CHOICES).annotations == 0
     assert relearn(lessons, exported, 2, BOTH).annotations == 1
     learn(lessons, FakeEncoder(), exported)
-    assert classes(path) == {"Red": 1, "Blue": 2}
+    assert classes(project) == {"Red": 1, "Blue": 2}
     state = lessons.state()
     assert relearn(lessons, exported, 2, BOTH).annotations == 0
     assert lessons.state() == state
 
 
-def test_what_is_no_export_is_refused_and_changes_nothing(lessons, path, exported):
+def test_what_is_no_export_is_refused_and_changes_nothing(lessons, project, exported):
     exported.tasks = {"detail": "no"}
     with pytest.raises(BadRequest, match="an export is a list of tasks, not dict"):
         relearn(lessons, exported, 2, CHOICES)
-    assert classes(path) == {"Red": 1, "Blue": 1}
+    assert classes(project) == {"Red": 1, "Blue": 1}
 
 
 def test_one_bad_annotation_of_many_that_come_together_leaves_the_others():

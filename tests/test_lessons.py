@@ -5,26 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
+from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, classes, png
 
 from fewshot import ClassRegistry, RegistryError, browsing
 from fewshot.lessons import Lesson, Lessons, Note, Taught
 from fewshot.store import RegistryStore
 
 ENCODER = FakeEncoder(name="colours")
-
-
-@pytest.fixture
-def path(tmp_path):
-    place = tmp_path / "project.fewshot"
-    ClassRegistry(place).close()
-    return place
-
-
-@pytest.fixture
-def lessons(path):
-    with Lessons(path) as opened:
-        yield opened
 
 
 def note(annotation, updated=1, *, task=1, body="[]"):
@@ -40,39 +27,34 @@ def teach(lessons, annotation, *given, updated=1, task=1):
     lessons.learn([Taught(one, given) for one in lessons.waiting(limit=9) if one.annotation == annotation], ENCODER)
 
 
-def classes(path):
-    with ClassRegistry(path, create=False) as registry:
-        return registry.classes()
-
-
-def negatives(path):
-    with ClassRegistry(path, create=False) as registry:
+def negatives(project):
+    with ClassRegistry(project, create=False) as registry:
         return registry.unknowns.n_negatives
 
 
-def test_a_lesson_is_an_example_and_goes_with_its_annotation(lessons, path):
+def test_a_lesson_is_an_example_and_goes_with_its_annotation(lessons, project):
     teach(lessons, 1, lesson("Red"))
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
     lessons.forget([1])
-    assert classes(path) == {}
+    assert classes(project) == {}
 
 
-def test_a_note_waits_in_the_file_until_it_is_learned(lessons, path):
+def test_a_note_waits_in_the_file_until_it_is_learned(lessons, project):
     assert lessons.note([note(7, body="what to learn")]) == 1
-    with Lessons(path) as other:
+    with Lessons(project) as other:
         (waiting,) = other.waiting(limit=1)
         assert waiting == note(7, body="what to learn")
         other.learn([Taught(waiting, (lesson("Red"),))], ENCODER)
     assert lessons.waiting(limit=1) == []
 
 
-def test_an_update_teaches_anew(lessons, path):
+def test_an_update_teaches_anew(lessons, project):
     teach(lessons, 1, lesson("Red"))
     teach(lessons, 1, lesson("Blue"), updated=2)
-    assert classes(path) == {"Blue": 1}
+    assert classes(project) == {"Blue": 1}
 
 
-def test_a_note_that_comes_twice_or_late_changes_nothing(lessons, path):
+def test_a_note_that_comes_twice_or_late_changes_nothing(lessons, project):
     teach(lessons, 1, lesson("Blue"), updated=2)
     state = lessons.state()
     assert lessons.note([note(1, 2), note(1, 1)]) == 0
@@ -85,64 +67,64 @@ def test_what_was_deleted_before_it_was_heard_of_stays_deleted(lessons):
     assert [one.annotation for one in lessons.waiting(limit=9)] == [3]
 
 
-def test_a_deleted_task_takes_its_annotations_along(lessons, path):
+def test_a_deleted_task_takes_its_annotations_along(lessons, project):
     teach(lessons, 1, lesson("Red"), task=5)
     teach(lessons, 2, lesson("Blue", picture=png(BLUE)), task=6)
     lessons.forget(tasks=[5])
-    assert classes(path) == {"Blue": 1}
+    assert classes(project) == {"Blue": 1}
 
 
-def test_a_note_overtaken_while_it_was_learned_is_not_learned(lessons, path):
+def test_a_note_overtaken_while_it_was_learned_is_not_learned(lessons, project):
     lessons.note([note(1, 1)])
     (old,) = lessons.waiting(limit=1)
     lessons.note([note(1, 2)])
     lessons.learn([Taught(old, (lesson("Red"),))], ENCODER)
-    assert classes(path) == {}
+    assert classes(project) == {}
     assert [one.updated for one in lessons.waiting(limit=1)] == [2]
 
 
-def test_an_example_stays_as_long_as_one_lesson_supports_it(lessons, path):
+def test_an_example_stays_as_long_as_one_lesson_supports_it(lessons, project):
     teach(lessons, 1, lesson("Red"))
     teach(lessons, 2, lesson("Red"))
     lessons.forget([1])
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
     lessons.forget([2])
-    assert classes(path) == {}
+    assert classes(project) == {}
 
 
-def test_annotators_who_disagree_are_both_heard(lessons, path):
+def test_annotators_who_disagree_are_both_heard(lessons, project):
     teach(lessons, 1, lesson("Red"))
     teach(lessons, 2, lesson("Blue"))
-    assert classes(path) == {"Red": 1, "Blue": 1}
+    assert classes(project) == {"Red": 1, "Blue": 1}
 
 
-def test_an_example_that_was_there_before_any_lesson_stays(lessons, path):
-    with ClassRegistry(path, encoder=ENCODER) as registry:
+def test_an_example_that_was_there_before_any_lesson_stays(lessons, project):
+    with ClassRegistry(project, encoder=ENCODER) as registry:
         registry.add("Red", [png(RED)])
     teach(lessons, 1, lesson("Red"))
     lessons.forget([1])
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
 
 
-def test_none_of_the_classes_is_a_negative_until_it_is_unlearned(lessons, path):
+def test_none_of_the_classes_is_a_negative_until_it_is_unlearned(lessons, project):
     teach(lessons, 1, lesson())
     teach(lessons, 2, lesson("Red"))
-    assert (classes(path), negatives(path)) == ({"Red": 1}, 1)
+    assert (classes(project), negatives(project)) == ({"Red": 1}, 1)
     lessons.forget([1])
-    assert (classes(path), negatives(path)) == ({"Red": 1}, 0)
+    assert (classes(project), negatives(project)) == ({"Red": 1}, 0)
 
 
-def test_a_negative_given_by_hand_stays(lessons, path):
-    with ClassRegistry(path, encoder=ENCODER) as registry:
+def test_a_negative_given_by_hand_stays(lessons, project):
+    with ClassRegistry(project, encoder=ENCODER) as registry:
         registry.unknowns.add_negatives([png(RED)])
     teach(lessons, 1, lesson())
     lessons.forget([1])
-    assert negatives(path) == 1
+    assert negatives(project) == 1
 
 
-def test_one_bad_lesson_of_an_annotation_leaves_the_others(lessons, path):
+def test_one_bad_lesson_of_an_annotation_leaves_the_others(lessons, project):
     teach(lessons, 1, lesson("Red"), lesson("Blue", picture=b"no picture", region="r2"), lesson("\n", region="r3"))
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
     (problem,) = lessons.problems([1, 2]).values()
     assert "red.png: not an image" in problem
     assert "a label must hold something to read" in problem
@@ -155,11 +137,11 @@ def test_a_known_picture_is_not_embedded_again(lessons):
     assert ENCODER.encoded == before
 
 
-def test_noted_again_what_is_whole_stays_and_what_is_wanting_is_learned_anew(lessons, path):
+def test_noted_again_what_is_whole_stays_and_what_is_wanting_is_learned_anew(lessons, project):
     teach(lessons, 1, lesson("Red"))
     teach(lessons, 2, lesson("Blue", picture=png(BLUE)))
     teach(lessons, 3, lesson("Green", picture=b"broken"))
-    with ClassRegistry(path, create=False) as registry:
+    with ClassRegistry(project, create=False) as registry:
         registry.remove("Blue")
     notes = [note(n) for n in (1, 2, 3)]
     assert lessons.note(notes) == 0
@@ -178,25 +160,25 @@ def test_noted_again_what_says_something_else_is_learned_anew(lessons):
 
 
 @pytest.fixture
-def twins(lessons, path):
+def twins(lessons, project):
     """A picture that annotation 1 calls Red and annotation 2 Blue, and two that are the same as one by hand."""
-    with ClassRegistry(path, encoder=ENCODER) as registry:
+    with ClassRegistry(project, encoder=ENCODER) as registry:
         registry.add("Blue", [png(GREEN)])
         registry.add("Red", [png(BLACK)])
     for number, label, colour in ((1, "Red", RED), (2, "Blue", RED), (3, "Red", GREEN), (4, "Blue", BLACK)):
         teach(lessons, number, lesson(label, picture=png(colour)))
-    assert classes(path) == {"Blue": 3, "Red": 3}
-    return path
+    assert classes(project) == {"Blue": 3, "Red": 3}
+    return project
 
 
-def moved(path):
-    with closing(RegistryStore(path, create=False)) as store:
+def moved(project):
+    with closing(RegistryStore(project, create=False)) as store:
         for example in browsing.examples(store, "Red"):
             browsing.move(store, example.id, "Blue")
 
 
-def merged(path):
-    with ClassRegistry(path, create=False) as registry:
+def merged(project):
+    with ClassRegistry(project, create=False) as registry:
         registry.merge(["Red"], "Blue")
 
 
@@ -220,39 +202,39 @@ def test_what_was_registered_by_hand_stays_wherever_it_is_moved(lessons, twins, 
         assert [registry.predict([png(c)])[0].label for c in (GREEN, BLACK)] == ["Blue", "Blue"]
 
 
-def test_what_was_moved_by_hand_stays_there_when_its_annotation_is_learned_again(lessons, path):
+def test_what_was_moved_by_hand_stays_there_when_its_annotation_is_learned_again(lessons, project):
     given = [lesson("Red", region="1"), lesson("Red", picture=png(GREEN), region="2"), lesson("Red", region="3")]
     one = note(1)
     lessons.note([one])
     lessons.learn([Taught(one, tuple(given), ("a bad region",))], ENCODER)  # so that it is wanting
-    with closing(RegistryStore(path, create=False)) as store:
+    with closing(RegistryStore(project, create=False)) as store:
         for example in browsing.examples(store):
             browsing.move(store, example.id, "Blue")
-    assert classes(path) == {"Blue": 2}
+    assert classes(project) == {"Blue": 2}
     assert lessons.note([one], again=True) == 1
     lessons.learn([Taught(one, tuple(given[:1]), ends=False)], ENCODER)
     lessons.learn([Taught(one, tuple(given[1:]), begins=False)], ENCODER)
-    assert classes(path) == {"Blue": 2}
+    assert classes(project) == {"Blue": 2}
     teach(lessons, 1, lesson("Red", region="1"), lesson("Black", picture=png(GREEN), region="2"), updated=2)
-    assert classes(path) == {"Blue": 1, "Black": 1}
+    assert classes(project) == {"Blue": 1, "Black": 1}
     teach(lessons, 1, lesson("Red", picture=png(BLACK), region="1"), updated=3)
-    assert classes(path) == {"Red": 1}
+    assert classes(project) == {"Red": 1}
 
 
-def test_a_registry_without_lessons_gets_none_by_a_merge(path):
-    with ClassRegistry(path, encoder=ENCODER) as registry:
+def test_a_registry_without_lessons_gets_none_by_a_merge(project):
+    with ClassRegistry(project, encoder=ENCODER) as registry:
         registry.add("Red", [png(RED)])
         registry.add("Blue", [png(RED)], allow_conflict=True)
         assert registry.merge(["Red"], "Blue") == 1
-    with Lessons(path) as opened:
+    with Lessons(project) as opened:
         assert opened.memory(ENCODER).votes == []
 
 
-def test_what_is_asked_to_be_learned_again_is_kept_until_that_very_question_is_answered(lessons, path):
+def test_what_is_asked_to_be_learned_again_is_kept_until_that_very_question_is_answered(lessons, project):
     state = lessons.state()
     assert lessons.asked_again() is None
     lessons.ask_again("<View/>")
-    with Lessons(path) as other:
+    with Lessons(project) as other:
         first = other.asked_again()
         assert first.how == "<View/>"
         other.ask_again("<View/>")
@@ -275,19 +257,19 @@ def test_what_changes_nothing_is_no_change(lessons):
     assert lessons.state() == state
 
 
-def test_what_is_missing_is_unlearned_and_may_come_back(lessons, path):
+def test_what_is_missing_is_unlearned_and_may_come_back(lessons, project):
     teach(lessons, 1, lesson("Red"))
     lessons.missing([1])
-    assert classes(path) == {}
+    assert classes(project) == {}
     assert lessons.note([note(1, 1)]) == 0
     assert lessons.note([note(1, 1)], again=True) == 1
     assert lessons.note([note(1, 2)]) == 1
 
 
-def test_predictions_of_an_open_registry_follow_the_lessons(lessons, path):
+def test_predictions_of_an_open_registry_follow_the_lessons(lessons, project):
     teach(lessons, 1, lesson("Red"))
     teach(lessons, 2, lesson("Blue", picture=png(BLUE)))
-    with ClassRegistry(path, encoder=ENCODER, create=False) as registry:
+    with ClassRegistry(project, encoder=ENCODER, create=False) as registry:
         assert registry.predict([png(BLUE, 9)])[0].label == "Blue"
         teach(lessons, 2, lesson("Green", picture=png(GREEN)), updated=2)
         assert registry.predict([png(GREEN, 9)])[0].label == "Green"
