@@ -24,8 +24,8 @@ from fewshot.finetuning.cut import cut
 from fewshot.finetuning.frozen import classifier_of, judged
 from fewshot.finetuning.mirror import mirrored_middle
 from fewshot.finetuning.parts import choose_parts
-from fewshot.finetuning.support import chunk_size, graph_bytes, support_maps
-from fewshot.finetuning.tuning import Method, Support, Tuner, class_scores, prototypes
+from fewshot.finetuning.support import graph_bytes, portions, support_maps
+from fewshot.finetuning.tuning import Method, Portions, Support, Tuner, class_scores, prototypes
 from fewshot.finetuning.views import altered, plain
 from fewshot.progress import Progress
 from fewshot.temperature import shipped
@@ -77,7 +77,7 @@ def bar():
     return Progress(None, "test").__enter__()
 
 
-def a_tuner(encoder, trainable="last-2", *, workers=1, chunk=100, loss="cross-entropy", schedule="together"):
+def a_tuner(encoder, trainable="last-2", *, workers=1, portions=(100, 100), loss="cross-entropy", schedule="together"):
     network = encoder.exact_network()
     parts = choose_parts(network, trainable, 4)
     trunk, top = cut(network, None, torch.rand(1, 3, 64, 64))
@@ -85,7 +85,7 @@ def a_tuner(encoder, trainable="last-2", *, workers=1, chunk=100, loss="cross-en
     named = dict(network.named_parameters())
     groups = [[named[name] for name in group] for group in parts.groups]
     crew.__enter__()
-    return Tuner(top, groups, Method(loss, schedule, 0), LENS, crew, chunk), trunk, groups, crew, network
+    return Tuner(top, groups, Method(loss, schedule, 0), LENS, crew, Portions(*portions)), trunk, groups, crew, network
 
 
 def pixels_of(images):
@@ -143,7 +143,7 @@ def test_prototypes_are_means_of_directions_and_scores_ten_times_the_cosine():
 def test_workers_and_chunks_change_no_gradient(encoder, support, loss):
     plainly = directions(encoder, support, loss=loss)
     assert (plainly[1] - plainly[0]).abs().max() > 1e-3
-    for settings in ({"workers": 2}, {"chunk": 2}, {"workers": 2, "chunk": 2}):
+    for settings in ({"workers": 2}, {"portions": (2, 2)}, {"portions": (9, 2)}, {"workers": 2, "portions": (5, 2)}):
         found = directions(encoder, support, loss=loss, **settings)
         assert_array_equal(found[0], plainly[0])
         # Adam divides by gradients' sizes, so that sums in another order show where gradients are almost zero.
@@ -225,8 +225,9 @@ def test_the_graph_of_a_picture_is_counted_and_shared_among_workers():
     maps = [torch.rand(4, 10)]
     assert graph_bytes(top, maps, LENS) == 4 * (10 + 20)  # the inputs of the two layers; tanh's output is one of them
     gib = 12 * 120 / 2**30
-    assert chunk_size(top, maps, LENS, 2, gib) == 3  # half of 12 pictures' graphs, for two
-    assert chunk_size(top, maps, LENS, 2, gib / 100) == 1
+    assert portions(top, maps, LENS, 2, gib) == Portions(3, 3)  # half of 12 pictures' graphs, for two
+    assert portions(top, maps, LENS, 2, gib / 100) == Portions(1, 1)
+    assert portions(top, maps, LENS, 1, 2.0) == Portions(2**30 // 120, 2**29 // 120)  # a CPU's share of what it keeps
 
 
 def some_support(labels, views=4):

@@ -56,6 +56,7 @@ def test_without_gradients_and_afterwards_everything_is_bfloat16() -> None:
         assert [module.autocast for module in net] == [True, True, True]
     ran(net)
     assert [module.autocast for module in net] == [True, True, True]
+    assert not any("_left_autocast" in vars(module) for module in net)
 
 
 def test_a_twin_copied_meanwhile_does_the_same() -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewshot.encoders.fusion import replace
+
 
 class Adapter(nn.Module):
     """A linear layer or convolution plus a product of two thin matrices, the second of them zero at first.
@@ -58,7 +60,7 @@ def add_adapters(network: nn.Module, rank: int) -> None:
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
-            _replace(network, name, Adapter(module, rank))
+            replace(network, name, Adapter(module, rank))
 
 
 def merge_adapters(network: nn.Module) -> None:
@@ -67,9 +69,4 @@ def merge_adapters(network: nn.Module) -> None:
         if isinstance(module, Adapter):
             with torch.no_grad():
                 module.layer.weight.copy_(module.weight)
-            _replace(network, name, module.layer)
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+            replace(network, name, module.layer)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from fewshot.encoders import TimmEncoder
 from fewshot.finetuning.choice import Verdict, choose, folds
 from fewshot.finetuning.cut import cut, quick
+from fewshot.finetuning.folding import norms_folded
 from fewshot.finetuning.frozen import Answer
 from fewshot.finetuning.lora import merge_adapters
 from fewshot.finetuning.parts import choose_parts
 from fewshot.finetuning.strided import strided_in_float32
-from fewshot.finetuning.support import chunk_size, support_maps
+from fewshot.finetuning.support import portions, support_maps
 from fewshot.finetuning.tuning import Method, Support, Tuner
 from fewshot.progress import Progress
 from fewshot.training.steps import Lens
@@ -106,9 +107,12 @@ def tune(
     example = torch.rand(1, *pixels.shape[1:], generator=torch.Generator().manual_seed(0))
     trunk, top = cut(network, encoder.pool, example)
     lens = Lens(loaded.mean.tolist(), loaded.std.tolist(), loaded.device, loaded.precision)
-    trunk, top = quick(trunk, example, loaded.device, loaded.precision), top.to(loaded.device)
+    named = dict(network.named_parameters())
+    with torch.no_grad():
+        maps = trunk(example)
+    trunk = quick(trunk, example, loaded.device, loaded.precision)
     n_workers = worker_count(loaded.device, len(pixels), least=_LEAST_OF_A_WORKER)
-    with strided_in_float32(top), Workers(top, n_workers) as workers:
+    with norms_folded(top, maps), strided_in_float32(top.to(loaded.device)), Workers(top, n_workers) as workers:
         support = support_maps(
             trunk,
             pixels,
@@ -121,14 +125,13 @@ def tune(
             memory=settings.memory,
             seed=settings.seed,
         )
-        named = dict(network.named_parameters())
         tuner = Tuner(
             top,
             [[named[name] for name in group] for group in parts.groups],
             Method(settings.loss, settings.schedule, settings.seed),
             lens,
             workers,
-            chunk_size(top, support.plain, lens, len(workers.twins), settings.memory),
+            portions(top, support.plain, lens, len(workers.twins), settings.memory),
         )
         verdict = _chosen(tuner, support, settings, frozen)
     merge_adapters(network)

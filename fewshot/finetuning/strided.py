@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LEFT = "_left_autocast"
+
 
 @contextmanager
 def strided_in_float32(top: nn.Module) -> Iterator[None]:
@@ -30,11 +32,13 @@ def strided_in_float32(top: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        for module in strided:
+            module.__dict__.pop(_LEFT, None)
 
 
 def _leave(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     left = torch.is_grad_enabled() and given[0].device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    module._left_autocast = left  # type: ignore[assignment]  # a twin is one thread's alone
+    module.__dict__[_LEFT] = left  # a twin is one thread's alone
     if not left:
         return None
     torch.set_autocast_enabled("cpu", False)
@@ -42,7 +46,7 @@ def _leave(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] |
 
 
 def _enter_again(module: nn.Module, given: Any, output: Tensor | None) -> Tensor | None:
-    if not module._left_autocast:
+    if not module.__dict__[_LEFT]:
         return None
     torch.set_autocast_enabled("cpu", True)
     return None if output is None else output.to(torch.get_autocast_dtype("cpu"))

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from fewshot.finetuning.cut import Top, Trunk
-from fewshot.finetuning.tuning import Support
+from fewshot.finetuning.tuning import Portions, Support
 from fewshot.finetuning.views import altered, plain
 from fewshot.progress import Progress
 from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers
 
 _GIB = 2**30
+# Graphs of this many bytes are computed together on a CPU: maps of more pictures are so large that the allocator takes
+# fresh pages for each, and to clear these takes longer than to compute on them.
+_TOGETHER = 2**29
 
 
 def support_maps(
@@ -83,24 +86,28 @@ def support_maps(
 
 
 def graph_bytes(top: Top, maps: Sequence[Tensor], lens: Lens) -> int:
-    """How many bytes are kept for the gradients of one picture; of ``maps``, the first is taken."""
-    parameters = {parameter.data_ptr() for parameter in top.parameters()}
-    kept: dict[int, int] = {}
+    """How many bytes are kept for the gradients of one picture more; ``maps`` are of two at least."""
 
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in parameters:
-            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
+    def kept(n: int) -> int:
+        found: dict[int, int] = {}
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), lens.autocast():
-        out = top(*(each[:1].clone() for each in maps))
-    del out
-    return sum(kept.values())
+        def pack(tensor: Tensor) -> Tensor:
+            found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), lens.autocast():
+            out = top(*(each[:n].clone() for each in maps))
+        del out
+        return sum(found.values())
+
+    return kept(2) - kept(1)  # weights, and what they are turned into, are kept once
 
 
-def chunk_size(top: Top, maps: Sequence[Tensor], lens: Lens, workers: int, memory: float) -> int:
-    """How many pictures each worker may keep the graph of, all together in half of ``memory`` GiB; 1 at least."""
-    return max(1, int(memory / 2 * _GIB / max(1, graph_bytes(top, maps, lens)) / workers))
+def portions(top: Top, maps: Sequence[Tensor], lens: Lens, workers: int, memory: float) -> Portions:
+    """Share half of ``memory`` GiB among workers: one picture each at least."""
+    each = max(1, graph_bytes(top, maps, lens))
+    kept = max(1, int(memory / 2 * _GIB / each / workers))
+    return Portions(kept, kept if lens.device.type != "cpu" else max(1, min(kept, _TOGETHER // each)))
 
 
 def _each(

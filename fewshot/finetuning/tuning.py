@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from fewshot.finetuning.cut import Top
 from fewshot.progress import Progress
 from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers
+
+R = TypeVar("R")
 
 LOSSES = ("cross-entropy", "prototypical")
 SCHEDULES = ("together", "progressive")
@@ -49,6 +52,14 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Portions:
+    """How many pictures a worker may keep the graph of at once, and how many of them it computes together."""
+
+    kept: int
+    together: int
+
+
+@dataclass(frozen=True)
 class Method:
     """How the top is tuned: ``FineTuneClassifier``'s parameters of these names, and a seed."""
 
@@ -70,8 +81,8 @@ class Tuner:
         Says in which precision to compute, and where.
     workers : Workers
         Of ``top``, entered.
-    chunk : int
-        Pictures that a worker may hold the graph of at once.
+    portions : Portions
+        What a worker may hold at once.
     """
 
     def __init__(
@@ -81,10 +92,10 @@ class Tuner:
         method: Method,
         lens: Lens,
         workers: Workers,
-        chunk: int,
+        portions: Portions,
     ) -> None:
         self._groups, self._method, self._lens = groups, method, lens
-        self._workers, self._chunk = workers, chunk
+        self._workers, self._portions = workers, portions
         self._start = [parameter.detach().clone() for group in groups for parameter in group]
         for twin in workers.twins:
             twin.eval()  # batch norms too: a handful of pictures says little about the mean of all
@@ -97,14 +108,8 @@ class Tuner:
                 features: Tensor = twin(*_some(maps, share))
                 return features.float()
 
-        shares = torch.split(torch.arange(len(maps[0])), self._chunk)
-        n = len(self._workers.twins)
-        found = [
-            part
-            for at in range(0, len(shares), n)
-            for part in self._workers.map(forward, shares[at : at + n], self._workers.twins[: len(shares[at : at + n])])
-        ]
-        return torch.cat(found)
+        shares = self._shares(len(maps[0]))
+        return torch.cat(self._in_turn(forward, shares, self._each_twin(shares)))
 
     def path(
         self, support: Support, chosen: Tensor, views: Tensor, rate: float, stops: Sequence[int], bar: Progress
@@ -201,10 +206,8 @@ class Tuner:
         ----------
         Gao et al. 2021, arXiv:2101.06983, section 3.2 (the features' gradients are kept, the graphs are not).
         """
-        n = len(self._workers.twins)
-        even = max(1, min(self._chunk, -(-len(maps[0]) // n)))
-        shares = torch.split(torch.arange(len(maps[0])), even)
-        twins = self._workers.twins
+        shares = self._shares(len(maps[0]))
+        twins = self._each_twin(shares)
 
         def forward(share: Tensor, twin: nn.Module) -> Tensor:
             with self._lens.autocast():
@@ -214,22 +217,39 @@ class Tuner:
         def backward(output: Tensor, gradient: Tensor) -> None:
             torch.autograd.backward(output, gradient)
 
-        kept = self._workers.map(forward, shares, twins[: len(shares)]) if len(shares) <= n else None
+        def both(share: Tensor, twin: nn.Module, gradient: Tensor) -> None:
+            backward(forward(share, twin), gradient)
+
+        fits = len(maps[0]) <= self._portions.kept * len(self._workers.twins)
+        kept = self._in_turn(forward, shares, twins) if fits else None
         features = self.embed(maps) if kept is None else torch.cat([output.detach() for output in kept])
         features.requires_grad_()
         loss = self._loss(features, labels, head)
         loss.backward()  # type: ignore[no-untyped-call]
         assert features.grad is not None
-        gradients = torch.split(features.grad, even)
-        if kept is not None:
-            self._workers.map(backward, kept, gradients)
+        gradients = torch.split(features.grad, len(shares[0]))
+        if kept is None:
+            self._in_turn(both, shares, twins, gradients)
         else:
-            for at in range(0, len(shares), n):
-                some = shares[at : at + n]
-                outputs = self._workers.map(forward, some, twins[: len(some)])
-                self._workers.map(backward, outputs, gradients[at : at + n])
+            self._in_turn(backward, kept, gradients)
         self._workers.gather()
         return loss.detach()
+
+    def _shares(self, n: int) -> Sequence[Tensor]:
+        """Positions of n pictures, parted so that all workers are busy in as few turns as a worker's portion allows."""
+        workers = len(self._workers.twins)
+        turns = -(-n // (workers * self._portions.together))
+        return torch.split(torch.arange(n), -(-n // (workers * turns)))
+
+    def _each_twin(self, shares: Sequence[Tensor]) -> list[nn.Module]:
+        twins = self._workers.twins
+        return [twins[i % len(twins)] for i in range(len(shares))]
+
+    def _in_turn(self, function: Callable[..., R], *lists: Sequence[Any]) -> list[R]:
+        """Call ``function`` with each set of arguments, as many at once as there are workers."""
+        n = len(self._workers.twins)
+        turns = range(0, len(lists[0]), n)
+        return [found for at in turns for found in self._workers.map(function, *(each[at : at + n] for each in lists))]
 
     def _loss(self, features: Tensor, labels: Tensor, head: Tensor | None) -> Tensor:
         labels = labels.to(features.device)
