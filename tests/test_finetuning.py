@@ -385,7 +385,13 @@ def test_one_picture_of_a_class_is_enough(encoder, support):
 def test_an_untouched_classifier_reads_the_vectors_of_the_given_encoder(encoder, support, queries, monkeypatch, mirror):
     monkeypatch.setattr(choosing, "_MARGIN_EXAMPLES", math.inf)
     images, labels = support
+    looked: list[int] = []
+    whole = TimmEncoder._embed
+    monkeypatch.setattr(
+        TimmEncoder, "_embed", lambda self, net, items: looked.append(len(items)) or whole(self, net, items)
+    )
     classifier = FineTuneClassifier(encoder, trainable="last", steps=2, mirror=mirror).fit(images, labels)
+    assert sum(looked) == (1 + mirror) * len(images)  # once each: what chose the answer is what it learns from
     assert (classifier.choice_.steps, classifier.choice_.learning_rate) == (0, 0.0)
     assert classifier.choice_.mirror is mirror
     assert classifier.encoder_ is encoder

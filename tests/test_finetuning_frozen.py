@@ -161,10 +161,10 @@ def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes(
 
     plain, right = torch.eye(2).flip(0)[labels], torch.eye(2)[labels] * 20
     assert chosen(None).steps == 1
-    best = chosen(Answer("logistic", False, (plain,), (right,)))
+    best = chosen(Answer("logistic", False, (plain,), (right,), features))
     assert (best.steps, best.accuracy_before, best.accuracy_after) == (0, 0.0, 1.0)
-    assert chosen(Answer("logistic", False, (plain,), (torch.zeros(4, 2),))).steps == 1
-    assert chosen(Answer("logistic", False, (right,), (plain,))).steps == 0  # nor its answer alone
+    assert chosen(Answer("logistic", False, (plain,), (torch.zeros(4, 2),), features)).steps == 1
+    assert chosen(Answer("logistic", False, (right,), (plain,), features)).steps == 0  # nor its answer alone
 
 
 def test_the_mirrored_middle_leaves_out_the_edges_and_turns_left_to_right():

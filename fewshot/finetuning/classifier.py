@@ -162,11 +162,12 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tuned, frozen = self._tuned(encoder, images, codes)
         if tuned.network is None:
             assert frozen is not None  # where both steps and rate are given, they are taken
-            adapted, head, mirror = encoder, frozen.head, frozen.mirror
+            adapted, head, mirror, found = encoder, frozen.head, frozen.mirror, frozen.support.numpy()
         else:
             adapted, head, mirror = encoder.with_network(tuned.network), self.head or "prototypes", bool(self.mirror)
+            found = None
         reader = two_looks(adapted) if mirror else adapted
-        vectors = directions(reader.encode(images), encoder.dim)
+        vectors = directions(reader.encode(images), encoder.dim) if found is None else found
         classifier = classifier_of(head).fit(vectors, labels)
         self.classes_, self.encoder_ = classifier.classes_, adapted
         self._classifier, self._reader = classifier, reader

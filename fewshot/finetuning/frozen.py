@@ -65,12 +65,15 @@ class Answer:
         Whether a picture's direction is the sum of its own and its mirrored middle's.
     plain, scores : tuple of Tensor of shape (m, c)
         Of what each fold holds out: by prototypes of pictures as they are, and by this answer. Empty without folds.
+    support : Tensor of shape (s, d)
+        The support's directions, as this answer reads them.
     """
 
     head: str
     mirror: bool
     plain: tuple[Tensor, ...]
     scores: tuple[Tensor, ...]
+    support: Tensor
 
 
 def answer(
@@ -104,8 +107,11 @@ def answer(
     ways = normalize(looks, dim=-1)
     wanted = [labels[held] for _, held in parts]
 
+    def read(mirrored: bool) -> Tensor:
+        return ways.sum(1) if mirrored else ways[:, 0]
+
     def held_out(head: str, mirrored: bool) -> tuple[Tensor, ...]:
-        x = ways.sum(1) if mirrored else ways[:, 0]
+        x = read(mirrored)
         return tuple(_scores(head, x[learn], labels[learn], n_classes, x[held]) for learn, held in parts)
 
     plain = held_out("prototypes", False)
@@ -115,7 +121,7 @@ def answer(
     if head is None:
         fitted, means = (held_out(each, mirrored) for each in HEADS)
         head = "prototypes" if worse(fitted, means, wanted) else "logistic"
-    return Answer(head, mirrored, plain, held_out(head, mirrored))
+    return Answer(head, mirrored, plain, held_out(head, mirrored), read(mirrored))
 
 
 def classifier_of(head: str) -> FewShotClassifier:
