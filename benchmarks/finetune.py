@@ -6,7 +6,7 @@ Cells: mobilenetv2 on Omniglot's evaluation characters, 20-way within an alphabe
 classes, 5-way, 1 and 5 shots each, for each choice of what trains. Each episode's support is tuned on alone, everything
 chosen from it, and its queries are answered by cosine prototypes of the frozen encoder and by what was chosen. The work
 folder holds a line an episode; the same command goes on where it was. ``--validate`` takes background alphabets and
-validation classes instead: for choosing defaults. Each process has one thread, so seconds are of one core.
+validation classes instead: for choosing defaults. Each process computes in one thread; seconds are processor time.
 
     python benchmarks/finetune.py --work work --wait
 
@@ -136,9 +136,9 @@ def one_episode(draw: Draw, number: int, settings: dict[str, Any]) -> dict[str, 
     images, asked = [data.images[i] for i in support], [data.images[i] for i in query]
     known = EmbeddingCache(encoder, draw.cache)
     frozen = PrototypeClassifier().fit(known.encode(images), labels).predict(known.encode(asked))
-    begun = time.monotonic()
+    begun = time.process_time()
     classifier = FineTuneClassifier(encoder, random_state=number, **settings).fit(images, labels)
-    seconds = time.monotonic() - begun
+    seconds = time.process_time() - begun
     tuned = classifier.predict(asked)
     return {
         "episode": number,
