@@ -128,12 +128,36 @@ def found_beside(path: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Where an encoder's folder is not where it was, but one of its name lies beside the registry: take that one.
 
     A registry and the encoder tuned for it are moved together; ``check_encoder`` tells whether it is the same.
+
+    Raises
+    ------
+    RegistryError : if it is in neither place.
     """
-    kind, _, folder = str(spec["name"]).partition(":")
-    near = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(folder))
-    if kind == "local-dir" and not os.path.isdir(folder) and os.path.isdir(near):
-        return {**spec, "name": f"local-dir:{near}"}
-    return spec
+    if lost := lost_encoder(path, spec):
+        raise RegistryError(lost)
+    folder = encoder_folder(spec)
+    return spec if folder is None or os.path.isdir(folder) else {**spec, "name": f"local-dir:{_near(path, folder)}"}
+
+
+def encoder_folder(spec: dict[str, Any]) -> str | None:
+    """Return the folder that an encoder is loaded from, where it is one that no hub has."""
+    kind, _, folder = str(spec.get("name")).partition(":")
+    return folder if kind == "local-dir" else None
+
+
+def lost_encoder(path: str, spec: dict[str, Any]) -> str | None:
+    """Say what to do where an encoder's folder is neither where it was nor beside the registry."""
+    folder = encoder_folder(spec)
+    if folder is None or os.path.isdir(folder) or os.path.isdir(near := _near(path, folder)):
+        return None
+    return (
+        f"the encoder of {path} was in the folder {folder}, which is not there. Put it back, or beside the registry as "
+        f"{near}; or embed all pictures anew with another: fewshot reindex {shlex.quote(path)} --encoder NAME"
+    )
+
+
+def _near(path: str, folder: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(os.path.normpath(folder)))
 
 
 def name_of(encoder: str) -> str:

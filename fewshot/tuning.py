@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fewshot.encoders import TimmEncoder, load_encoder
 from fewshot.errors import ImageError, RegistryError
@@ -21,6 +22,7 @@ from fewshot.reindexing import unavailable
 
 if TYPE_CHECKING:
     from fewshot.finetuning import Choice
+    from fewshot.images import ImageSource
     from fewshot.registry import ClassRegistry
 
 
@@ -88,11 +90,17 @@ def tune_registry(
         raise ValueError(
             "trainable='head' trains no part of an encoder: a registry's classes are prototypes. Train blocks"
         )
+    if encoder.layer is not None:
+        raise ValueError(
+            f"{registry.path} takes its features after layer {encoder.layer!r}, but fine-tuning reads the network's "
+            f"own embedding: first run fewshot reindex {shlex.quote(registry.path)} --encoder {encoder.name}"
+        )
+    settings = {"head": "prototypes", "mirror": False, **settings}  # as the registry reads vectors
+    classifier = FineTuneClassifier(encoder, **settings)
+    classifier._check()  # a registry's pictures may take long to read
     _sweep(_beside(registry.path, "") if folder is None else Path(f"{os.path.abspath(folder)}-"))
     was = registry.info().encoder
-    images, labels = _examples(registry)
-    settings = {"head": "prototypes", "mirror": False, **settings}  # as the registry reads vectors
-    classifier = FineTuneClassifier(encoder, **settings).fit(images, labels)
+    classifier.fit(*_examples(registry))
     if not classifier.choice_.steps:
         return TuneReport(was, was, classifier.choice_, 0)
     tuned = classifier.encoder_
@@ -102,17 +110,34 @@ def tune_registry(
     return TuneReport(registry.info().encoder, was, classifier.choice_, count)
 
 
-def _examples(registry: ClassRegistry) -> tuple[list[bytes], list[str]]:
-    """Every picture and its label."""
-    images: list[bytes] = []
+class _Example:
+    """A registry's picture as a file object, read anew each time: no more are in memory than are in use."""
+
+    def __init__(self, registry: ClassRegistry, id_: int) -> None:
+        self._registry, self._id = registry, id_
+        self.name = f"example {id_}"
+
+    def seekable(self) -> bool:
+        """Return False: there is no place in it to go back to."""
+        return False
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the whole picture."""
+        return self._registry.picture(self._id)
+
+
+def _examples(registry: ClassRegistry) -> tuple[list[ImageSource], list[str]]:
+    """Every picture, seen to be there, and its label."""
+    images: list[ImageSource] = []
     labels: list[str] = []
     missing: list[str] = []
     total = sum(registry.classes().values())
-    with Progress(total, "read") as bar:
+    with Progress(total, "look") as bar:
         for label in registry.classes():
             for id_, _ in registry.examples(label):
                 try:
-                    images.append(registry.picture(id_))
+                    registry.picture(id_)
+                    images.append(cast("ImageSource", _Example(registry, id_)))
                     labels.append(label)
                 except ImageError as error:
                     missing.append(f"example {id_}, {error}")

@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.covariance import ShrunkCovariance
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
@@ -111,7 +112,7 @@ def test_a_clone_has_the_settings_and_nothing_learned(rng):
         ({"method": "entropy"}, "'entropy' needs encoder=: the TimmEncoder to adapt"),
         ({"encoder": TimmEncoder()}, "encoder= is for batch-norm and entropy; 'center' does not use it"),
         ({"method": "whiten", "shrinkage": 0}, "shrinkage must be above 0 and at most 1, not 0"),
-        ({"method": "coral", "source": np.eye(4)}, r"expected vectors of shape \(n, 3\), got \(4, 4\)"),
+        ({"method": "coral", "source": np.eye(4)}, r"source: expected vectors of shape \(n, 3\), got \(4, 4\)"),
         (
             {"method": "coral", "source": np.ones((4, 3))},
             r"the source vectors \(n = 4, n_features = 3\) all point",
@@ -127,6 +128,18 @@ def test_vectors_that_do_not_vary_cannot_be_whitened():
     message = r"the target vectors \(n = 3, n_features = 2\) all point the same way, so they have no covariance"
     with pytest.raises(ValueError, match=message):
         DomainAdapter("whiten").fit([[1.0, 2.0], [2.0, 4.0], [0.5, 1.0]])
+    one = np.random.default_rng(0).normal(size=2)
+    with pytest.raises(ValueError, match=message):  # as float32, their directions differ in the last digits
+        DomainAdapter("whiten").fit(np.outer([0.1, 3.0, 7.0], one))
+
+
+@pytest.mark.parametrize("method", ["whiten", "coral", "entropy"])
+def test_a_method_set_after_fitting_must_be_fitted_again(rng, method):
+    vectors = rng.normal(size=(6, 3))
+    adapter = DomainAdapter("center").fit(vectors).set_params(method=method)
+    for asked in (lambda: adapter.transform(vectors), lambda: adapter.report(list(vectors), [0, 0, 0, 1, 1, 1])):
+        with pytest.raises(NotFittedError):
+            asked()
 
 
 # The report
@@ -339,6 +352,8 @@ def test_the_converted_weights_are_refused(shared, pictures):
         ({}, 1, ValueError, "'batch-norm' needs at least 2 unlabelled pictures, not 1"),
         ({"method": "entropy"}, 9, ValueError, "'entropy' needs at least 10 unlabelled pictures, not 9"),
         ({"prior": -1}, 2, ValueError, "prior must be a finite number of pictures, at least 0, not -1"),
+        ({"method": "entropy", "learning_rate": 0.0}, 12, ValueError, "learning_rate must be a finite number above 0"),
+        ({"method": "entropy", "learning_rate": 1e30}, 12, ValueError, r"diverged at a learning rate of 1e\+30"),
         ({"method": "entropy", "epochs": 0}, 12, ValueError, "epochs must be a whole number of at least 1, not 0"),
     ],
 )

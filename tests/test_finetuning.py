@@ -257,6 +257,11 @@ def test_where_less_than_half_of_the_classes_have_two_pictures_views_are_held_ou
     assert part.labels.tolist() == [0, 0, 1, 2] * 2
 
 
+def test_pictures_of_one_class_alone_are_not_held_out():
+    assert folds(some_support([0, 1, 1, 1, 1]), seed=0)[0] == "views"  # to answer 1 always would be right
+    assert folds(some_support([0, 0, 1, 1, 1]), seed=0)[0] == "examples"
+
+
 class Scripted:
     """A tuner whose path turns the two classes' directions by so many degrees at each step."""
 
@@ -439,7 +444,11 @@ def test_it_is_cloned_like_any_estimator(encoder, support):
         ({"schedule": "late"}, "schedule must be one of"),
         ({"steps": 0}, "steps must be a whole number of at least 1, not 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0, not 0.0"),
+        ({"learning_rate": "fast"}, "learning_rate must be a finite number above 0, not 'fast'"),
         ({"memory": -1.0}, "memory must be a finite number above 0"),
+        ({"memory": 1e-4, "trainable": "last"}, r"9 pictures take 0\.0001 GiB .*, more than memory=0\.0001 GiB"),
+        ({"flip": "yes"}, "flip must be True or False, not 'yes'"),
+        ({"random_state": 2**32}, "random_state must be at most 4294967295, as numpy's, not 4294967296"),
         ({"views": 0}, "views must be a whole number of at least 1"),
     ],
 )
@@ -460,6 +469,21 @@ def test_one_class_unreadable_pictures_and_unfit_encoders_are_refused(encoder, s
         FineTuneClassifier(layered).fit(images, labels)
     with pytest.raises(TypeError, match="not EmbeddingCache; of a cache, give its encoder"):
         FineTuneClassifier(EmbeddingCache(encoder, tmp_path / "cache.db")).fit(images, labels)
+
+
+@pytest.mark.parametrize("trainable", ["layer4", "last-0", None, 2])
+def test_parts_of_no_network_are_refused_before_a_picture_is_read(trainable):
+    with pytest.raises(ValueError, match=r"trainable must be 'head', 'last', 'last-N' .*, not ") as caught:
+        FineTuneClassifier("no such encoder", trainable=trainable).fit(["no.jpg", "none.jpg"], [0, 1])
+    assert repr(trainable) in str(caught.value)
+
+
+def test_an_encoder_is_not_saved_in_the_place_of_a_file(encoder, support, tmp_path):
+    classifier = FineTuneClassifier(encoder, trainable="head", mirror=False).fit(*support)
+    (tmp_path / "mine").write_text("notes")
+    with pytest.raises(NotADirectoryError, match=r"cannot write .*mine: it is a file; give a folder"):
+        classifier.save_encoder(tmp_path / "mine")
+    assert (tmp_path / "mine").read_text() == "notes"
 
 
 @pytest.mark.parametrize("pool", [None, "max"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 
@@ -13,11 +14,13 @@ from click.testing import CliRunner
 from fakes import FakeEncoder, png
 from PIL import Image
 
-from fewshot import ClassRegistry, RegistryError, TimmEncoder
+from fewshot import ClassRegistry, ImageError, RegistryError, TimmEncoder
 from fewshot.cli import main
 from fewshot.finetuning import FineTuneClassifier
-from fewshot.tuning import tune_registry
+from fewshot.images import image_bytes
+from fewshot.tuning import _examples, tune_registry
 
+pytestmark = pytest.mark.usefixtures("pocket_stays")
 SETTINGS = {"trainable": "last", "steps": 2, "learning_rate": 0.01, "views": 2}
 
 
@@ -85,6 +88,47 @@ def test_a_registry_and_its_encoder_may_be_moved_together(path, tmp_path):
         assert registry.predict([picture(1, 1)])[0].label == "class 1"
 
 
+def test_an_encoder_that_is_lost_is_named_with_what_to_do_and_a_copy_says_what_it_lacks(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        folder = tune_registry(registry, **SETTINGS).encoder["name"].partition(":")[2]
+    copy = tmp_path / "copies" / "c.fewshot"
+    copy.parent.mkdir()
+    run = CliRunner().invoke(main, ["backup", str(path), str(copy)])
+    assert run.stderr == f"its encoder is not in the copy: keep {folder}, too\n"
+    assert CliRunner().invoke(main, ["check", str(copy)]).exit_code == 0  # it is where it was
+    shutil.rmtree(folder)
+    sentence = (
+        f"the encoder of {copy} was in the folder {folder}, which is not there. Put it back, or beside the registry"
+    )
+    with ClassRegistry(copy) as registry, pytest.raises(RegistryError, match=re.escape(sentence)):
+        registry.predict([picture(1, 1)])
+    run = CliRunner().invoke(main, ["check", str(copy)])
+    assert run.exit_code == 1
+    (problem,) = json.loads(run.stdout)["problems"]
+    assert problem.startswith(sentence)
+    assert problem.endswith(f"fewshot reindex {copy} --encoder NAME")
+    assert CliRunner().invoke(main, ["reindex", str(copy), "--encoder", "pocket"]).exit_code == 0
+    with ClassRegistry(copy) as registry:
+        assert registry.predict([picture(1, 1)])[0].label == "class 1"
+
+
+def test_pictures_are_read_when_they_are_needed_and_named_if_they_go_meanwhile(tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(4)]
+    for n, file in enumerate(files):
+        picture(n % 2, n).save(file)
+    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+        for n, file in enumerate(files):
+            registry.add(f"class {n % 2}", [file])
+        images, labels = _examples(registry)
+        assert labels == ["class 0", "class 0", "class 1", "class 1"]
+        assert [image_bytes(image) for _ in range(2) for image in images] == [
+            files[n].read_bytes() for _ in range(2) for n in (0, 2, 1, 3)
+        ]
+        files[1].unlink()
+        with pytest.raises(ImageError, match=r"1\.png"):
+            image_bytes(images[2])
+
+
 def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
     content = path.read_bytes()
 
@@ -139,6 +183,23 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(path, tmp_p
         registry.add("red", [png()])
         with pytest.raises(ValueError, match="an encoder of your own: only timm networks can be tuned"):
             tune_registry(registry)
+
+
+def test_wrong_settings_and_an_inner_layer_are_refused_before_a_picture_is_read(path, tmp_path, monkeypatch):
+    def read(*_: object) -> None:
+        raise AssertionError("a picture was read")
+
+    with ClassRegistry(tmp_path / "inner.fewshot", encoder=TimmEncoder("pocket", layer=1)) as inner:
+        inner.add("a", [picture(0, 0)])
+        monkeypatch.setattr(ClassRegistry, "picture", read)
+        with pytest.raises(
+            ValueError, match=r"after layer 1, .* first run fewshot reindex .*inner\.fewshot --encoder pocket"
+        ):
+            tune_registry(inner)
+    with ClassRegistry(path) as registry:
+        for settings, message in (({"trainable": "layer4"}, "not 'layer4'"), ({"steps": 0}, "at least 1, not 0")):
+            with pytest.raises(ValueError, match=message):
+                tune_registry(registry, **settings)
 
 
 def test_pictures_that_are_gone_are_named(tmp_path):

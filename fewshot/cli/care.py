@@ -12,22 +12,32 @@ from fewshot.cli.common import finish, note, opened_registry, say
 @click.argument("file")
 def backup(registry: str, file: str) -> None:
     """Copy a registry to FILE, checked and whole, while others may write; an older copy there is replaced."""
+    from fewshot.identity import encoder_folder
+
     with opened_registry(registry) as opened:
-        say({"file": file, "bytes": opened.backup(file), "examples": opened.info().examples})
+        about = opened.info()
+        say({"file": file, "bytes": opened.backup(file), "examples": about.examples})
+        if folder := encoder_folder(about.encoder):
+            note(f"its encoder is not in the copy: keep {folder}, too")
 
 
 @click.command(epilog="Example: fewshot check parts.fewshot")
 @click.argument("registry")
 def check(registry: str) -> None:
-    """Say whether a registry is what was stored: its pages, its vectors and its pictures."""
+    """Say whether a registry is what was stored: its pages, vectors and pictures, and its encoder's folder."""
+    from fewshot.identity import lost_encoder
     from fewshot.safekeeping import problems_of
 
     with opened_registry(registry) as opened:
         problems, remedy = problems_of(opened.store), opened.store.remedy
+        lost = None if problems else lost_encoder(registry, opened.info().encoder)
     for problem in problems:
         note(problem)
     if problems:
         note(remedy)
+    if lost:
+        note(lost)
+        problems.append(lost)
     say({"registry": registry, "problems": problems})
     finish(bool(problems))
 

@@ -27,7 +27,7 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
     """Fit how sure methods may be to labelled data of your own kind, at 1 and 5 examples of each class.
 
     DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels), or a data set's
-    name. One half of its classes is fitted to, the other tells how well it went.
+    name. A fit to one half of its classes, measured on the other, tells how well it goes; FILE is fitted to all.
     """
     from fewshot.confidence import run_calibration
     from fewshot.temperature import write_table

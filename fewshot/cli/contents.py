@@ -245,6 +245,7 @@ def info(registry: str) -> None:
 @click.option("--steps", type=click.IntRange(1), help="By default chosen on what is held out, or none.")
 @click.option("--learning-rate", type=float, help="By default chosen too.")
 @click.option("--views", type=click.IntRange(1), default=8, show_default=True, help="Of each picture.")
+@click.option("--rank", type=click.IntRange(1), default=4, show_default=True, help="Of lora.")
 @click.option("--flip", is_flag=True, help="Views may be mirrored; not for characters.")
 @click.option("--memory", type=float, default=1.0, show_default=True, help="GiB to compute in.")
 @click.option("--seed", "random_state", type=click.IntRange(0), default=0, show_default=True)

@@ -75,6 +75,10 @@ class NormAdapter:
     def sharpen(self, n_clusters: int, epochs: int, learning_rate: float) -> None:
         """Learn the norms' scales and shifts by making the assignment of pictures to clusters more certain.
 
+        Raises
+        ------
+        ValueError : for a learning rate at which nothing finite is left.
+
         References
         ----------
         Wang et al. 2021, arXiv:2006.10726, section 3. Departs from it in what is predicted, for an embedding has no
@@ -99,6 +103,10 @@ class NormAdapter:
                     steps.step()
                     bar.advance(len(x))
         self.network.requires_grad_(False)
+        with torch.no_grad():
+            found = self._features(x)
+        if not bool(found.isfinite().all()):
+            raise ValueError(f"adapting diverged at a learning rate of {learning_rate:g}: give a lower one")
 
     def _features(self, x: Tensor) -> Tensor:
         return normalize(features(self.network, x, layer=self._encoder.layer, pool=self._encoder.pool), dim=-1)

@@ -101,7 +101,7 @@ def hold_out(labels: Tensor, n_classes: int, seed: int) -> list[tuple[Tensor, Te
     """Part a support into positions to learn from and positions to hold out, in several ways.
 
     Each holds out one picture of each class that has two or more; there are as many as give some 40 pictures, no
-    picture twice, and none where less than half of the classes have two.
+    picture twice, and none where only one class, or less than half of them, has two.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def hold_out(labels: Tensor, n_classes: int, seed: int) -> list[tuple[Tensor, Te
     """
     sizes = torch.bincount(labels, minlength=n_classes)
     several = int((sizes > 1).sum())
-    if 2 * several < n_classes:
+    if several < 2 or 2 * several < n_classes:  # all of one class would praise what answers that class alone
         return []
     generator = torch.Generator().manual_seed(seed)
     rank = torch.empty_like(labels)

@@ -20,6 +20,7 @@ from fewshot.encoders.base import check_image_batch
 from fewshot.finetuning.choice import Choice, hold_out, untouched
 from fewshot.finetuning.frozen import HEADS, Answer, answer, classifier_of
 from fewshot.finetuning.mirror import directions, two_looks
+from fewshot.finetuning.parts import check_trainable
 from fewshot.finetuning.saving import save_folder
 from fewshot.finetuning.session import Settings, Tuned, tune
 from fewshot.finetuning.tuning import LOSSES, SCHEDULES
@@ -30,6 +31,8 @@ from fewshot.validation import check_choice, check_count, check_labels, label_ar
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_MOST_SEED = 2**32 - 1
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -75,7 +78,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     rank : int, default 4
         Of "lora".
     memory : float, default 1.0
-        GiB that maps of views and graphs of gradients may take together.
+        GiB that maps of views and graphs of gradients may take together; the pictures, as the network reads them,
+        must fit into as much.
     random_state : int, default 0
         Of views, folds and adapters; it repeats a run on the same number of threads.
 
@@ -242,7 +246,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.trainable == "head":
             frozen = self._frozen(encoder, images, codes, parts)
             return Tuned(None, untouched(frozen, codes, parts), n_classes * (encoder.dim + 1)), frozen
-        pixels = decode(encoder._loaded().prepare, images, len(images))
+        pixels = decode(encoder._loaded().prepare, images, len(images), self.memory)
         chosen = self._frozen(encoder, images, codes, parts) if settings.judged else None
         return tune(encoder, pixels, codes, settings, chosen), chosen
 
@@ -254,8 +258,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return answer(looks, codes, int(codes.max()) + 1, parts, head=self.head, mirror=self.mirror)
 
     def _check(self) -> None:
+        check_trainable(self.trainable)
         check_choice("loss", self.loss, LOSSES)
         check_choice("schedule", self.schedule, SCHEDULES)
+        if not isinstance(self.flip, (bool, np.bool_)):
+            raise ValueError(f"flip must be True or False, not {self.flip!r}")
         if self.head is not None:
             check_choice("head", self.head, HEADS)
         if self.mirror is not None and not isinstance(self.mirror, (bool, np.bool_)):
@@ -267,13 +274,17 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                         f"trainable='head' takes no gradient steps, but {name}={value!r}: leave it out, or train "
                         "blocks, as with trainable='last-2'"
                     )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         check_count("views", self.views)
         check_count("rank", self.rank)
-        check_count("random_state", self.random_state, minimum=0)
+        if check_count("random_state", self.random_state, minimum=0) > _MOST_SEED:
+            raise ValueError(f"random_state must be at most {_MOST_SEED}, as numpy's, not {self.random_state}")
         if self.steps is not None:
             check_count("steps", self.steps)
         for name, value in (("learning_rate", self.learning_rate), ("memory", self.memory)):
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < float("inf")):
                 raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
 
     def _settings(self) -> Settings:

@@ -62,6 +62,17 @@ def choose_parts(network: nn.Module, trainable: str, rank: int) -> Parts:
     return Parts(groups, sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad))
 
 
+def check_trainable(trainable: object) -> None:
+    """Raise ValueError for what is no name of parts in any network, so that nothing is computed before."""
+    if trainable not in ("head", "all", "norms", "lora") and not (
+        isinstance(trainable, str) and _LAST.fullmatch(trainable)
+    ):
+        raise ValueError(
+            f"trainable must be 'head', 'last', 'last-N' (the last N blocks), 'all', 'norms' or 'lora', not "
+            f"{trainable!r}"
+        )
+
+
 def network_blocks(network: nn.Module) -> list[list[str]]:
     """Names of a timm network's parameters, block by block from the picture on, as timm groups them.
 

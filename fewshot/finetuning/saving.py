@@ -31,8 +31,11 @@ def save_folder(encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Ch
     Raises
     ------
     FewShotError : if what was written does not give the same encoder.
+    NotADirectoryError : if the folder is a file.
     """
     place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(f"cannot write {place}: it is a file; give a folder")
     place.mkdir(parents=True, exist_ok=True)
     network = encoder.exact_network()
     own: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]

@@ -18,14 +18,20 @@ from fewshot.progress import Progress
 # How far a view may go: radians turned, factor scaled, sheared, moved in half picture sides, contrast, brightness.
 _TURN, _ZOOM, _SHEAR, _MOVE, _CONTRAST, _BRIGHTNESS = 0.2, 0.2, 0.15, 0.2, 0.4, 0.3
 _CHANCE = 0.9
+_GIB = 2**30
 
 
-def decode(prepare: Callable[[ImageSource], NDArray[np.uint8]], images: Iterable[ImageSource], total: int) -> Tensor:
+def decode(
+    prepare: Callable[[ImageSource], NDArray[np.uint8]], images: Iterable[ImageSource], total: int, memory: float
+) -> Tensor:
     """Read pictures as an encoder does, up to uint8 pixels (n, 3, h, w).
+
+    ``memory`` is what they may take, in GiB.
 
     Raises
     ------
     ImageError : naming the first that cannot be read, and how many cannot.
+    ValueError : as soon as the first is read, if all would take more.
     """
     read: list[NDArray[np.uint8]] = []
     failed: list[ImageError] = []
@@ -35,6 +41,11 @@ def decode(prepare: Callable[[ImageSource], NDArray[np.uint8]], images: Iterable
                 failed.append(item)
             else:
                 read.append(item)
+                if (taken := total * item.nbytes / _GIB) > memory:
+                    raise ValueError(
+                        f"{total} pictures take {taken:.2g} GiB as the encoder reads them, more than "
+                        f"memory={memory:g} GiB: raise memory or give fewer pictures"
+                    )
             bar.advance(1)
     if failed:
         first = failed[0]
