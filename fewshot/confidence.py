@@ -1,4 +1,4 @@
-"""Fitting how sure each method may be to labelled data, and measuring it on classes that were left out."""
+"""Fitting how sure each method may be to labelled data, and measuring such a fit on classes that were left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewshot.episodes import EpisodeSampler
 from fewshot.features import Features, embedded, embedded_base, load_encoders, open_base, open_source
 from fewshot.methods import chosen
 from fewshot.signs import SHOTS, WAYS
-from fewshot.temperature import Cell, Reliability, Sharpness, Table, fit, reliability, shipped
+from fewshot.temperature import Cell, Reliability, Sharpness, fit, reliability, shipped, tempered
 
 # Two examples are the fewest of which one can be left out.
 _FITTED_SHOTS = (SHOTS[0], 2, SHOTS[1])
@@ -27,14 +27,14 @@ _MEMORY = 2**24
 
 @dataclass(frozen=True)
 class Measured:
-    """A method's reliability in one setting, with the fitted table.
+    """A method's reliability in one setting, on the classes that were left out.
 
     Attributes
     ----------
     method : str
     ways, shots : int
     before, after : Reliability
-        By the table that ships with fewshot for this encoder, and by the one fitted.
+        By the table that ships with fewshot for this encoder, and fitted to the other classes.
     """
 
     method: str
@@ -52,9 +52,9 @@ class CalibrationReport:
     ----------
     data, encoder : str
     classes : (int, int)
-        How many it was fitted to, and how many others it was measured on.
+        How many were fitted to for the rows, and on how many others these were measured.
     table : dict of name to Sharpness
-        For ``predict_proba(X, sharpness=table)``.
+        For ``predict_proba(X, sharpness=table)``: fitted to all classes.
     rows : tuple of Measured
     """
 
@@ -79,9 +79,10 @@ def run_calibration(
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> CalibrationReport:
-    """Fit methods' sharpness to one half of the classes, and measure it on the other: 5 and 20 ways, 1 and 5 shots.
+    """Fit methods' sharpness to labelled classes, for 5 and 20 ways and 1 to 5 shots.
 
-    What the data do not tell, such as the effect of more ways than they have, stays as it ships.
+    How well that goes is told by a fit to one half of the classes, measured on the other. What the data do not tell,
+    such as the effect of more ways than they have, stays as it ships.
 
     Parameters
     ----------
@@ -114,30 +115,27 @@ def run_calibration(
     features = embedded(source, named)
     given = None if base_source is None else embedded_base(base_source, features, named)
     fitted_to, measured_on = halves(features, seed)
-    ways = [way for way in WAYS if way == WAYS[0] or len(set(fitted_to.labels)) >= way]
-    if ways == [WAYS[0]]:
-        note(f"half of the data are under {WAYS[1]} classes: more ways are judged as it ships with fewshot")
+    asked = _Asked(queries, episodes, seed)
+    if asked.ways(features) == [WAYS[0]]:
+        note(f"the data are under {WAYS[1]} classes: more ways are judged as it ships with fewshot")
+    elif asked.ways(fitted_to) == [WAYS[0]]:
+        note(f"half of the data are under {WAYS[1]} classes: more ways are fitted, but not measured")
     usual = shipped(features.fingerprint)
     table: dict[str, Sharpness] = {}
     rows = []
     for name, make in makers.items():
         classifier = make(given)
-        samplers = (
-            _sampler(fitted_to, way, shots, queries, episodes, seed)
-            for way, shots in itertools.product(ways, _FITTED_SHOTS)
-        )
-        cells = [cell_of(classifier, fitted_to.vectors, sampler) for sampler in samplers]
-        table[classifier.sharpness_name] = fit(cells, classifier.sharpness_in(usual))
-        for way, shots in itertools.product(ways, SHOTS):
-            sampler = _sampler(measured_on, way, shots, queries, episodes, seed)
-            before, after = (
-                reliability(*probabilities_of(classifier, measured_on.vectors, sampler, t)) for t in (usual, table)
-            )
-            rows.append(Measured(name, way, shots, before, after))
+        before = classifier.sharpness_in(usual)
+        half = asked.fitted(classifier, fitted_to, before)
+        for way, shots in itertools.product(asked.ways(fitted_to), SHOTS):
+            gap, columns, truth = asked.cell(classifier, measured_on, way, shots)
+            found = [reliability(tempered(gap, *one.at(columns)), truth) for one in (before, half)]
+            rows.append(Measured(name, way, shots, *found))
             note(
-                f"{name}, {way}-way {shots}-shot, other classes: ECE {before.ece:.3f} -> {after.ece:.3f}, "
-                f"negative log-likelihood {before.nll:.3f} -> {after.nll:.3f}"
+                f"{name}, {way}-way {shots}-shot, other classes: ECE {found[0].ece:.3f} -> {found[1].ece:.3f}, "
+                f"negative log-likelihood {found[0].nll:.3f} -> {found[1].nll:.3f}"
             )
+        table[classifier.sharpness_name] = asked.fitted(classifier, features, before)
     n_classes = len(set(fitted_to.labels)), len(set(measured_on.labels))
     return CalibrationReport(features.data, features.encoder, n_classes, table, tuple(rows))
 
@@ -146,21 +144,10 @@ def cell_of(classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler
     """Gaps (e, q, c), signs (e, q, 27) and true classes (e, q) of a sampler's episodes, for ``temperature.fit``."""
     found = [
         (*classifier.episode_gaps(support, labels, query, prepared=True)[1:], truth)
-        for support, labels, query, truth in _asked(classifier, vectors, sampler)
+        for support, labels, query, truth in _episodes(classifier, vectors, sampler)
     ]
     gap, columns, truth = (torch.cat(parts) for parts in zip(*found, strict=True))
     return gap, columns, truth
-
-
-def probabilities_of(
-    classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler, table: Table | None = None
-) -> tuple[Tensor, Tensor]:
-    """Probabilities (e, q, c) and true classes (e, q) of a sampler's episodes."""
-    found = [
-        (classifier.episode_probabilities(support, labels, query, prepared=True, sharpness=table), truth)
-        for support, labels, query, truth in _asked(classifier, vectors, sampler)
-    ]
-    return torch.cat([some for some, _ in found]), torch.cat([truth for _, truth in found])
 
 
 def halves(features: Features, seed: int) -> tuple[Features, Features]:
@@ -180,16 +167,38 @@ def halves(features: Features, seed: int) -> tuple[Features, Features]:
     return parts[0], parts[1]
 
 
-def _sampler(features: Features, ways: int, shots: int, queries: int, episodes: int, seed: int) -> EpisodeSampler:
-    try:
-        return EpisodeSampler(
-            features.labels, n_way=ways, n_shot=shots, n_query=queries, n_episodes=episodes, random_state=seed
-        )
-    except ValueError as error:
-        raise ValueError(f"half of the classes of {features.data}, {ways}-way {shots}-shot: {error}") from error
+@dataclass(frozen=True)
+class _Asked:
+    """The episodes that a fit or a measurement asks."""
+
+    queries: int
+    episodes: int
+    seed: int
+
+    @staticmethod
+    def ways(features: Features) -> list[int]:
+        return [way for way in WAYS if way == WAYS[0] or len(set(features.labels)) >= way]
+
+    def cell(self, classifier: FewShotClassifier, features: Features, ways: int, shots: int) -> Cell:
+        try:
+            sampler = EpisodeSampler(
+                features.labels,
+                n_way=ways,
+                n_shot=shots,
+                n_query=self.queries,
+                n_episodes=self.episodes,
+                random_state=self.seed,
+            )
+        except ValueError as error:
+            raise ValueError(f"half of the classes of {features.data}, {ways}-way {shots}-shot: {error}") from error
+        return cell_of(classifier, features.vectors, sampler)
+
+    def fitted(self, classifier: FewShotClassifier, features: Features, before: Sharpness) -> Sharpness:
+        settings = itertools.product(self.ways(features), _FITTED_SHOTS)
+        return fit([self.cell(classifier, features, *setting) for setting in settings], before)
 
 
-def _asked(
+def _episodes(
     classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield prepared support (e, s, d), its classes, prepared queries (e, q, d) and theirs, some episodes at a time."""

@@ -19,7 +19,7 @@ SIGNS = (
     "broad", "broad few", "broad lead", "broad near", "broad alike",
     "own-lead", "own-lead few", "own-near", "own-near few",
 )  # fmt: skip
-# What also tells how much to doubt.
+# What also tells how much to doubt, and how far to bend a softmax.
 DOUBTS = ("one", "ways", "few", "alike", "broad")
 # Beyond what the fits have seen nothing changes: centred embeddings, for one, have a breadth of 0.8 and are not alike.
 _NEAR, _ALIKE, _BROAD = (-0.2, 1.2), (0.12, 0.95), (0.35, 0.55)

@@ -33,7 +33,7 @@ def test_signs_by_hand():
     assert columns(kept=math.nan)["kept"] == 0.0
 
 
-def test_what_tells_how_much_to_doubt_is_among_the_signs():
+def test_what_tells_how_much_to_doubt_and_to_bend_is_among_the_signs():
     assert set(DOUBTS) <= set(SIGNS)
 
 

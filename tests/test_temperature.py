@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from fakes import BLUE, RED, FakeEncoder, png
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
 from test_contract import VARIANTS, episodes, shown
 
 from fewshot import (
@@ -24,8 +26,7 @@ from fewshot import (
     SoftKMeansClassifier,
     load_encoder,
 )
-from fewshot.cli import main
-from fewshot.confidence import cell_of, probabilities_of
+from fewshot.confidence import cell_of
 from fewshot.signs import SIGNS
 from fewshot.temperature import (
     Sharpness,
@@ -67,9 +68,25 @@ def test_prototype_probabilities_by_hand(metric):
 
 
 def test_beta_and_doubt_by_hand():
-    found = tempered(torch.tensor([[0.0, 0.5]]), 4.0, 0.1)
+    found = tempered(torch.tensor([[0.0, 0.5]]), 4.0, 0.1, 1.0)
     sure = 1 / (1 + math.exp(-4 * 0.5))
     assert_allclose(found, [[0.9 * sure + 0.05, 0.9 * (1 - sure) + 0.05]], rtol=1e-6)
+
+
+def test_gamma_by_hand():
+    # The others are 0.5 behind on average: 0.2 and 0.8 are 0.4 and 1.6 of that.
+    found = tempered(torch.tensor([[0.8, 0.0, 0.2]]), 3.0, 0.0, 2.0)
+    bent = [0.5 * (2.6**2 - 1) / 2, 0.0, 0.5 * (1.4**2 - 1) / 2]
+    assert_allclose(found, [softmax([-3.0 * one for one in bent])], rtol=1e-5)
+    assert_allclose(tempered(torch.zeros(1, 4), 3.0, 0.0, 2.0), 0.25)
+
+
+@pytest.mark.parametrize("gamma", [0.25, 1.0, 4.0])
+def test_no_gamma_changes_the_order_of_classes_however_close(gamma):
+    gap = torch.tensor([[1e-5, 0.0, 2e-5, 1.0, 1.1, 9.0]])
+    found = tempered(gap, 10.0, 0.1, gamma)
+    assert found.argsort(descending=True).tolist() == [[1, 0, 2, 3, 4, 5]]
+    assert_allclose(found.sum(), 1.0, rtol=1e-6)
 
 
 def test_the_margin_is_the_own_score_above_the_mean_of_the_others_and_padding_does_not_count():
@@ -96,11 +113,14 @@ def sharpness(**named):
     return tuple(named.get(name, 0.0) for name in SIGNS)
 
 
-def test_beta_and_lambda_are_made_of_the_signs():
-    found = Sharpness(sharpness(one=math.log(3.0), lead=2.0), (math.log(0.25), 0.0, 0.0, 0.0, 3.0))
-    beta, doubt = found.at(signs_of(1, one=1.0, lead=math.log(2.0)))
+def test_beta_lambda_and_gamma_are_made_of_the_signs():
+    bend = (math.log(2.0), 0.0, math.log(1.5), 0.0, 0.0)
+    found = Sharpness(sharpness(one=math.log(3.0), lead=2.0), (math.log(0.25), 0.0, 0.0, 0.0, 3.0), bend)
+    beta, doubt, gamma = found.at(signs_of(1, one=1.0, lead=math.log(2.0)))
     assert_allclose(beta, [[[3.0 * 2.0**2]]], rtol=1e-5)
     assert_allclose(doubt, [[[0.2]]], rtol=1e-5)  # odds of 1 to 4
+    assert_allclose(gamma, [[[2.0]]], rtol=1e-5)
+    assert_allclose(found.at(signs_of(1, one=1.0, few=1.0))[2], [[[3.0]]], rtol=1e-5)
     sure = found.at(signs_of(1, one=1.0, lead=math.log(2.0), broad=-1.0))[1]
     assert_allclose(sure, [[[1 / (1 + 4 * math.exp(3.0))]]], rtol=1e-5)
 
@@ -205,7 +225,7 @@ def test_fit_finds_the_sharpness_that_made_the_answers():
     lead = torch.from_numpy(rng.normal(size=(1, 4_000))).float()
     signs = signs_of(4_000, one=1.0, lead=lead)
     beta = (math.log(8.0) + 0.7 * lead[..., None]).exp()
-    shares = tempered(gap, beta, 0.2)[0].numpy().astype(float)
+    shares = tempered(gap, beta, 0.2, 1.0)[0].numpy().astype(float)
     draws = rng.random((len(shares), 1))
     truth = (shares.cumsum(1) < draws).sum(1).clip(0, 2)
     true = torch.from_numpy(truth)[None]
@@ -215,6 +235,45 @@ def test_fit_finds_the_sharpness_that_made_the_answers():
     assert rise.pop("lead") == pytest.approx(0.7, abs=0.4)
     assert 1 / (1 + math.exp(-found.doubt[0])) == pytest.approx(0.2, abs=0.1)
     assert not any(rise.values())  # nothing is told of these
+    assert math.exp(found.bend[0]) == pytest.approx(1.0, abs=0.35)
+
+
+def drawn(shares, rng):
+    """True classes (q,) that come as often as probabilities (q, c) say."""
+    return (
+        (shares.double().cumsum(1) < torch.from_numpy(rng.random((len(shares), 1))))
+        .sum(1)
+        .clamp(0, shares.shape[1] - 1)
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_fit_finds_the_gamma_that_made_the_answers(gamma):
+    rng = np.random.default_rng(0)
+    gap = torch.from_numpy(rng.exponential(0.3, size=(8_000, 5))).float()
+    gap -= gap.amin(-1, keepdim=True)
+    truth = drawn(tempered(gap, 8.0, 0.0, gamma), rng)
+    found = fit([(gap[None], signs_of(8_000, one=1.0), truth[None])])
+    assert math.exp(found.bend[0]) == pytest.approx(gamma, rel=0.35)
+    assert not any(found.bend[1:])
+
+
+def test_no_other_sharpness_makes_the_classes_and_the_right_answers_likelier():
+    rng = np.random.default_rng(1)
+    gap = np.sort(rng.random((3, 6)), axis=1).repeat(200, axis=0)
+    gap -= gap[:, :1]
+    truth = np.concatenate([rng.choice(6, 200, p=shares) for shares in rng.dirichlet([8, 4, 2, 1, 1, 2], size=3)])
+    signs, gaps_ = signs_of(600, one=1.0), torch.from_numpy(gap[None]).float()
+
+    def unlikely(sharpness):
+        shares = tempered(gaps_, *sharpness.at(signs))[0].numpy().astype(float)
+        sure = shares[:, 0]  # the best class is the first one
+        return -np.log(shares[np.arange(600), truth]).mean() - np.log(np.where(truth == 0, sure, 1 - sure)).mean()
+
+    found = fit([(gaps_, signs, torch.from_numpy(truth)[None])])
+    for part, step in itertools.product(("rise", "doubt", "bend"), (-0.1, 0.1)):
+        first, *others = getattr(found, part)
+        assert unlikely(replace(found, **{part: (first + step, *others)})) > unlikely(found) - 1e-4, part
 
 
 def test_a_fit_keeps_what_the_data_do_not_tell():
@@ -245,9 +304,9 @@ def test_a_fitted_table_calibrates_classes_it_has_not_seen():
         return X[part], EpisodeSampler(y[part], n_way=5, n_shot=1, n_query=5, n_episodes=150)
 
     sharpness = fit([cell_of(clf, *asked(first))])
-    after = reliability(*probabilities_of(clf, *asked(second), {"RidgeClassifier": sharpness}))
-    rash = {"RidgeClassifier": Sharpness.flat(60.0)}
-    wrong = reliability(*probabilities_of(clf, *asked(second), rash))
+    gap, signs, truth = cell_of(clf, *asked(second))
+    after = reliability(tempered(gap, *sharpness.at(signs)), truth)
+    wrong = reliability(tempered(gap, *Sharpness.flat(60.0).at(signs)), truth)
     assert after.ece < 0.03
     assert wrong.ece > 0.15
     assert after.nll < wrong.nll
@@ -265,11 +324,12 @@ def test_the_bundled_encoder_has_a_table_of_its_own_and_an_unknown_one_the_usual
     assert shipped("of nobody") == shipped()
 
 
-# -- files and the command
+# -- files
 
 
 def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(tmp_path):
-    table = {"RidgeClassifier": Sharpness(tuple(range(len(SIGNS))), (-4.5, 0.25, 1.0, 0.0, 2.0)), "Mine": FLAT}
+    mine = Sharpness(tuple(range(len(SIGNS))), (-4.5, 0.25, 1.0, 0.0, 2.0), (0.5, 0.25, -1.0, 0.0, 3.0))
+    table = {"RidgeClassifier": mine, "Mine": FLAT}
     write_table(table, tmp_path / "t.json")
     assert read_table(tmp_path / "t.json") == table
     (tmp_path / "other.json").write_text("{}")
@@ -277,18 +337,22 @@ def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(t
         read_table(tmp_path / "other.json")
 
 
+def entry(**changed):
+    """One method's numbers, as a file holds them."""
+    return {"rise": [1] * len(SIGNS), "doubt": [1] * 5, "bend": [0] * 5} | changed
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format 2 instead of 3"),
+        ({"format": 3}, "format 3 instead of 4"),
         ({"signs": ["one"]}, r"signs \['one'\] instead of \['one', 'ways'"),
         ({"doubts": ["one"]}, r"doubts \['one'\] instead of \['one', 'ways'"),
-        (
-            {"sharpness": {"Mine": {"rise": [1, 2], "doubt": [1]}}},
-            r"Mine: \(2, 1\) numbers, where \(27, 5\) from",
-        ),
-        ({"sharpness": {"Mine": {"rise": [math.nan] * len(SIGNS), "doubt": [1] * 5}}}, "from -1000 to 1000 are needed"),
-        ({"sharpness": {"Mine": {"rise": [10**400] * len(SIGNS), "doubt": [1] * 5}}}, "too large"),
+        ({"sharpness": {"Mine": entry(rise=[1, 2], bend=[])}}, r"Mine: \(2, 5, 0\) numbers, where \(27, 5, 5\) from"),
+        ({"sharpness": {"Mine": entry(rise=[math.nan] * len(SIGNS))}}, "from -1000 to 1000 are needed"),
+        ({"sharpness": {"Mine": entry(bend=[0, 1001, 0, 0, 0])}}, "from -1000 to 1000 are needed"),
+        ({"sharpness": {"Mine": entry(doubt=[10**400] * 5)}}, "too large"),
+        ({"sharpness": {"Mine": {"rise": [1] * len(SIGNS), "doubt": [1] * 5}}}, "'bend'"),
         ({"sharpness": ["Mine"]}, "list"),
     ],
 )
@@ -297,36 +361,6 @@ def test_a_damaged_table_is_refused(tmp_path, change, message):
     (tmp_path / "t.json").write_text(json.dumps(json.loads((tmp_path / "t.json").read_text()) | change))
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path / "t.json")
-
-
-def test_the_command_fits_one_half_of_the_classes_measures_the_other_and_writes_table_and_picture(tmp_path):
-    pytest.importorskip("matplotlib")
-    X, y = clouds(10, 12, noise=1.0)
-    np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
-    out, picture = tmp_path / "sure.json", tmp_path / "sure.png"
-    command = ["calibrate", str(tmp_path / "data.npz"), "--out", str(out), "--picture", str(picture)]
-    few = ["--queries", "5", "--episodes", "20", "--methods", "prototype,nearest"]
-    result = CliRunner().invoke(main, [*command, *few])
-    assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout)
-    assert (answer["fitted_to"], answer["measured_on"]) == (5, 5)
-    assert [(row["method"], row["shots"]) for row in answer["rows"]] == [
-        ("prototype", 1), ("prototype", 5), ("nearest", 1), ("nearest", 5)
-    ]  # fmt: skip
-    table = read_table(out)
-    assert set(table) == {"PrototypeClassifier", "NearestNeighborClassifier"}
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    clf = PrototypeClassifier().fit(X[::12], y[::12])
-    assert np.abs(clf.predict_proba(X, table) - clf.predict_proba(X)).max() > 1e-3
-
-
-def test_classes_too_few_for_two_halves_are_refused_naming_the_data_and_the_need(tmp_path):
-    X, y = clouds(6, 12)
-    np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
-    result = CliRunner().invoke(main, ["calibrate", str(tmp_path / "data.npz"), "--out", str(tmp_path / "t.json")])
-    assert result.exit_code == 1
-    assert "half of the classes of data, 5-way 1-shot: " in result.output
-    assert not (tmp_path / "t.json").exists()
 
 
 @pytest.mark.parametrize("encoder", [None, "pocket"])
