@@ -190,7 +190,7 @@ def run_benchmark(
                 answers.append(answer(some))
                 bar.advance(len(some))
             seconds = shared + time.perf_counter() - start
-            found = [np.empty(0)]
+            found: list[NDArray[np.float64]] = [np.empty(0)]
             for some in disjoint:
                 found.append(_accuracies(answer(some), some))
                 bar.advance(len(some))

@@ -240,8 +240,9 @@ def _parquet_vectors(column: Any) -> NDArray[Any]:
     lengths = unique(list_value_length(column)).to_pylist()
     if len(lengths) > 1 or None in lengths:
         raise ValueError(f"its vectors have several lengths: {', '.join(map(str, lengths))}")
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate([np.empty(0, np.float32), *flat]).reshape(len(column), *lengths or [0])
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    flat: NDArray[Any] = np.concatenate([np.empty(0, np.float32), *chunks])
+    return flat.reshape(len(column), *lengths or [0])
 
 
 def _text(value: Any) -> str:

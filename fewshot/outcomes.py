@@ -178,7 +178,7 @@ class Outcome:
             with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as target:
                 for name, array in mine.items():
                     with target.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                        np.save(member, array, allow_pickle=False)
 
     def _copy(self, target: Path, *, without: set[str]) -> None:
         """Copy the file; only where something is to be left out need it be compressed again."""

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 # On the tests' small tensors, threads of one operator only wait for each other, the longer the busier the cores are.
-# Before torch, scikit-learn and faiss start theirs. What spreads its work itself is given two where it is tested.
+# Before torch, scikit-learn and faiss start theirs. What spreads its work itself is given two where it is tested: these
+# sleep while they wait, as else they take the cores that they wait for.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options
+def pytest_cmdline_main(config) -> None:
+    """Spread a run of all tests over the cores, four at most; with ``-n 0``, ``--pdb`` or a path it is one process.
+
+    Here and not in ``addopts``, so that pytest runs without pytest-xdist too, and one file without starting workers.
+    """
+    option = config.option
+    if getattr(option, "numprocesses", 0) is not None or hasattr(config, "workerinput"):
+        return  # no pytest-xdist, a number that was asked for, or one of its workers
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if everything and cores > 1 and not option.usepdb:
+        option.numprocesses, option.dist = min(cores, 4), "worksteal"  # neighbours stay together, with their fixtures
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +58,24 @@ def photos(tmp_path_factory) -> Path:
                 top, left = rng.integers(0, photo.shape[0] - 250), rng.integers(0, photo.shape[1] - 250)
                 Image.fromarray(photo[top : top + 250, left : left + 250]).save(folder / f"{number}.jpg")
     return root
+
+
+@pytest.fixture(scope="module")
+def pocket_stays() -> Iterator[None]:
+    """Keep the bundled network once it is loaded: a command begins with that, mostly for longer than it then works."""
+    from fewshot import TimmEncoder
+
+    load, loaded = TimmEncoder._load, {}
+
+    def once(encoder):
+        if encoder.name != "pocket" or encoder._given() is not None:
+            return load(encoder)
+        if encoder._asked() not in loaded:
+            loaded[encoder._asked()] = load(encoder)
+        return loaded[encoder._asked()]
+
+    with patch.object(TimmEncoder, "_load", once):
+        yield
 
 
 @pytest.fixture

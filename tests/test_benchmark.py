@@ -43,7 +43,7 @@ def test_batched_methods_answer_as_scikit_learn_does_episode_by_episode(data, ch
             "sklearn 1-nn": KNeighborsClassifier(1),
         },
         X,
-        sampler(y, **changes),
+        sampler(y, **{**changes, "n_episodes": 60}),
     )
     assert_array_equal(result["prototype"].predicted, result["centroid"].predicted)
     assert_array_equal(result["1-nn"].predicted, result["sklearn 1-nn"].predicted)

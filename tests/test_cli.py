@@ -20,6 +20,8 @@ from sklearn.neighbors import NearestCentroid
 from fewshot import Prediction
 from fewshot.cli import main
 
+pytestmark = pytest.mark.usefixtures("pocket_stays")
+
 
 def call(*args, status=0, stdin=None):
     result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)

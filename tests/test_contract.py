@@ -86,7 +86,7 @@ def test_check_estimator_fails_for_a_broken_method():
             check_estimator(_ChangesByAsking(), on_skip=None)
 
 
-def episodes(n_classes, sizes, *, e=8, q=6, d=12, mean=0.0, seed=0):
+def episodes(n_classes, sizes, *, e=4, q=6, d=12, mean=0.0, seed=0):
     """Random episodes whose classes have these support sizes; -1 pads where an episode has fewer."""
     rng = np.random.default_rng(seed)
     n_support = max(sum(size) for size in sizes)

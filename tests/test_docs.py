@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 
 from fewshot.cli import main
 
+pytestmark = pytest.mark.usefixtures("pocket_stays")
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -56,7 +59,7 @@ def test_the_python_blocks_run(in_photos, capsys):
 def test_the_two_commands_name_what_the_project_declares():
     first, second = (block.strip() for block in blocks("console"))
     assert (first, second) == ("pip install . && fewshot demo", "pip install -e '.[dev]' && pytest")
-    tomllib = pytest.importorskip("tomllib", reason="tomllib comes with Python 3.11")
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # which pytest needs there
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["fewshot"] == "fewshot.cli:main"
     assert "pytest" in " ".join(project["optional-dependencies"]["dev"])

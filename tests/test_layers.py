@@ -112,43 +112,38 @@ def test_a_file_stays_short_enough_to_read(path):
 HEAVY = ("torch", "timm", "sklearn", "faiss", "PIL", "numpy")
 
 
-def loaded_by(code: str) -> str:
-    report = f"import sys; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    return subprocess.run(
-        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()[-1]
+def helped(*command: str) -> str:
+    return f"assert CliRunner().invoke(main, {[*command, '--help']}).exit_code == 0"
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import fewshot",
-        "from click.testing import CliRunner; from fewshot.cli import main; "
-        "assert CliRunner().invoke(main, ['--help']).exit_code == 0",
-        "from click.testing import CliRunner; from fewshot.cli import main; "
-        "assert CliRunner().invoke(main, ['add', '--help']).exit_code == 0",
-        "from click.testing import CliRunner; from fewshot.cli import main; "
-        "assert CliRunner().invoke(main, ['bench', '--help']).exit_code == 0",
-        "from click.testing import CliRunner; from fewshot.cli import main; "
-        "assert CliRunner().invoke(main, ['train', '--help']).exit_code == 0",
-        "from click.testing import CliRunner; from fewshot.cli import main; "
-        "assert CliRunner().invoke(main, ['serve', '--help']).exit_code == 0",
-    ],
-    ids=[
-        "import fewshot",
-        "fewshot --help",
-        "fewshot add --help",
-        "fewshot bench --help",
-        "fewshot train --help",
-        "fewshot serve --help",
-    ],
-)
-def test_the_import_and_the_help_load_no_heavy_library(code):
-    assert loaded_by(code) == "[]"
+# In this order, in one process: what one loads is there after it.
+STEPS = {
+    "import fewshot": "import fewshot",
+    "fewshot --help": f"from click.testing import CliRunner; from fewshot.cli import main; {helped()}",
+    "fewshot add --help": helped("add"),
+    "fewshot bench --help": helped("bench"),
+    "fewshot train --help": helped("train"),
+    "fewshot serve --help": helped("serve"),
+    "a class": "fewshot.PrototypeClassifier",
+}
 
 
-def test_a_heavy_import_is_noticed():
-    assert loaded_by("import fewshot; fewshot.PrototypeClassifier") == "['faiss', 'numpy', 'sklearn', 'torch']"
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, str]:
+    """The heavy libraries that there are after each of the steps."""
+    report = f"print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    code = "\n".join(["import sys", *(f"{step}\n{report}" for step in STEPS.values())])
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return dict(zip(STEPS, told.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "a class"])
+def test_the_import_and_the_help_load_no_heavy_library(step, loaded):
+    assert loaded[step] == "[]"
+
+
+def test_a_heavy_import_is_noticed(loaded):
+    assert loaded["a class"] == "['faiss', 'numpy', 'sklearn', 'torch']"
 
 
 def test_every_public_name_can_be_loaded():

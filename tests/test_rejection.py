@@ -21,6 +21,7 @@ from fewshot.reports import AddReport
 from fewshot.safekeeping import problems_of
 from fewshot.unknowns import Background, set_threshold
 
+pytestmark = pytest.mark.usefixtures("pocket_stays")
 CYAN, ORANGE = (0, 255, 255), (204, 102, 0)
 
 

@@ -364,7 +364,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _sorted_classes(labels: NDArray[Any]) -> NDArray[Any]:
     if labels.dtype.kind != "O":
-        return np.unique(labels)
+        unique: NDArray[Any] = np.unique(labels)
+        return unique
     return label_array(sorted_labels(labels.tolist()))
 
 
