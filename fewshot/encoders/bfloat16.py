@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fewshot.encoders.fusion import replace
+
 
 def to_bfloat16(network: nn.Module, device: torch.device) -> nn.Module:
     """Convert a frozen float32 network in place: weights rounded with their errors cancelled, batch norms kept float32.
@@ -85,8 +87,7 @@ def _float_bias_convolutions(network: nn.Module) -> list[tuple[_FloatBiasConv2d,
         known, pad = _padding_of(conv)
         if known:
             new = _FloatBiasConv2d(conv, pad)
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, new)
+            replace(network, name, new)
             replaced.append((new, conv.bias.data))
     return replaced
 

@@ -69,15 +69,14 @@ def norms_folded(top: nn.Module, maps: Sequence[Tensor]) -> Iterator[None]:
         undo += [(name, norm), (names[conv], conv)]
         replace(top, name, activation(norm))
         replace(top, names[conv], Folded(conv, norm))
-    if undo and not agree(before, read()):
-        _put_back(top, undo)
-        undo = []
+
+    def put_back() -> None:
+        for name, module in undo:
+            replace(top, name, module)
+
+    if not agree(before, read()):
+        put_back()
     try:
         yield
     finally:
-        _put_back(top, undo)
-
-
-def _put_back(top: nn.Module, undo: Sequence[tuple[str, nn.Module]]) -> None:
-    for name, module in undo:
-        replace(top, name, module)
+        put_back()
