@@ -2,9 +2,13 @@
 
     python benchmarks/unknowns.py --work work
 
-Each registry holds 3 to 50 classes of 1 to 5 shots, drawn from Tiny ImageNet's validation and test classes; the classes
-it does not hold ask 10 queries each, those it holds 5. The background, where there is one, is of the training classes.
-``--work`` keeps the vectors.
+Each registry holds 3 to 50 classes of 1 to 5 shots, drawn from Tiny ImageNet's validation and test classes or from
+Omniglot's evaluation characters; the classes it does not hold ask 10 queries each, those it holds 5. The background,
+where there is one, is of Tiny ImageNet's training classes. ``--work`` keeps the vectors.
+
+    python benchmarks/unknowns.py --work work --centers
+
+Writes the centres that ship with the library, of those training classes, too.
 """
 
 from __future__ import annotations
@@ -18,23 +22,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import save, shared_file
+from common import ROOT, save, shared_file
 
 from fewshot import EpisodeSampler
 from fewshot.classifiers.membership import Membership
 from fewshot.features import Features, embedded, load_encoders, open_source
 from fewshot.openset import run_open_set
-from fewshot.unknowns import DEFAULT, SCORES, Background, Known, leave_out
+from fewshot.unknowns import DEFAULT, SCORES, Background, Center, Known, leave_out, shipped_center, write_center
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
-BACKGROUNDS = {"none": None, "120 classes, 10 pictures each": 10, "120 classes, 1 picture each": 1}
+
+MOBILENET, CHARACTERS = "mobilenetv2_100.tf_in1k", "omniglot"
+# Title: (data, pictures of each background class, whether the centre that ships is known).
+REGISTRIES = {
+    "none": ("tiny-imagenet", None, True),
+    "none, and no centre": ("tiny-imagenet", None, False),
+    "120 classes, 10 pictures each": ("tiny-imagenet", 10, True),
+    "120 classes, 1 picture each": ("tiny-imagenet", 1, True),
+    "none, characters": (CHARACTERS, None, True),
+}
 SIZES = ((3, 9), (10, 18), (19, 50))
 
 
-def vectors_of(encoder: str, split: str, work: Path) -> Features:
+def vectors_of(encoder: str, split: str, work: Path, data: str = "tiny-imagenet") -> Features:
     place = f"local-dir:{shared_file('weights', encoder)}" if encoder != "pocket" else encoder
     (named,) = load_encoders([place], device=None, cache=str(work / "vectors.sqlite"))
-    return embedded(open_source("tiny-imagenet", split=split), named)
+    return embedded(open_source(data, split=split), named)
 
 
 def some_of_each(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:
@@ -43,7 +56,7 @@ def some_of_each(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.
 
 
 def registry(
-    X: np.ndarray, y: np.ndarray, background: Background | None, rng: np.random.Generator
+    X: np.ndarray, y: np.ndarray, background: Background | None, center: Center | None, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """Draw one registry, set its line for each level, and count what unknown and known queries become."""
     classes, shots = int(rng.integers(3, 51)), int(rng.integers(1, 6))
@@ -54,10 +67,10 @@ def registry(
     inside = np.concatenate([some[shots : shots + 5] for some in members[:classes]])
     outside = np.concatenate([some[shots:] for some in members[classes:]])
     known = Known.of(
-        torch.from_numpy(X[support])[None], Membership(torch.from_numpy(labels)[None], classes), background
+        torch.from_numpy(X[support])[None], Membership(torch.from_numpy(labels)[None], classes), background, center
     )
     scores = SCORES[DEFAULT](known, torch.from_numpy(X[np.concatenate([inside, outside])])[None])[0].numpy()
-    left_out = leave_out(X[support], labels, background=background)
+    left_out = leave_out(X[support], labels, background=background, center=center)
     rows = []
     for level in LEVELS:
         line = left_out.threshold(level)
@@ -113,13 +126,15 @@ def by_shots(rows: list[dict[str, Any]], level: float) -> dict[int, dict[str, li
     }
 
 
-def scores_table(test: Features, background: Background | None, episodes: int) -> dict[str, dict[str, list[float]]]:
+def scores_table(
+    test: Features, background: Background | None, center: Center | None, episodes: int
+) -> dict[str, dict[str, list[float]]]:
     """AUROC of every score, 5-way, and its difference to the softmax baseline, in percent with half-widths."""
     names = [name for name, score in SCORES.items() if background is not None or not score.needs_background]
     table: dict[str, dict[str, list[float]]] = {}
     for shots in (1, 5):
         sampler = EpisodeSampler(test.labels, n_way=10, n_shot=shots, n_query=15, n_episodes=episodes)
-        result = run_open_set(names, test.vectors, sampler, background=background)
+        result = run_open_set(names, test.vectors, sampler, background=background, center=center)
         for name in names:
             auroc, gain = result[name].mean("auroc"), result.paired(name, "softmax")
             table.setdefault(name, {})[f"{shots}-shot"] = [round(100 * value, 2) for value in (*auroc, *gain)]
@@ -129,27 +144,40 @@ def scores_table(test: Features, background: Background | None, episodes: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", required=True, help="folder for the vectors")
-    parser.add_argument("--encoder", default="mobilenetv2_100.tf_in1k")
+    parser.add_argument("--encoder", default=MOBILENET)
+    parser.add_argument("--centers", action="store_true", help="write the centres that ship, and measure nothing")
     parser.add_argument("--registries", type=int, default=1_000)
     parser.add_argument("--episodes", type=int, default=1_000)
     options = parser.parse_args()
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
+    if options.centers:
+        for name in (MOBILENET, "mobilenetv1_100.tf_in1k", "pocket"):
+            some = vectors_of(name, "train", work)
+            place = ROOT / "fewshot" / "unknowns" / "centers" / f"{name.split('_')[0]}.json"
+            place.parent.mkdir(exist_ok=True)
+            write_center(Center.of(some.vectors, some.labels), some.fingerprint, place)
+        return
     train, val, test = (vectors_of(options.encoder, split, work) for split in ("train", "val", "test"))
     rng = np.random.default_rng(0)
     names = np.array(train.labels)
     held = some_of_each(names, 10, rng)
     background = Background.of(train.vectors[held], names[held])
-    tables = [scores_table(test, given, options.episodes) for given in (background, None)]
+    center = shipped_center(test.fingerprint)
+    to_go_by = ((background, None), (None, center), (None, None))
+    tables = [scores_table(test, *given, options.episodes) for given in to_go_by]
     print(tables, file=sys.stderr)
-    X = np.concatenate([val.vectors, test.vectors])
-    y = np.unique([*val.labels, *test.labels], return_inverse=True)[1]
+    characters = vectors_of(options.encoder, "evaluation", work, CHARACTERS)
+    drawn = {"tiny-imagenet": (val, test), CHARACTERS: (characters,)}
     promises = {}
-    for title, each in BACKGROUNDS.items():
+    for title, (data, each, centred) in REGISTRIES.items():
+        X = np.concatenate([some.vectors for some in drawn[data]])
+        y = np.unique([label for some in drawn[data] for label in some.labels], return_inverse=True)[1]
         rng = np.random.default_rng(1)
-        some = None if each is None else some_of_each(names, each, rng)
-        background = None if some is None else Background.of(train.vectors[some], names[some])
-        rows = [row for _ in range(options.registries) for row in registry(X, y, background, rng)]
+        held = None if each is None else some_of_each(names, each, rng)
+        background = None if held is None else Background.of(train.vectors[held], names[held])
+        at = center if centred else None
+        rows = [row for _ in range(options.registries) for row in registry(X, y, background, at, rng)]
         print(title, summary(rows), file=sys.stderr)
         promises[title] = {"rows": summary(rows), "at_5_percent_by_shots": by_shots(rows, 0.05)}
     save(
@@ -160,7 +188,8 @@ def main() -> None:
             "episodes": options.episodes,
             "percent": "each pair is a mean and the half-width of its 95 % interval",
             "auroc (then the difference to softmax)": tables[0],
-            "the same without a background": tables[1],
+            "without a background": tables[1],
+            "without a background or a centre": tables[2],
             "promises": promises,
         },
     )

@@ -16,7 +16,7 @@ from fewshot.bench import Protocol, versions
 from fewshot.features import Features, Inputs, Source
 from fewshot.files import replacing
 from fewshot.openset import METRICS, OpenSetResult, run_open_set
-from fewshot.unknowns import DEFAULT, SCORES, Background
+from fewshot.unknowns import DEFAULT, SCORES, Background, Center, shipped_center
 
 _JSON, _MARKDOWN, _VECTORS = "open-set.json", "open-set.md", "vectors.sqlite"
 _BASELINE = "softmax"
@@ -37,6 +37,8 @@ class OpenSetRow:
     data, encoder, encoder_fingerprint : str
     background : str or None
         The base data's name.
+    center : int or None
+        Of how many classes the encoder's centre was made; None where there is a background, or no such centre.
     score : str
         Of ``fewshot.unknowns.SCORES``.
     ways, shots, queries, episodes, seed : int
@@ -58,6 +60,7 @@ class OpenSetRow:
     encoder: str
     encoder_fingerprint: str
     background: str | None
+    center: int | None
     score: str
     ways: int
     shots: int
@@ -104,7 +107,8 @@ def run_open_bench(
         Classes learned; as many others only ask.
     protocol : Protocol, optional
     base : path or name, optional
-        The background; without, the scores that need one are left out.
+        The background; without, the scores that need one are left out, and the default score takes the centre that
+        ships for the encoder, if one does.
 
     Raises
     ------
@@ -130,16 +134,19 @@ def run_open_bench(
     computed = 0
     for features, given in inputs.embedded(cache=cache or str(folder / _VECTORS), with_base=True):
         background = None if given is None else Background.of(given.vectors, given.labels)
+        center = shipped_center(features.fingerprint) if background is None else None
         for way, shot in settings:
             title = f"{features.data}, {features.encoder}, {way}-way {shot}-shot"
-            key = _key(features, background, protocol, way, shot, inputs.place)
+            key = _key(features, background, center, protocol, way, shot, inputs.place)
             found = [row for row in known if row.key == key]
             if found:
                 note(f"already there, skipped: {title}")
             else:
                 sampler = protocol.sampler(features, 2 * way, shot)
-                result = run_open_set(names, features.vectors, sampler, background=background, device=inputs.place)
-                found = _rows(result, features, base, protocol, way, shot, key)
+                result = run_open_set(
+                    names, features.vectors, sampler, background=background, center=center, device=inputs.place
+                )
+                found = _rows(result, features, base, center, protocol, way, shot, key)
                 known += found
                 _write(folder, known)
                 computed += 1
@@ -160,17 +167,31 @@ def _check(source: Source, protocol: Protocol, settings: list[tuple[int, int]]) 
 
 
 def _key(
-    features: Features, background: Background | None, protocol: Protocol, ways: int, shots: int, device: str
+    features: Features,
+    background: Background | None,
+    center: Center | None,
+    protocol: Protocol,
+    ways: int,
+    shots: int,
+    device: str,
 ) -> str:
     others = None
     if background is not None:
         others = hashlib.sha256(background.vectors.numpy().tobytes() + background.groups.tobytes()).hexdigest()
-    value = [features.content, features.fingerprint, others, asdict(protocol), ways, shots, device, __version__]
+    at = None if center is None else center.vector.tolist()
+    value = [features.content, features.fingerprint, others, at, asdict(protocol), ways, shots, device, __version__]
     return hashlib.sha256(json.dumps([value, list(SCORES)]).encode()).hexdigest()[:32]
 
 
 def _rows(
-    result: OpenSetResult, features: Features, base: str | None, protocol: Protocol, ways: int, shots: int, key: str
+    result: OpenSetResult,
+    features: Features,
+    base: str | None,
+    center: Center | None,
+    protocol: Protocol,
+    ways: int,
+    shots: int,
+    key: str,
 ) -> list[OpenSetRow]:
     return [
         OpenSetRow(
@@ -178,6 +199,7 @@ def _rows(
             encoder=features.encoder,
             encoder_fingerprint=features.fingerprint,
             background=base,
+            center=None if center is None else center.n_classes,
             score=name,
             ways=ways,
             shots=shots,
@@ -246,6 +268,8 @@ def markdown(rows: Sequence[OpenSetRow]) -> str:
         some = sorted(group, key=lambda row: -row.metrics["auroc"][0])
         first = some[0]
         others = f"background {first.background}" if first.background else "no background"
+        if first.center is not None:
+            others += f", but the centre of {first.center} classes that ships for the encoder"
         parts.append(
             f"## {first.data}, {first.encoder}, {first.ways}-way {first.shots}-shot{' †' if first.flag else ''}"
         )

@@ -16,7 +16,7 @@ from fewshot.classifiers import FewShotClassifier, PrototypeClassifier
 from fewshot.classifiers.membership import Membership
 from fewshot.episodes import Episodes, EpisodeSampler
 from fewshot.progress import Progress
-from fewshot.unknowns import SCORES, Background, Known, UnknownScore
+from fewshot.unknowns import SCORES, Background, Center, Known, UnknownScore
 from fewshot.validation import check_choice, check_vectors
 
 # Bytes that one batch of episodes' vectors, and comparisons of its queries, may take.
@@ -126,6 +126,7 @@ def run_open_set(
     sampler: EpisodeSampler,
     *,
     background: Background | None = None,
+    center: Center | None = None,
     classifier: FewShotClassifier | None = None,
     device: str | None = None,
 ) -> OpenSetResult:
@@ -141,6 +142,8 @@ def run_open_set(
         Of twice the ways: the first half of an episode's classes are learned, the others only ask.
     background : Background, optional
         Vectors of other classes than the sampler's, for the scores that take one.
+    center : Center, optional
+        Of the encoder, for the default score without a background.
     classifier : FewShotClassifier, optional
         Names the known queries; by default ``PrototypeClassifier``.
     device : str, optional
@@ -172,7 +175,7 @@ def run_open_set(
         for chunk in sampler:
             for some in _batches(chunk, data.shape[1]):
                 start = time.perf_counter()
-                inside, support, query, known = _gathered(some, data, ways, background)
+                inside, support, query, known = _gathered(some, data, ways, background, center)
                 labels = torch.from_numpy(inside).to(place)
                 asks = torch.from_numpy(some.query_labels[:, : query.shape[1] // 2]).to(place)
                 named = reader.episode_scores(support, labels, query[:, : asks.shape[1]], n_classes=ways)
@@ -206,7 +209,7 @@ def _batches(chunk: Episodes, d: int) -> list[Episodes]:
 
 
 def _gathered(
-    some: Episodes, data: Tensor, ways: int, background: Background | None
+    some: Episodes, data: Tensor, ways: int, background: Background | None, center: Center | None
 ) -> tuple[NDArray[np.int64], Tensor, Tensor, Known]:
     """Return the known classes' labels and support vectors, all queries with the known classes' first, and ``Known``.
 
@@ -217,7 +220,7 @@ def _gathered(
     support = data[torch.from_numpy(some.support[:, :half]).to(data.device)]
     query = data[torch.from_numpy(some.query).to(data.device)]
     membership = Membership(torch.from_numpy(inside).to(data.device), ways)
-    return inside, support, query, Known.of(support, membership, background)
+    return inside, support, query, Known.of(support, membership, background, center)
 
 
 def _joined(parts: Sequence[OpenSetMetrics]) -> OpenSetMetrics:

@@ -25,11 +25,11 @@ from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.unknowns import Background, Known, LeftOut, Threshold
+    from fewshot.unknowns import Background, Center, Known, LeftOut, Threshold
 
 _LEVEL, _LINE = "max_false_accept", "line"
 # Counts the ways in which lines have been drawn: one drawn in an older way is drawn anew.
-_WAY = 2
+_WAY = 3
 # Pictures per transaction, as of ``ClassRegistry.add``.
 _CHUNK = 64
 
@@ -47,6 +47,7 @@ class _Learned:
     rows: Rows
     codes: NDArray[np.int64]
     background: Background | None
+    center: Center | None
     shared: int  # pictures of the background that are registered, so that they were left out
     negatives: NDArray[np.float32]  # directions (n, d)
     stale: str | None  # why no line can be drawn before something is done
@@ -58,7 +59,8 @@ class Rejection:
     """Tells a registry's unknown pictures; ``ClassRegistry.unknowns``.
 
     Each picture's unknown score is ``fewshot.unknowns.DEFAULT``'s, around the mean of the background if one was given,
-    plus how much closer by cosine it is to the closest negative than to the closest class, where it is.
+    else with the centre that ships for the encoder, if one does, plus how much closer by cosine it is to the closest
+    negative than to the closest class, where it is.
     """
 
     def __init__(self, store: RegistryStore, encoder: Callable[[], Encoder]) -> None:
@@ -244,7 +246,7 @@ class Rejection:
         from torch.nn.functional import normalize
 
         from fewshot.classifiers.membership import Membership
-        from fewshot.unknowns import Background, Known
+        from fewshot.unknowns import Background, Known, shipped_center
 
         state = self._store.state()  # first: what changes meanwhile is read with the next question
         negatives = outsiders.load(self._store, encoder, "negative")
@@ -257,13 +259,15 @@ class Rejection:
         codes = np.array([names[label] for label in rows.labels], np.int64)
         background = Background.of(fresh.vectors, fresh.labels) if fresh.labels else None
         membership = Membership(torch.from_numpy(codes)[None], len(names))
-        known = Known.of(torch.from_numpy(rows.vectors)[None], membership, background)
+        center = shipped_center(encoder.fingerprint)
+        known = Known.of(torch.from_numpy(rows.vectors)[None], membership, background, center)
         return _Learned(
             state,
             replace(known, support=known.prototypes),  # the score does not ask for every example
             rows,
             codes,
             background,
+            center,
             len(others.labels) - len(fresh.labels),
             normalize(torch.from_numpy(negatives.vectors), dim=-1).numpy(),
             negatives.stale or others.stale,
@@ -305,7 +309,9 @@ class Rejection:
         if learned.stale is not None:
             raise RegistryError(learned.stale)
         if learned.left_out is None:
-            learned.left_out = leave_out(learned.rows.vectors, learned.codes, background=learned.background)
+            learned.left_out = leave_out(
+                learned.rows.vectors, learned.codes, background=learned.background, center=learned.center
+            )
         return learned.left_out.threshold(level)
 
     def _kept_line(self, level: float) -> Threshold | None:

@@ -10,7 +10,20 @@ import torch
 from numpy.testing import assert_allclose
 
 from fewshot.classifiers.membership import Membership
-from fewshot.unknowns import DEFAULT, SCORES, Background, Known, LeftOut, leave_out, set_threshold
+from fewshot.encoders import load_encoder
+from fewshot.unknowns import (
+    DEFAULT,
+    SCORES,
+    Background,
+    Center,
+    Known,
+    LeftOut,
+    leave_out,
+    set_threshold,
+    shipped_center,
+    write_center,
+)
+from fewshot.unknowns import center as center_module
 from fewshot.unknowns.leaving import without_class, without_example, without_example_around, without_group
 from fewshot.unknowns.scores import spread
 from fewshot.unknowns.threshold import needed_classes
@@ -21,9 +34,9 @@ AXES = [[[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]]]
 BETWEEN = [[[4.0, 3.0, 0.0]]]
 
 
-def known_of(support, labels, background=None):
+def known_of(support, labels, background=None, center=None):
     labels = torch.tensor(labels)
-    return Known.of(torch.tensor(support), Membership(labels, int(labels.max()) + 1), background)
+    return Known.of(torch.tensor(support), Membership(labels, int(labels.max()) + 1), background, center)
 
 
 def score(name, query, known):
@@ -45,16 +58,75 @@ def test_scores_without_a_background_are_their_formulas_by_hand(name, expected):
     assert_allclose(score(name, BETWEEN, known_of(AXES, [[0, 1]])), expected, rtol=1e-5)
 
 
-def test_without_a_background_the_other_classes_are_the_centre():
-    query, first, second = np.array([0.8, 0.6, 0.0]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+QUERY, FIRST, SECOND = np.array([0.8, 0.6, 0.0]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
 
-    def about(centre, prototype):
-        a, b = query - centre, prototype - centre
-        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
+def about(centre, prototype):
+    a, b = QUERY - centre, prototype - centre
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def energy_about(first, second):
+    """By hand, of the first class around one centre and of the second around another."""
     scale = 40.0
-    expected = -np.log(np.exp(scale * about(second, first)) + np.exp(scale * about(first, second))) / scale
+    return -np.log(np.exp(scale * about(first, FIRST)) + np.exp(scale * about(second, SECOND))) / scale
+
+
+def test_without_a_background_the_other_classes_are_the_centre():
+    expected = energy_about(SECOND, FIRST)
     assert_allclose(score("centered", BETWEEN, known_of(AXES, [[0, 1]])), expected, rtol=1e-5)
+
+
+def test_an_encoders_centre_counts_as_classes_beside_the_others():
+    at = np.array([0.3, 0.3, 0.2])
+    # The classes' variance is 1 and their mean (0.5, 0.5, 0): 0.12 away, where 0.5 is expected by chance. So the centre
+    # counts as all of the 7 classes that it was made of.
+    center = Center(torch.tensor(at, dtype=torch.float32), 7)
+    expected = energy_about((SECOND + 7 * at) / 8, (FIRST + 7 * at) / 8)
+    assert_allclose(score("centered", BETWEEN, known_of(AXES, [[0, 1]], None, center)), expected, rtol=1e-5)
+    one_class = known_of([AXES[0][:1]], [[0]], None, center)
+    assert_allclose(score("centered", BETWEEN, one_class), -about(at, FIRST), rtol=1e-5)
+
+
+def test_a_centre_far_from_the_classes_counts_less():
+    center = Center(torch.tensor([0.0, 0.0, -1.0]), 7)
+    assert_allclose(center.weight(torch.eye(3)[None, :2]), [[[1 / (1.5 - 0.5)]]], rtol=1e-6)
+    assert_allclose(center.weight(torch.eye(3)[None]), [[[1 / (2.0 - 1 / 3)]]], rtol=1e-6)
+    same = torch.ones(1, 4, 3)
+    assert 0.0 < float(center.weight(same)) < 1e-6
+    assert float(Center(torch.ones(3), 7).weight(same)) == pytest.approx(7.0)
+
+
+def test_a_background_knows_more_than_a_centre():
+    background = Background.of(np.eye(3, dtype=np.float32))
+    both = known_of(AXES, [[0, 1]], background, Center(torch.ones(3), 5))
+    assert score("centered", BETWEEN, both) == score("centered", BETWEEN, known_of(AXES, [[0, 1]], background))
+
+
+def test_a_centre_is_the_mean_of_its_classes_however_many_pictures_they_have(tmp_path, monkeypatch):
+    center = Center.of(np.array([[2, 0], [0, 3], [0, 5]], np.float32), ["a", "b", "b"])
+    assert center.vector.tolist() == [0.5, 0.5]
+    assert center.n_classes == 2
+    write_center(center, "somebody's", tmp_path / "one.json")
+    monkeypatch.setattr(center_module, "_SHIPPED", tmp_path)
+    shipped_center.cache_clear()
+    try:
+        found = shipped_center("somebody's")
+        assert found is not None
+        assert (found.vector.tolist(), found.n_classes) == ([0.5, 0.5], 2)
+        assert shipped_center("somebody else's") is None
+    finally:
+        shipped_center.cache_clear()
+
+
+def test_the_bundled_encoder_has_a_centre():
+    encoder = load_encoder("pocket")
+    center = shipped_center(encoder.fingerprint)
+    assert center is not None
+    assert center.vector.shape == (encoder.dim,)
+    assert 0.1 < float(center.vector.norm()) < 1.0
+    assert center.n_classes == 120
+    assert shipped_center(None) is None
 
 
 def test_with_a_background_its_mean_is_the_centre():
@@ -146,15 +218,16 @@ def episodes():
     return support.astype(np.float32), labels, query.astype(np.float32), rng.normal(size=(40, 8)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", [*SCORES, "centered, with a centre"])
 def test_many_episodes_at_once_score_as_a_loop_without_their_padding(name, episodes):
     support, labels, query, others = episodes
-    background = Background.of(others)
-    many = SCORES[name](known_of(support, labels, background), torch.tensor(query))
+    to_go_by = (Background.of(others), None)
+    if name not in SCORES:
+        name, to_go_by = DEFAULT, (None, Center(torch.tensor(others.mean(0)), 40))
+    many = SCORES[name](known_of(support, labels, *to_go_by), torch.tensor(query))
     for e, real in enumerate(labels >= 0):
-        one = SCORES[name](
-            known_of(support[e, real][None], labels[e, real][None], background), torch.tensor(query[e][None])
-        )
+        alone = known_of(support[e, real][None], labels[e, real][None], *to_go_by)
+        one = SCORES[name](alone, torch.tensor(query[e][None]))
         assert_allclose(many[e], one[0], rtol=1e-3, atol=1e-4)
 
 
@@ -344,11 +417,19 @@ def mixed(classes, rng, d=10):
     return torch.tensor(means[codes] + 0.6 * rng.normal(size=(len(codes), d)), dtype=torch.float32), codes
 
 
+class SevenTimes(Center):
+    """Counts as often, whatever is left out."""
+
+    def weight(self, prototypes):
+        return torch.full_like(prototypes[:, :1, :1], 7.0)
+
+
+@pytest.mark.parametrize("center", [None, SevenTimes(torch.full((10,), 0.2), 9)], ids=["no centre", "centre"])
 @pytest.mark.parametrize("classes", [2, 6, 30, 110], ids=lambda n: f"{n} classes")
-def test_leaving_a_class_or_an_example_out_by_products_is_as_learning_without_it(classes):
+def test_leaving_a_class_or_an_example_out_by_products_is_as_learning_without_it(classes, center):
     rng = np.random.default_rng(classes)
     X, codes = mixed(classes, rng)
-    known = known_of(X[None].tolist(), codes[None])
+    known = known_of(X[None].tolist(), codes[None], None, center)
     unit, used = known.support[0], spread(len(X)).numpy()
     assert (known.whitening is None) == (len(X) < 64)
 
@@ -358,7 +439,8 @@ def test_leaving_a_class_or_an_example_out_by_products_is_as_learning_without_it
             rest = unit[[n for n in used if n not in gone]]
             scatter = float((rest - rest.mean(0)).square().sum())
             whitening = Whitening.of(rest[None], float(known.whitening.strength) * scatter)
-        return float(SCORES[DEFAULT](Known(prototypes[None], unit[None], None, whitening), query[None, None])[0, 0])
+        left = Known(prototypes[None], unit[None], None, whitening, center)
+        return float(SCORES[DEFAULT](left, query[None, None])[0, 0])
 
     p = known.prototypes[0]
     asked = rng.permutation(len(X))[:30]

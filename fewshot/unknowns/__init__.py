@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fewshot.unknowns.background import Background, evenly
+from fewshot.unknowns.center import Center, shipped_center, write_center
 from fewshot.unknowns.scores import DEFAULT, SCORES, Known, UnknownScore
 from fewshot.unknowns.threshold import LeftOut, Threshold, leave_out, set_threshold
 
@@ -10,6 +11,7 @@ __all__ = [
     "DEFAULT",
     "SCORES",
     "Background",
+    "Center",
     "Known",
     "LeftOut",
     "Threshold",
@@ -17,4 +19,6 @@ __all__ = [
     "evenly",
     "leave_out",
     "set_threshold",
+    "shipped_center",
+    "write_center",
 ]

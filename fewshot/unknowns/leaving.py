@@ -27,6 +27,8 @@ Positions = NDArray[np.int64]
 def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
     """Score examples as if their class were not known: (n,).
 
+    A centre counts as often as it does with the class.
+
     Parameters
     ----------
     known : Known
@@ -38,28 +40,31 @@ def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
     """
     z, p = _examples(known), known.moved[0]
     used = spread(len(z)).numpy() if known.whitening is not None else np.empty(0, np.int64)
-    total, squares = p.sum(dim=0), p.square().sum(dim=1)
+    (total, number), c = known.total, len(p)
+    beside = torch.cat([p, total[0]])  # T beside the prototypes
+    gram_t, squares = beside @ total[0, 0], p.square().sum(dim=1)
     scores = torch.empty(len(asked))
-    for block in _blocks(codes[asked], len(p)):
+    for block in _blocks(codes[asked], c):
         parts = [(int(j), asked[at], _parting(known, z[used[codes[used] == j]])) for j, at in block]
-        products = _products([torch.cat([part, p[j : j + 1], z[some]]) for j, some, part in parts], p)
+        products = _products([torch.cat([part, p[j : j + 1], z[some]]) for j, some, part in parts], beside)
         for (j, at), (_, some, part), product in zip(block, parts, products, strict=True):
-            others = torch.arange(len(p)) != j
-            if len(p) == 2:
+            others = torch.arange(c) != j
+            if c == 2 and known.center is None:
                 cosines = closeness(known.support[0, some], known.prototypes[0, others], "cosine")
             else:
                 parted, gram, own = product[: len(part)], product[len(part)], product[len(part) + 1 :]
                 query = z[some] @ part.mT
                 own = own + query @ parted
-                gram = gram + parted[:, j] @ parted
-                across = p @ total + parted.sum(dim=1) @ parted - gram
+                gram = gram + parted[:, j] @ parted  # of p_j, with all and T
+                across = gram_t + parted[:, c] @ parted  # of T, with all and itself
                 cosines = contrast(
-                    own[:, others],
-                    own[:, others].sum(dim=1, keepdim=True),
+                    own[:, :c][:, others],
+                    own[:, c:] - own[:, j : j + 1],
                     z[some].square().sum(dim=1, keepdim=True) + query.square().sum(dim=1, keepdim=True),
-                    across[None, others],
-                    across[others].sum(),
-                    (squares + parted.square().sum(dim=0))[None, others],
+                    (across - gram)[None, :c][:, others],
+                    across[c] - 2.0 * gram[c] + gram[j],
+                    (squares + parted[:, :c].square().sum(dim=0))[None, others],
+                    number[0] - 1.0,
                 )
             scores[torch.from_numpy(at)] = soft(cosines)
     return scores
@@ -75,8 +80,8 @@ def without_example(known: Known, codes: Positions, asked: Positions) -> Tensor:
     asked : ndarray of shape (n,)
         Positions of examples of classes that have two or more.
     """
-    z, p = _examples(known), known.moved[0]
-    total, squares, counts = p.sum(dim=0), p.square().sum(dim=1), np.bincount(codes)
+    z, p, number = _examples(known), known.moved[0], known.total[1]
+    total, squares, counts = known.total[0][0, 0], p.square().sum(dim=1), np.bincount(codes)
     scores = [torch.empty(0)]
     for part in _parts(len(asked), len(p)):
         some, own = asked[part], torch.from_numpy(codes[asked[part]])
@@ -85,7 +90,7 @@ def without_example(known: Known, codes: Positions, asked: Positions) -> Tensor:
         length, to_own, gram = q.square().sum(dim=1), q @ p.mT, p[own] @ p.mT
         # q has added to the whitening by one row: each product of x and y grows by (q x)(q y) grown.
         grown = _grown(known, length, some, len(z))
-        to_total = to_own.sum(dim=1)
+        to_total = q @ total
         gram = gram + (grown * to_own[rows, own]).unsqueeze(1) * to_own
         near = squares + grown.unsqueeze(1) * to_own.square()
         across = p @ total + (grown * to_total).unsqueeze(1) * to_own
@@ -109,6 +114,7 @@ def without_example(known: Known, codes: Positions, asked: Positions) -> Tensor:
             across.unsqueeze(1),
             whole[:, None, None],
             near.unsqueeze(1),
+            number,
         )
         scores.append(soft(cosines)[:, 0])
     return torch.cat(scores)

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from fewshot.classifiers.membership import Membership
 from fewshot.distances import closeness
 from fewshot.unknowns.background import Background
+from fewshot.unknowns.center import Center
 from fewshot.unknowns.whitening import ENOUGH, STRENGTH, Whitening
 
 # A fair scale for the softmax of cosines: Hu et al. 2022 (P>M>F) learn one near 10.
@@ -43,21 +44,33 @@ class Known:
     background : Background or None
     whitening : Whitening or None
         Of the background, or else of the support, where that is of 64 examples or more.
+    center : Center or None
+        Where all pictures lie, for ``centered`` without a background.
     """
 
     prototypes: Tensor
     support: Tensor
     background: Background | None = None
     whitening: Whitening | None = None
+    center: Center | None = None
 
     @classmethod
-    def of(cls, support: Tensor, membership: Membership, background: Background | None = None) -> Known:
-        """Learn from support vectors (e, s, d) of any length; each class has at least one."""
+    def of(
+        cls,
+        support: Tensor,
+        membership: Membership,
+        background: Background | None = None,
+        center: Center | None = None,
+    ) -> Known:
+        """Learn from support vectors (e, s, d) of any length; each class has at least one.
+
+        A background knows more than a ``center``, which then says nothing.
+        """
         real = membership.labels >= 0
         unit = torch.where(real.unsqueeze(-1), normalize(support, dim=-1), 0.0)
         prototypes = membership.sums(unit) / membership.counts().unsqueeze(-1)
         whitening = own_whitening(unit, real) if background is None else background.whitening.to(unit)
-        return cls(prototypes, unit, background, whitening)
+        return cls(prototypes, unit, background, whitening, center if background is None else None)
 
     @cached_property
     def moved(self) -> Tensor:
@@ -65,10 +78,24 @@ class Known:
         return self.prototypes if self.whitening is None else self.whitening(self.prototypes)
 
     @cached_property
-    def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the whitened p_k: their sum T (e, 1, d); and |T|^2 (e, 1, 1), p_k T and |p_k|^2, each (e, 1, c)."""
+    def total(self) -> tuple[Tensor, Tensor]:
+        """T, the sum of the whitened p_k and of the centre as often as it counts (e, 1, d), and of how many (e, 1, 1).
+
+        Without a centre these are c.
+        """
         total = self.moved.sum(dim=1, keepdim=True)
-        return total, total @ total.mT, total @ self.moved.mT, self.moved.square().sum(dim=-1).unsqueeze(1)
+        number = torch.full_like(total[..., :1], self.moved.shape[1])
+        if self.center is None:
+            return total, number
+        at = self.center.vector.to(total).expand_as(total)
+        weight = self.center.weight(self.prototypes)
+        return total + weight * (at if self.whitening is None else self.whitening(at)), number + weight
+
+    @cached_property
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """|T|^2 (e, 1, 1), p_k T and |p_k|^2, each (e, 1, c)."""
+        total, _ = self.total
+        return total @ total.mT, total @ self.moved.mT, self.moved.square().sum(dim=-1).unsqueeze(1)
 
     def cosines(self, query: Tensor) -> Tensor:
         """Return cos_k (e, q, c)."""
@@ -152,8 +179,9 @@ def mahalanobis(known: Known, query: Tensor) -> Tensor:
 def centered(known: Known, query: Tensor) -> Tensor:
     """-(1/40) log sum_k exp(40 cos(q - m_k, p_k - m_k)): the energy of cosines around a centre, after whitening.
 
-    With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it (with one
-    class, nothing). Cosines around zero tell mostly that q is a picture; around what all pictures share they tell how
+    With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it, and of the
+    encoder's ``Center``, where it has one, as often as that counts (with one class and none, nothing). Cosines around
+    zero tell mostly that q is a picture; around what all pictures share they tell how
     far it goes p_k's way. Whitening, by the covariance of the background or else of the examples, where there are 64
     vectors or more, keeps the directions in which pictures vary most from drowning the others.
 
@@ -164,11 +192,10 @@ def centered(known: Known, query: Tensor) -> Tensor:
     """
     unit = normalize(query, dim=-1)
     moved = unit if known.whitening is None else known.whitening(unit)
-    if known.background is None:
-        cosines = known.cosines(unit) if known.moved.shape[1] == 1 else _contrasted(known, moved)
-    else:
-        cosines = closeness(moved, known.moved, "cosine")
-    return soft(cosines)
+    if known.background is not None:
+        return soft(closeness(moved, known.moved, "cosine"))
+    alone = known.moved.shape[1] == 1 and known.center is None
+    return soft(known.cosines(unit) if alone else _contrasted(known, moved))
 
 
 def soft(cosines: Tensor) -> Tensor:
@@ -191,16 +218,19 @@ def spread(s: int) -> Tensor:
 
 
 def _contrasted(known: Known, query: Tensor) -> Tensor:
-    """Return cos(q - m_k, p_k - m_k) with m_k the mean of the others' prototypes: (e, q, c)."""
-    total, whole, across, squares = known.sums
+    """Return cos(q - m_k, p_k - m_k) with m_k the mean of all in T but p_k: (e, q, c)."""
+    total, number = known.total
+    whole, across, squares = known.sums
     own, length = query @ known.moved.mT, query.square().sum(-1, keepdim=True)
-    return contrast(own, query @ total.mT, length, across, whole, squares)
+    return contrast(own, query @ total.mT, length, across, whole, squares, number)
 
 
-def contrast(own: Tensor, to_total: Tensor, length: Tensor, across: Tensor, whole: Tensor, squares: Tensor) -> Tensor:
-    """Return cos(q - m_k, p_k - m_k) with m_k the mean of the other p: (..., q, c), from products alone.
+def contrast(
+    own: Tensor, to_total: Tensor, length: Tensor, across: Tensor, whole: Tensor, squares: Tensor, number: Tensor
+) -> Tensor:
+    """Return cos(q - m_k, p_k - m_k) with m_k the mean of all but p_k: (..., q, c), from products alone.
 
-    With n = c - 1 and T the sum of all p, m_k = (T - p_k) / n and p_k - m_k = (c p_k - T) / n.
+    With T the sum of all, which count as N, and n = N - 1: m_k = (T - p_k) / n and p_k - m_k = (N p_k - T) / n.
 
     Parameters
     ----------
@@ -208,12 +238,13 @@ def contrast(own: Tensor, to_total: Tensor, length: Tensor, across: Tensor, whol
         q p_k, q T and |q|^2.
     across, whole, squares : Tensor of shape (..., 1, c), (..., 1, 1), (..., 1, c)
         p_k T, |T|^2 and |p_k|^2.
+    number : Tensor of shape (..., 1, 1)
+        N.
     """
-    c = own.shape[-1]
-    n = c - 1
-    along = (c * own - to_total) / n - (c * across - whole - c * squares + across) / n**2
+    n = number - 1.0
+    along = (number * own - to_total) / n - (number * across - whole - number * squares + across) / n**2
     ours = length - 2.0 * (to_total - own) / n + (whole - 2.0 * across + squares) / n**2
-    theirs = (c * c * squares - 2.0 * c * across + whole) / n**2
+    theirs = (number**2 * squares - 2.0 * number * across + whole) / n**2
     return (along / (ours.clamp_min(_TINY) * theirs.clamp_min(_TINY)).sqrt()).clamp(-1.0, 1.0)
 
 

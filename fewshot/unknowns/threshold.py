@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fewshot.classifiers.membership import Membership
 from fewshot.unknowns.background import Background, evenly
+from fewshot.unknowns.center import Center
 from fewshot.unknowns.leaving import (
     without_class,
     without_example,
@@ -191,7 +192,12 @@ class LeftOut:
 
 
 def leave_out(
-    vectors: ArrayLike, labels: ArrayLike, *, background: Background | None = None, random_state: int = 0
+    vectors: ArrayLike,
+    labels: ArrayLike,
+    *,
+    background: Background | None = None,
+    center: Center | None = None,
+    random_state: int = 0,
 ) -> LeftOut:
     """Score examples whose answer is known, from which any number of lines can be drawn.
 
@@ -204,6 +210,8 @@ def leave_out(
     background : Background, optional
         Other classes, which then stand for the unknown ones. Without, each class is left out in turn, and its examples
         are unknown to the others.
+    center : Center, optional
+        Of the encoder; what is known is scored around it where there is no background.
     random_state : int, default 0
         Chooses 2,000 where more examples stand for unknown ones, and 500 where more do for known ones.
 
@@ -223,7 +231,7 @@ def leave_out(
     rng = np.random.default_rng(random_state)
     with torch.inference_mode():
         known = Known.of(
-            torch.from_numpy(array)[None], Membership(torch.from_numpy(codes)[None], len(counts)), background
+            torch.from_numpy(array)[None], Membership(torch.from_numpy(codes)[None], len(counts)), background, center
         )
         held = np.sort(rng.permutation(np.flatnonzero(counts[codes] > 1))[:MOST_HELD])
         if background is None:
@@ -248,8 +256,9 @@ def set_threshold(
     *,
     max_false_accept: float,
     background: Background | None = None,
+    center: Center | None = None,
     random_state: int = 0,
 ) -> Threshold:
     """Draw one line: ``leave_out`` and ``LeftOut.threshold``."""
-    left_out = leave_out(vectors, labels, background=background, random_state=random_state)
+    left_out = leave_out(vectors, labels, background=background, center=center, random_state=random_state)
     return left_out.threshold(max_false_accept)

@@ -1,0 +1,97 @@
+"""Where an encoder's pictures lie at large, as far as one mean says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewshot.files import replacing
+from fewshot.unknowns.background import Background
+
+_FORMAT = 1
+_SHIPPED = Path(__file__).with_name("centers")
+# A mean of unit vectors has entries of some hundredths: so it is off by a thousandth of its length.
+_DIGITS = 4
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Center:
+    """The mean of many classes' pictures, by one encoder.
+
+    Attributes
+    ----------
+    vector : Tensor of shape (d,), float32
+        The mean of the class means of vectors of length 1.
+    n_classes : int
+    """
+
+    vector: Tensor
+    n_classes: int
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.float32], labels: Sequence[str]) -> Center:
+        """Make it from vectors (n, d) of any length and their n labels.
+
+        Raises
+        ------
+        ValueError : as ``Background.of``.
+        """
+        others = Background.of(vectors, labels)
+        sums = torch.zeros(others.n_classes, others.vectors.shape[1])
+        sums.index_add_(0, torch.from_numpy(others.groups), others.vectors)
+        counts = torch.from_numpy(np.bincount(others.groups)).unsqueeze(1)
+        return cls((sums / counts).mean(dim=0), others.n_classes)
+
+    def weight(self, prototypes: Tensor) -> Tensor:
+        """How many classes it counts as beside c others, when these are (e, c, d): (e, 1, 1).
+
+        Where S is the classes' variance about their own mean and r that mean's squared distance to this one, r is S / c
+        by chance, and what is more tells how far such pictures as these are from all pictures: it counts as
+        S / (r - S / c) classes, but never more than it was made of, and as all of them beside a single class.
+
+        References
+        ----------
+        Efron & Morris 1973, JASA 68 (341): shrinkage to a prior mean by an estimated prior variance.
+        """
+        c = prototypes.shape[1]
+        mean = prototypes.mean(dim=1, keepdim=True)
+        if c == 1:
+            return torch.full_like(mean[..., :1], self.n_classes)
+        variance = (prototypes - mean).square().sum(dim=(1, 2)).clamp_min(_TINY) / (c - 1)
+        apart = (mean[:, 0] - self.vector.to(mean)).square().sum(dim=-1) - variance / c
+        return (variance / torch.maximum(apart, variance / self.n_classes)).view(-1, 1, 1)
+
+
+def write_center(center: Center, fingerprint: str, path: str | Path) -> None:
+    """Write a centre as ``shipped_center`` reads it."""
+    entries = ", ".join(f"{value + 0.0:.{_DIGITS}f}" for value in center.vector.tolist())
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(
+            f'{{"format": {_FORMAT}, "encoder": {json.dumps(fingerprint)}, "classes": {center.n_classes}, "center": [\n'
+            f"{entries}\n]}}\n",
+            encoding="utf-8",
+        )
+
+
+@cache
+def shipped_center(fingerprint: str | None) -> Center | None:
+    """Return the centre that ships with fewshot for the encoder of this fingerprint; None for one that has none.
+
+    References
+    ----------
+    Written by ``python benchmarks/unknowns.py --centers``.
+    """
+    for path in sorted(_SHIPPED.glob("*.json")):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["encoder"] == fingerprint and value["format"] == _FORMAT:
+            return Center(torch.tensor(value["center"]), int(value["classes"]))
+    return None
