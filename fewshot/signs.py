@@ -17,7 +17,7 @@ SIGNS = (
     "alike", "alike few", "alike alike", "alike lead",
     "kept", "kept few", "kept kept", "kept alike", "kept lead",
     "broad", "broad few", "broad lead", "broad near", "broad alike",
-    "own-lead", "own-lead few", "own-near", "own-near few",
+    "own-lead", "own-lead few", "own-near", "own-near few", "own-lead ways",
 )  # fmt: skip
 # What also tells how much to doubt, and how far to bend a softmax.
 DOUBTS = ("one", "ways", "few", "alike", "broad")
@@ -53,7 +53,7 @@ class Signs:
     broad: Tensor
 
     def columns(self, gap: Tensor, near: Tensor, *, together: bool) -> Tensor:
-        """Write them as what ``SIGNS`` names: (e, q, 27).
+        """Write them as what ``SIGNS`` names: (e, q, len(SIGNS)).
 
         "lead" is the logarithm of how far the best class is ahead of the mean of the others, in the support's margins.
         Where queries are answered ``together`` it is their mean lead's, as "near" is their mean, and "own-lead" and

@@ -52,7 +52,7 @@ class Sharpness:
         return cls((math.log(beta), *[0.0] * (len(SIGNS) - 1)))
 
     def at(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return beta, lambda and gamma, (..., 1) each, for signs (..., 27)."""
+        """Return beta, lambda and gamma, (..., 1) each, for signs (..., len(SIGNS))."""
         return _made_of(
             columns, *(torch.tensor(some, device=columns.device) for some in (self.rise, self.doubt, self.bend))
         )
@@ -129,7 +129,7 @@ def fit(cells: Iterable[Cell], around: Sharpness | None = None) -> Sharpness:
 
     Parameters
     ----------
-    cells : iterable of (gaps (e, q, c), signs (e, q, 27), true classes (e, q))
+    cells : iterable of (gaps (e, q, c), signs (e, q, len(SIGNS)), true classes (e, q))
         One for each setting, such as an encoder, a data set, and numbers of classes and examples.
     around : Sharpness, optional
         Where to begin, and to stay as far as the data say nothing else; by default a beta of 10, whatever the signs.
@@ -161,7 +161,7 @@ def fit(cells: Iterable[Cell], around: Sharpness | None = None) -> Sharpness:
 
 
 def _thinned(gap: Tensor, columns: Tensor, truth: Tensor) -> Cell:
-    """Every n-th query: (q, c), (q, 27) and (q, 1)."""
+    """Every n-th query: (q, c), (q, len(SIGNS)) and (q, 1)."""
     step = -(-truth.numel() // _ROWS)
     rows = gap.flatten(0, 1)[::step], columns.flatten(0, 1)[::step], truth.reshape(-1, 1)[::step]
     return rows[0].clone(), rows[1].clone(), rows[2].clone()  # no inference tensors, which a gradient cannot pass

@@ -102,7 +102,7 @@ def test_a_support_that_does_not_tell_its_classes_apart_gives_finite_probabiliti
 
 
 def signs_of(rows, **named):
-    """Signs (1, rows, 27) that are 0 but for those named."""
+    """Signs (1, rows, len(SIGNS)) that are 0 but for those named."""
     found = torch.zeros(1, rows, len(SIGNS))
     for name, value in named.items():
         found[..., SIGNS.index(name)] = value
@@ -348,7 +348,7 @@ def entry(**changed):
         ({"format": 3}, "format 3 instead of 4"),
         ({"signs": ["one"]}, r"signs \['one'\] instead of \['one', 'ways'"),
         ({"doubts": ["one"]}, r"doubts \['one'\] instead of \['one', 'ways'"),
-        ({"sharpness": {"Mine": entry(rise=[1, 2], bend=[])}}, r"Mine: \(2, 5, 0\) numbers, where \(27, 5, 5\) from"),
+        ({"sharpness": {"Mine": entry(rise=[1, 2], bend=[])}}, rf"Mine: \(2, 5, 0\) numbers, where \({len(SIGNS)}, 5, 5\) from"),
         ({"sharpness": {"Mine": entry(rise=[math.nan] * len(SIGNS))}}, "from -1000 to 1000 are needed"),
         ({"sharpness": {"Mine": entry(bend=[0, 1001, 0, 0, 0])}}, "from -1000 to 1000 are needed"),
         ({"sharpness": {"Mine": entry(doubt=[10**400] * 5)}}, "too large"),

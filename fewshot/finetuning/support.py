@@ -9,12 +9,11 @@ from torch import Tensor
 
 from fewshot.finetuning.cut import Top, Trunk
 from fewshot.finetuning.tuning import Portions, Support
-from fewshot.finetuning.views import altered, plain
+from fewshot.finetuning.views import GIB, altered, plain
 from fewshot.progress import Progress
 from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers
 
-_GIB = 2**30
 # Graphs of this many bytes are computed together on a CPU: maps of more pictures are so large that the allocator takes
 # fresh pages for each, and to clear these takes longer than to compute on them.
 _TOGETHER = 2**29
@@ -72,10 +71,10 @@ def support_maps(
     with Progress(len(pixels) * (1 + views), "views") as bar:
         own = _joined(_each(compute, shares, -1, workers, bar))
         taken = sum(each.numel() * each.element_size() for each in own)
-        fitting = min(views, int(memory / 2 * _GIB / taken) - 1)
+        fitting = min(views, int(memory / 2 * GIB / taken) - 1)
         if fitting < min(2, views):
             raise ValueError(
-                f"the maps of {len(pixels)} pictures take {taken / _GIB:.2g} GiB a view, too much for two views in "
+                f"the maps of {len(pixels)} pictures take {taken / GIB:.2g} GiB a view, too much for two views in "
                 f"half of memory={memory:g} GiB: raise memory, train fewer blocks or give fewer pictures"
             )
         made = tuple(each.new_empty(fitting, *each.shape) for each in own)
@@ -106,7 +105,7 @@ def graph_bytes(top: Top, maps: Sequence[Tensor], lens: Lens) -> int:
 def portions(top: Top, maps: Sequence[Tensor], lens: Lens, workers: int, memory: float) -> Portions:
     """Share half of ``memory`` GiB among workers: one picture each at least."""
     each = max(1, graph_bytes(top, maps, lens))
-    kept = max(1, int(memory / 2 * _GIB / each / workers))
+    kept = max(1, int(memory / 2 * GIB / each / workers))
     return Portions(kept, kept if lens.device.type != "cpu" else max(1, min(kept, _TOGETHER // each)))
 
 

@@ -18,7 +18,7 @@ from fewshot.progress import Progress
 # How far a view may go: radians turned, factor scaled, sheared, moved in half picture sides, contrast, brightness.
 _TURN, _ZOOM, _SHEAR, _MOVE, _CONTRAST, _BRIGHTNESS = 0.2, 0.2, 0.15, 0.2, 0.4, 0.3
 _CHANCE = 0.9
-_GIB = 2**30
+GIB = 2**30
 
 
 def decode(
@@ -41,7 +41,7 @@ def decode(
                 failed.append(item)
             else:
                 read.append(item)
-                if (taken := total * item.nbytes / _GIB) > memory:
+                if (taken := total * item.nbytes / GIB) > memory:
                     raise ValueError(
                         f"{total} pictures take {taken:.2g} GiB as the encoder reads them, more than "
                         f"memory={memory:g} GiB: raise memory or give fewer pictures"
