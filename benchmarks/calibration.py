@@ -177,7 +177,7 @@ def with_its_own(answer: Answers, beta: Tensor, doubt: Tensor, gamma: Tensor) ->
 
 @dataclass(frozen=True)
 class Answers:
-    """What a method makes of the queries of one setting: gaps, probabilities (q, c), signs (q, len(SIGNS)), classes (q,)."""
+    """What a method makes of a setting's queries: gaps, probabilities (q, c), signs (q, len(SIGNS)), classes (q,)."""
 
     ways: int
     shots: int

@@ -141,7 +141,7 @@ def run_calibration(
 
 
 def cell_of(classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler) -> Cell:
-    """Gaps (e, q, c), signs (e, q, len(SIGNS)) and true classes (e, q) of a sampler's episodes, for ``temperature.fit``."""
+    """Gaps (e, q, c), signs (e, q, len(SIGNS)) and true classes (e, q) of episodes, for ``temperature.fit``."""
     found = [
         (*classifier.episode_gaps(support, labels, query, prepared=True)[1:], truth)
         for support, labels, query, truth in _episodes(classifier, vectors, sampler)

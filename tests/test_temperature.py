@@ -348,7 +348,10 @@ def entry(**changed):
         ({"format": 3}, "format 3 instead of 4"),
         ({"signs": ["one"]}, r"signs \['one'\] instead of \['one', 'ways'"),
         ({"doubts": ["one"]}, r"doubts \['one'\] instead of \['one', 'ways'"),
-        ({"sharpness": {"Mine": entry(rise=[1, 2], bend=[])}}, rf"Mine: \(2, 5, 0\) numbers, where \({len(SIGNS)}, 5, 5\) from"),
+        (
+            {"sharpness": {"Mine": entry(rise=[1, 2], bend=[])}},
+            rf"Mine: \(2, 5, 0\) numbers, where \({len(SIGNS)}, 5, 5\) from",
+        ),
         ({"sharpness": {"Mine": entry(rise=[math.nan] * len(SIGNS))}}, "from -1000 to 1000 are needed"),
         ({"sharpness": {"Mine": entry(bend=[0, 1001, 0, 0, 0])}}, "from -1000 to 1000 are needed"),
         ({"sharpness": {"Mine": entry(doubt=[10**400] * 5)}}, "too large"),
