@@ -30,18 +30,20 @@ from fewshot.features import Features, embedded, load_encoders, open_source
 from fewshot.openset import run_open_set
 from fewshot.unknowns import DEFAULT, SCORES, Background, Center, Known, leave_out, shipped_center, write_center
 
-LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
+LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
 MOBILENET, CHARACTERS = "mobilenetv2_100.tf_in1k", "omniglot"
-# Title: (data, pictures of each background class, whether the centre that ships is known).
+# Title: (data, pictures of each background class, whether the centre that ships is known, the fewest and most classes).
 REGISTRIES = {
-    "none": ("tiny-imagenet", None, True),
-    "none, and no centre": ("tiny-imagenet", None, False),
-    "120 classes, 10 pictures each": ("tiny-imagenet", 10, True),
-    "120 classes, 1 picture each": ("tiny-imagenet", 1, True),
-    "none, characters": (CHARACTERS, None, True),
+    "none": ("tiny-imagenet", None, True, 3, 50),
+    "none, and no centre": ("tiny-imagenet", None, False, 3, 50),
+    "120 classes, 10 pictures each": ("tiny-imagenet", 10, True, 3, 50),
+    "120 classes, 1 picture each": ("tiny-imagenet", 1, True, 3, 50),
+    "none, characters": (CHARACTERS, None, True, 3, 50),
+    "none, few classes": ("tiny-imagenet", None, True, 2, 5),
+    "none, and no centre, few classes": ("tiny-imagenet", None, False, 2, 5),
 }
-SIZES = ((3, 9), (10, 18), (19, 50))
+SIZES = ((2, 2), (3, 5), (6, 9), (10, 18), (19, 50))
 
 
 def vectors_of(encoder: str, split: str, work: Path, data: str = "tiny-imagenet") -> Features:
@@ -56,10 +58,15 @@ def some_of_each(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.
 
 
 def registry(
-    X: np.ndarray, y: np.ndarray, background: Background | None, center: Center | None, rng: np.random.Generator
+    X: np.ndarray,
+    y: np.ndarray,
+    background: Background | None,
+    center: Center | None,
+    rng: np.random.Generator,
+    sizes: tuple[int, int],
 ) -> list[dict[str, Any]]:
     """Draw one registry, set its line for each level, and count what unknown and known queries become."""
-    classes, shots = int(rng.integers(3, 51)), int(rng.integers(1, 6))
+    classes, shots = int(rng.integers(sizes[0], sizes[1] + 1)), int(rng.integers(1, 6))
     order = rng.permutation(int(y.max()) + 1)
     members = [rng.permutation(np.flatnonzero(y == c))[: shots + 10] for c in order]
     support = np.concatenate([some[:shots] for some in members[:classes]])
@@ -170,14 +177,16 @@ def main() -> None:
     characters = vectors_of(options.encoder, "evaluation", work, CHARACTERS)
     drawn = {"tiny-imagenet": (val, test), CHARACTERS: (characters,)}
     promises = {}
-    for title, (data, each, centred) in REGISTRIES.items():
+    for title, (data, each, centred, *sizes) in REGISTRIES.items():
         X = np.concatenate([some.vectors for some in drawn[data]])
         y = np.unique([label for some in drawn[data] for label in some.labels], return_inverse=True)[1]
         rng = np.random.default_rng(1)
         held = None if each is None else some_of_each(names, each, rng)
         background = None if held is None else Background.of(train.vectors[held], names[held])
         at = center if centred else None
-        rows = [row for _ in range(options.registries) for row in registry(X, y, background, at, rng)]
+        rows = [
+            row for _ in range(options.registries) for row in registry(X, y, background, at, rng, (sizes[0], sizes[1]))
+        ]
         print(title, summary(rows), file=sys.stderr)
         promises[title] = {"rows": summary(rows), "at_5_percent_by_shots": by_shots(rows, 0.05)}
     save(

@@ -82,6 +82,7 @@ def _say(line: Threshold, negatives: int, failed: list[Failure]) -> None:
         "threshold": round(line.value, 6),
         "from": line.source,
         "unknown_classes": line.n_unknown,
+        "center_classes": line.center,
         "negatives": negatives,
     }
     if failed:

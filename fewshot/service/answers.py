@@ -132,6 +132,7 @@ def _unknowns(registry: ClassRegistry, asked: float | None) -> models.Unknowns:
             threshold=line.value,
             standing_for=line.source,  # type: ignore[arg-type]
             n_unknown=line.n_unknown,
+            center=line.center,
             needed=line.needed,
             text=line.describe(),
         )

@@ -249,6 +249,7 @@ class Promise(BaseModel):
     threshold: float = Field(description="A picture whose unknown score is this or more is given no label.")
     standing_for: Literal["classes", "background"] = Field(description="What the unknown pictures were estimated from.")
     n_unknown: int = Field(description="How many classes that was.")
+    center: int | None = Field(description="Classes of the encoder's centre, which scores heed, too; null: none.")
     needed: int = Field(description="How many it takes for the promise to be kept.")
     text: str = Field(description="The promise in a sentence, with the remedy where it is not kept.")
 

@@ -64,11 +64,24 @@ class Center:
         """
         c = prototypes.shape[1]
         mean = prototypes.mean(dim=1, keepdim=True)
+        scatter = (prototypes - mean).square().sum(dim=(1, 2))
+        return self._count(c, scatter, (mean[:, 0] - self.vector.to(mean)).square().sum(dim=-1)).view(-1, 1, 1)
+
+    def weights_without(self, prototypes: Tensor) -> Tensor:
+        """Its ``weight`` beside all of c classes (c, d) but one, for each of these: (c,); two classes at least."""
+        mean, n = prototypes.mean(dim=0), len(prototypes) - 1
+        apart = (prototypes - mean).square().sum(dim=1)
+        # Without one, the mean moves away from it by a n-th of its distance.
+        scatter = (apart.sum() - apart * (n + 1) / n).clamp_min(0.0)
+        moved = mean + (mean - prototypes) / n - self.vector.to(mean)
+        return self._count(n, scatter, moved.square().sum(dim=1))
+
+    def _count(self, c: int, scatter: Tensor, distance: Tensor) -> Tensor:
+        """From the sum of c squared distances to their mean, and that mean's squared distance to this one."""
         if c == 1:
-            return torch.full_like(mean[..., :1], self.n_classes)
-        variance = (prototypes - mean).square().sum(dim=(1, 2)).clamp_min(_TINY) / (c - 1)
-        apart = (mean[:, 0] - self.vector.to(mean)).square().sum(dim=-1) - variance / c
-        return (variance / torch.maximum(apart, variance / self.n_classes)).view(-1, 1, 1)
+            return torch.full_like(distance, self.n_classes)
+        variance = scatter.clamp_min(_TINY) / (c - 1)
+        return variance / torch.maximum(distance - variance / c, variance / self.n_classes)
 
 
 def write_center(center: Center, fingerprint: str, path: str | Path) -> None:

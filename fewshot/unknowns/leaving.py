@@ -27,8 +27,6 @@ Positions = NDArray[np.int64]
 def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
     """Score examples as if their class were not known: (n,).
 
-    A centre counts as often as it does with the class.
-
     Parameters
     ----------
     known : Known
@@ -40,38 +38,43 @@ def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
     """
     z, p = _examples(known), known.moved[0]
     used = spread(len(z)).numpy() if known.whitening is not None else np.empty(0, np.int64)
-    (total, number), c = known.total, len(p)
-    beside = torch.cat([p, total[0]])  # T beside the prototypes
-    gram_t, squares = beside @ total[0, 0], p.square().sum(dim=1)
+    c = len(p)
+    # Beside the prototypes their sum and the centre: without class j, T is the sum less p_j and so often the centre.
+    beside = torch.cat([p, p.sum(dim=0, keepdim=True), known.moved_center[0]])
+    weights = torch.zeros(c) if known.center is None else known.center.weights_without(known.prototypes[0])
+    to_sum, to_center, squares = beside @ beside[c], beside @ beside[c + 1], p.square().sum(dim=1)
     scores = torch.empty(len(asked))
     for block in _blocks(codes[asked], c):
         parts = [(int(j), asked[at], _parting(known, z[used[codes[used] == j]])) for j, at in block]
         products = _products([torch.cat([part, p[j : j + 1], z[some]]) for j, some, part in parts], beside)
         for (j, at), (_, some, part), product in zip(block, parts, products, strict=True):
-            others = torch.arange(c) != j
+            others, weight = torch.arange(c) != j, weights[j]
+
+            def of_total(rows: Tensor, j: int = j, weight: Tensor = weight) -> Tensor:
+                return rows[..., c] - rows[..., j] + weight * rows[..., c + 1]
+
             if c == 2 and known.center is None:
                 cosines = closeness(known.support[0, some], known.prototypes[0, others], "cosine")
             else:
                 parted, gram, own = product[: len(part)], product[len(part)], product[len(part) + 1 :]
                 query = z[some] @ part.mT
                 own = own + query @ parted
-                gram = gram + parted[:, j] @ parted  # of p_j, with all and T
-                across = gram_t + parted[:, c] @ parted  # of T, with all and itself
+                across = to_sum - gram + weight * to_center + of_total(parted) @ parted
                 cosines = contrast(
                     own[:, :c][:, others],
-                    own[:, c:] - own[:, j : j + 1],
+                    of_total(own).unsqueeze(1),
                     z[some].square().sum(dim=1, keepdim=True) + query.square().sum(dim=1, keepdim=True),
-                    (across - gram)[None, :c][:, others],
-                    across[c] - 2.0 * gram[c] + gram[j],
+                    across[None, :c][:, others],
+                    of_total(across),
                     (squares + parted[:, :c].square().sum(dim=0))[None, others],
-                    number[0] - 1.0,
+                    c - 1.0 + weight,
                 )
             scores[torch.from_numpy(at)] = soft(cosines)
     return scores
 
 
 def without_example(known: Known, codes: Positions, asked: Positions) -> Tensor:
-    """Score examples as if their classes knew only the others: (n,).
+    """Score examples as if their classes knew only the others: (n,). A centre counts as often as with all.
 
     Parameters
     ----------

@@ -65,7 +65,16 @@ class Known:
         """Learn from support vectors (e, s, d) of any length; each class has at least one.
 
         A background knows more than a ``center``, which then says nothing.
+
+        Raises
+        ------
+        ValueError : for a centre of another size than the vectors.
         """
+        if center is not None and len(center.vector) != support.shape[-1]:
+            raise ValueError(
+                f"the centre has {len(center.vector)} numbers, but the vectors {support.shape[-1]}: give the centre of "
+                "the encoder that made them"
+            )
         real = membership.labels >= 0
         unit = torch.where(real.unsqueeze(-1), normalize(support, dim=-1), 0.0)
         prototypes = membership.sums(unit) / membership.counts().unsqueeze(-1)
@@ -79,17 +88,24 @@ class Known:
 
     @cached_property
     def total(self) -> tuple[Tensor, Tensor]:
-        """T, the sum of the whitened p_k and of the centre as often as it counts (e, 1, d), and of how many (e, 1, 1).
+        """The sum T of the whitened p_k, and of the centre as often as it counts; and N, how many are summed.
 
-        Without a centre these are c.
+        (e, 1, d) and (e, 1, 1); without a centre N is c.
         """
         total = self.moved.sum(dim=1, keepdim=True)
         number = torch.full_like(total[..., :1], self.moved.shape[1])
         if self.center is None:
             return total, number
-        at = self.center.vector.to(total).expand_as(total)
         weight = self.center.weight(self.prototypes)
-        return total + weight * (at if self.whitening is None else self.whitening(at)), number + weight
+        return total + weight * self.moved_center, number + weight
+
+    @cached_property
+    def moved_center(self) -> Tensor:
+        """The centre (e, 1, d), whitened; zeros without one."""
+        if self.center is None:
+            return torch.zeros_like(self.moved[:, :1])
+        at = self.center.vector.to(self.moved).expand_as(self.moved[:, :1])
+        return at if self.whitening is None else self.whitening(at)
 
     @cached_property
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,9 +197,9 @@ def centered(known: Known, query: Tensor) -> Tensor:
 
     With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it, and of the
     encoder's ``Center``, where it has one, as often as that counts (with one class and none, nothing). Cosines around
-    zero tell mostly that q is a picture; around what all pictures share they tell how
-    far it goes p_k's way. Whitening, by the covariance of the background or else of the examples, where there are 64
-    vectors or more, keeps the directions in which pictures vary most from drowning the others.
+    zero tell mostly that q is a picture; around what all pictures share they tell how far it goes p_k's way. Whitening,
+    by the covariance of the background or else of the examples, where there are 64 vectors or more, keeps the
+    directions in which pictures vary most from drowning the others.
 
     References
     ----------

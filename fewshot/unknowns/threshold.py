@@ -50,6 +50,9 @@ class Threshold:
     false_reject : float or None
         The share of known pictures expected to be refused, in [0, 1], from the examples left out in turn; None if no
         class has two. The prototypes then lack an example, so that it is too high rather than too low.
+    center : int or None
+        Of how many classes the encoder's ``Center`` was made that scores are taken around, too; None where there is a
+        background, or no such centre.
     """
 
     value: float
@@ -58,6 +61,7 @@ class Threshold:
     n_unknown: int
     source: str
     false_reject: float | None
+    center: int | None = None
 
     @property
     def kept(self) -> bool:
@@ -67,7 +71,7 @@ class Threshold:
     @property
     def needed(self) -> int:
         """How many classes must stand for unknown ones before what was asked can be promised."""
-        return needed_classes(self.asked)
+        return needed_classes(self.asked, self.source)
 
     def describe(self) -> str:
         """Say in a sentence what is promised, and where that is not what was asked, the remedy."""
@@ -84,9 +88,13 @@ class Threshold:
         )
 
 
-def needed_classes(level: float) -> int:
-    """Return how many unknown classes it takes to promise at most ``level``: 19 for 0.05."""
-    return math.ceil(1.0 / level - 1e-9) - 1
+def needed_classes(level: float, source: str) -> int:
+    """Return how many classes of a "background", or known "classes", it takes to promise ``level``: 19 for 0.05.
+
+    Of two known classes each is all that the other is compared with: less than 2 / 3 takes three.
+    """
+    needed = math.ceil(1.0 / level - 1e-9) - 1
+    return max(needed, 3) if source == "classes" and level < 2 / 3 else needed
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,15 @@ class LeftOut:
         Of examples left out of their class, which keeps others; empty where no class has two.
     source : str
         "classes" or "background".
+    center : int or None
+        As ``Threshold`` has it.
     """
 
     unknown: NDArray[np.float64]
     groups: NDArray[np.int64]
     known: NDArray[np.float64]
     source: str
+    center: int | None = None
 
     def threshold(self, max_false_accept: float) -> Threshold:
         """Draw the line that at most a share of the pictures of unknown classes lies below, on average.
@@ -133,8 +144,8 @@ class LeftOut:
             (k + 1) / (M + 1) (1 + t / (k b))^-k,
 
         and the line is where that is ``max_false_accept``. Of such a tail the chance is exact, however few scores there
-        are; with very many classes the line is the quantile, whatever the tail. No line is drawn further out than one
-        class in m + 1.
+        are; with very many classes the line is the quantile, whatever the tail. Where too few classes are known to
+        promise that, it is drawn for one class in m + 1.
 
         k and M count each class of a background as 1, however many its pictures. Of classes left out in turn each
         counts as n_j / 2, for of two that are close, the closeness is in the scores of both; that more examples count
@@ -160,14 +171,17 @@ class LeftOut:
             raise ValueError(f"max_false_accept is a share of unknown pictures, in (0, 1), not {max_false_accept!r}")
         level = float(max_false_accept)
         m = len(np.unique(self.groups))
-        value = self._line(max(level * (m - 1) / m if self.source == "classes" else level, 1.0 / (m + 1)))
+        enough = m >= needed_classes(level, self.source)
+        drawn_for = level * (m - 1) / m if self.source == "classes" else level
+        value = self._line(drawn_for if enough else max(drawn_for, 1.0 / (m + 1)))
         return Threshold(
             value=value,
             asked=level,
-            promised=level if m >= needed_classes(level) else (2.0 if self.source == "classes" else 1.0) / (m + 1),
+            promised=level if enough else (2.0 if self.source == "classes" else 1.0) / (m + 1),
             n_unknown=m,
             source=self.source,
             false_reject=float((self.known >= value).mean()) if len(self.known) else None,
+            center=self.center,
         )
 
     def _line(self, level: float) -> float:
@@ -217,7 +231,8 @@ def leave_out(
 
     Raises
     ------
-    ValueError : for one class and no background, from which nothing can be told.
+    ValueError : for one class and no background, for then nothing stands for unknown pictures; or a centre of another
+        size.
     """
     array = np.asarray(vectors)
     array = check_vectors(array, array.shape[1] if array.ndim == 2 else 0)
@@ -225,8 +240,8 @@ def leave_out(
     counts = np.bincount(codes)
     if background is None and len(counts) == 1:
         raise ValueError(
-            "with one class and no background there is nothing that tells known from unknown: register a second class, "
-            "or give pictures of others as a background"
+            "with one class and no background nothing stands for unknown pictures, which a line is drawn by: register "
+            "more classes, or give pictures of others as a background"
         )
     rng = np.random.default_rng(random_state)
     with torch.inference_mode():
@@ -247,6 +262,7 @@ def leave_out(
         groups[asked],
         np.asarray(inliers.numpy(), np.float64),
         "classes" if background is None else "background",
+        known.center.n_classes if known.center is not None else None,
     )
 
 
