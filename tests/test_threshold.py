@@ -240,6 +240,13 @@ def test_two_classes_are_compared_with_one_another_alone_and_promise_two_thirds(
     assert needed_classes(level, "background") < 3
 
 
+def test_who_asks_for_more_than_can_be_promised_gets_the_strictest_line_there_is():
+    X = drawn(5, 1, np.random.default_rng(0))
+    strictest = line_of(X, 1, 1 / 6)
+    assert strictest.kept
+    assert line_of(X, 1, 0.01).value == strictest.value < line_of(X, 1, 0.4).value
+
+
 def test_a_background_too_small_promises_one_step_not_two():
     rng = np.random.default_rng(0)
     line = line_of(drawn(5, 1, rng), 1, 0.05, Background.of(drawn(9, 1, rng)[:, 0]))

@@ -144,8 +144,8 @@ class LeftOut:
             (k + 1) / (M + 1) (1 + t / (k b))^-k,
 
         and the line is where that is ``max_false_accept``. Of such a tail the chance is exact, however few scores there
-        are; with very many classes the line is the quantile, whatever the tail. Where too few classes are known to
-        promise that, it is drawn for one class in m + 1.
+        are; with very many classes the line is the quantile, whatever the tail. It is drawn for no less than one class
+        in m + 1.
 
         k and M count each class of a background as 1, however many its pictures. Of classes left out in turn each
         counts as n_j / 2, for of two that are close, the closeness is in the scores of both; that more examples count
@@ -172,8 +172,8 @@ class LeftOut:
         level = float(max_false_accept)
         m = len(np.unique(self.groups))
         enough = m >= needed_classes(level, self.source)
-        drawn_for = level * (m - 1) / m if self.source == "classes" else level
-        value = self._line(drawn_for if enough else max(drawn_for, 1.0 / (m + 1)))
+        drawn_for = max(level, 1.0 / (m + 1))
+        value = self._line(drawn_for * (m - 1) / m if self.source == "classes" else drawn_for)
         return Threshold(
             value=value,
             asked=level,
