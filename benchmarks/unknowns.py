@@ -130,6 +130,7 @@ def by_shots(rows: list[dict[str, Any]], level: float) -> dict[int, dict[str, li
             for name in ("false_accept", "known_accepted")
         }
         for shots in range(1, 6)
+        if any(row["shots"] == shots for row in kept)
     }
 
 
