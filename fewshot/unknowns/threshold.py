@@ -156,9 +156,9 @@ class LeftOut:
         (benchmarks/unknowns.py). Below that what is promised is the worst case of classes that are alike in pairs: of
         two such, neither is left to warn of the other when it is new, and twice as many are accepted.
 
-        The tail is fitted anew for each level: with few classes, a larger share can draw a line lower by some 0.01. Above a
-        share of 0.2 the tail is most of the scores and no power law: without a background up to 0.02 more than 0.25 and
-        0.06 more than 0.5 were accepted.
+        The tail is fitted anew for each level: with few classes, a larger share can draw a line lower by some 0.01.
+        Above a share of 0.2 the tail is most of the scores and no power law: without a background up to 0.02 more than
+        0.25 and 0.06 more than 0.5 were accepted.
 
         Nor is the promise one for every registry: it is kept on average over registries, and for unknown pictures of
         such kinds as stood for them.
