@@ -56,8 +56,7 @@ Settings = tuple[tuple[int, int], ...]
 _CALIBRATED = ("mobilenetv1",)
 _MEASURED: Settings = tuple(itertools.product(WAYS, SHOTS))
 _FITTED: Settings = ((WAYS[0], 2), *_MEASURED)
-# 5-way episodes of each setting that numbers are fitted to, and half as many of 20 ways: the bundled encoder has few
-# classes left that it was not trained on, and ImageNet's networks are slower.
+# 5-way episodes of each setting that numbers are fitted to, and half as many of 20 ways: ImageNet's are slower.
 _EPISODES = {"imagenet": 150, "pocket": 300}
 # Queries of each class; 20-way episodes would take too long with 15.
 QUERIES = {5: 15, 20: 5}

@@ -245,6 +245,8 @@ def test_who_asks_for_more_than_can_be_promised_gets_the_strictest_line_there_is
     strictest = line_of(X, 1, 1 / 6)
     assert strictest.kept
     assert line_of(X, 1, 0.01).value == strictest.value < line_of(X, 1, 0.4).value
+    two = [line_of(drawn(2, 4, np.random.default_rng(0)), 4, level).value for level in (0.01, 0.5, 0.7)]
+    assert two[0] == two[1] < two[2]
 
 
 def test_a_background_too_small_promises_one_step_not_two():

@@ -293,7 +293,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def episode_gaps(
         self, support: Tensor, labels: Tensor, query: Tensor, *, prepared: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scores and how far each class is behind the best, (e, q, c), and signs (e, q, 27), for a fit."""
+        """Return scores and how far each class is behind the best, (e, q, c), and signs (e, q, s), for a fit."""
         with torch.inference_mode():
             learned, query, scores, support = self._answered(support, labels, query, None, prepared)
             witnesses = Witnesses.among(labels, scores.shape[2])
@@ -313,7 +313,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _gaps(
         self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, witnesses: Witnesses
     ) -> tuple[Tensor, Tensor]:
-        """Gaps (e, q, c) in the support's margins, and signs (e, q, 27), by the witnesses' vectors (e, w, d)."""
+        """Gaps (e, q, c) in the support's margins, and signs (e, q, s), by the witnesses' vectors (e, w, d)."""
         own = self._evidence(learned, support, self._support_scores(learned, support))
         unit, others = margin(own, witnesses.labels)
         evidence = self._evidence(learned, query, scores)

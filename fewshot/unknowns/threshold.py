@@ -144,8 +144,8 @@ class LeftOut:
             (k + 1) / (M + 1) (1 + t / (k b))^-k,
 
         and the line is where that is ``max_false_accept``. Of such a tail the chance is exact, however few scores there
-        are; with very many classes the line is the quantile, whatever the tail. It is drawn for no less than one class
-        in m + 1.
+        are; with very many classes the line is the quantile, whatever the tail. Where that is not promised, it is drawn
+        for one class in m + 1.
 
         k and M count each class of a background as 1, however many its pictures. Of classes left out in turn each
         counts as n_j / 2, for of two that are close, the closeness is in the scores of both; that more examples count
@@ -157,8 +157,8 @@ class LeftOut:
         two such, neither is left to warn of the other when it is new, and twice as many are accepted.
 
         The tail is fitted anew for each level: with few classes, a larger share can draw a line lower by some 0.01.
-        Above a share of 0.2 the tail is most of the scores and no power law: without a background up to 0.02 more than
-        0.25 and 0.06 more than 0.5 were accepted.
+        Above a share of 0.2 the tail is most of the scores and no power law: up to 0.02 more than 0.25 and 0.06 more
+        than 0.5 were accepted.
 
         Nor is the promise one for every registry: it is kept on average over registries, and for unknown pictures of
         such kinds as stood for them.
@@ -174,7 +174,7 @@ class LeftOut:
         level = float(max_false_accept)
         m = len(np.unique(self.groups))
         enough = m >= needed_classes(level, self.source)
-        drawn_for = max(level, 1.0 / (m + 1))
+        drawn_for = level if enough else 1.0 / (m + 1)
         value = self._line(drawn_for * (m - 1) / m if self.source == "classes" else drawn_for)
         return Threshold(
             value=value,
