@@ -163,7 +163,6 @@ def main() -> None:
         for name in (MOBILENET, "mobilenetv1_100.tf_in1k", "pocket"):
             some = vectors_of(name, "train", work)
             place = ROOT / "fewshot" / "unknowns" / "centers" / f"{name.split('_')[0]}.json"
-            place.parent.mkdir(exist_ok=True)
             write_center(Center.of(some.vectors, some.labels), some.fingerprint, place)
         return
     train, val, test = (vectors_of(options.encoder, split, work) for split in ("train", "val", "test"))

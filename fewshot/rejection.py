@@ -25,7 +25,7 @@ from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.unknowns import Background, Center, Known, LeftOut, Threshold
+    from fewshot.unknowns import Background, Known, LeftOut, Threshold
 
 _LEVEL, _LINE = "max_false_accept", "line"
 # Counts the ways in which lines have been drawn: one drawn in an older way is drawn anew.
@@ -47,7 +47,6 @@ class _Learned:
     rows: Rows
     codes: NDArray[np.int64]
     background: Background | None
-    center: Center | None
     shared: int  # pictures of the background that are registered, so that they were left out
     negatives: NDArray[np.float32]  # directions (n, d)
     stale: str | None  # why no line can be drawn before something is done
@@ -267,7 +266,6 @@ class Rejection:
             rows,
             codes,
             background,
-            center,
             len(others.labels) - len(fresh.labels),
             normalize(torch.from_numpy(negatives.vectors), dim=-1).numpy(),
             negatives.stale or others.stale,
@@ -310,7 +308,7 @@ class Rejection:
             raise RegistryError(learned.stale)
         if learned.left_out is None:
             learned.left_out = leave_out(
-                learned.rows.vectors, learned.codes, background=learned.background, center=learned.center
+                learned.rows.vectors, learned.codes, background=learned.background, center=learned.known.center
             )
         return learned.left_out.threshold(level)
 

@@ -75,11 +75,11 @@ def test_of_two_close_classes_each_is_scored_around_the_centre_without_the_other
         assert_allclose(leave_out(X, np.arange(2), center=center).unknown, [-(a @ b)] * 2, atol=1e-5)
 
 
-@pytest.mark.parametrize("given", [None, Center(torch.ones(12), 40)], ids=["no centre", "centre"])
+@pytest.mark.parametrize("centred", [False, True], ids=["no centre", "centre"])
 @pytest.mark.parametrize(("classes", "level"), [(3, 0.25), (4, 0.2), (9, 0.1)])
-def test_the_fewest_classes_that_a_level_is_promised_for_keep_it(given, classes, level):
+def test_the_fewest_classes_that_a_level_is_promised_for_keep_it(centred, classes, level):
     rng, accepted = np.random.default_rng(11), []
-    center = given and Center(torch.tensor(drawn(400, 0, rng, d=12)[:, 0].mean(0) / 5), 40)
+    center = Center(torch.tensor(drawn(400, 0, rng, d=12)[:, 0].mean(0) / 5), 40) if centred else None
     for _ in range(150):
         X, outside = drawn(classes, 1, rng, d=12), drawn(40, 0, rng, d=12)
         line = line_of(X, 1, level, center=center)
@@ -129,7 +129,6 @@ def vectors_of(encoder):
     return encoder.encode([png(colour, size) for colour in COLOURS.values() for size in (4, 5)])
 
 
-@pytest.mark.usefixtures("pocket_stays")
 def test_a_registry_heeds_the_centre_of_its_encoder_until_there_is_a_background(registry, ships):
     vectors, codes = vectors_of(FakeEncoder()), np.repeat(np.arange(4), 2)
     line = registry.unknowns.keep(0.3)
@@ -146,7 +145,6 @@ def test_a_registry_heeds_the_centre_of_its_encoder_until_there_is_a_background(
     assert registry.unknowns.keep(0.3) == line
 
 
-@pytest.mark.usefixtures("pocket_stays")
 def test_after_a_reindex_it_is_the_new_encoders_centre_or_none(registry):
     other = FakeEncoder(more=2)
     assert registry.unknowns.keep(0.3).center == 30
@@ -156,7 +154,6 @@ def test_after_a_reindex_it_is_the_new_encoders_centre_or_none(registry):
     assert line.center is None
 
 
-@pytest.mark.usefixtures("pocket_stays")
 def test_a_line_that_was_drawn_in_an_older_way_is_drawn_anew(registry):
     line = registry.unknowns.keep(0.3)
     with registry.store.write() as connection:

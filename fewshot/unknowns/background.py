@@ -77,6 +77,13 @@ class Background:
         return self.vectors.mean(dim=0)
 
     @cached_property
+    def means(self) -> Tensor:
+        """The mean of each class: (c, d)."""
+        groups = torch.from_numpy(self.groups)
+        sums = torch.zeros(self.n_classes, self.vectors.shape[1]).index_add_(0, groups, self.vectors)
+        return sums / torch.bincount(groups).unsqueeze(-1)
+
+    @cached_property
     def whitening(self) -> Whitening:
         """The map around ``center`` that evens out the directions, where there are 64 vectors to tell them."""
         return Whitening.of(self.vectors, STRENGTH if len(self.vectors) >= ENOUGH else 0.0)
@@ -89,12 +96,10 @@ class Background:
     @cached_property
     def within(self) -> Tensor:
         """The same of the vectors around their class means; ``overall`` where no class has two vectors."""
-        groups = torch.from_numpy(self.groups)
-        counts = torch.bincount(groups).unsqueeze(-1)
-        if len(counts) == len(groups):
+        freedom = len(self.groups) - self.n_classes
+        if not freedom:
             return self.overall
-        sums = torch.zeros(len(counts), self.vectors.shape[1]).index_add_(0, groups, self.vectors)
-        return _whitening(self.vectors - (sums / counts)[groups], len(groups) - len(counts))
+        return _whitening(self.vectors - self.means[torch.from_numpy(self.groups)], freedom)
 
 
 def _whitening(residuals: Tensor, freedom: int) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 from fewshot.files import replacing
 from fewshot.unknowns.background import Background
 
-_FORMAT = 1
 _SHIPPED = Path(__file__).with_name("centers")
 # A mean of unit vectors has entries of some hundredths: so it is off by a thousandth of its length.
 _DIGITS = 4
@@ -46,10 +45,7 @@ class Center:
         ValueError : as ``Background.of``.
         """
         others = Background.of(vectors, labels)
-        sums = torch.zeros(others.n_classes, others.vectors.shape[1])
-        sums.index_add_(0, torch.from_numpy(others.groups), others.vectors)
-        counts = torch.from_numpy(np.bincount(others.groups)).unsqueeze(1)
-        return cls((sums / counts).mean(dim=0), others.n_classes)
+        return cls(others.means.mean(dim=0), others.n_classes)
 
     def weight(self, prototypes: Tensor) -> Tensor:
         """How many classes it counts as beside c others, when these are (e, c, d): (e, 1, 1).
@@ -89,8 +85,7 @@ def write_center(center: Center, fingerprint: str, path: str | Path) -> None:
     entries = ", ".join(f"{value + 0.0:.{_DIGITS}f}" for value in center.vector.tolist())
     with replacing(Path(path)) as temporary:
         temporary.write_text(
-            f'{{"format": {_FORMAT}, "encoder": {json.dumps(fingerprint)}, "classes": {center.n_classes}, "center": [\n'
-            f"{entries}\n]}}\n",
+            f'{{"encoder": {json.dumps(fingerprint)}, "classes": {center.n_classes}, "center": [\n{entries}\n]}}\n',
             encoding="utf-8",
         )
 
@@ -105,6 +100,6 @@ def shipped_center(fingerprint: str | None) -> Center | None:
     """
     for path in sorted(_SHIPPED.glob("*.json")):
         value = json.loads(path.read_text(encoding="utf-8"))
-        if value["encoder"] == fingerprint and value["format"] == _FORMAT:
+        if value["encoder"] == fingerprint:
             return Center(torch.tensor(value["center"]), int(value["classes"]))
     return None

@@ -61,7 +61,7 @@ class Threshold:
     n_unknown: int
     source: str
     false_reject: float | None
-    center: int | None = None
+    center: int | None
 
     @property
     def kept(self) -> bool:
