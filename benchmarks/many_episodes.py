@@ -1,114 +1,93 @@
-"""Whether gradient steps of several episodes are faster together: stacked parameters and one batched pass, or a loop.
+"""Many episodes fine-tuned: ``run_finetuning``, one at a time and several in one pass, against fitting anew in each.
 
     python benchmarks/many_episodes.py
 
-A step of the network's last blocks, forwards and backwards, on the maps of one episode's pictures at the cut: E such
-episodes, each with parameters of its own, one after the other as ``FineTuneClassifier`` takes them, or all in one
-``torch.func.vmap`` of the network over stacked parameters. Milliseconds a picture, the least of five, on one core of a
-CPU, or on a GPU where there is one.
+The same episodes three ways: a loop that fits ``FineTuneClassifier`` and asks it, and prototypes of the untouched
+encoder too, and ``run_finetuning`` with one and with four episodes in one pass. Seconds an episode, everything included
+but the loading of the encoder; accuracies, percent; and the share of queries that get the loop's answer. On a GPU where
+there is one, else on all cores of a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from common import save, shared_file
-from torch import Tensor
-from torch.func import functional_call, vmap
+from numpy.typing import NDArray
 
-from fewshot import TimmEncoder
-from fewshot.finetuning.cut import Top, cut
-from fewshot.finetuning.folding import norms_folded
-from fewshot.finetuning.parts import choose_parts
+from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset, run_finetuning
+from fewshot.datasets import Dataset
 
-# (name, folder of weights, side, pictures of a step)
-ENCODERS = (("mobilenetv2", ("weights", "mobilenetv2_100.tf_in1k"), 224, 32), ("pocket", (), 64, 25))
+MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
+# (name, folder of weights, data, split, ways, shots, what trains)
+CELLS = (
+    ("pocket, 5 photographs of 5 classes", (), "tiny-imagenet", "test", 5, 5, ("last-2", "norms")),
+    ("mobilenetv2, 1 character of 20 classes", MOBILENET, "omniglot", "evaluation", 20, 1, ("last-2",)),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--episodes", type=int, default=8)
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB; FineTuneClassifier's own default is 1")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
-    rows = [
-        row(name, place, side, pictures, trainable, episodes, device)
-        for name, place, side, pictures in ENCODERS
-        for trainable in ("last", "last-2")
-        for episodes in options.episodes
-    ]
-    save("many_episodes", {"device": str(device), "rows": rows})
-    print("| encoder | trains | episodes | one after the other, ms | together, ms |\n|---|---|---|---|---|")
+    rows = [row(cell, trainable, options) for cell in CELLS for trainable in cell[-1]]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    asked = {"episodes": options.episodes, "memory": options.memory, "queries": 15, "seed": 0}
+    save("many_episodes", {"device": device, **asked, "rows": rows})
+    print(f"| encoder and task | trains | loop | {' | '.join(f'{n} at once' for n in options.at_once)} |")
+    print("|---" * (3 + len(options.at_once)) + "|")
     for each in rows:
-        print(f"| {each['encoder']} | {each['trainable']} | {each['episodes']} | {each['loop']} | {each['together']} |")
+        runs = " | ".join(f"{run['seconds']:.1f} ({each['loop'] / run['seconds']:.1f} x)" for run in each["runs"])
+        print(f"| {each['cell']} | {each['trainable']} | {each['loop']:.1f} | {runs} |")
 
 
-def row(
-    name: str, place: tuple[str, ...], side: int, pictures: int, trainable: str, episodes: int, device: torch.device
-) -> dict[str, Any]:
-    torch.manual_seed(0)
+def row(cell: tuple[Any, ...], trainable: str, options: argparse.Namespace) -> dict[str, Any]:
+    name, place, data_name, split, ways, shots, _ = cell
     encoder = TimmEncoder(f"local-dir:{shared_file(*place)}" if place else "pocket")
-    network = encoder.exact_network()
-    choose_parts(network, trainable, 4)
-    trunk, top = cut(network, encoder.pool, torch.rand(1, 3, side, side))
-    with torch.no_grad():
-        maps = [each.to(device) for each in trunk(torch.rand(pictures, 3, side, side))]
-    with norms_folded(top, [each[:1].cpu() for each in maps]):
-        top.to(device)
-        asked = episodes * pictures
-        loop = milliseconds(one_after_the_other(top, maps, episodes), device) / asked
-    together = milliseconds(stacked(top, maps, episodes), device) / asked
-    found = {"encoder": name, "trainable": trainable, "episodes": episodes}
-    return found | {"loop": round(loop, 2), "together": round(together, 2)}
+    data = load_dataset(data_name, split=split)
+    encoder.encode(data.images[:1])
+    classifier = FineTuneClassifier(encoder, trainable=trainable, memory=options.memory)
+    sampler = EpisodeSampler(
+        data.labels, n_way=ways, n_shot=shots, n_query=15, n_episodes=options.episodes, groups=data.groups
+    )
+    begun = time.perf_counter()
+    wanted, accuracy = looped(classifier, data, sampler)
+    loop = (time.perf_counter() - begun) / options.episodes
+    runs = []
+    for n in options.at_once:
+        result = run_finetuning(classifier, data.images, sampler, at_once=n)
+        tuned = result["fine-tuning"]
+        runs.append(
+            {
+                "at_once": result.at_once,
+                "seconds": round(tuned.seconds / options.episodes, 2),
+                "accuracy": round(100 * tuned.accuracy, 2),
+                "same": round(float((tuned.predicted == wanted).mean()), 4),
+            }
+        )
+        print(name, trainable, f"loop {loop:.2f}", runs[-1], flush=True)
+    return {"cell": name, "trainable": trainable, "loop": round(loop, 2), "accuracy": accuracy, "runs": runs}
 
 
-def one_after_the_other(top: Top, maps: list[Tensor], episodes: int) -> Callable[[], None]:
-    """A step of each episode."""
-    some = [each.to(torch.bfloat16).contiguous(memory_format=torch.channels_last) for each in maps]
-
-    def step() -> None:
-        for _ in range(episodes):
-            with torch.autocast(some[0].device.type, torch.bfloat16, cache_enabled=False):
-                out = top(*(each.clone() for each in some))
-            out.float().square().sum().backward()
-
-    return step
-
-
-def stacked(top: Top, maps: list[Tensor], episodes: int) -> Callable[[], None]:
-    """One step of all episodes: parameters and maps have the episodes as a first axis."""
-    parameters = {
-        name: each.detach().repeat(episodes, *(1 for _ in each.shape)).requires_grad_(each.requires_grad)
-        for name, each in top.named_parameters()
-    }
-    buffers = dict(top.named_buffers())
-    some = [each.repeat(episodes, *(1 for _ in each.shape)) for each in maps]
-
-    def embed(own: dict[str, Tensor], *given: Tensor) -> Tensor:
-        with torch.autocast(given[0].device.type, torch.bfloat16, cache_enabled=False):
-            out: Tensor = functional_call(top, (own, buffers), given)
-        return out.float()
-
-    def step() -> None:
-        vmap(embed)(parameters, *some).square().sum().backward()
-
-    return step
-
-
-def milliseconds(step: Callable[[], None], device: torch.device) -> float:
-    """The least of five, after one that is not counted."""
-    taken = []
-    for _ in range(6):
-        begun = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(1000 * (time.perf_counter() - begun))
-    return min(taken[1:])
+def looped(classifier: FineTuneClassifier, data: Dataset, sampler: EpisodeSampler) -> tuple[NDArray[np.int64], float]:
+    """Predict each episode's queries (e, q) by a classifier fitted to its support; return the mean accuracy too."""
+    predicted, right = [], []
+    for some in sampler:
+        for support, labels, query, answers in zip(
+            some.support, some.support_labels, some.query, some.query_labels, strict=True
+        ):
+            shown, asked = [data.images[i] for i in support], [data.images[i] for i in query]
+            encode = classifier.encoder.encode
+            PrototypeClassifier().fit(encode(shown), labels).predict(encode(asked))
+            predicted.append(classifier.fit(shown, labels).predict(asked))
+            right.append(float((predicted[-1] == answers).mean()))
+    return np.array(predicted), round(100 * float(np.mean(right)), 2)
 
 
 if __name__ == "__main__":

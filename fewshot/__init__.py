@@ -30,6 +30,7 @@ _HOMES = {
     "FewShotClassifier": "classifiers",
     "FewShotError": "errors",
     "FineTuneClassifier": "finetuning",
+    "FineTuningResult": "finetuning",
     "ImageError": "errors",
     "LaplacianShotClassifier": "classifiers",
     "LinearDiscriminantClassifier": "classifiers",
@@ -54,6 +55,7 @@ _HOMES = {
     "load_encoder": "encoders",
     "open_image": "images",
     "run_benchmark": "benchmark",
+    "run_finetuning": "finetuning",
     "train_encoder": "training",
 }
 
@@ -77,6 +79,7 @@ __all__ = [
     "FewShotClassifier",
     "FewShotError",
     "FineTuneClassifier",
+    "FineTuningResult",
     "ImageError",
     "LaplacianShotClassifier",
     "LinearDiscriminantClassifier",
@@ -101,6 +104,7 @@ __all__ = [
     "load_encoder",
     "open_image",
     "run_benchmark",
+    "run_finetuning",
     "train_encoder",
 ]
 
@@ -132,7 +136,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import EmbeddingCache, Encoder, TimmEncoder, load_encoder
     from fewshot.episodes import Episodes, EpisodeSampler
     from fewshot.errors import EncoderMismatch, EncoderNotFound, FewShotError, ImageError, RegistryError
-    from fewshot.finetuning import FineTuneClassifier
+    from fewshot.finetuning import FineTuneClassifier, FineTuningResult, run_finetuning
     from fewshot.images import open_image
     from fewshot.index import VectorIndex
     from fewshot.registry import AddReport, ClassRegistry, Prediction

@@ -192,15 +192,13 @@ def run_benchmark(
             seconds = shared + time.perf_counter() - start
             found: list[NDArray[np.float64]] = [np.empty(0)]
             for some in disjoint:
-                found.append(_accuracies(answer(some), some))
+                found.append(episode_accuracies(answer(some), some))
                 bar.advance(len(some))
             results[name] = (_stacked(answers, -1), seconds, np.concatenate(found))
-    episodes = Episodes(
-        *(_stacked([getattr(some, field) for some in chunks], fill) for field, fill in Episodes.padding().items())
-    )
+    episodes = joined(chunks)
     methods = {}
     for name, (predicted, seconds, others) in results.items():
-        accuracies = _accuracies(predicted, episodes)
+        accuracies = episode_accuracies(predicted, episodes)
         methods[name] = MethodResult(
             name, accuracies, predicted, seconds, others if sampler.replacement else accuracies
         )
@@ -295,7 +293,14 @@ def _looped(classifier: Any, vectors: NDArray[np.float32], some: Episodes) -> ND
     return predicted
 
 
-def _accuracies(predicted: NDArray[np.int64], episodes: Episodes) -> NDArray[np.float64]:
+def joined(chunks: Sequence[Episodes]) -> Episodes:
+    """Return a sampler's chunks as one."""
+    return Episodes(
+        *(_stacked([getattr(some, field) for some in chunks], fill) for field, fill in Episodes.padding().items())
+    )
+
+
+def episode_accuracies(predicted: NDArray[np.int64], episodes: Episodes) -> NDArray[np.float64]:
     """Return the share of right answers (e,) among predicted classes (e, q)."""
     asked = episodes.query_labels >= 0
     shares: NDArray[np.float64] = ((predicted == episodes.query_labels) & asked).sum(1) / asked.sum(1)

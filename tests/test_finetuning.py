@@ -24,9 +24,10 @@ from fewshot.finetuning.cut import cut
 from fewshot.finetuning.frozen import classifier_of, judged
 from fewshot.finetuning.mirror import mirrored_middle
 from fewshot.finetuning.parts import choose_parts
-from fewshot.finetuning.support import graph_bytes, portions, support_maps
-from fewshot.finetuning.tuning import Method, Portions, Support, Tuner, class_scores, prototypes
+from fewshot.finetuning.support import Viewer, graph_bytes, portions
+from fewshot.finetuning.tuning import Portions, Steps, Tuner
 from fewshot.finetuning.views import altered, plain
+from fewshot.finetuning.walk import Job, Method, Seen, Support, Walk, class_scores, prototypes
 from fewshot.progress import Progress
 from fewshot.temperature import shipped
 from fewshot.training.steps import Lens
@@ -94,17 +95,24 @@ def pixels_of(images):
 
 def support_of(trunk, images, labels, crew, views=3):
     codes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
-    return support_maps(
-        trunk, pixels_of(images), codes, views=views, flip=False, lens=LENS, workers=crew, batch=4, memory=1.0, seed=0
-    )
+    return Viewer(trunk, LENS, crew, 4, False, 0).support(pixels_of(images), codes, views, 2**29)
+
+
+def a_job(material, rate, stops):
+    everything = torch.arange(len(material.labels))
+    return Job(material, everything, torch.arange(len(material.views[0])), rate, stops, ())
+
+
+def walked(tuner, material, rate, stops):
+    """Directions at each stop of one path."""
+    (path,) = tuner.run([a_job(material, rate, stops)], bar())
+    return [seen.directions for seen in path.values()]
 
 
 def directions(encoder, support, rate=1e-3, stops=(0, 3), **settings):
     tuner, trunk, _, crew, _ = a_tuner(encoder, **settings)
     with crew:
-        material = support_of(trunk, *support, crew)
-        everything = torch.arange(len(support[1]))
-        return [found for _, found in tuner.path(material, everything, torch.arange(3), rate, stops, bar())]
+        return walked(tuner, support_of(trunk, *support, crew), rate, stops)
 
 
 def test_a_view_of_a_plain_picture_is_plain_and_of_another_is_another(support):
@@ -154,11 +162,7 @@ def test_a_path_starts_from_the_untouched_top_each_time_and_repeats(encoder, sup
     tuner, trunk, groups, crew, network = a_tuner(encoder)
     with crew:
         material = support_of(trunk, *support, crew)
-        everything = torch.arange(9)
-        first, second = (
-            [found for _, found in tuner.path(material, everything, torch.arange(3), 1e-3, (0, 2, 4), bar())]
-            for _ in range(2)
-        )
+        first, second = (walked(tuner, material, 1e-3, (0, 2, 4)) for _ in range(2))
         assert_array_equal(torch.stack(first), torch.stack(second))
         assert (first[1] - first[0]).abs().max() > 0
         tuner.restore()
@@ -173,10 +177,12 @@ def test_progressive_steps_move_the_last_block_first_and_the_one_before_it_slowe
     start = [group[0].detach().clone() for group in groups]
     with crew:
         material = support_of(trunk, *support, crew)
-        moved = [
-            [float((group[0].detach() - before).abs().max()) for group, before in zip(groups, start, strict=True)]
-            for _ in tuner.path(material, torch.arange(9), torch.arange(3), 1e-3, (5, 15), bar())
-        ]
+        moved = []
+        for steps in (5, 15):
+            walked(tuner, material, 1e-3, (steps,))
+            moved.append(
+                [float((group[0].detach() - before).abs().max()) for group, before in zip(groups, start, strict=True)]
+            )
     assert moved[0][0] > 0
     assert moved[0][1] == 0
     assert 0 < moved[1][1] < moved[1][0] / 2
@@ -187,7 +193,7 @@ def test_batch_norms_keep_their_statistics_whatever_trains(encoder, support):
     before = {name: tensor.clone() for name, tensor in network.named_buffers()}
     with crew:
         material = support_of(trunk, *support, crew)
-        list(tuner.path(material, torch.arange(9), torch.arange(3), 1e-3, (2,), bar()))
+        walked(tuner, material, 1e-3, (2,))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.named_buffers())
     assert any("running_mean" in name for name in before)
 
@@ -196,28 +202,29 @@ def test_a_loss_that_is_not_finite_ends_the_path_with_what_was_seen(encoder, sup
     assert len(directions(encoder, support, rate=1e30, stops=(0, 1, 50))) < 3
 
 
-def test_a_step_over_many_pictures_shows_some_of_them_and_for_prototypes_whole_classes(encoder):
-    labels = torch.arange(40).repeat_interleave(5)
-    for loss in ("cross-entropy", "prototypical"):
-        tuner, _, _, crew, _ = a_tuner(encoder, loss=loss)
-        with crew:
-            shown = tuner._shown(labels, torch.Generator().manual_seed(0))
-        assert 28 < len(shown) <= 32
-        if loss == "prototypical":
-            assert set(torch.bincount(labels[shown]).tolist()) == {0, 5}
+@pytest.mark.parametrize("loss", ["cross-entropy", "prototypical"])
+def test_a_step_over_many_pictures_shows_some_of_them_and_for_prototypes_whole_classes(loss):
+    material = some_support(np.repeat(np.arange(40), 5))
+    walk = Walk(a_job(material, 1e-3, (1,)), Method(loss, "together", 0), [[torch.zeros(1, requires_grad=True)]])
+    walk.begin(material.plain[0])
+    (maps,), labels = walk.draw()
+    assert 28 < len(labels) <= 32
+    assert len(maps) == len(labels) * (1 if loss == "cross-entropy" else 2)
+    if loss == "prototypical":
+        assert set(torch.bincount(labels).tolist()) == {0, 5}
 
 
 def test_maps_beyond_the_memory_are_of_fewer_views_and_beyond_two_an_error(encoder, support):
     _, trunk, _, crew, _ = a_tuner(encoder)
     images, labels = support
     codes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
-    taken = 9 * 16 * 16 * 16 * 4 / 2**30  # GiB of nine maps, of which the support itself is one
-    asked = {"views": 8, "flip": False, "lens": LENS, "workers": crew, "batch": 4, "seed": 0}
+    taken = 9 * 16 * 16 * 16 * 4  # bytes of nine maps, of which the support itself is one
     with crew:
-        few = support_maps(trunk, pixels_of(images), codes, memory=2 * 4.5 * taken, **asked)
+        viewer = Viewer(trunk, LENS, crew, 4, False, 0)
+        few = viewer.support(pixels_of(images), codes, 8, 4.5 * taken)
         assert few.views[0].shape == (3, 9, 16, 16, 16)
         with pytest.raises(ValueError, match=r"the maps of 9 pictures take .* GiB a view.*raise memory"):
-            support_maps(trunk, pixels_of(images), codes, memory=2 * 2.5 * taken, **asked)
+            viewer.support(pixels_of(images), codes, 8, 2.5 * taken)
 
 
 def test_the_graph_of_a_picture_is_counted_and_shared_among_workers():
@@ -231,7 +238,7 @@ def test_the_graph_of_a_picture_is_counted_and_shared_among_workers():
 
 
 def some_support(labels, views=4):
-    labels = torch.tensor(labels)
+    labels = torch.as_tensor(labels)
     return Support((torch.rand(len(labels), 2),), (torch.rand(views, len(labels), 2),), labels, int(labels.max()) + 1)
 
 
@@ -263,20 +270,21 @@ def test_pictures_of_one_class_alone_are_not_held_out():
 
 
 class Scripted:
-    """A tuner whose path turns the two classes' directions by so many degrees at each step."""
+    """Steps whose paths turn the two classes' directions by so many degrees each."""
+
+    follow = Steps.follow
 
     def __init__(self, degrees):
         self.degrees = degrees
         self.asked = []
 
-    def embed(self, maps):
-        return maps[0]
+    def run(self, jobs, bar):
+        self.asked += [(job.rate, tuple(job.learn.tolist())) for job in jobs]
+        return [{step: Seen(self.turned(job.rate, step), job.asked[0]) for step in job.stops} for job in jobs]
 
-    def path(self, support, chosen, views, rate, stops, bar):
-        self.asked.append((rate, tuple(chosen.tolist())))
-        for step in stops:
-            turn = math.radians(self.degrees.get((rate, step), 0.0))
-            yield step, torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    def turned(self, rate, step):
+        turn = math.radians(self.degrees.get((rate, step), 0.0))
+        return torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
 
 
 def circle(*degrees):
@@ -288,7 +296,8 @@ def circle(*degrees):
 def judge(degrees, held, labels, kind="examples"):
     support = some_support([0, 0, 1, 1])
     part = choosing.Fold(torch.arange(4), torch.arange(4), held, torch.tensor(labels))
-    return choose(Scripted(degrees), support, kind, [part], (0.1, 0.2), (1, 2), bar())
+    (best,) = Scripted(degrees).follow([choose(support, kind, [part], (0.1, 0.2), (1, 2))], bar())
+    return best
 
 
 # At 50 degrees a picture of class 0 lies beyond the boundary of 45, until both directions turn back by 20.
@@ -308,7 +317,7 @@ def asked_of_folds(degrees, *held):
         choosing.Fold(torch.tensor([number]), torch.arange(4), features, torch.tensor(labels))
         for number, (features, labels) in enumerate(held)
     ]
-    choose(tuner, support, "examples", parts, (0.1, 0.2), (1, 2), bar())
+    tuner.follow([choose(support, "examples", parts, (0.1, 0.2), (1, 2))], bar())
     return [(rate, *chosen) for rate, chosen in tuner.asked if rate]
 
 

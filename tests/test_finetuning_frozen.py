@@ -15,7 +15,8 @@ from fewshot.finetuning import frozen as freezing
 from fewshot.finetuning.choice import Fold, choose, hold_out, untouched
 from fewshot.finetuning.frozen import Answer, SpreadLogisticClassifier, answer, mirror_stays, worse
 from fewshot.finetuning.mirror import directions, mirrored_middle, two_looks
-from fewshot.finetuning.tuning import Support
+from fewshot.finetuning.tuning import Steps
+from fewshot.finetuning.walk import Seen, Support
 from fewshot.progress import Progress
 
 
@@ -140,14 +141,13 @@ def test_accuracies_are_of_prototypes_of_the_pictures_as_they_are_and_of_the_ans
 
 
 class Turning:
-    """A tuner whose tuned directions tell the two classes apart, and whose untouched ones do not."""
+    """Steps whose tuned directions tell the two classes apart, and whose untouched ones do not."""
 
-    def embed(self, maps):
-        return maps[0]
+    follow = Steps.follow
 
-    def path(self, support, chosen, views, rate, stops, bar):
-        for step in stops:
-            yield step, torch.eye(2) if step else torch.eye(2).flip(0)
+    def run(self, jobs, bar):
+        turned = {step: torch.eye(2) if step else torch.eye(2).flip(0) for step in (0, 1)}
+        return [{step: Seen(turned[step], job.asked[0]) for step in job.stops} for job in jobs]
 
 
 def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes():
@@ -156,8 +156,8 @@ def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes(
     part = Fold(torch.arange(4), torch.arange(1), (features,), labels)
 
     def chosen(frozen):
-        bar = Progress(None, "test").__enter__()
-        return choose(Turning(), support, "examples", [part], (0.1,), (1,), bar, frozen)
+        with Progress(None, "test") as bar:
+            return Turning().follow([choose(support, "examples", [part], (0.1,), (1,), frozen)], bar)[0]
 
     plain, right = torch.eye(2).flip(0)[labels], torch.eye(2)[labels] * 20
     assert chosen(None).steps == 1

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from numpy.testing import assert_allclose
+from small_networks import made, pictures
 from torch import nn
 
-import fewshot.encoders.architectures  # noqa: F401  registers our networks
 from fewshot.finetuning.cut import cut, quick
 from fewshot.finetuning.lora import Adapter, add_adapters, merge_adapters
 from fewshot.finetuning.parts import choose_parts, network_blocks
@@ -21,23 +20,6 @@ FAMILIES = {  # a name, and how many blocks it has: its stem is one; the transfo
     "fewshot_conv4": 4,
     "fewshot_resnet12": 4,
 }
-
-
-def made(name):
-    torch.manual_seed(0)
-    small = {"depth": 3, "img_size": 32} if name.startswith("vit") else {}
-    network = timm.create_model(name, num_classes=0, **small).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    return network
-
-
-def pictures(network, n=3, side=None):
-    size = (side, side) if side else network.pretrained_cfg["input_size"][1:]
-    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -2,5 +2,6 @@
 
 from fewshot.finetuning.choice import Choice
 from fewshot.finetuning.classifier import FineTuneClassifier
+from fewshot.finetuning.episodes import FineTuningResult, run_finetuning
 
-__all__ = ["Choice", "FineTuneClassifier"]
+__all__ = ["Choice", "FineTuneClassifier", "FineTuningResult", "run_finetuning"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fewshot.finetuning.frozen import Answer, judged
-from fewshot.finetuning.tuning import Support, Tuner, class_scores
-from fewshot.progress import Progress
+from fewshot.finetuning.tuning import Plan
+from fewshot.finetuning.walk import Job, Seen, Support, class_scores
 
 # Pictures to hold out in all folds together, where the classes have so many.
 _HELD_OUT = 40
@@ -145,9 +145,9 @@ def folds(support: Support, seed: int) -> tuple[str, list[Fold]]:
 
 
 def choose(
-    tuner: Tuner, support: Support, kind: str, parts: Sequence[Fold], rates: Sequence[float], stops: Sequence[int],
-    bar: Progress, frozen: Answer | None = None,
-) -> Verdict:  # fmt: skip
+    support: Support, kind: str, parts: Sequence[Fold], rates: Sequence[float], stops: Sequence[int],
+    frozen: Answer | None = None,
+) -> Plan[Verdict]:  # fmt: skip
     """Tune on folds, and judge each path at its stops on what the fold holds out.
 
     The first fold is tuned at each rate; the rate whose path has the lowest loss there goes on to the other folds, as
@@ -157,22 +157,29 @@ def choose(
     the untouched encoder's answer, ``frozen``, on the same pictures; without such, steps are 0. Where the prototypes'
     loss is less than 0.02, nothing is tried.
     """
+
+    def job(fold: Fold, rate: float, stops: Sequence[int]) -> Job:
+        return Job(support, fold.learn, fold.views, rate, stops, fold.held)
+
     labels = [fold.labels for fold in parts]
     if frozen is not None and kind == "examples":
         plain, answers = list(frozen.plain), list(frozen.scores)
     else:
-        plain = answers = [_held_out(tuner, support, fold, 0.0, (0,), bar)[0] for fold in parts]
+        untouched = yield [job(fold, 0.0, (0,)) for fold in parts]
+        plain = answers = [_scores(path)[0] for path in untouched]
     losses, before = judged(plain, labels)
     answered, right = judged(answers, labels)
     best, lowest = Verdict(0, 0.0, kind, before, right), float(answered.mean())
     if float(losses.mean()) < _LEAST_GAIN:
         return best
-    tried = {rate: [_held_out(tuner, support, parts[0], rate, stops, bar)] for rate in rates}
+    firsts = yield [job(parts[0], rate, stops) for rate in rates]
+    tried = {rate: [_scores(path)] for rate, path in zip(rates, firsts, strict=True)}
     rate = min(rates, key=lambda each: _lowest(tried[each], labels))
     paths = tried[rate]
     for done, fold in enumerate(parts):
         if done:
-            paths.append(_held_out(tuner, support, fold, rate, stops, bar))
+            (path,) = yield [job(fold, rate, stops)]
+            paths.append(_scores(path))
         if _lowest(paths, labels) >= float(judged(plain[: done + 1], labels)[0].mean()):
             return best
     margin = _MARGIN_EXAMPLES if kind == "examples" else _MARGIN_VIEWS
@@ -187,12 +194,9 @@ def choose(
     return best
 
 
-def _held_out(
-    tuner: Tuner, support: Support, fold: Fold, rate: float, stops: Sequence[int], bar: Progress
-) -> dict[int, Tensor]:
+def _scores(path: dict[int, Seen]) -> dict[int, Tensor]:
     """Scores (m, c) of what a fold holds out, at each stop of a path."""
-    path = tuner.path(support, fold.learn, fold.views, rate, stops, bar)
-    return {step: class_scores(tuner.embed(fold.held), directions).cpu() for step, directions in path}
+    return {step: class_scores(seen.features, seen.directions).cpu() for step, seen in path.items()}
 
 
 def _common(paths: Sequence[dict[int, Tensor]]) -> dict[int, list[Tensor]]:

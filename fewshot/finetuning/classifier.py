@@ -22,9 +22,9 @@ from fewshot.finetuning.frozen import HEADS, Answer, answer, classifier_of
 from fewshot.finetuning.mirror import directions, two_looks
 from fewshot.finetuning.parts import check_trainable
 from fewshot.finetuning.saving import save_folder
-from fewshot.finetuning.session import Settings, Tuned, tune
-from fewshot.finetuning.tuning import LOSSES, SCHEDULES
+from fewshot.finetuning.session import Settings, Task, Tuned, tune
 from fewshot.finetuning.views import decode
+from fewshot.finetuning.walk import LOSSES, SCHEDULES
 from fewshot.images import ImageSource
 from fewshot.temperature import shipped
 from fewshot.validation import check_choice, check_count, check_labels, label_array, sorted_labels
@@ -162,7 +162,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"fine-tuning tells classes apart, but there is only {classes.tolist()}: give two")
         code = {label: number for number, label in enumerate(classes.tolist())}
         codes = torch.tensor([code[label] for label in labels.tolist()])
-        encoder = _usable(self.encoder)
+        encoder = usable(self.encoder)
         tuned, frozen = self._tuned(encoder, images, codes)
         if tuned.network is None:
             assert frozen is not None  # where both steps and rate are given, they are taken
@@ -240,15 +240,14 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _tuned(self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor) -> tuple[Tuned, Answer | None]:
         """What tuning leaves, and how the untouched encoder answers; None where that was not asked."""
-        n_classes = int(codes.max()) + 1
-        parts = hold_out(codes, n_classes, self.random_state)
+        parts = hold_out(codes, int(codes.max()) + 1, self.random_state)
         settings = self._settings()
         if self.trainable == "head":
             frozen = self._frozen(encoder, images, codes, parts)
-            return Tuned(None, untouched(frozen, codes, parts), n_classes * (encoder.dim + 1)), frozen
+            return Tuned(None, untouched(frozen, codes, parts), head_parameters(codes, encoder)), frozen
         pixels = decode(encoder._loaded().prepare, images, len(images), self.memory)
         chosen = self._frozen(encoder, images, codes, parts) if settings.judged else None
-        return tune(encoder, pixels, codes, settings, chosen), chosen
+        return tune(encoder, Task(pixels, codes, chosen), settings), chosen
 
     def _frozen(
         self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor, parts: list[tuple[Tensor, Tensor]]
@@ -304,7 +303,13 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
 
-def _usable(encoder: TimmEncoder | str) -> TimmEncoder:
+def head_parameters(codes: Tensor, encoder: TimmEncoder) -> int:
+    """How many numbers train where only what reads the vectors does."""
+    return (int(codes.max()) + 1) * (encoder.dim + 1)
+
+
+def usable(encoder: TimmEncoder | str) -> TimmEncoder:
+    """Return what can be tuned of what is given, or say why it cannot be."""
     if isinstance(encoder, str):
         encoder = load_encoder(encoder)
     if not isinstance(encoder, TimmEncoder):

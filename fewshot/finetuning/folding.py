@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.encoders.fusion import activation, agree, norms_of, replace
-from fewshot.finetuning.lora import Adapter
+from fewshot.finetuning.lora import Adapter, lent
 
 
 class Folded(nn.Module):
@@ -41,10 +41,7 @@ class Folded(nn.Module):
         shift = (-mean if layer.bias is None else layer.bias - mean) * scale
         if norm.affine:
             shift = shift + norm.bias
-        weight = self.conv.weight * scale.view(-1, 1, 1, 1)
-        # The layer's own forward pads as it does; its hooks are called.
-        out: Tensor = torch.func.functional_call(layer, {"weight": weight, "bias": shift}, (x,))
-        return out
+        return lent(layer, x, self.conv.weight * scale.view(-1, 1, 1, 1), shift)
 
 
 @contextmanager

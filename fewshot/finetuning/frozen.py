@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 from fewshot.classifiers import LogisticRegressionClassifier, PrototypeClassifier
 from fewshot.classifiers.logistic import Weights
 from fewshot.classifiers.membership import Membership
-from fewshot.finetuning.tuning import SCALE
+from fewshot.finetuning.walk import SCALE
 
 if TYPE_CHECKING:
     from fewshot.classifiers.base import FewShotClassifier

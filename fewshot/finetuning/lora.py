@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fewshot.encoders.fusion import replace
 
@@ -43,16 +42,21 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer gives, with the sum of both weights."""
-        weight = self.weight
-        if isinstance(self.layer, nn.Linear):
-            return functional.linear(x, weight, self.layer.bias)
-        # The layer's own forward pads as it does, and reads its weight: it is lent the sum.
-        return cast(Tensor, torch.func.functional_call(self.layer, {"weight": weight}, (x,)))
+        return lent(self.layer, x, self.weight, self.layer.bias)
 
     @property
     def weight(self) -> Tensor:
         """The sum, of the layer's shape."""
         return self.layer.weight + (self.up @ self.down.flatten(1)).view_as(self.layer.weight)
+
+
+def lent(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what a layer makes of its input with another weight and bias, in the input's precision."""
+    if not torch.is_autocast_enabled(x.device.type):  # which would do it
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    # The layer's own forward pads as it does; its hooks are called.
+    given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    return cast(Tensor, torch.func.functional_call(layer, given, (x,)))
 
 
 def add_adapters(network: nn.Module, rank: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,23 +13,41 @@ from fewshot.encoders import TimmEncoder
 from fewshot.encoders.timm_encoder import _Item, _Loaded
 from fewshot.errors import ImageError
 
+E = TypeVar("E", bound=TimmEncoder)
+
 # The middle is the picture without this share of its side at each edge. The mirror image of the middle is worth more
 # than that of the whole: 2.1 points of 100 instead of 1.4 for pocket's photographs (300 episodes, validation classes).
 _EDGE = 1 / 16
 
 
-class TwoLooks(TimmEncoder):
+class MirrorLook(TimmEncoder):
+    """A TimmEncoder whose vectors (n, d) are of the pictures' mirrored middles."""
+
+    def _embed(self, loaded: _Loaded, items: list[_Item]) -> tuple[list[_Item], NDArray[np.float32]]:
+        turned = [item if isinstance(item, ImageError) else mirrored_middle(item) for item in items]
+        return items, super()._embed(loaded, turned)[1]
+
+
+class TwoLooks(MirrorLook):
     """A TimmEncoder whose vectors (n, 2 d) are the picture's and its mirrored middle's, side by side."""
 
     def _embed(self, loaded: _Loaded, items: list[_Item]) -> tuple[list[_Item], NDArray[np.float32]]:
-        _, first = super()._embed(loaded, items)
-        turned = [item if isinstance(item, ImageError) else mirrored_middle(item) for item in items]
-        return items, np.concatenate([first, super()._embed(loaded, turned)[1]], 1)
+        _, first = TimmEncoder._embed(self, loaded, items)
+        return items, np.concatenate([first, super()._embed(loaded, items)[1]], 1)
 
 
 def two_looks(encoder: TimmEncoder) -> TwoLooks:
     """Return an encoder's twin that looks twice; they share the network."""
-    twin = TwoLooks(**encoder.get_params(deep=False))
+    return _twin(TwoLooks, encoder)
+
+
+def mirror_look(encoder: TimmEncoder) -> MirrorLook:
+    """Return an encoder's twin that looks at mirrored middles alone; they share the network."""
+    return _twin(MirrorLook, encoder)
+
+
+def _twin(kind: type[E], encoder: TimmEncoder) -> E:
+    twin = kind(**encoder.get_params(deep=False))
     twin._network = encoder._loaded()
     if given := encoder._given():
         twin._network_given = given

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewshot.finetuning.cut import Top, Trunk
-from fewshot.finetuning.tuning import Portions, Support
+from fewshot.finetuning.tuning import Portions
 from fewshot.finetuning.views import GIB, altered, plain
+from fewshot.finetuning.walk import Support
 from fewshot.progress import Progress
 from fewshot.training.steps import Lens
 from fewshot.training.workers import Workers
@@ -19,69 +22,92 @@ from fewshot.training.workers import Workers
 _TOGETHER = 2**29
 
 
-def support_maps(
-    trunk: Trunk,
-    pixels: Tensor,
-    labels: Tensor,
-    *,
-    views: int,
-    flip: bool,
-    lens: Lens,
-    workers: Workers,
-    batch: int,
-    memory: float,
-    seed: int,
-) -> Support:
-    """Compute the maps of pictures and of ``views`` views of each.
+@dataclass(frozen=True)
+class Viewer:
+    """Computes maps at the cut.
 
-    Parameters
+    Attributes
     ----------
     trunk : Trunk
         As ``quick`` converts it.
-    pixels : Tensor of shape (s, 3, h, w), uint8
-    labels : Tensor of shape (s,), int64
-        0 to c - 1.
-    views, flip, memory, seed
-        ``FineTuneClassifier``'s; memory in GiB, half of which the maps may take: there are fewer views where they
-        would take more.
     lens : Lens
     workers : Workers
         Each computes batches of its own.
     batch : int
         Pictures of a batch.
-
-    Raises
-    ------
-    ValueError : if not even two views fit, naming what they take.
+    flip : bool
+        Whether views may be mirrored.
+    seed : int
+        Of views.
     """
-    dtype = torch.bfloat16 if lens.precision == "bfloat16" else torch.float32
 
-    def compute(share: Tensor, view: int) -> tuple[Tensor, ...]:
+    trunk: Trunk
+    lens: Lens
+    workers: Workers
+    batch: int
+    flip: bool
+    seed: int
+
+    def support(self, pixels: Tensor, labels: Tensor, views: int, room: float) -> Support:
+        """Compute the maps of pictures and of ``views`` views of each.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (s, 3, h, w), uint8
+        labels : Tensor of shape (s,), int64
+            0 to c - 1.
+        views : int
+            There are fewer where they would take too much.
+        room : float
+            Bytes that the maps may take.
+
+        Raises
+        ------
+        ValueError : if not even two views fit, naming what they take.
+        """
+        with Progress(len(pixels) * (1 + views), "views") as bar:
+            own = self._computed(pixels, -1, bar)
+            taken = sum(each.nbytes for each in own)
+            fitting = min(views, int(room / taken) - 1)
+            if fitting < min(2, views):
+                raise ValueError(
+                    f"the maps of {len(pixels)} pictures take {taken / GIB:.2g} GiB a view, too much for two views in "
+                    f"{max(room, 0) / GIB:.2g} GiB, their part of memory: raise memory, train fewer blocks or give "
+                    "fewer pictures"
+                )
+            made = tuple(each.new_empty(fitting, *each.shape) for each in own)
+            for view in range(fitting):
+                for maps, each in zip(made, self._computed(pixels, view, bar), strict=True):
+                    maps[view] = each
+        return Support(own, made, labels, int(labels.max()) + 1)
+
+    def plain(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps of pictures (n, 3, h, w), uint8, as they are."""
+        with Progress(len(pixels), "maps") as bar:
+            return self._computed(pixels, -1, bar)
+
+    def _computed(self, pixels: Tensor, view: int, bar: Progress) -> tuple[Tensor, ...]:
+        """Maps of one view of each picture; -1 is the picture as it is."""
+        shares = torch.split(torch.arange(len(pixels)), self.batch)
+        n = len(self.workers.twins)
+        found: list[tuple[Tensor, ...]] = []
+        for at in range(0, len(shares), n):
+            some = shares[at : at + n]
+            found += self.workers.map(partial(self._share, pixels, view), some)
+            bar.advance(sum(map(len, some)))
+        return tuple(torch.cat(each) for each in zip(*found, strict=True))
+
+    def _share(self, pixels: Tensor, view: int, share: Tensor) -> tuple[Tensor, ...]:
+        dtype = torch.bfloat16 if self.lens.precision == "bfloat16" else torch.float32
         if view < 0:
             x = plain(pixels[share])
         else:
             # A source of chance for each share, so that threads may take them in any order.
-            generator = torch.Generator().manual_seed((seed * 1009 + view) * 1_000_003 + int(share[0]))
-            x = altered(pixels[share], generator, flip=flip)
+            generator = torch.Generator().manual_seed((self.seed * 1009 + view) * 1_000_003 + int(share[0]))
+            x = altered(pixels[share], generator, flip=self.flip)
         with torch.no_grad():
-            maps: tuple[Tensor, ...] = trunk(lens(x.to(lens.device)).to(dtype))
+            maps: tuple[Tensor, ...] = self.trunk(self.lens(x.to(self.lens.device)).to(dtype))
             return maps
-
-    shares = torch.split(torch.arange(len(pixels)), batch)
-    with Progress(len(pixels) * (1 + views), "views") as bar:
-        own = _joined(_each(compute, shares, -1, workers, bar))
-        taken = sum(each.numel() * each.element_size() for each in own)
-        fitting = min(views, int(memory / 2 * GIB / taken) - 1)
-        if fitting < min(2, views):
-            raise ValueError(
-                f"the maps of {len(pixels)} pictures take {taken / GIB:.2g} GiB a view, too much for two views in "
-                f"half of memory={memory:g} GiB: raise memory, train fewer blocks or give fewer pictures"
-            )
-        made = tuple(each.new_empty(fitting, *each.shape) for each in own)
-        for view in range(fitting):
-            for maps, each in zip(made, _joined(_each(compute, shares, view, workers, bar)), strict=True):
-                maps[view] = each
-    return Support(own, made, labels, int(labels.max()) + 1)
 
 
 def graph_bytes(top: Top, maps: Sequence[Tensor], lens: Lens) -> int:
@@ -107,23 +133,3 @@ def portions(top: Top, maps: Sequence[Tensor], lens: Lens, workers: int, memory:
     each = max(1, graph_bytes(top, maps, lens))
     kept = max(1, int(memory / 2 * GIB / each / workers))
     return Portions(kept, kept if lens.device.type != "cpu" else max(1, min(kept, _TOGETHER // each)))
-
-
-def _each(
-    compute: Callable[[Tensor, int], tuple[Tensor, ...]],
-    shares: Sequence[Tensor],
-    view: int,
-    workers: Workers,
-    bar: Progress,
-) -> list[tuple[Tensor, ...]]:
-    n = len(workers.twins)
-    found: list[tuple[Tensor, ...]] = []
-    for at in range(0, len(shares), n):
-        some = shares[at : at + n]
-        found += workers.map(compute, some, [view] * len(some))
-        bar.advance(sum(map(len, some)))
-    return found
-
-
-def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(torch.cat(each) for each in zip(*parts, strict=True))

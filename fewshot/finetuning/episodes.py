@@ -1,0 +1,242 @@
+"""Many episodes fine-tuned, from one copy of the network, each compared with the untouched encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewshot.benchmark import BenchmarkResult, MethodResult, episode_accuracies, joined
+from fewshot.classifiers import PrototypeClassifier
+from fewshot.encoders import TimmEncoder
+from fewshot.encoders.base import check_image_batch
+from fewshot.episodes import Episodes, EpisodeSampler
+from fewshot.finetuning.choice import Choice, Verdict, hold_out, untouched
+from fewshot.finetuning.classifier import FineTuneClassifier, head_parameters, usable
+from fewshot.finetuning.frozen import Answer, answer, classifier_of
+from fewshot.finetuning.mirror import directions, mirror_look, mirrored_middle
+from fewshot.finetuning.session import Session, Task, opened
+from fewshot.finetuning.views import decode
+from fewshot.images import ImageSource
+from fewshot.progress import Progress
+from fewshot.validation import check_count
+
+_PLAIN, _TUNED = "prototype", "fine-tuning"
+
+
+@dataclass(frozen=True)
+class FineTuningResult(BenchmarkResult):
+    """What ``run_finetuning`` found: the answers of "fine-tuning", and of "prototype" by the untouched encoder.
+
+    Attributes
+    ----------
+    choices : tuple of Choice
+        One an episode; its seconds are an equal share of what the episodes tuned together took.
+    at_once : int
+        How many these were.
+    """
+
+    choices: tuple[Choice, ...]
+    at_once: int
+
+
+def run_finetuning(
+    classifier: FineTuneClassifier,
+    images: Iterable[ImageSource],
+    sampler: EpisodeSampler,
+    *,
+    at_once: int | None = None,
+) -> FineTuningResult:
+    """Tune on the support of each of the sampler's episodes, and answer its queries.
+
+    The answers are those of ``classifier`` fitted anew in each episode, but for roundings, at less cost: the network
+    is copied and cut once, pictures are embedded by the untouched encoder once, and several episodes can be tuned in
+    one pass of the network.
+
+    Parameters
+    ----------
+    classifier : FineTuneClassifier
+        It stays as it is.
+    images : sequence of n pictures
+        That the sampler's labels are of; as ``fewshot.open_image`` takes them.
+    sampler : EpisodeSampler
+        Its disjoint episodes are not tuned on: the interval that speaks of other pictures takes ``replacement=False``.
+    at_once : int, optional
+        Episodes to tune in one pass, each with parameters of its own, at most; fewer where the classifier's ``memory``
+        does not hold so many. By default one on a CPU, which is busy with one, and on a GPU as many as it holds, up to
+        32, where the network can be batched.
+
+    Raises
+    ------
+    ImageError : naming a picture that cannot be read, before anything is tuned.
+    ValueError : as ``classifier.fit``; if there are other than n pictures; if several episodes shall be tuned in one
+        pass, but the network cannot be batched.
+    """
+    classifier._check()
+    if at_once is not None:
+        check_count("at_once", at_once)
+    encoder = usable(classifier.encoder)
+    pictures = list(check_image_batch(images))
+    if len(pictures) != sampler.n_examples:
+        raise ValueError(f"there are {len(pictures)} pictures, but the sampler was given {sampler.n_examples} labels")
+    begun = time.perf_counter()
+    all_episodes = joined(list(sampler))
+    drawn = list(_each(all_episodes))
+    bench = _Bench(classifier, encoder, pictures, drawn)
+    plain = [bench.plain(episode) for episode in drawn]
+    between = time.perf_counter()
+    with ExitStack() as stack, Progress(len(drawn), "fine-tune", unit="episode") as bar:
+        session = None if classifier.trainable == "head" else stack.enter_context(bench.opened(drawn, at_once))
+        together = 1 if session is None else session.steps.at_once
+        answers: list[tuple[NDArray[np.int64], Choice]] = []
+        for at in range(0, len(drawn), together):
+            some = drawn[at : at + together]
+            answers += bench.tuned(some, session)
+            bar.advance(len(some))
+    taken = {_PLAIN: between - begun, _TUNED: time.perf_counter() - begun}
+    methods = {}
+    for name, answer_of in ((_PLAIN, plain), (_TUNED, [predicted for predicted, _ in answers])):
+        predicted = np.full(all_episodes.query.shape, -1, np.int64)
+        for row, each in zip(predicted, answer_of, strict=True):
+            row[: len(each)] = each
+        accuracies = episode_accuracies(predicted, all_episodes)
+        apart = np.empty(0) if sampler.replacement else accuracies
+        methods[name] = MethodResult(name, accuracies, predicted, taken[name], apart)
+    choices = tuple(choice for _, choice in answers)
+    return FineTuningResult(methods, all_episodes, sampler.random_state, sampler.replacement, choices, together)
+
+
+@dataclass(frozen=True)
+class _Episode:
+    """Positions of the support and of the queries, and the support's classes."""
+
+    support: NDArray[np.int64]
+    query: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def pictures(self) -> NDArray[np.int64]:
+        """Support, then queries."""
+        return np.concatenate([self.support, self.query])
+
+
+def _each(episodes: Episodes) -> Iterator[_Episode]:
+    for row in range(len(episodes)):
+        own, asked = episodes.support_labels[row] >= 0, episodes.query_labels[row] >= 0
+        yield _Episode(episodes.support[row, own], episodes.query[row, asked], episodes.support_labels[row, own])
+
+
+class _Bench:
+    """The pictures of some episodes as the untouched encoder sees them, and what reads them."""
+
+    def __init__(
+        self,
+        classifier: FineTuneClassifier,
+        encoder: TimmEncoder,
+        pictures: Sequence[ImageSource],
+        episodes: Sequence[_Episode],
+    ) -> None:
+        self._classifier, self._encoder, self._pictures = classifier, encoder, pictures
+        self._settings = classifier._settings()
+        # Where nothing is chosen, the untouched encoder's best answer is not asked for.
+        self._judged = self._settings.judged or classifier.trainable == "head"
+        self._mirror = mirror_look(encoder)
+        used = np.unique(np.concatenate([episode.pictures for episode in episodes]))
+        self._row = np.zeros(len(pictures), np.int64)
+        self._row[used] = np.arange(len(used))
+        self._vectors = encoder.encode([pictures[i] for i in used])
+
+    def plain(self, episode: _Episode) -> NDArray[np.int64]:
+        """Return the classes (q,) that cosine prototypes of the untouched encoder predict."""
+        support, query = (self._vectors[self._row[of]] for of in (episode.support, episode.query))
+        return PrototypeClassifier().fit(support, episode.labels).predict(query)
+
+    def opened(self, episodes: Sequence[_Episode], at_once: int | None) -> AbstractContextManager[Session]:
+        """Open a session for these episodes."""
+        return opened(
+            self._encoder,
+            self._settings,
+            self._pixels(episodes[0].pictures[:1]).shape[1:],
+            support=max(len(episode.support) for episode in episodes),
+            asked=max(len(episode.pictures) for episode in episodes) * (2 if self._classifier.mirror else 1),
+            at_once=at_once,
+        )
+
+    def tuned(self, episodes: Sequence[_Episode], session: Session | None) -> list[tuple[NDArray[np.int64], Choice]]:
+        """Tune on episodes together; return the classes (q,) predicted in each, and what was chosen."""
+        begun = time.monotonic()
+        codes = [torch.from_numpy(episode.labels) for episode in episodes]
+        parts = [hold_out(labels, int(labels.max()) + 1, self._settings.seed) for labels in codes]
+        frozen = [
+            self._frozen(episode, labels, held) if self._judged else None
+            for episode, labels, held in zip(episodes, codes, parts, strict=True)
+        ]
+        ends: list[tuple[Verdict, Tensor | None]]
+        if session is None:
+            ends = [
+                (untouched(known, labels, held), None)
+                for known, labels, held in zip(frozen, codes, parts, strict=True)
+                if known is not None
+            ]
+        else:
+            ends = session.tune([self._task(*each) for each in zip(episodes, codes, frozen, strict=True)])
+        answers = [
+            self._read(episode, known, features)
+            for episode, known, (_, features) in zip(episodes, frozen, ends, strict=True)
+        ]
+        seconds = (time.monotonic() - begun) / len(episodes)
+        found = []
+        for (predicted, head, mirror), (verdict, _), labels in zip(answers, ends, codes, strict=True):
+            count = head_parameters(labels, self._encoder) if session is None else session.parts.count
+            choice = Choice(**vars(verdict), head=head, mirror=mirror, parameters=count, seconds=seconds)
+            found.append((predicted, choice))
+        return found
+
+    def _task(self, episode: _Episode, labels: Tensor, frozen: Answer | None) -> Task:
+        shown = self._pixels(episode.pictures)
+        asked = _both_looks(shown) if self._classifier.mirror else shown
+        return Task(shown[: len(labels)], labels, frozen, asked)
+
+    def _frozen(self, episode: _Episode, labels: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Answer:
+        asked = self._classifier
+        looks = self._looks(episode.support, asked.mirror is not False)
+        return answer(looks, labels, int(labels.max()) + 1, parts, head=asked.head, mirror=asked.mirror)
+
+    def _read(
+        self, episode: _Episode, frozen: Answer | None, features: Tensor | None
+    ) -> tuple[NDArray[np.int64], str, bool]:
+        """The classes (q,) predicted, and the head and the mirror that predict them."""
+        s = len(episode.support)
+        if features is None:
+            assert frozen is not None  # where both steps and rate are given, they are taken
+            head, mirror = frozen.head, frozen.mirror
+            looks = self._looks(episode.pictures, mirror)
+        else:
+            head, mirror = self._classifier.head or "prototypes", bool(self._classifier.mirror)
+            looks = features.cpu().view(1 + mirror, -1, self._encoder.dim).transpose(0, 1)
+        vectors = directions(looks.reshape(len(looks), -1).numpy(), self._encoder.dim)
+        predicted: NDArray[np.int64] = classifier_of(head).fit(vectors[:s], episode.labels).predict(vectors[s:])
+        return predicted, head, mirror
+
+    def _looks(self, where: NDArray[np.int64], mirror: bool) -> Tensor:
+        """The untouched encoder's vectors (n, 1, d) of pictures, and with ``mirror`` (n, 2, d) of both looks."""
+        looks = [self._vectors[self._row[where]]]
+        if mirror:
+            looks.append(self._mirror.encode([self._pictures[i] for i in where]))
+        return torch.from_numpy(np.stack(looks, 1))
+
+    def _pixels(self, where: NDArray[np.int64]) -> Tensor:
+        prepare = self._encoder._loaded().prepare
+        return decode(prepare, [self._pictures[i] for i in where], len(where), self._settings.memory)
+
+
+def _both_looks(pixels: Tensor) -> Tensor:
+    """Pictures (n, 3, h, w), uint8, and the mirror images of their middles after them."""
+    turned = [torch.from_numpy(mirrored_middle(each.permute(1, 2, 0).numpy())) for each in pixels]
+    return torch.cat([pixels, torch.stack(turned).permute(0, 3, 1, 2)])

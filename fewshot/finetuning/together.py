@@ -1,0 +1,159 @@
+"""Several paths at once: parameters of each stacked, and one pass of the network over all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fewshot.finetuning.folding import Folded
+from fewshot.finetuning.lora import Adapter
+from fewshot.finetuning.tuning import Steps
+from fewshot.finetuning.walk import Job, Method, Support, Walk
+from fewshot.training.steps import Lens
+from fewshot.training.workers import Workers
+
+# A parameter that trains, its gradient, AdamW's two means, and the copy that is stacked.
+_COPIES = 5
+# How far features of a batched pass may lie from those of a plain one, of their length: sums in another order, and
+# in bfloat16 other roundings.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+class Together(Steps):
+    """Walks several paths in one batched pass; the top itself stays as it is.
+
+    A GPU that waits for each small kernel of one path has as many times more to do in each of several. On a CPU each
+    worker takes a share of the paths.
+
+    Parameters
+    ----------
+    groups, method, at_once
+        As of ``Steps``; the groups are of the workers' network.
+    lens : Lens
+        Says in which precision to compute, and where.
+    workers : Workers
+        Of the top, entered; each walks a share of the paths.
+    pictures : int
+        Whose features are computed at once without gradients, of all paths together, at most.
+
+    References
+    ----------
+    He & Zou 2021, functorch: JAX-like composable function transforms for PyTorch (``vmap`` of ``functional_call``).
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[nn.Parameter]],
+        method: Method,
+        at_once: int,
+        lens: Lens,
+        workers: Workers,
+        pictures: int,
+    ) -> None:
+        super().__init__(groups, method, at_once)
+        self._lens, self._workers, self._pictures = lens, workers, pictures
+        for twin in workers.twins:
+            twin.eval()
+        top = workers.twins[0]
+        names = {id(parameter): name for name, parameter in top.named_parameters()}
+        self._names = [names[id(parameter)] for group in groups for parameter in group]
+        # Products and folded norms are rounded once, when they are made; autocast does not reach batched convolutions.
+        self._exact = {
+            f"{where}.{name}"
+            for where, module in top.named_modules()
+            if isinstance(module, (Folded, Adapter))
+            for name, _ in [*module.named_parameters(), *module.named_buffers()]
+        }
+        self._dtype = torch.bfloat16 if lens.precision == "bfloat16" else torch.float32
+        rest = [*top.named_parameters(), *top.named_buffers()]
+        self._rest = {name: self._rounded(name, each.detach()) for name, each in rest if name not in set(self._names)}
+
+    def agrees(self, maps: Sequence[Tensor]) -> bool:
+        """Whether batched passes, there and back, give what the top gives for maps (n, ...)."""
+        support = Support(tuple(maps), tuple(each[None] for each in maps), torch.arange(len(maps[0])), len(maps[0]))
+        job = Job(support, support.labels, torch.zeros(1, dtype=torch.int64), 0.0, (0,), ())
+        walks = [Walk(job, self._method, groups) for groups in self._starts(2)]
+
+        def there_and_back(twin: nn.Module, some: list[int]) -> Tensor:
+            features = self._features(twin, [walks[i] for i in some], [maps for _ in some])
+            features.square().sum().backward()  # type: ignore[no-untyped-call]
+            return features.detach()
+
+        try:
+            with torch.no_grad(), self._lens.autocast():
+                wanted = self._workers.twins[0](*(each.clone() for each in maps))
+            found = torch.stack(self._shared(there_and_back, [maps, maps])) - wanted
+        except RuntimeError:  # what cannot be batched, or has numbers of its own in another precision
+            return False
+        return bool(found.norm(dim=(1, 2)).max() <= _TOLERANCE[self._dtype] * wanted.norm())
+
+    def _starts(self, n: int) -> list[Sequence[Sequence[Tensor]]]:
+        return [
+            [[each.detach().clone().requires_grad_() for each in group] for group in self._groups] for _ in range(n)
+        ]
+
+    def _embed(self, walks: Sequence[Walk], maps: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        def embed(twin: nn.Module, some: list[int]) -> Tensor:
+            own, given = [walks[i] for i in some], [maps[i] for i in some]
+            size = max(1, self._pictures // len(walks))
+            rows = range(0, len(given[0][0]), size)
+            with torch.no_grad():
+                return torch.cat(
+                    [self._features(twin, own, [[m[at : at + size] for m in each] for each in given]) for at in rows], 1
+                )
+
+        return self._shared(embed, maps)
+
+    def _gradients(self, walks: Sequence[Walk], maps: Sequence[Sequence[Tensor]], labels: Sequence[Tensor]) -> Tensor:
+        def backward(twin: nn.Module, some: list[int]) -> Tensor:
+            features = self._features(twin, [walks[i] for i in some], [maps[i] for i in some])
+            losses = torch.stack([walks[i].loss(own, labels[i]) for i, own in zip(some, features, strict=True)])
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            return losses.detach()
+
+        return torch.stack(self._shared(backward, maps))
+
+    def _shared(
+        self, function: Callable[[nn.Module, list[int]], Tensor], maps: Sequence[Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """Call ``function`` for paths whose maps have the same shapes, shared among the workers; one result a path."""
+        of_shape: dict[tuple[torch.Size, ...], list[int]] = {}
+        for i, each in enumerate(maps):
+            of_shape.setdefault(tuple(some.shape for some in each), []).append(i)
+        twins = self._workers.twins
+        found: dict[int, Tensor] = {}
+        with warnings.catch_warnings():
+            # Of operations that PyTorch computes for one path after the other.
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            for alike in of_shape.values():
+                parts = [part for worker in range(len(twins)) if (part := alike[worker :: len(twins)])]
+                for part, results in zip(parts, self._workers.map(function, twins[: len(parts)], parts), strict=True):
+                    found.update(zip(part, results, strict=True))
+        return [found[i] for i in range(len(maps))]
+
+    def _features(self, twin: nn.Module, walks: Sequence[Walk], maps: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Features (p, n, d), float32, of maps (n, ...) of each of p paths."""
+        own = {
+            name: self._rounded(name, torch.stack(each))
+            for name, each in zip(self._names, zip(*(walk.parameters for walk in walks), strict=True), strict=True)
+        }
+        stacked = [torch.stack([each.to(self._dtype) for each in of_all]) for of_all in zip(*maps, strict=True)]
+
+        def embed(own: dict[str, Tensor], *given: Tensor) -> Tensor:
+            features: Tensor = functional_call(twin, (own, self._rest), given)
+            return features.float()
+
+        features: Tensor = vmap(embed)(own, *stacked)
+        return features
+
+    def _rounded(self, name: str, each: Tensor) -> Tensor:
+        return each.to(self._dtype) if each.is_floating_point() and name not in self._exact else each
+
+
+def walk_bytes(groups: Sequence[Sequence[nn.Parameter]], graph: int, pictures: int) -> int:
+    """How many bytes a path of its own takes, of so many for the graph of each of its pictures."""
+    return _COPIES * sum(each.nbytes for group in groups for each in group) + graph * pictures
