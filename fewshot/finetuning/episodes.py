@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,9 @@ class FineTuningResult(BenchmarkResult):
     Attributes
     ----------
     choices : tuple of Choice
-        One an episode; its seconds are an equal share of what the episodes tuned together took.
+        One an episode; seconds are an equal share of what tuning took on all.
     at_once : int
-        How many these were.
+        Episodes that were tuned in one pass.
     """
 
     choices: tuple[Choice, ...]
@@ -55,9 +55,9 @@ def run_finetuning(
 ) -> FineTuningResult:
     """Tune on the support of each of the sampler's episodes, and answer its queries.
 
-    The answers are those of ``classifier`` fitted anew in each episode, but for roundings, at less cost: the network
-    is copied and cut once, pictures are embedded by the untouched encoder once, and several episodes can be tuned in
-    one pass of the network.
+    The answers are those of ``classifier`` fitted anew in each episode, but for roundings, which in bfloat16 may choose
+    other steps. The network is copied and cut once, and several episodes can be tuned in one pass of it. Where
+    ``memory`` is scarce there are fewer views than in a fit, for maps of the queries are held too.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def run_finetuning(
         Its disjoint episodes are not tuned on: the interval that speaks of other pictures takes ``replacement=False``.
     at_once : int, optional
         Episodes to tune in one pass, each with parameters of its own, at most; fewer where the classifier's ``memory``
-        does not hold so many. By default one on a CPU, which is busy with one, and on a GPU as many as it holds, up to
-        32, where the network can be batched.
+        does not hold so many. By default one on a CPU, where several pay for small pictures alone, and on a GPU as
+        many as it holds, up to 32, if the network can be batched.
 
     Raises
     ------
@@ -91,24 +91,23 @@ def run_finetuning(
     bench = _Bench(classifier, encoder, pictures, drawn)
     plain = [bench.plain(episode) for episode in drawn]
     between = time.perf_counter()
-    with ExitStack() as stack, Progress(len(drawn), "fine-tune", unit="episode") as bar:
-        session = None if classifier.trainable == "head" else stack.enter_context(bench.opened(drawn, at_once))
-        together = 1 if session is None else session.steps.at_once
-        answers: list[tuple[NDArray[np.int64], Choice]] = []
-        for at in range(0, len(drawn), together):
-            some = drawn[at : at + together]
-            answers += bench.tuned(some, session)
-            bar.advance(len(some))
-    taken = {_PLAIN: between - begun, _TUNED: time.perf_counter() - begun}
+    with Progress(len(drawn), "fine-tune", unit="episode") as bar:
+        ends, together = bench.tuned(drawn, at_once, bar)
+    ended = time.perf_counter()
+    taken = {_PLAIN: between - begun, _TUNED: ended - begun}
     methods = {}
-    for name, answer_of in ((_PLAIN, plain), (_TUNED, [predicted for predicted, _ in answers])):
+    for name, answer_of in ((_PLAIN, plain), (_TUNED, [end.predicted for end in ends])):
         predicted = np.full(all_episodes.query.shape, -1, np.int64)
         for row, each in zip(predicted, answer_of, strict=True):
             row[: len(each)] = each
         accuracies = episode_accuracies(predicted, all_episodes)
         apart = np.empty(0) if sampler.replacement else accuracies
         methods[name] = MethodResult(name, accuracies, predicted, taken[name], apart)
-    choices = tuple(choice for _, choice in answers)
+    seconds = (ended - between) / len(drawn)
+    choices = tuple(
+        Choice(**vars(end.verdict), head=end.head, mirror=end.mirror, parameters=end.parameters, seconds=seconds)
+        for end in ends
+    )
     return FineTuningResult(methods, all_episodes, sampler.random_state, sampler.replacement, choices, together)
 
 
@@ -121,9 +120,34 @@ class _Episode:
     labels: NDArray[np.int64]
 
     @property
+    def codes(self) -> Tensor:
+        """The labels as a tensor."""
+        return torch.from_numpy(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        """How many there are."""
+        return int(self.labels.max()) + 1
+
+    @property
     def pictures(self) -> NDArray[np.int64]:
         """Support, then queries."""
         return np.concatenate([self.support, self.query])
+
+
+# The classes (q,) predicted, and the head and the mirror that predict them.
+_Reading = tuple[NDArray[np.int64], str, bool]
+
+
+@dataclass(frozen=True)
+class _End:
+    """What an episode came to."""
+
+    verdict: Verdict
+    predicted: NDArray[np.int64]
+    head: str
+    mirror: bool
+    parameters: int
 
 
 def _each(episodes: Episodes) -> Iterator[_Episode]:
@@ -157,8 +181,34 @@ class _Bench:
         support, query = (self._vectors[self._row[of]] for of in (episode.support, episode.query))
         return PrototypeClassifier().fit(support, episode.labels).predict(query)
 
-    def opened(self, episodes: Sequence[_Episode], at_once: int | None) -> AbstractContextManager[Session]:
-        """Open a session for these episodes."""
+    def tuned(self, episodes: Sequence[_Episode], at_once: int | None, bar: Progress) -> tuple[list[_End], int]:
+        """Tune on each episode and answer its queries; say how many were tuned in one pass."""
+        # Nothing else is done in the session, which leaves other work one thread.
+        frozen = [self._frozen(episode) if self._judged else None for episode in episodes]
+        if self._classifier.trainable == "head":
+            together, verdicts = 1, [self._untouched(*each) for each in zip(episodes, frozen, strict=True)]
+            counts = [head_parameters(episode.codes, self._encoder) for episode in episodes]
+            tuned: list[_Reading | None] = [None] * len(episodes)
+        else:
+            verdicts, tuned = [], []
+            with self._opened(episodes, at_once) as session:
+                together, counts = session.steps.at_once, [session.parts.count] * len(episodes)
+                for at in range(0, len(episodes), together):
+                    some = slice(at, at + together)
+                    tasks = [self._task(*each) for each in zip(episodes[some], frozen[some], strict=True)]
+                    for episode, (verdict, features) in zip(episodes[some], session.tune(tasks), strict=True):
+                        verdicts.append(verdict)
+                        tuned.append(None if features is None else self._adapted(episode, features))
+                    bar.advance(len(tasks))
+        ends = []
+        for episode, known, verdict, reading, count in zip(episodes, frozen, verdicts, tuned, counts, strict=True):
+            if reading is None:
+                assert known is not None  # where both steps and rate are given, they are taken
+                reading = self._read(episode, self._looks(episode.pictures, known.mirror), known.head, known.mirror)
+            ends.append(_End(verdict, *reading, count))
+        return ends, together
+
+    def _opened(self, episodes: Sequence[_Episode], at_once: int | None) -> AbstractContextManager[Session]:
         return opened(
             self._encoder,
             self._settings,
@@ -168,61 +218,33 @@ class _Bench:
             at_once=at_once,
         )
 
-    def tuned(self, episodes: Sequence[_Episode], session: Session | None) -> list[tuple[NDArray[np.int64], Choice]]:
-        """Tune on episodes together; return the classes (q,) predicted in each, and what was chosen."""
-        begun = time.monotonic()
-        codes = [torch.from_numpy(episode.labels) for episode in episodes]
-        parts = [hold_out(labels, int(labels.max()) + 1, self._settings.seed) for labels in codes]
-        frozen = [
-            self._frozen(episode, labels, held) if self._judged else None
-            for episode, labels, held in zip(episodes, codes, parts, strict=True)
-        ]
-        ends: list[tuple[Verdict, Tensor | None]]
-        if session is None:
-            ends = [
-                (untouched(known, labels, held), None)
-                for known, labels, held in zip(frozen, codes, parts, strict=True)
-                if known is not None
-            ]
-        else:
-            ends = session.tune([self._task(*each) for each in zip(episodes, codes, frozen, strict=True)])
-        answers = [
-            self._read(episode, known, features)
-            for episode, known, (_, features) in zip(episodes, frozen, ends, strict=True)
-        ]
-        seconds = (time.monotonic() - begun) / len(episodes)
-        found = []
-        for (predicted, head, mirror), (verdict, _), labels in zip(answers, ends, codes, strict=True):
-            count = head_parameters(labels, self._encoder) if session is None else session.parts.count
-            choice = Choice(**vars(verdict), head=head, mirror=mirror, parameters=count, seconds=seconds)
-            found.append((predicted, choice))
-        return found
-
-    def _task(self, episode: _Episode, labels: Tensor, frozen: Answer | None) -> Task:
+    def _task(self, episode: _Episode, frozen: Answer | None) -> Task:
         shown = self._pixels(episode.pictures)
         asked = _both_looks(shown) if self._classifier.mirror else shown
-        return Task(shown[: len(labels)], labels, frozen, asked)
+        return Task(shown[: len(episode.support)], episode.codes, frozen, asked)
 
-    def _frozen(self, episode: _Episode, labels: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Answer:
+    def _parts(self, episode: _Episode) -> list[tuple[Tensor, Tensor]]:
+        return hold_out(episode.codes, episode.n_classes, self._settings.seed)
+
+    def _frozen(self, episode: _Episode) -> Answer:
         asked = self._classifier
         looks = self._looks(episode.support, asked.mirror is not False)
-        return answer(looks, labels, int(labels.max()) + 1, parts, head=asked.head, mirror=asked.mirror)
+        parts = self._parts(episode)
+        return answer(looks, episode.codes, episode.n_classes, parts, head=asked.head, mirror=asked.mirror)
 
-    def _read(
-        self, episode: _Episode, frozen: Answer | None, features: Tensor | None
-    ) -> tuple[NDArray[np.int64], str, bool]:
-        """The classes (q,) predicted, and the head and the mirror that predict them."""
-        s = len(episode.support)
-        if features is None:
-            assert frozen is not None  # where both steps and rate are given, they are taken
-            head, mirror = frozen.head, frozen.mirror
-            looks = self._looks(episode.pictures, mirror)
-        else:
-            head, mirror = self._classifier.head or "prototypes", bool(self._classifier.mirror)
-            looks = features.cpu().view(1 + mirror, -1, self._encoder.dim).transpose(0, 1)
-        vectors = directions(looks.reshape(len(looks), -1).numpy(), self._encoder.dim)
-        predicted: NDArray[np.int64] = classifier_of(head).fit(vectors[:s], episode.labels).predict(vectors[s:])
-        return predicted, head, mirror
+    def _untouched(self, episode: _Episode, frozen: Answer | None) -> Verdict:
+        assert frozen is not None
+        return untouched(frozen, episode.codes, self._parts(episode))
+
+    def _adapted(self, episode: _Episode, features: Tensor) -> _Reading:
+        mirror = bool(self._classifier.mirror)
+        looks = features.cpu().view(1 + mirror, -1, self._encoder.dim).transpose(0, 1)
+        return self._read(episode, looks, self._classifier.head or "prototypes", mirror)
+
+    def _read(self, episode: _Episode, looks: Tensor, head: str, mirror: bool) -> _Reading:
+        """Answer the queries by vectors (n, l, d) of all pictures of an episode."""
+        vectors, s = directions(looks.reshape(len(looks), -1).numpy(), self._encoder.dim), len(episode.support)
+        return classifier_of(head).fit(vectors[:s], episode.labels).predict(vectors[s:]), head, mirror
 
     def _looks(self, where: NDArray[np.int64], mirror: bool) -> Tensor:
         """The untouched encoder's vectors (n, 1, d) of pictures, and with ``mirror`` (n, 2, d) of both looks."""

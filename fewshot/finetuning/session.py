@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -203,6 +204,7 @@ def opened(
         shown = min(support, SHOWN) if settings.loss == "cross-entropy" else 2 * support
         room, a_walk = settings.memory / 2 * GIB, walk_bytes(groups, graph_bytes(top, pair, lens), shown)
         a_task = sum(each[0].nbytes for each in pair) * (support * (1 + settings.views) + asked)
+        a_task += asked * math.prod(shape)  # pixels
         if (fitting := min(wanted, int(room / a_walk), int(room / a_task))) > 1:
             several = Together(groups, method, fitting, lens, workers, max(1, int(room / a_walk * shown)))
             if several.agrees(pair):
