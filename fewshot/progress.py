@@ -14,10 +14,11 @@ _PATIENCE_SECONDS = 2.0
 class Progress:
     """A bar for work counted in pictures, or another unit: ``with Progress(total, "add") as bar: ... bar.advance(8)``.
 
-    Work inside such work shows no bar of its own.
+    Work inside such work shows no bar of its own; its notes stand behind the outer one.
     """
 
     _depth = 0
+    _outer: Any = None
 
     def __init__(self, total: int | None, what: str, *, unit: str = "image") -> None:
         self._total, self._what, self._unit = total, what, unit
@@ -29,6 +30,7 @@ class Progress:
             self._bar = _bar_type()(
                 total=self._total, desc=self._what, delay=_PATIENCE_SECONDS, leave=False, unit=self._unit
             )
+            Progress._outer = self._bar
         return self
 
     def advance(self, pictures: int) -> None:
@@ -38,12 +40,13 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show a few words behind the bar, such as the loss, when it is next drawn."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+        if Progress._outer is not None:
+            Progress._outer.set_postfix_str(text, refresh=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         Progress._depth -= 1
         if self._bar is not None:
+            Progress._outer = None
             self._bar.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from fewshot.finetuning import session as sessions
 from fewshot.finetuning.cut import Top, cut
 from fewshot.finetuning.folding import norms_folded
 from fewshot.finetuning.parts import choose_parts
-from fewshot.finetuning.together import Together
+from fewshot.finetuning.together import Together, _quietly
 from fewshot.finetuning.tuning import Portions, Steps, Tuner
 from fewshot.finetuning.walk import Job, Method, Seen, Support, Walk
 from fewshot.progress import Progress
@@ -141,19 +141,44 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is(encoder, shapes, tmp
     with pytest.raises(ValueError, match="trainable must be"):
         run_finetuning(FineTuneClassifier(encoder, trainable="neck"), images, sampler_of(labels))
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=r"bad\.jpg"):
-        run_finetuning(classifier, [tmp_path / "bad.jpg"] * 48, sampler_of(labels))
+    bad = int(next(iter(sampler_of(labels))).query[0, 0])
+    with pytest.raises(ImageError, match=rf"bad\.jpg.*image {bad} of 48"):
+        run_finetuning(classifier, [*images[:bad], tmp_path / "bad.jpg", *images[bad + 1 :]], sampler_of(labels))
+    with pytest.raises(TypeError, match="only a FineTuneClassifier is tuned on episodes, not PrototypeClassifier"):
+        run_finetuning(PrototypeClassifier(), images, sampler_of(labels))
 
 
 def test_fewer_are_tuned_at_once_where_the_memory_forbids(encoder, shapes):
     images, labels = shapes
     asked = {"trainable": "last", "steps": 1, "learning_rate": 1e-3}
     sampler = sampler_of(labels, n_episodes=3)
-    narrow = run_finetuning(FineTuneClassifier(encoder, memory=0.01, **asked), images, sampler, at_once=100)
-    assert 1 <= narrow.at_once < 100
+    narrow = run_finetuning(FineTuneClassifier(encoder, memory=0.002, **asked), images, sampler, at_once=100)
+    assert 1 < narrow.at_once < 3
     wide = run_finetuning(FineTuneClassifier(encoder, memory=4.0, **asked), images, sampler, at_once=100)
-    assert wide.at_once == 100
+    assert wide.at_once == 3
     assert_array_equal(narrow["fine-tuning"].predicted, wide["fine-tuning"].predicted)
+
+
+@pytest.mark.parametrize("trainable", ["last", "norms", "lora"])
+def test_what_a_path_takes_is_counted_with_what_each_makes_of_its_weights(trainable):
+    with both_ways("test_resnet", trainable, "float32", "cross-entropy") as (_, together, support, _):
+        job = Job(support, torch.arange(6), torch.arange(2), 1e-3, (1,), ())
+        walks = [Walk(job, together._method, groups) for groups in together._starts(2)]
+        found = {}
+
+        def pack(tensor):
+            found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        def kept(n):
+            found.clear()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _quietly():
+                out = together._features(together._workers.twins[0], walks[:n], [[m[:5] for m in support.plain]] * n)
+            return sum(found.values()), out
+
+        own = 5 * sum(each.nbytes for each in walks[0].parameters)  # made of, gradient, two means, stacked
+        estimate = together.path_bytes([each[:2] for each in support.plain])  # of 5 pictures, as both_ways says
+        assert 0.99 < estimate / (own + kept(2)[0] - kept(1)[0]) < 1.4
 
 
 class Unbatchable(nn.Module):
@@ -178,7 +203,10 @@ def test_a_network_that_cannot_be_batched_is_tuned_one_episode_at_a_time_or_refu
     classifier = FineTuneClassifier(encoder, trainable="last", steps=1, learning_rate=1e-3)
     with pytest.raises(ValueError, match=r"cannot be tuned on several episodes in one pass.*at_once=1"):
         run_finetuning(classifier, images, sampler_of(labels), at_once=2)
-    assert run_finetuning(classifier, images, sampler_of(labels, n_episodes=1), at_once=1).at_once == 1
+    monkeypatch.setattr(sessions, "most_at_once", lambda device: 4)
+    assert run_finetuning(classifier, images, sampler_of(labels)).at_once == 1
+    monkeypatch.setattr(sessions, "cut", cut)
+    assert run_finetuning(classifier, images, sampler_of(labels)).at_once == 4
 
 
 NETWORKS = ("test_resnet", "test_efficientnet", "test_convnext", "vit_tiny_patch16_224")
@@ -197,7 +225,8 @@ def both_ways(name, trainable, precision, loss):
     views = tuple(each[:12].unflatten(0, (2, 6)) for each in maps)
     support = Support(tuple(each[:6] for each in maps), views, torch.tensor([0, 0, 1, 1, 2, 2]), 3)
     method, lens = Method(loss, "together", 0), lens_of(precision)
-    with norms_folded(top, [each[:1].float() for each in maps]), Workers(top, 2) as workers:
+    folded = nullcontext() if trainable == "norms" else norms_folded(top, [each[:1].float() for each in maps])
+    with folded, Workers(top, 2) as workers:
         alone = Tuner(top, groups, method, lens, workers, Portions(100, 100))
         together = Together(groups, method, 3, lens, workers, 5)
         assert together.agrees([each[:2] for each in maps])
@@ -241,7 +270,7 @@ def test_gradients_together_are_those_of_each_alone(name, trainable):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_paths_walked_together_are_those_walked_alone(name):
     with both_ways(name, "last", "float32", "cross-entropy") as (alone, together, support, asked):
-        jobs = [Job(support, torch.arange(6), torch.arange(2), rate, (0, 3), asked) for rate in (5e-4, 1e-3)]
+        jobs = [Job(support, torch.arange(6), torch.arange(2), rate, (0, 3), [asked]) for rate in (5e-4, 1e-3)]
         jobs.append(Job(support, torch.arange(0, 6, 2), torch.arange(2), 1e-3, (2,), ()))
         with Progress(None, "test") as bar:
             wanted = alone.run(jobs, bar)
@@ -261,7 +290,7 @@ def test_paths_walked_together_are_those_walked_alone(name):
 
 def test_a_path_whose_loss_is_not_finite_ends_and_the_others_go_on(encoder, shapes):
     images, labels = shapes
-    with pytest.raises(ValueError, match="tuning diverged"):
+    with pytest.raises(ValueError, match=r"episode [01]: tuning diverged"):
         run_finetuning(
             FineTuneClassifier(encoder, trainable="last", steps=30, learning_rate=1e30),
             images,
@@ -310,3 +339,27 @@ def test_plans_that_ask_for_different_things_are_followed_beside_each_other():
         found = steps.follow([plan([1, 2], [3]), plan(), plan([4], [5, 6], [7])], bar)
     assert found == [6, 0, 22]
     assert steps.asked == [[1, 2, 4], [3, 5, 6], [7]]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_several_are_tuned_at_once_and_answer_as_on_a_cpu(shapes):
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    images, labels = shapes
+    found = []
+    for device in ("cuda", "cpu"):
+        encoder = TimmEncoder("pocket", device=device, precision="float32")
+        classifier = FineTuneClassifier(encoder, trainable="last", steps=4, learning_rate=1e-3, memory=4.0)
+        found.append(run_finetuning(classifier, images, sampler_of(labels)))
+    assert [result.at_once for result in found] == [5, 1]
+    assert (found[0]["fine-tuning"].predicted == found[1]["fine-tuning"].predicted).mean() > 0.9
+
+
+def test_in_bfloat16_the_answers_are_nearly_those_of_fitting_anew_and_repeat(shapes):
+    images, labels = shapes
+    rounded = TimmEncoder("pocket", device="cpu", precision="bfloat16")
+    classifier = FineTuneClassifier(rounded, trainable="last", steps=4, learning_rate=1e-3, views=3)
+    wanted = np.array([predicted for _, predicted in looped(classifier, images, sampler_of(labels))])
+    found, again = (run_finetuning(classifier, images, sampler_of(labels), at_once=3)["fine-tuning"] for _ in range(2))
+    assert (found.predicted == wanted).mean() > 0.9
+    assert_array_equal(found.predicted, again.predicted)

@@ -147,7 +147,7 @@ class Turning:
 
     def run(self, jobs, bar):
         turned = {step: torch.eye(2) if step else torch.eye(2).flip(0) for step in (0, 1)}
-        return [{step: Seen(turned[step], job.asked[0]) for step in job.stops} for job in jobs]
+        return [{step: Seen(turned[step], job.asked[0][0]) for step in job.stops} for job in jobs]
 
 
 def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes():

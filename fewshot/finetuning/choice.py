@@ -159,7 +159,7 @@ def choose(
     """
 
     def job(fold: Fold, rate: float, stops: Sequence[int]) -> Job:
-        return Job(support, fold.learn, fold.views, rate, stops, fold.held)
+        return Job(support, fold.learn, fold.views, rate, stops, [fold.held])
 
     labels = [fold.labels for fold in parts]
     if frozen is not None and kind == "examples":

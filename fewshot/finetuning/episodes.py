@@ -15,7 +15,7 @@ from torch import Tensor
 from fewshot.benchmark import BenchmarkResult, MethodResult, episode_accuracies, joined
 from fewshot.classifiers import PrototypeClassifier
 from fewshot.encoders import TimmEncoder
-from fewshot.encoders.base import check_image_batch
+from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch
 from fewshot.episodes import Episodes, EpisodeSampler
 from fewshot.finetuning.choice import Choice, Verdict, hold_out, untouched
 from fewshot.finetuning.classifier import FineTuneClassifier, head_parameters, usable
@@ -23,6 +23,7 @@ from fewshot.finetuning.frozen import Answer, answer, classifier_of
 from fewshot.finetuning.mirror import directions, mirror_look, mirrored_middle
 from fewshot.finetuning.session import Session, Task, opened
 from fewshot.finetuning.views import decode
+from fewshot.finetuning.walk import SHOWN
 from fewshot.images import ImageSource
 from fewshot.progress import Progress
 from fewshot.validation import check_count
@@ -56,8 +57,7 @@ def run_finetuning(
     """Tune on the support of each of the sampler's episodes, and answer its queries.
 
     The answers are those of ``classifier`` fitted anew in each episode, but for roundings, which in bfloat16 may choose
-    other steps. The network is copied and cut once, and several episodes can be tuned in one pass of it. Where
-    ``memory`` is scarce there are fewer views than in a fit, for maps of the queries are held too.
+    other steps. The network is copied and cut once, and several episodes can be tuned in one pass of it.
 
     Parameters
     ----------
@@ -70,7 +70,13 @@ def run_finetuning(
     at_once : int, optional
         Episodes to tune in one pass, each with parameters of its own, at most; fewer where the classifier's ``memory``
         does not hold so many. By default one on a CPU, where several pay for small pictures alone, and on a GPU as
-        many as it holds, up to 32, if the network can be batched.
+        many as ``memory`` holds, up to 32, if the network can be batched. With ``trainable="head"`` there is no pass.
+
+    Returns
+    -------
+    FineTuningResult
+        Seconds of "fine-tuning" are of everything, from pictures to predictions; those of "prototype" are a part of
+        these.
 
     Raises
     ------
@@ -78,6 +84,8 @@ def run_finetuning(
     ValueError : as ``classifier.fit``; if there are other than n pictures; if several episodes shall be tuned in one
         pass, but the network cannot be batched.
     """
+    if not isinstance(classifier, FineTuneClassifier):
+        raise TypeError(f"only a FineTuneClassifier is tuned on episodes, not {type(classifier).__name__}")
     classifier._check()
     if at_once is not None:
         check_count("at_once", at_once)
@@ -174,7 +182,9 @@ class _Bench:
         used = np.unique(np.concatenate([episode.pictures for episode in episodes]))
         self._row = np.zeros(len(pictures), np.int64)
         self._row[used] = np.arange(len(used))
-        self._vectors = encoder.encode([pictures[i] for i in used])
+        encoded = encoder.encode_valid([pictures[i] for i in used])
+        failed = tuple((int(used[i]), error) for i, error in encoded.failed)
+        self._vectors = all_or_raise(Encoded(encoded.vectors, np.arange(len(pictures) - len(failed)), failed))
 
     def plain(self, episode: _Episode) -> NDArray[np.int64]:
         """Return the classes (q,) that cosine prototypes of the untouched encoder predict."""
@@ -195,7 +205,8 @@ class _Bench:
                 together, counts = session.steps.at_once, [session.parts.count] * len(episodes)
                 for at in range(0, len(episodes), together):
                     some = slice(at, at + together)
-                    tasks = [self._task(*each) for each in zip(episodes[some], frozen[some], strict=True)]
+                    numbered = zip(range(at, len(episodes)), episodes[some], frozen[some], strict=False)
+                    tasks = [self._task(*each) for each in numbered]
                     for episode, (verdict, features) in zip(episodes[some], session.tune(tasks), strict=True):
                         verdicts.append(verdict)
                         tuned.append(None if features is None else self._adapted(episode, features))
@@ -212,16 +223,15 @@ class _Bench:
         return opened(
             self._encoder,
             self._settings,
-            self._pixels(episodes[0].pictures[:1]).shape[1:],
+            self.pixels(episodes[0].pictures[:1]).shape[1:],
             support=max(len(episode.support) for episode in episodes),
-            asked=max(len(episode.pictures) for episode in episodes) * (2 if self._classifier.mirror else 1),
+            tasks=len(episodes),
             at_once=at_once,
         )
 
-    def _task(self, episode: _Episode, frozen: Answer | None) -> Task:
-        shown = self._pixels(episode.pictures)
-        asked = _both_looks(shown) if self._classifier.mirror else shown
-        return Task(shown[: len(episode.support)], episode.codes, frozen, asked)
+    def _task(self, number: int, episode: _Episode, frozen: Answer | None) -> Task:
+        asked = _Batches(self, episode.pictures, (False, True) if self._classifier.mirror else (False,))
+        return Task(self.pixels(episode.support), episode.codes, frozen, asked, f"episode {number}: tuning")
 
     def _parts(self, episode: _Episode) -> list[tuple[Tensor, Tensor]]:
         return hold_out(episode.codes, episode.n_classes, self._settings.seed)
@@ -253,12 +263,25 @@ class _Bench:
             looks.append(self._mirror.encode([self._pictures[i] for i in where]))
         return torch.from_numpy(np.stack(looks, 1))
 
-    def _pixels(self, where: NDArray[np.int64]) -> Tensor:
+    def pixels(self, where: NDArray[np.int64]) -> Tensor:
+        """Pictures (n, 3, h, w), uint8, as the encoder prepares them."""
         prepare = self._encoder._loaded().prepare
         return decode(prepare, [self._pictures[i] for i in where], len(where), self._settings.memory)
 
 
-def _both_looks(pixels: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w), uint8, and the mirror images of their middles after them."""
-    turned = [torch.from_numpy(mirrored_middle(each.permute(1, 2, 0).numpy())) for each in pixels]
-    return torch.cat([pixels, torch.stack(turned).permute(0, 3, 1, 2)])
+@dataclass(frozen=True)
+class _Batches:
+    """Pixels of pictures in batches, read when somebody goes through them; then those of mirrored middles."""
+
+    bench: _Bench
+    where: NDArray[np.int64]
+    looks: tuple[bool, ...]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for mirrored in self.looks:
+            for at in range(0, len(self.where), SHOWN):
+                pixels = self.bench.pixels(self.where[at : at + SHOWN])
+                if mirrored:
+                    turned = [torch.from_numpy(mirrored_middle(each.permute(1, 2, 0).numpy())) for each in pixels]
+                    pixels = torch.stack(turned).permute(0, 3, 1, 2)
+                yield pixels

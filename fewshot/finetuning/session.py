@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ from fewshot.finetuning.frozen import Answer
 from fewshot.finetuning.lora import merge_adapters
 from fewshot.finetuning.parts import Parts, choose_parts
 from fewshot.finetuning.strided import strided_in_float32
-from fewshot.finetuning.support import Viewer, graph_bytes, portions
-from fewshot.finetuning.together import Together, walk_bytes
+from fewshot.finetuning.support import Viewer, portions
+from fewshot.finetuning.together import Together
 from fewshot.finetuning.tuning import Plan, Steps, Tuner
 from fewshot.finetuning.views import GIB
 from fewshot.finetuning.walk import SHOWN, Job, Method, Support
@@ -31,7 +31,7 @@ from fewshot.training.workers import Workers, worker_count
 _RATES = (3e-4, 2e-3)
 _STOPS = (10, 20, 40)
 _LEAST_OF_A_WORKER = 8
-# Tasks tuned together where nobody says how many: more leave a GPU no less to wait for.
+# Tasks tuned together on a GPU where nobody says how many, at most; not measured.
 _MOST_AT_ONCE = 32
 
 
@@ -98,14 +98,18 @@ class Task:
         0 to c - 1, each at least once.
     frozen : Answer or None
         The untouched encoder's, which tuning must beat; without it, its prototypes'.
-    asked : Tensor of shape (m, 3, h, w), uint8, or None
-        Pictures whose features are wanted of the tuned network.
+    asked : iterable of Tensor of shape (m, 3, h, w), uint8
+        Batches of up to 32 pictures whose features are wanted of the tuned network; not gone through where nothing is
+        tuned.
+    name : str
+        Of the task, for an error.
     """
 
     pixels: Tensor
     labels: Tensor
     frozen: Answer | None = None
-    asked: Tensor | None = None
+    asked: Iterable[Tensor] = ()
+    name: str = "tuning"
 
 
 @dataclass(frozen=True)
@@ -144,20 +148,30 @@ class Session:
         settings = self.settings
         plans, total = [], 0
         for task in tasks:
-            asked = () if task.asked is None else self.viewer.plain(task.asked)
-            room = settings.memory / 2 * GIB / len(tasks) - sum(each.nbytes for each in asked)
+            room = settings.memory / 2 * GIB / len(tasks)
             support = self.viewer.support(task.pixels, task.labels, settings.views, room)
             kind, parts = folds(support, settings.seed)
-            plans.append(_plan(support, kind, parts, settings, task.frozen, asked))
+            plans.append(_plan(support, kind, parts, settings, task, _Asked(self.viewer, task.asked)))
             total += settings.stops[-1] * ((len(settings.rates) + len(parts) - 1) * settings.judged + 1)
         with Progress(total, "tune", unit="step") as bar:
             return self.steps.follow(plans, bar)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Maps of pictures, made batch by batch when somebody goes through them."""
+
+    viewer: Viewer
+    pixels: Iterable[Tensor]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return map(self.viewer.plain, self.pixels)
+
+
 @contextmanager
 def opened(
-    encoder: TimmEncoder, settings: Settings, shape: Sequence[int], *, support: int, asked: int = 0,
-    at_once: int | None = 1,
+    encoder: TimmEncoder, settings: Settings, shape: Sequence[int], *, support: int,
+    tasks: int = 1, at_once: int | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """Copy an encoder's network, and cut it before the first thing that trains.
 
@@ -167,8 +181,10 @@ def opened(
     settings : Settings
     shape : (3, h, w)
         Of a picture.
-    support, asked : int
-        Pictures of a task, at most.
+    support : int
+        Pictures that a task learns from, at most.
+    tasks : int
+        How many there are.
     at_once : int, optional
         Tasks to tune together, at most; fewer where ``settings.memory`` does not hold so many. None: one on a CPU; on
         other devices, where the network can be batched, as many as it holds.
@@ -190,7 +206,7 @@ def opened(
     with torch.no_grad():
         maps = trunk(example)
     trunk = quick(trunk, example, loaded.device, loaded.precision)
-    wanted = (1 if loaded.device.type == "cpu" else _MOST_AT_ONCE) if at_once is None else at_once
+    wanted = min(tasks, most_at_once(loaded.device) if at_once is None else at_once)
     # Paths share the convolutions that do not train in a batched pass, unless norms that do are inside.
     folded = nullcontext() if wanted > 1 and settings.trainable == "norms" else norms_folded(top, maps)
     n_workers = worker_count(loaded.device, support * wanted, least=_LEAST_OF_A_WORKER)
@@ -201,20 +217,26 @@ def opened(
         steps: Steps = Tuner(
             top, groups, method, lens, workers, portions(top, pair, lens, len(workers.twins), settings.memory)
         )
-        shown = min(support, SHOWN) if settings.loss == "cross-entropy" else 2 * support
-        room, a_walk = settings.memory / 2 * GIB, walk_bytes(groups, graph_bytes(top, pair, lens), shown)
-        a_task = sum(each[0].nbytes for each in pair) * (support * (1 + settings.views) + asked)
-        a_task += asked * math.prod(shape)  # pixels
-        if (fitting := min(wanted, int(room / a_walk), int(room / a_task))) > 1:
-            several = Together(groups, method, fitting, lens, workers, max(1, int(room / a_walk * shown)))
+        if wanted > 1:
+            shown = min(support, SHOWN) if settings.loss == "cross-entropy" else 2 * support
+            several = Together(groups, method, wanted, lens, workers, shown)
             if several.agrees(pair):
-                steps = several
+                a_picture = sum(each[0].nbytes for each in pair)
+                a_task = a_picture * (support * (1 + settings.views) + SHOWN) + support * math.prod(shape)
+                room = settings.memory / 2 * GIB
+                several.at_once = min(wanted, int(room / several.path_bytes(pair)), int(room / a_task))
+                steps = several if several.at_once > 1 else steps
             elif at_once is not None:
                 raise ValueError(
                     f"{type(network).__name__} cannot be tuned on several episodes in one pass with "
                     f"trainable={settings.trainable!r}: set at_once=1"
                 )
         yield Session(network, parts, viewer, steps, settings)
+
+
+def most_at_once(device: torch.device) -> int:
+    """How many tasks are tuned together where nobody says: one on a CPU, where more pay for small maps alone."""
+    return 1 if device.type == "cpu" else _MOST_AT_ONCE
 
 
 def tune(encoder: TimmEncoder, task: Task, settings: Settings) -> Tuned:
@@ -236,12 +258,12 @@ def _plan(
     kind: str,
     parts: Sequence[Fold],
     settings: Settings,
-    frozen: Answer | None,
-    asked: tuple[Tensor, ...],
+    task: Task,
+    asked: Iterable[tuple[Tensor, ...]],
 ) -> Plan[tuple[Verdict, Tensor | None]]:
     """Choose steps and rate, unless both are given, and tune on everything."""
     if settings.judged:
-        verdict = yield from choose(support, kind, parts, settings.rates, settings.stops, frozen)
+        verdict = yield from choose(support, kind, parts, settings.rates, settings.stops, task.frozen)
     else:
         verdict = Verdict(settings.stops[-1], settings.rates[0], None, None, None)
     if not verdict.steps:
@@ -250,6 +272,6 @@ def _plan(
     (path,) = yield [Job(support, everything, views, verdict.learning_rate, (verdict.steps,), asked)]
     if verdict.steps not in path or not bool(torch.isfinite(path[verdict.steps].directions).all()):
         raise ValueError(
-            f"tuning diverged at a learning rate of {verdict.learning_rate:g}: give a lower one, or leave it out"
+            f"{task.name} diverged at a learning rate of {verdict.learning_rate:g}: give a lower one, or leave it out"
         )
     return verdict, path[verdict.steps].features

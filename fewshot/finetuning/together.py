@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,8 @@ class Together(Steps):
         Says in which precision to compute, and where.
     workers : Workers
         Of the top, entered; each walks a share of the paths.
-    pictures : int
-        Whose features are computed at once without gradients, of all paths together, at most.
+    shown : int
+        Pictures of a path's step, at most.
 
     References
     ----------
@@ -52,10 +53,10 @@ class Together(Steps):
         at_once: int,
         lens: Lens,
         workers: Workers,
-        pictures: int,
+        shown: int,
     ) -> None:
         super().__init__(groups, method, at_once)
-        self._lens, self._workers, self._pictures = lens, workers, pictures
+        self._lens, self._workers, self._shown = lens, workers, shown
         for twin in workers.twins:
             twin.eval()
         top = workers.twins[0]
@@ -73,7 +74,7 @@ class Together(Steps):
         self._rest = {name: self._rounded(name, each.detach()) for name, each in rest if name not in set(self._names)}
 
     def agrees(self, maps: Sequence[Tensor]) -> bool:
-        """Whether batched passes, there and back, give what the top gives for maps (n, ...)."""
+        """Whether batched passes run, there and back, and give the features that the top gives for maps (n, ...)."""
         support = Support(tuple(maps), tuple(each[None] for each in maps), torch.arange(len(maps[0])), len(maps[0]))
         job = Job(support, support.labels, torch.zeros(1, dtype=torch.int64), 0.0, (0,), ())
         walks = [Walk(job, self._method, groups) for groups in self._starts(2)]
@@ -87,9 +88,34 @@ class Together(Steps):
             with torch.no_grad(), self._lens.autocast():
                 wanted = self._workers.twins[0](*(each.clone() for each in maps))
             found = torch.stack(self._shared(there_and_back, [maps, maps])) - wanted
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RuntimeError:  # what cannot be batched, or has numbers of its own in another precision
             return False
         return bool(found.norm(dim=(1, 2)).max() <= _TOLERANCE[self._dtype] * wanted.norm())
+
+    def path_bytes(self, maps: Sequence[Tensor]) -> int:
+        """How many bytes a path more takes, its parameters and the graph of a step; ``maps`` are of two pictures."""
+        support = Support(tuple(maps), tuple(each[None] for each in maps), torch.arange(2), 2)
+        job = Job(support, support.labels, torch.zeros(1, dtype=torch.int64), 0.0, (0,), ())
+        walks = [Walk(job, self._method, groups) for groups in self._starts(2)]
+
+        def kept(paths: int, pictures: int) -> int:
+            found: dict[int, int] = {}
+
+            def pack(tensor: Tensor) -> Tensor:
+                found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+                return tensor
+
+            given = [[each[:pictures] for each in maps] for _ in range(paths)]
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _quietly():
+                out = self._features(self._workers.twins[0], walks[:paths], given)
+            del out
+            return sum(found.values())
+
+        one, two = (kept(2, pictures) - kept(1, pictures) for pictures in (1, 2))
+        own = _COPIES * sum(each.nbytes for each in walks[0].parameters)
+        return own + one + max(0, two - one) * (self._shown - 1)
 
     def _starts(self, n: int) -> list[Sequence[Sequence[Tensor]]]:
         return [
@@ -99,7 +125,7 @@ class Together(Steps):
     def _embed(self, walks: Sequence[Walk], maps: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         def embed(twin: nn.Module, some: list[int]) -> Tensor:
             own, given = [walks[i] for i in some], [maps[i] for i in some]
-            size = max(1, self._pictures // len(walks))
+            size = self._shown
             rows = range(0, len(given[0][0]), size)
             with torch.no_grad():
                 return torch.cat(
@@ -126,9 +152,7 @@ class Together(Steps):
             of_shape.setdefault(tuple(some.shape for some in each), []).append(i)
         twins = self._workers.twins
         found: dict[int, Tensor] = {}
-        with warnings.catch_warnings():
-            # Of operations that PyTorch computes for one path after the other.
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        with _quietly():
             for alike in of_shape.values():
                 parts = [part for worker in range(len(twins)) if (part := alike[worker :: len(twins)])]
                 for part, results in zip(parts, self._workers.map(function, twins[: len(parts)], parts), strict=True):
@@ -154,6 +178,9 @@ class Together(Steps):
         return each.to(self._dtype) if each.is_floating_point() and name not in self._exact else each
 
 
-def walk_bytes(groups: Sequence[Sequence[nn.Parameter]], graph: int, pictures: int) -> int:
-    """How many bytes a path of its own takes, of so many for the graph of each of its pictures."""
-    return _COPIES * sum(each.nbytes for group in groups for each in group) + graph * pictures
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out what PyTorch says of operations that it computes for one path after the other."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield

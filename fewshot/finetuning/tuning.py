@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
@@ -71,15 +72,15 @@ class Steps(ABC):
         return found
 
     def _walk(self, walks: Sequence[Walk], bar: Progress) -> None:
-        for walk, start in zip(walks, self._embed(walks, [walk.own for walk in walks]), strict=True):
+        heads = self._method.loss == "cross-entropy"
+        starts = self._embed(walks, [walk.own for walk in walks]) if heads else [None] * len(walks)
+        for walk, start in zip(walks, starts, strict=True):
             walk.begin(start)
         while walks:
             stopped = [walk for walk in walks if walk.at_stop]
             own = self._embed(stopped, [walk.own for walk in stopped])
-            curious = [walk for walk in stopped if walk.job.asked]
-            asked = iter(self._embed(curious, [walk.job.asked for walk in curious]))
-            for walk, features in zip(stopped, own, strict=True):
-                walk.see(features, next(asked) if walk.job.asked else features[:0])
+            for walk, features, asked in zip(stopped, own, self._asked(stopped), strict=True):
+                walk.see(features, torch.cat([features[:0], *asked]))
             walks = [walk for walk in walks if not walk.over]
             if not walks:
                 return
@@ -90,6 +91,16 @@ class Steps(ABC):
                 walk.move()
             bar.advance(len(walks))
             bar.note(f"loss {losses.mean():.3f}")
+
+    def _asked(self, walks: Sequence[Walk]) -> list[list[Tensor]]:
+        """Features of the batches that each walk is asked about."""
+        found: list[list[Tensor]] = [[] for _ in walks]
+        for batches in zip_longest(*(walk.job.asked for walk in walks)):
+            some = [i for i, maps in enumerate(batches) if maps is not None]
+            features = self._embed([walks[i] for i in some], [batches[i] for i in some])
+            for i, each in zip(some, features, strict=True):
+                found[i].append(each)
+        return found
 
     @abstractmethod
     def _starts(self, n: int) -> list[Sequence[Sequence[Tensor]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,8 +68,8 @@ class Job:
         Learning rate of the last block.
     stops : sequence of int
         Steps after which to look, rising; 0 is the untouched top.
-    asked : tuple of Tensor of shape (m, ...)
-        Maps whose features are wanted at each stop; an empty tuple for none.
+    asked : iterable of tuples of Tensor of shape (m, ...)
+        Batches of maps whose features are wanted at each stop; gone through anew at each.
     """
 
     support: Support
@@ -77,7 +77,7 @@ class Job:
     views: Tensor
     rate: float
     stops: Sequence[int]
-    asked: tuple[Tensor, ...]
+    asked: Iterable[tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class Walk:
         """Whether the last stop is reached."""
         return self.step >= self.job.stops[-1]
 
-    def begin(self, own: Tensor) -> None:
-        """Take the untouched features (n, d) of what is learned from."""
-        if self._method.loss == "cross-entropy":
+    def begin(self, own: Tensor | None) -> None:
+        """Take the untouched features (n, d) of what is learned from, which cross-entropy starts its head at."""
+        if own is not None:
             self.head = functional.normalize(self._prototypes(own)).requires_grad_()
         slower = _SLOWER if self._method.schedule == "progressive" else 1.0
         groups = [{"params": list(group), "lr": self.job.rate / slower**i} for i, group in enumerate(self._groups)]
@@ -162,7 +162,7 @@ class Walk:
         Gradients are cleared.
         """
         self._set_rates()
-        shown = self._shown(self._labels, self._generator)
+        shown = self._shown()
         views = self.job.views
         drawn = views[torch.randint(len(views), (len(shown),), generator=self._generator)]
         maps = [each[drawn, self.job.learn[shown]] for each in self.job.support.views]
@@ -198,13 +198,14 @@ class Walk:
             joined = i * _UNFREEZE if progressive and i < len(self._groups) else 0
             group["lr"] = group["full"] * min(1.0, max(0, self.step + 1 - joined) / _WARM)
 
-    def _shown(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def _shown(self) -> Tensor:
         """Positions of a step's pictures: all, or some; for the prototypical loss all of some classes."""
+        labels = self._labels
         if len(labels) <= SHOWN:
             return torch.arange(len(labels))
         if self._method.loss == "cross-entropy":
-            return torch.randperm(len(labels), generator=generator)[:SHOWN]
-        order = torch.randperm(int(labels.max()) + 1, generator=generator)
+            return torch.randperm(len(labels), generator=self._generator)[:SHOWN]
+        order = torch.randperm(int(labels.max()) + 1, generator=self._generator)
         sizes = torch.bincount(labels)[order].cumsum(0)
         some = order[: max(2, int((sizes <= SHOWN).sum()))]
         return torch.isin(labels, some).nonzero().squeeze(1)
