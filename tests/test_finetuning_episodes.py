@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
@@ -363,3 +364,29 @@ def test_in_bfloat16_the_answers_are_nearly_those_of_fitting_anew_and_repeat(sha
     found, again = (run_finetuning(classifier, images, sampler_of(labels), at_once=3)["fine-tuning"] for _ in range(2))
     assert (found.predicted == wanted).mean() > 0.9
     assert_array_equal(found.predicted, again.predicted)
+
+
+def test_the_bar_of_a_run_counts_episodes_and_shows_the_loss(encoder, shapes, monkeypatch):
+    images, labels = shapes
+    told = []
+
+    class Bar:
+        def __init__(self, **settings):
+            told.append(settings["desc"])
+
+        def update(self, n):
+            told.append(n)
+
+        def set_postfix_str(self, text, refresh):
+            told.append(text)
+
+        def close(self):
+            told.append("closed")
+
+    monkeypatch.setattr("fewshot.progress._bar_type", lambda: Bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    classifier = FineTuneClassifier(encoder, trainable="last", steps=2, learning_rate=1e-3, views=2)
+    run_finetuning(classifier, images, sampler_of(labels, n_episodes=2))
+    told = told[told.index("fine-tune") :]
+    assert [one for one in told if not str(one).startswith("loss ")] == ["fine-tune", 1, 1, "closed"]
+    assert len(told) == 4 + 2 * 2
