@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from small_networks import thin_encoder
 from torch import nn
 from torch.nn import functional
 
@@ -48,14 +49,7 @@ def tinted(label, seed):
 
 @pytest.fixture(scope="module")
 def encoder():
-    """A thin Conv-4 of random weights and lively norms, d = 256."""
-    torch.manual_seed(0)
-    network = load_network("fewshot_conv4", pretrained=False, width=16)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-    first = TimmEncoder("fewshot_conv4", pretrained=False, device="cpu", precision="float32")
-    return first.with_network(network)
+    return thin_encoder()
 
 
 @pytest.fixture(scope="module")

@@ -204,13 +204,12 @@ class _Bench:
             with self._opened(episodes, at_once) as session:
                 together, counts = session.steps.at_once, [session.parts.count] * len(episodes)
                 for at in range(0, len(episodes), together):
-                    some = slice(at, at + together)
-                    numbered = zip(range(at, len(episodes)), episodes[some], frozen[some], strict=False)
-                    tasks = [self._task(*each) for each in numbered]
-                    for episode, (verdict, features) in zip(episodes[some], session.tune(tasks), strict=True):
+                    some = range(at, min(at + together, len(episodes)))
+                    found = session.tune([self._task(i, episodes[i], frozen[i]) for i in some])
+                    for i, (verdict, features) in zip(some, found, strict=True):
                         verdicts.append(verdict)
-                        tuned.append(None if features is None else self._adapted(episode, features))
-                    bar.advance(len(tasks))
+                        tuned.append(None if features is None else self._adapted(episodes[i], features))
+                    bar.advance(len(some))
         ends = []
         for episode, known, verdict, reading, count in zip(episodes, frozen, verdicts, tuned, counts, strict=True):
             if reading is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,7 +72,7 @@ class Viewer:
             if fitting < min(2, views):
                 raise ValueError(
                     f"the maps of {len(pixels)} pictures take {taken / GIB:.2g} GiB a view, too much for two views in "
-                    f"{max(room, 0) / GIB:.2g} GiB, their part of memory: raise memory, train fewer blocks or give "
+                    f"{room / GIB:.2g} GiB, their part of memory: raise memory, train fewer blocks or give "
                     "fewer pictures"
                 )
             made = tuple(each.new_empty(fitting, *each.shape) for each in own)
@@ -114,18 +114,24 @@ def graph_bytes(top: Top, maps: Sequence[Tensor], lens: Lens) -> int:
     """How many bytes are kept for the gradients of one picture more; ``maps`` are of two at least."""
 
     def kept(n: int) -> int:
-        found: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), lens.autocast():
-            out = top(*(each[:n].clone() for each in maps))
-        del out
-        return sum(found.values())
+        with lens.autocast():
+            return saved_bytes(lambda: top(*(each[:n].clone() for each in maps)))
 
     return kept(2) - kept(1)  # weights, and what they are turned into, are kept once
+
+
+def saved_bytes(forward: Callable[[], Tensor]) -> int:
+    """How many bytes a forward pass keeps for its gradients."""
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = forward()
+    del out  # until here, so that no two tensors had one address
+    return sum(found.values())
 
 
 def portions(top: Top, maps: Sequence[Tensor], lens: Lens, workers: int, memory: float) -> Portions:

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from fewshot.finetuning.folding import Folded
 from fewshot.finetuning.lora import Adapter
+from fewshot.finetuning.support import saved_bytes
 from fewshot.finetuning.tuning import Steps
 from fewshot.finetuning.walk import Job, Method, Support, Walk
 from fewshot.training.steps import Lens
@@ -75,9 +76,7 @@ class Together(Steps):
 
     def agrees(self, maps: Sequence[Tensor]) -> bool:
         """Whether batched passes run, there and back, and give the features that the top gives for maps (n, ...)."""
-        support = Support(tuple(maps), tuple(each[None] for each in maps), torch.arange(len(maps[0])), len(maps[0]))
-        job = Job(support, support.labels, torch.zeros(1, dtype=torch.int64), 0.0, (0,), ())
-        walks = [Walk(job, self._method, groups) for groups in self._starts(2)]
+        walks = self._two_walks(maps)
 
         def there_and_back(twin: nn.Module, some: list[int]) -> Tensor:
             features = self._features(twin, [walks[i] for i in some], [maps for _ in some])
@@ -96,26 +95,22 @@ class Together(Steps):
 
     def path_bytes(self, maps: Sequence[Tensor]) -> int:
         """How many bytes a path more takes, its parameters and the graph of a step; ``maps`` are of two pictures."""
-        support = Support(tuple(maps), tuple(each[None] for each in maps), torch.arange(2), 2)
-        job = Job(support, support.labels, torch.zeros(1, dtype=torch.int64), 0.0, (0,), ())
-        walks = [Walk(job, self._method, groups) for groups in self._starts(2)]
+        walks = self._two_walks(maps)
 
         def kept(paths: int, pictures: int) -> int:
-            found: dict[int, int] = {}
-
-            def pack(tensor: Tensor) -> Tensor:
-                found[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-                return tensor
-
-            given = [[each[:pictures] for each in maps] for _ in range(paths)]
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _quietly():
-                out = self._features(self._workers.twins[0], walks[:paths], given)
-            del out
-            return sum(found.values())
+            given = [[each[:pictures] for each in maps]] * paths
+            with _quietly():
+                return saved_bytes(lambda: self._features(self._workers.twins[0], walks[:paths], given))
 
         one, two = (kept(2, pictures) - kept(1, pictures) for pictures in (1, 2))
         own = _COPIES * sum(each.nbytes for each in walks[0].parameters)
         return own + one + max(0, two - one) * (self._shown - 1)
+
+    def _two_walks(self, maps: Sequence[Tensor]) -> list[Walk]:
+        """Two paths at their start, of a support of maps (n, ...)."""
+        support = Support(tuple(maps), tuple(each[None] for each in maps), torch.arange(len(maps[0])), len(maps[0]))
+        job = Job(support, support.labels, torch.zeros(1, dtype=torch.int64), 0.0, (0,), ())
+        return [Walk(job, self._method, groups) for groups in self._starts(2)]
 
     def _starts(self, n: int) -> list[Sequence[Sequence[Tensor]]]:
         return [
