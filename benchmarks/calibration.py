@@ -30,14 +30,25 @@ import torch
 from common import ROOT, save, shared_file
 from torch import Tensor
 
-from fewshot.classifiers import SimpleShotClassifier
-from fewshot.datasets import Dataset, load_dataset
-from fewshot.encoders import EmbeddingCache, load_encoder
+from fewshot.benchmark.methods import chosen
+from fewshot.calibration.task_features import SHOTS, SIGNS, WAYS
+from fewshot.calibration.temperature import (
+    Reliability,
+    Sharpness,
+    fit,
+    read_table,
+    reliability,
+    shipped,
+    tempered,
+    write_table,
+)
+from fewshot.classifiers.simple_shot import SimpleShotClassifier
+from fewshot.datasets.dataset import Dataset
+from fewshot.datasets.loading import load_dataset
+from fewshot.encoders.embedding_cache import EmbeddingCache
+from fewshot.encoders.timm_encoder import load_encoder
 from fewshot.episodes import EpisodeSampler
-from fewshot.methods import chosen
-from fewshot.signs import SHOTS, SIGNS, WAYS
-from fewshot.temperature import Reliability, Sharpness, fit, read_table, reliability, shipped, tempered, write_table
-from fewshot.training.pictures import split_off
+from fewshot.training.decoded_images import split_off
 
 ENCODERS = {
     "mobilenetv2": ("weights", "mobilenetv2_100.tf_in1k"),
@@ -101,7 +112,7 @@ def main() -> None:
     if rows:
         save(options.out, {"episodes": options.episodes, "rows": rows})
     if options.picture and panels:
-        from fewshot.plots import draw_reliability
+        from fewshot.benchmark.plots import draw_reliability
 
         draw_reliability(panels, Path(options.picture))
 

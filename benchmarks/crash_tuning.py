@@ -22,11 +22,11 @@ import torch
 from crash import forked, kill
 
 from fewshot import ClassRegistry, load_encoder
-from fewshot.encoders.network import load_network
-from fewshot.safekeeping import problems_of
-from fewshot.store import RegistryStore
-from fewshot.training.result import write_config, write_weights
-from fewshot.tuning import tune_registry
+from fewshot.encoders.timm_network import load_network
+from fewshot.finetuning.registry_encoder import tune_registry
+from fewshot.registry.backup import problems_of
+from fewshot.registry.store import RegistryStore
+from fewshot.training.encoder_folder import write_config, write_weights
 
 SIDE, CLASSES, EACH = 16, 3, 2
 SETTINGS: dict[str, Any] = {"trainable": "last", "steps": 1, "learning_rate": 0.01, "views": 1}

@@ -36,10 +36,10 @@ from PIL import Image
 os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import DomainAdapter, EpisodeSampler, PrototypeClassifier, TimmEncoder, load_dataset, open_image
-from fewshot.classifiers import FewShotClassifier
-from fewshot.datasets import Dataset
-from fewshot.domain.episodes import AdaptedClassifier
-from fewshot.encoders import EmbeddingCache
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.datasets.dataset import Dataset
+from fewshot.domain_adaptation.adapted_classifier import AdaptedClassifier
+from fewshot.encoders.embedding_cache import EmbeddingCache
 
 Vectors = NDArray[np.float32]
 ENCODERS = {"mobilenetv2": "mobilenetv2_100.tf_in1k", "mobilenetv1": "mobilenetv1_100.tf_in1k", "pocket": None}

@@ -34,8 +34,8 @@ from crash_tuning import prepare as prepare_tuning
 import fewshot.encoders
 from fewshot import ClassRegistry, VectorIndex
 from fewshot.cli import main as command_line
-from fewshot.safekeeping import problems_of
-from fewshot.store import RegistryStore
+from fewshot.registry.backup import problems_of
+from fewshot.registry.store import RegistryStore
 
 BLOCK = 4096
 _ROOM = {"size": 64 * 2**20, "nr_inodes": 10_000}

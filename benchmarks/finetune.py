@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
-from fewshot.datasets import Dataset
-from fewshot.encoders import EmbeddingCache
-from fewshot.finetuning import Choice
+from fewshot.datasets.dataset import Dataset
+from fewshot.encoders.embedding_cache import EmbeddingCache
+from fewshot.finetuning.choice import Choice
 
 MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
 # name: (encoder's folder, data, split, split to validate on, ways, shots)

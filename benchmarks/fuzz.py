@@ -42,13 +42,13 @@ from fewshot import (
     load_encoder,
     open_image,
 )
+from fewshot.calibration.temperature import read_table, shipped, write_table
 from fewshot.cli import main as fewshot
-from fewshot.encoders.network import load_network
-from fewshot.exchange import read_features
-from fewshot.images import labelled_images
-from fewshot.repairing import repair
-from fewshot.temperature import read_table, shipped, write_table
-from fewshot.training.result import write_config, write_weights
+from fewshot.encoders.timm_network import load_network
+from fewshot.media.images import labelled_images
+from fewshot.registry.repair import repair_registry
+from fewshot.training.encoder_folder import write_config, write_weights
+from fewshot.vectors.feature_files import read_features
 
 SECONDS, MEMORY = 20.0, 2 * 2**30
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
@@ -173,7 +173,7 @@ class Doors:
                 registry.backup(self.folder / "copy")
         finally:
             with suppress(FewShotError):
-                repair(path, new)
+                repair_registry(path, new)
                 with ClassRegistry(new, encoder=ENCODERS[0]) as registry:
                     registry.classes()
 

@@ -25,11 +25,12 @@ from common import save, shared_file
 from PIL import Image
 
 from fewshot import ClassRegistry, EmbeddingCache, Encoder, load_encoder
-from fewshot.label_studio.answers import CONFIDENT
-from fewshot.label_studio.config import Control
-from fewshot.label_studio.predicting import Predictor
-from fewshot.label_studio.teaching import learn
-from fewshot.lessons import Lessons, Note
+from fewshot.integrations.label_studio.labeling_config import Control
+from fewshot.integrations.label_studio.learning import learn
+from fewshot.integrations.label_studio.project_model import Predictor
+from fewshot.integrations.label_studio.suggestions import CONFIDENT
+from fewshot.registry.annotations.annotation_records import Note
+from fewshot.registry.annotations.annotation_writer import Lessons
 
 PICTURES, TEN = 40, 10
 

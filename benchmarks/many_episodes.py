@@ -20,7 +20,7 @@ from common import save, shared_file
 from numpy.typing import NDArray
 
 from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset, run_finetuning
-from fewshot.datasets import Dataset
+from fewshot.datasets.dataset import Dataset
 
 MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
 # (name, folder of weights, data, split, ways, shots, what trains)

@@ -24,11 +24,12 @@ from common import SHARED, save
 os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import EpisodeSampler, PrototypeClassifier, TimmEncoder, load_dataset
-from fewshot.benchmark import run_benchmark
-from fewshot.datasets import Dataset, omniglot_one_shot_runs
-from fewshot.datasets.base import entries
-from fewshot.datasets.sources import text_in
-from fewshot.training import Recipe, train_encoder
+from fewshot.benchmark.runner import run_benchmark
+from fewshot.datasets.dataset import Dataset, entries
+from fewshot.datasets.lazy_images import text_in
+from fewshot.datasets.omniglot import omniglot_one_shot_runs
+from fewshot.training.recipe import Recipe
+from fewshot.training.train import train_encoder
 
 # How often each task's pictures are seen; the small sets have a seventh of the characters.
 EPOCHS = {"lake": 12, "small1": 40, "small2": 40, "vinyals": 12}

@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import Dataset, EpisodeSampler, PrototypeClassifier, TimmEncoder, load_dataset, load_encoder, open_image
-from fewshot.benchmark import run_benchmark
+from fewshot.benchmark.runner import run_benchmark
 
 # Data set, classes of an episode, shots.
 TASKS = (("tiny-imagenet", 5, (1, 5)), ("omniglot", 20, (1, 5)), ("digits", 10, (5,)))

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot import Episodes, EpisodeSampler
-from fewshot.benchmark import EpisodeScorer
-from fewshot.classifiers import FewShotClassifier
-from fewshot.exchange import read_features
+from fewshot.benchmark.runner import EpisodeScorer
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.vectors.feature_files import read_features
 
 # From vectors (n, d) and one episode to the class of each query (q,).
 Rival = Callable[[NDArray[np.float32], Episodes], NDArray[np.int64]]

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from fewshot import ClassRegistry
-from fewshot.store import NewExample, RegistryStore
+from fewshot.registry.store import NewExample, RegistryStore
 
 RESULTS = Path(__file__).parent / "results" / "registry.json"
 SIZES = (10, 1_000, 100_000)

@@ -17,10 +17,10 @@ from typing import Any
 
 from common import save, shared_file
 
-from fewshot.bench import Protocol, run_bench
-from fewshot.methods import METHODS
-from fewshot.outcomes import Outcome, Row
-from fewshot.tables import leaders
+from fewshot.benchmark.methods import METHODS
+from fewshot.benchmark.result_files import Outcome, Row
+from fewshot.benchmark.suite import Protocol, run_bench
+from fewshot.benchmark.tables import leaders
 
 # How many episodes; the closed forms 10,000. Distribution calibration fits thousands of drawn examples in each episode.
 FEWER = {"logistic": 1_000, "cosine-head": 1_000, "distribution-calibration": 100}

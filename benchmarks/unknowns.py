@@ -25,10 +25,13 @@ import torch
 from common import ROOT, save, shared_file
 
 from fewshot import EpisodeSampler
+from fewshot.benchmark.inputs import Features, embedded, load_encoders, open_source
+from fewshot.benchmark.openset_runner import run_open_set
 from fewshot.classifiers.membership import Membership
-from fewshot.features import Features, embedded, load_encoders, open_source
-from fewshot.openset import run_open_set
-from fewshot.unknowns import DEFAULT, SCORES, Background, Center, Known, leave_out, shipped_center, write_center
+from fewshot.openset.background import Background
+from fewshot.openset.center import Center, shipped_center, write_center
+from fewshot.openset.threshold import leave_out
+from fewshot.openset.unknown_scores import DEFAULT, SCORES, Known
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 

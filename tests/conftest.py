@@ -91,7 +91,7 @@ def project(tmp_path) -> Path:
 @pytest.fixture
 def lessons(project):
     """What annotations teach that registry."""
-    from fewshot.lessons import Lessons
+    from fewshot.registry.annotations.annotation_writer import Lessons
 
     with Lessons(project) as opened:
         yield opened

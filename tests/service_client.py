@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 
 from fakes import FakeEncoder
 from starlette.testclient import TestClient
 
-from fewshot.service import create_app
+from fewshot.service.app import create_app
 
 HERE = "http://127.0.0.1"
 
@@ -46,3 +48,26 @@ def problem(answer, status):
     body = answer.json()
     assert (set(body), body["status"]) == ({"type", "title", "status", "detail"}, status)
     return body["detail"]
+
+
+class Gated(FakeEncoder):
+    """Notes the size of each batch; the first waits until it is let go."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.batches, self.started, self.gate = [], threading.Event(), threading.Event()
+
+    def encode(self, images):
+        images = list(images)
+        self.batches.append(len(images))
+        self.started.set()
+        assert self.gate.wait(20)
+        return super().encode(images)
+
+
+def queued(pool, pictures):
+    """Wait until so many pictures wait."""
+    end = time.monotonic() + 20
+    while pool.waiting < pictures:
+        assert time.monotonic() < end
+        time.sleep(0.001)

@@ -8,7 +8,7 @@ from torch import nn
 
 import fewshot.encoders.architectures  # noqa: F401  registers our networks
 from fewshot import TimmEncoder
-from fewshot.encoders.network import load_network
+from fewshot.encoders.timm_network import load_network
 
 
 def made(name):

@@ -66,7 +66,7 @@ def test_the_two_commands_name_what_the_project_declares():
 
 
 def test_every_command_and_encoder_the_readme_names_exists():
-    from fewshot.encoders.network import list_encoders
+    from fewshot.encoders.timm_network import list_encoders
 
     for command in re.findall(r"`fewshot (\w+)", README):
         assert command in main.commands, command

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from fewshot import Dataset
-from fewshot.training import Recipe, train_encoder
+from fewshot.training.recipe import Recipe
+from fewshot.training.train import train_encoder
 
 SMALL = Recipe(arch="conv4", size=16, epochs=3, ways=(3,), queries=5, batch_size=(32,), augment=("none",), hold_out=0.3)
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from fewshot.classifiers.membership import Membership
-from fewshot.unknowns import DEFAULT, SCORES, Known, set_threshold
+from fewshot.openset.threshold import set_threshold
+from fewshot.openset.unknown_scores import DEFAULT, SCORES, Known
 
 # Two classes along the axes, and a query between them: its cosines are 0.8 and 0.6.
 AXES = [[[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]]]

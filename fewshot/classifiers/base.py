@@ -12,9 +12,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from fewshot.calibration import Sharpness, Table, gaps, margin, shipped, tempered
 from fewshot.classifiers.membership import Membership, harmless
-from fewshot.classifiers.witnesses import Witnesses
-from fewshot.temperature import Sharpness, Table, gaps, margin, shipped, tempered
+from fewshot.classifiers.support_sample import Witnesses
 from fewshot.validation import check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:
@@ -210,8 +210,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         multiplied by beta. Its logarithm is quadratic in what the task shows: the numbers of classes and of examples,
         how far ahead the query's best class is and how near, how alike the classes are, how broad their embeddings,
         and, where classes have two examples or more, how much of the margin examples keep that are left out of their
-        class (``fewshot.signs``). The numbers were fitted to base classes
-        (``fewshot.temperature.shipped``). What shows most at one example, how alike the classes are, means another
+        class (``fewshot.calibration.task_features``). The numbers were fitted to base classes
+        (``fewshot.calibration.shipped``). What shows most at one example, how alike the classes are, means another
         thing in every encoder: name it, or fit your own with ``fewshot calibrate``.
 
         Parameters
@@ -219,8 +219,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like of shape (q, d)
             Embeddings; any real dtype.
         sharpness : mapping of name to Sharpness, optional
-            ``fewshot.temperature.shipped(encoder.fingerprint)``, or what ``fewshot calibrate`` has fitted to other data
-            (``fewshot.temperature.read_table``); by default what ships for networks trained on ImageNet.
+            ``fewshot.calibration.shipped(encoder.fingerprint)``, or what ``fewshot calibrate`` has fitted to other data
+            (``fewshot.calibration.read_table``); by default what ships for networks trained on ImageNet.
 
         Returns
         -------

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewshot.calibration import log_votes
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
-from fewshot.distances import closeness
-from fewshot.temperature import log_votes
+from fewshot.vectors import closeness
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
-from fewshot.distances import closeness
-from fewshot.index import VectorIndex
 from fewshot.validation import METRICS, Metric, check_choice, check_count
+from fewshot.vectors import VectorIndex, closeness
 
 # How many examples are looked at to find each class's closest.
 _LOOKED_AT = 100

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
-from fewshot.distances import closeness, prepared_keys
 from fewshot.validation import Metric
+from fewshot.vectors import closeness, prepared_keys
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
-from fewshot.distances import closeness
 from fewshot.validation import check_vectors
+from fewshot.vectors import closeness
 
 
 class SimpleShotClassifier(FewShotClassifier):

@@ -5,8 +5,16 @@ from __future__ import annotations
 import click
 
 from fewshot import __version__
-from fewshot.cli import answers, care, confidence, contents, refusing, research, serving
-from fewshot.cli.common import Commands
+from fewshot.cli import (
+    calibrate_command,
+    class_commands,
+    experiment_commands,
+    maintenance_commands,
+    predict_commands,
+    serve_command,
+    threshold_commands,
+)
+from fewshot.cli.options import Commands
 
 __all__ = ["main"]
 
@@ -27,27 +35,27 @@ def main() -> None:
 
 # In the order in which a newcomer meets them.
 for _command in (
-    contents.add,
-    answers.predict,
-    answers.evaluate,
-    contents.classes,
-    contents.remove,
-    contents.rename,
-    contents.merge,
-    contents.export_,
-    contents.import_,
-    contents.reindex,
-    contents.tune,
-    refusing.threshold,
-    serving.serve,
-    contents.info,
-    care.backup,
-    care.check,
-    care.repair,
-    research.encoders,
-    research.bench,
-    confidence.calibrate,
-    research.train,
-    research.demo,
+    class_commands.add,
+    predict_commands.predict,
+    predict_commands.evaluate,
+    class_commands.classes,
+    class_commands.remove,
+    class_commands.rename,
+    class_commands.merge,
+    class_commands.export_,
+    class_commands.import_,
+    class_commands.reindex,
+    class_commands.tune,
+    threshold_commands.threshold,
+    serve_command.serve,
+    class_commands.info,
+    maintenance_commands.backup,
+    maintenance_commands.check,
+    maintenance_commands.repair,
+    experiment_commands.encoders,
+    experiment_commands.bench,
+    calibrate_command.calibrate,
+    experiment_commands.train,
+    experiment_commands.demo,
 ):
     main.add_command(_command)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot.datasets.base import SPLITS, Dataset, Splits, absent, entries, plain, split_asked, split_words
+from fewshot.datasets.dataset import SPLITS, Dataset, Splits, absent, entries, plain, split_asked, split_words
 from fewshot.datasets.overlap import IMAGENET, TINY_TRAIN
-from fewshot.images import SUFFIXES, ImageSource, LabelledImages, find_images, labelled_images
+from fewshot.media import SUFFIXES, ImageSource, LabelledImages, find_images, labelled_images
 
 _CUB: Splits = {"base": SPLITS["train"] + ("train",), "val": SPLITS["val"], "novel": SPLITS["test"] + ("test",)}
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fewshot.datasets.base import SPLITS, Dataset, plain, split_asked, split_words
+from fewshot.datasets.dataset import SPLITS, Dataset, plain, split_asked, split_words
 from fewshot.datasets.layouts import LAYOUTS, split_folder, standard
 from fewshot.datasets.omniglot import omniglot, omniglot_vinyals
 from fewshot.datasets.torchvision_sets import torchvision_dataset, torchvision_names
-from fewshot.images import ImageSource, ZippedImage, labelled_images
+from fewshot.media import ImageSource, ZippedImage, labelled_images
 
 _NAMED: dict[str, Callable[[str, str | os.PathLike[str] | None], Dataset]] = {
     "omniglot": omniglot,

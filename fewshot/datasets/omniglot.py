@@ -7,10 +7,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.datasets.base import Dataset, Splits, absent, entries, split_asked
+from fewshot.datasets.dataset import Dataset, Splits, absent, entries, split_asked
+from fewshot.datasets.lazy_images import RotatedImage, pictures_below, text_in
 from fewshot.datasets.overlap import BACKGROUND
-from fewshot.datasets.sources import RotatedImage, pictures_below, text_in
-from fewshot.images import ImageSource
+from fewshot.media import ImageSource
 
 Root = str | os.PathLike[str] | None
 

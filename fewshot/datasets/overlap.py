@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fewshot.datasets.base import Dataset
+from fewshot.datasets.dataset import Dataset
 
 IMAGENET = "imagenet"
 TINY_TRAIN = "tiny-imagenet train"
@@ -26,7 +26,7 @@ _LEARNED_FROM: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def overlap(encoder: str, dataset: Dataset) -> str | None:
+def training_overlap(encoder: str, dataset: Dataset) -> str | None:
     """Say what the encoder learned from that holds classes of the data set; None where nothing is known.
 
     Parameters

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewshot.datasets.base import Dataset, data_folders
+from fewshot.datasets.dataset import Dataset, data_folders
+from fewshot.datasets.lazy_images import LazySource
 from fewshot.datasets.overlap import IMAGENET
-from fewshot.datasets.sources import LazySource
-from fewshot.images import image_bytes
+from fewshot.media import image_bytes
 
 _TRAINED_ON = {"ImageNet": (IMAGENET,), "Imagenette": (IMAGENET,)}
 _NO_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset"}  # they need a folder, which load_dataset reads itself

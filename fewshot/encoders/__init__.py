@@ -1,7 +1,5 @@
 """Encoders: frozen networks that turn pictures into embeddings."""
 
-from fewshot.encoders.base import Encoded, Encoder, encode_valid
-from fewshot.encoders.cache import EmbeddingCache
-from fewshot.encoders.timm_encoder import TimmEncoder, load_encoder
+import lazy_loader
 
-__all__ = ["EmbeddingCache", "Encoded", "Encoder", "TimmEncoder", "encode_valid", "load_encoder"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

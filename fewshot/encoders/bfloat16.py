@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders.fusion import replace
+from fewshot.encoders.batch_norm_folding import replace
 
 
 def to_bfloat16(network: nn.Module, device: torch.device) -> nn.Module:

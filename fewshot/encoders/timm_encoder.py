@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor, nn
 
-from fewshot.encoders.base import Encoded, all_or_raise, check_image_batch, counted, gathered
+from fewshot.encoders.batch_norm_folding import fuse_batch_norms
 from fewshot.encoders.bfloat16 import to_bfloat16
-from fewshot.encoders.fusion import fuse_batch_norms
-from fewshot.encoders.hardware import Precision, best_device, best_precision, usable_device
-from fewshot.encoders.network import POOLS, features, fingerprint, load_network
-from fewshot.encoders.preparation import normalised, preparation
+from fewshot.encoders.device import Precision, best_device, best_precision, usable_device
+from fewshot.encoders.encoder import Encoded, all_or_raise, check_image_batch, counted, gathered
+from fewshot.encoders.preprocessing import normalised, preparation
+from fewshot.encoders.timm_network import POOLS, features, fingerprint, load_network
 from fewshot.errors import ImageError
-from fewshot.images import ImageSource, attempt, map_ahead
+from fewshot.media import ImageSource, attempt, map_ahead
 from fewshot.progress import Progress
 from fewshot.validation import check_choice, check_count
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fewshot.encoders.network import first_line, load_network
+from fewshot.encoders.timm_network import first_line, load_network
 from fewshot.errors import EncoderNotFound
 
 SHORT_NAMES = {"resnet12": "fewshot_resnet12", "conv4": "fewshot_conv4"}
@@ -47,7 +47,7 @@ class Trainable:
     settings: dict[str, Any]
 
 
-def trainable(arch: str, size: int | None, *, seed: int) -> Trainable:
+def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
     """Make a network to train.
 
     Parameters

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.finetuning.frozen import Answer, judged
-from fewshot.finetuning.tuning import Plan
+from fewshot.finetuning.gradient_steps import Plan
 from fewshot.finetuning.walk import Job, Seen, Support, class_scores
 
 # Pictures to hold out in all folds together, where the classes have so many.

@@ -14,19 +14,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from fewshot.classifiers.base import FewShotClassifier
-from fewshot.encoders import TimmEncoder, load_encoder
-from fewshot.encoders.base import check_image_batch
+from fewshot.calibration import shipped
+from fewshot.classifiers import FewShotClassifier
+from fewshot.encoders import TimmEncoder, check_image_batch, directions, load_encoder, two_looks
 from fewshot.finetuning.choice import Choice, hold_out, untouched
 from fewshot.finetuning.frozen import HEADS, Answer, answer, classifier_of
-from fewshot.finetuning.mirror import directions, two_looks
 from fewshot.finetuning.parts import check_trainable
 from fewshot.finetuning.saving import save_folder
 from fewshot.finetuning.session import Settings, Task, Tuned, tune
 from fewshot.finetuning.views import decode
 from fewshot.finetuning.walk import LOSSES, SCHEDULES
-from fewshot.images import ImageSource
-from fewshot.temperature import shipped
+from fewshot.media import ImageSource
 from fewshot.validation import check_choice, check_count, check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from fewshot.encoders.bfloat16 import to_bfloat16
-from fewshot.encoders.fusion import fuse_batch_norms
-from fewshot.encoders.network import features
+from fewshot.encoders import features, fuse_batch_norms, to_bfloat16
 from fewshot.finetuning.lora import Adapter
 
 # Of the largest feature: both halves do what the whole does, so only the order of sums could differ.

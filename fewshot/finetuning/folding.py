@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders.fusion import activation, agree, norms_of, replace
+from fewshot.encoders import activation, agree, norms_of, replace
 from fewshot.finetuning.lora import Adapter, lent
 
 

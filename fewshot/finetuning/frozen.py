@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from fewshot.classifiers import LogisticRegressionClassifier, PrototypeClassifier
-from fewshot.classifiers.logistic import Weights
-from fewshot.classifiers.membership import Membership
+from fewshot.classifiers import LogisticRegressionClassifier, Membership, PrototypeClassifier, Weights
 from fewshot.finetuning.walk import SCALE
 
 if TYPE_CHECKING:
-    from fewshot.classifiers.base import FewShotClassifier
+    from fewshot.classifiers import FewShotClassifier
 
 HEADS = ("logistic", "prototypes")
 # Held-out answers are judged at the best of these multiples of their scores: to be sharper alone is no gain.

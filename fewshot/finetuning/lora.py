@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders.fusion import replace
+from fewshot.encoders import replace
 
 
 class Adapter(nn.Module):

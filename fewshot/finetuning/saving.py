@@ -13,13 +13,12 @@ from safetensors.torch import save_file
 from timm.models import load_model_config_from_hf
 from torch import Tensor
 
-from fewshot.encoders import TimmEncoder
-from fewshot.encoders.timm_encoder import POCKET
+from fewshot.encoders import POCKET, TimmEncoder
 from fewshot.errors import FewShotError
 from fewshot.files import replacing
 from fewshot.finetuning.choice import Choice
 from fewshot.finetuning.session import Settings
-from fewshot.training.result import timm_config
+from fewshot.training import timm_config
 
 # Where the weights came from is not where these lie, and "architecture" stands outside.
 _ELSEWHERE = ("url", "file", "source", "hf_hub_id", "hf_hub_filename", "architecture", "state_dict", "custom_load")

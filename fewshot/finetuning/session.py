@@ -15,17 +15,16 @@ from fewshot.finetuning.choice import Fold, Verdict, choose, folds
 from fewshot.finetuning.cut import cut, quick
 from fewshot.finetuning.folding import norms_folded
 from fewshot.finetuning.frozen import Answer
+from fewshot.finetuning.gradient_steps import Plan, Steps, Tuner
 from fewshot.finetuning.lora import merge_adapters
 from fewshot.finetuning.parts import Parts, choose_parts
 from fewshot.finetuning.strided import strided_in_float32
 from fewshot.finetuning.support import Viewer, portions
 from fewshot.finetuning.together import Together
-from fewshot.finetuning.tuning import Plan, Steps, Tuner
 from fewshot.finetuning.views import GIB
 from fewshot.finetuning.walk import SHOWN, Job, Method, Support
 from fewshot.progress import Progress
-from fewshot.training.steps import Lens
-from fewshot.training.workers import Workers, worker_count
+from fewshot.training import Lens, Workers, worker_count
 
 # Candidates: the path at each rate is looked at after so many steps.
 _RATES = (3e-4, 2e-3)

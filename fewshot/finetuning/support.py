@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from fewshot.finetuning.cut import Top, Trunk
-from fewshot.finetuning.tuning import Portions
+from fewshot.finetuning.gradient_steps import Portions
 from fewshot.finetuning.views import GIB, altered, plain
 from fewshot.finetuning.walk import Support
 from fewshot.progress import Progress
-from fewshot.training.steps import Lens
-from fewshot.training.workers import Workers
+from fewshot.training import Lens, Workers
 
 # Graphs of this many bytes are computed together on a CPU: maps of more pictures are so large that the allocator takes
 # fresh pages for each, and to clear these takes longer than to compute on them.

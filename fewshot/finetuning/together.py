@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fewshot.finetuning.folding import Folded
+from fewshot.finetuning.gradient_steps import Steps
 from fewshot.finetuning.lora import Adapter
 from fewshot.finetuning.support import saved_bytes
-from fewshot.finetuning.tuning import Steps
 from fewshot.finetuning.walk import Job, Method, Support, Walk
-from fewshot.training.steps import Lens
-from fewshot.training.workers import Workers
+from fewshot.training import Lens, Workers
 
 # A parameter that trains, its gradient, AdamW's two means, and the copy that is stacked.
 _COPIES = 5

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewshot.errors import ImageError
-from fewshot.images import ImageSource, map_ahead
+from fewshot.media import ImageSource, map_ahead
 from fewshot.progress import Progress
 
 # How far a view may go: radians turned, factor scaled, sheared, moved in half picture sides, contrast, brightness.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot.classifiers.membership import Membership
+from fewshot.classifiers import Membership
 
 LOSSES = ("cross-entropy", "prototypical")
 SCHEDULES = ("together", "progressive")

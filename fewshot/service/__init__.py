@@ -1,8 +1,5 @@
 """The HTTP service: REST over registries, a page to teach and test with, and Label Studio's backend."""
 
-from __future__ import annotations
+import lazy_loader
 
-from fewshot.service.app import create_app
-from fewshot.service.limits import Limits
-
-__all__ = ["Limits", "create_app"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,13 +18,14 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from fewshot import __version__
-from fewshot.service import answers, contents, openapi, problems
-from fewshot.service.guard import Guard, Load
+from fewshot.service import openapi, problems
+from fewshot.service.access_log import Metrics, Watch
 from fewshot.service.limits import Limits
-from fewshot.service.models import State
-from fewshot.service.registries import Registries
+from fewshot.service.middleware import Guard, Load
+from fewshot.service.payloads import State
+from fewshot.service.registry_pool import Registries
+from fewshot.service.routes import prediction_routes, registry_routes
 from fewshot.service.thumbnails import Thumbnails
-from fewshot.service.watching import Metrics, Watch
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -115,11 +116,11 @@ def create_app(
     app.state.thumbnails = Thumbnails()
     app.state.ready = State(status="starting", detail="the encoder is being loaded")
     problems.install(app)
-    app.include_router(contents.router)
-    app.include_router(answers.router)
+    app.include_router(registry_routes.router)
+    app.include_router(prediction_routes.router)
     app.include_router(_server)
     if label_studio is not None:
-        from fewshot.service import label_studio as backend
+        from fewshot.service.routes import label_studio_routes as backend
 
         app.include_router(backend.router(registries, **label_studio))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Limits:
     """What a request may take, and what all of them may take together; past it a request is refused with the remedy.
 
-    Pictures of more than ``fewshot.images.MAX_PIXELS`` pixels are refused one by one, wherever they come from.
+    Pictures of more than ``fewshot.media.images.MAX_PIXELS`` pixels are refused one by one, wherever they come from.
 
     Attributes
     ----------

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from fewshot.service.models import LabelledPictures, PictureList
+from fewshot.service.payloads import LabelledPictures, PictureList
 from fewshot.service.problems import MEDIA_TYPE, Problem
 
 _SCHEMAS = "#/components/schemas/"

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from fewshot.errors import FewShotError, ImageError
-from fewshot.service.pool import Busy
+from fewshot.service.batching_encoder import Busy
 
 log = logging.getLogger("fewshot.service")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fewshot.images import open_image
+from fewshot.media import open_image
 
 _AT_ONCE = 2
 _KEPT_BYTES = 32 * 2**20

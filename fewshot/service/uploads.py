@@ -15,9 +15,9 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from fewshot.reports import AddReport
+from fewshot.registry import AddReport
 from fewshot.service.limits import Limits
-from fewshot.service.models import Failed, PictureList
+from fewshot.service.payloads import Failed, PictureList
 from fewshot.service.problems import Refused
 
 Body = TypeVar("Body", bound=PictureList)

@@ -1,6 +1,5 @@
 """Training encoders for few-shot use: by classes, by episodes, or to be adapted."""
 
-from fewshot.training.recipe import Recipe
-from fewshot.training.train import TrainingResult, train_encoder
+import lazy_loader
 
-__all__ = ["Recipe", "TrainingResult", "train_encoder"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

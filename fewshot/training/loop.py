@@ -15,18 +15,18 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders.trainable import Trainable, learning
+from fewshot.encoders import Trainable, learning
 from fewshot.errors import FewShotError
 from fewshot.files import replacing
 from fewshot.progress import Progress
 from fewshot.training import checkpoint
-from fewshot.training.adaptation import Adaptation, AdaptationStep, settle_norms
 from fewshot.training.checkpoint import About, State
+from fewshot.training.encoder_folder import write_weights
+from fewshot.training.maml import Adaptation, AdaptationStep, settle_norms
 from fewshot.training.objectives import Classical, Domain, Prototypical
 from fewshot.training.recipe import Recipe
-from fewshot.training.result import write_weights
 from fewshot.training.steps import FeatureStep, Lens, shown_pictures
-from fewshot.training.watching import Watch, watched, watched_adapting
+from fewshot.training.validation_episodes import Watch, watched, watched_adapting
 from fewshot.training.workers import Workers
 
 CHECKPOINT, ENCODER, LOG = "checkpoint.safetensors", "encoder", "training.jsonl"

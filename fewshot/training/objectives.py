@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot.distances import closeness
 from fewshot.episodes import EpisodeSampler
-from fewshot.training.pictures import Pictures
+from fewshot.training.decoded_images import Pictures
 from fewshot.training.recipe import Augmentation, Recipe
 from fewshot.validation import Metric
+from fewshot.vectors import closeness
 
 _SMOOTHING = 0.1
 _SCALE = 16.0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot.training.augment import Augment, resized
+from fewshot.training.augmentation import Augment, resized
 from fewshot.training.objectives import Domain, Objective
 from fewshot.training.workers import Workers
 

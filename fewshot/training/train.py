@@ -15,21 +15,20 @@ import torch
 from safetensors import SafetensorError
 
 from fewshot import __version__
+from fewshot.benchmark import draw_training
 from fewshot.datasets import Dataset, load_dataset
-from fewshot.encoders.hardware import best_device, best_precision, usable_device
-from fewshot.encoders.trainable import check_sizes, trainable
+from fewshot.encoders import best_device, best_precision, check_sizes, trainable_network, usable_device
 from fewshot.errors import FewShotError, MissingExtra
 from fewshot.files import alone, replacing, unwritable
-from fewshot.plots import draw_training
 from fewshot.training import checkpoint
-from fewshot.training.adaptation import learn2learn_maml
 from fewshot.training.checkpoint import State
+from fewshot.training.decoded_images import content, decoded, split_off, thinned
+from fewshot.training.encoder_folder import write_card, write_config
 from fewshot.training.loop import CHECKPOINT, ENCODER, Machine, Training
+from fewshot.training.maml import learn2learn_maml
 from fewshot.training.objectives import Domain
-from fewshot.training.pictures import content, decoded, split_off, thinned
 from fewshot.training.recipe import Recipe, each
-from fewshot.training.result import write_card, write_config
-from fewshot.training.watching import Watch, sampler_for, within_groups
+from fewshot.training.validation_episodes import Watch, sampler_for, within_groups
 from fewshot.training.workers import worker_count
 
 ABOUT, CURVES, LOCK = "training.json", "training.png", "lock"
@@ -134,7 +133,7 @@ def train_encoder(
     samplers = [sampler_for(some.dataset, some.ways, recipe) for some in watch]
     target = Path(out) if Path(out).name not in ("", "..") else Path(os.path.abspath(out))
     work = target.with_name(f"{target.name}.training")
-    net = trainable(recipe.arch, recipe.size, seed=recipe.seed)
+    net = trainable_network(recipe.arch, recipe.size, seed=recipe.seed)
     check_sizes(net, recipe.arch, {net.size} | {recipe.size_in(epoch, net.size) for epoch in range(recipe.epochs)})
     # What was left to defaults is written out: the card then says it, and asking for it by value is the same training.
     recipe = replace(

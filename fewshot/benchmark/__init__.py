@@ -1,0 +1,5 @@
+"""Episodic benchmarks: methods, thousands of episodes, result files, tables and plots."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

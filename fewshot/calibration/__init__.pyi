@@ -1,0 +1,16 @@
+from .task_features import SHOTS as SHOTS
+from .task_features import WAYS as WAYS
+from .task_features import Signs as Signs
+from .temperature import Cell as Cell
+from .temperature import Reliability as Reliability
+from .temperature import Sharpness as Sharpness
+from .temperature import Table as Table
+from .temperature import fit as fit
+from .temperature import gaps as gaps
+from .temperature import log_votes as log_votes
+from .temperature import margin as margin
+from .temperature import read_table as read_table
+from .temperature import reliability as reliability
+from .temperature import shipped as shipped
+from .temperature import tempered as tempered
+from .temperature import write_table as write_table

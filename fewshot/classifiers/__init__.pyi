@@ -1,0 +1,23 @@
+from .base import FewShotClassifier as FewShotClassifier
+from .cosine_head import CosineHeadClassifier as CosineHeadClassifier
+from .discriminant import LinearDiscriminantClassifier as LinearDiscriminantClassifier
+from .discriminant import MahalanobisClassifier as MahalanobisClassifier
+from .distribution_calibration import DistributionCalibrationClassifier as DistributionCalibrationClassifier
+from .laplacian_shot import BDCSPNClassifier as BDCSPNClassifier
+from .laplacian_shot import LaplacianShotClassifier as LaplacianShotClassifier
+from .logistic import LogisticRegressionClassifier as LogisticRegressionClassifier
+from .logistic import Weights as Weights
+from .matching import CacheClassifier as CacheClassifier
+from .matching import MatchingClassifier as MatchingClassifier
+from .membership import Membership as Membership
+from .nearest_neighbor import NearestNeighborClassifier as NearestNeighborClassifier
+from .prototype import PrototypeClassifier as PrototypeClassifier
+from .pt_map import PTMAPClassifier as PTMAPClassifier
+from .ridge import RidgeClassifier as RidgeClassifier
+from .simple_shot import SimpleShotClassifier as SimpleShotClassifier
+from .soft_kmeans import SoftKMeansClassifier as SoftKMeansClassifier
+from .tim import AlphaTIMClassifier as AlphaTIMClassifier
+from .tim import TIMClassifier as TIMClassifier
+from .tim import TransductiveFineTuningClassifier as TransductiveFineTuningClassifier
+
+__all__: list[str]

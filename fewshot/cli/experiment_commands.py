@@ -1,0 +1,132 @@
+"""Commands that compare, train and show, without a registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fewshot.cli.options import check_writable, counts, finish, note, say, training_options
+
+
+@click.command(epilog="Example: fewshot encoders dinov2")
+@click.argument("pattern", default="")
+def encoders(pattern: str) -> None:
+    """List the encoders that can be loaded by name; PATTERN is part of a name, or holds * and ?."""
+    from fewshot.encoders import list_encoders
+
+    say(list_encoders(pattern))
+
+
+@click.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="For pictures; may be given several times.")
+@click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
+@click.option("--ways", default="5", show_default=True, callback=counts, help="Classes of an episode: 5,20.")
+@click.option("--shots", default="1,5", show_default=True, callback=counts, help="Examples of each to learn from.")
+@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Of each class.")
+@click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Of each setting.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the episodes.")
+@click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for what learns from them.")
+@click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
+@click.option("--query-imbalance", type=float, metavar="A", help="Class shares of the queries: Dirichlet(A).")
+@click.option("--no-replacement", is_flag=True, help="No picture in two episodes: honest intervals, fewer episodes.")
+@click.option("--split", default="test", show_default=True, help="Of a named data set.")
+@click.option("--cache", metavar="FILE", help="Where vectors are kept; by default vectors.sqlite in DIR.")
+@click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@click.option(
+    "--open-set", is_flag=True, help="Judge unknown scores instead: half of the queries are of other classes."
+)
+@click.option("--out", required=True, metavar="DIR", help="Where the results go; what is there is not done again.")
+def bench(
+    data: tuple[str, ...],
+    out: str,
+    methods: str,
+    queries: int,
+    episodes: int,
+    seed: int,
+    within_groups: bool,
+    query_imbalance: float | None,
+    no_replacement: bool,
+    open_set: bool,
+    **settings: Any,
+) -> None:
+    """Compare methods over thousands of episodes; tables, pictures and every single answer go to a folder.
+
+    DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels, as `fewshot
+    export` writes), or a data set's name. Interrupt it when you like: the same command goes on where it was.
+    """
+    from fewshot.benchmark import Protocol, run_bench
+
+    protocol = Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups)
+    if open_set:
+        _bench_open_set(data, out, methods, protocol=protocol, **settings)
+        return
+    report = run_bench(
+        data,
+        out,
+        methods=[name.strip() for name in methods.split(",") if name.strip()],
+        protocol=protocol,
+        note=note,
+        **settings,
+    )
+    named = ("data", "encoder", "ways", "shots", "transductive", "method", "accuracy")
+    answer: dict[str, Any] = {
+        "out": out,
+        "rows": len(report.rows),
+        "computed": report.computed,
+        "skipped": report.skipped,
+        "best": [{name: getattr(row, name) for name in named} for row in report.best()],
+    }
+    if report.failed:
+        answer["failed"] = [{"setting": f.setting, "method": f.method, "reason": f.reason} for f in report.failed]
+    say(answer)
+    finish(bool(report.failed))
+
+
+def _bench_open_set(data: tuple[str, ...], out: str, methods: str, **settings: Any) -> None:
+    if methods != "all":
+        raise click.UsageError("--open-set compares unknown scores, not methods: leave --methods out")
+    from fewshot.benchmark import run_open_bench
+
+    report = run_open_bench(data, out, note=note, **settings)
+    named = ("data", "encoder", "ways", "shots", "score")
+    best: dict[str, Any] = {}
+    for row in report.rows:
+        if row.key not in best or row.metrics["auroc"][0] > best[row.key]["auroc"]:
+            best[row.key] = {name: getattr(row, name) for name in named} | {"auroc": row.metrics["auroc"][0]}
+    say({"out": out, "rows": len(report.rows), "computed": report.computed, "best": list(best.values())})
+
+
+@click.command(epilog="Example: fewshot train my-photos/ --arch resnet12 --size 64 --epochs 40 --out my-encoder")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--out", required=True, metavar="DIR", help="Where the encoder goes; DIR.training holds it meanwhile.")
+@click.option("--validation", multiple=True, metavar="DATA", help="Other classes; by default DATA's own, or held out.")
+@click.option("--split", help="Of named data sets; by default train.")
+@click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@training_options
+def train(
+    data: tuple[str, ...], out: str, validation: tuple[str, ...], recipe: dict[str, Any], **settings: Any
+) -> None:
+    """Train an encoder for pictures that no other encoder knows.
+
+    DATA is a folder or zip of class folders, or a data set's name; several share one network. The same command goes on
+    after a kill at any moment. The result is a folder that --encoder takes.
+    """
+    from fewshot.training import Recipe, train_encoder
+
+    result = train_encoder(data, out, Recipe(**recipe), validation=validation or None, note=note, **settings)
+    say({**vars(result), "folder": str(result.folder), "validation": list(result.validation)})
+
+
+@click.command(epilog="Example: fewshot demo --picture demo.png")
+@click.option("--picture", metavar="FILE", help="Draw some of the queries with their labels and scores.")
+@click.option("--shots", type=click.IntRange(1, 50), default=5, show_default=True, help="Examples of each digit.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the examples.")
+def demo(picture: str | None, shots: int, seed: int) -> None:
+    """Register ten handwritten digits from a few real scans each, and recognise the other 1,750; offline."""
+    from fewshot.cli.demo import run_demo
+
+    if picture is not None:
+        check_writable(picture)
+    say(run_demo(shots=shots, seed=seed, picture=picture))

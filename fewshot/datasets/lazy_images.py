@@ -1,0 +1,88 @@
+"""Pictures that are made when used: turned, or behind another library; and what lies in a folder or zip."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from fewshot.media import (
+    SUFFIXES,
+    ImageSource,
+    ZippedImage,
+    describe,
+    find_images,
+    image_bytes,
+    open_image,
+    read_member,
+    zips,
+)
+
+
+class LazySource:
+    """What ``open_image`` asks of a file object, for a picture that is made at each reading."""
+
+    def seekable(self) -> bool:
+        """There is no position: every reading gives the whole picture."""
+        return False
+
+    def as_image(self) -> ImageSource:
+        """Return itself, typed as what it can be used as."""
+        return cast("ImageSource", self)
+
+
+@dataclass(frozen=True)
+class RotatedImage(LazySource):
+    """A picture turned counter-clockwise by quarters.
+
+    Attributes
+    ----------
+    source : image source
+    quarter_turns : int
+        1 is a quarter turn counter-clockwise, as ``numpy.rot90`` and Pillow turn.
+    """
+
+    source: ImageSource
+    quarter_turns: int
+
+    @property
+    def name(self) -> str:
+        """The picture's name, and the turn."""
+        return f"{describe(self.source)} turned by {90 * self.quarter_turns} degrees"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the turned picture as PNG, whole, whatever ``size`` says.
+
+        Raises
+        ------
+        ImageError : naming the source, if it cannot be read.
+        """
+        return image_bytes(np.rot90(np.asarray(open_image(self.source)), self.quarter_turns))
+
+
+def pictures_below(place: Path, under: str) -> dict[str, ImageSource]:
+    """Return the pictures in the folder ``under`` of a folder or zip, by their path from ``under``, sorted."""
+    if place.is_dir():
+        folder = place / under
+        found = find_images(folder).images if folder.is_dir() else ()
+        return {os.path.relpath(str(image), folder).replace(os.sep, "/"): image for image in found}
+    if not zipfile.is_zipfile(place):
+        raise ValueError(f"{place} is neither a folder nor a zip, or is damaged; fetch it again")
+    names = [name for name in zips.members(place) if name.startswith(f"{under}/")]
+    return {
+        name.removeprefix(f"{under}/"): ZippedImage(str(place), name)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES
+    }
+
+
+def text_in(place: Path, name: str) -> str:
+    """Return a text file of a folder or zip."""
+    return ((place / name).read_bytes() if place.is_dir() else read_member(place, name)).decode()

@@ -1,0 +1,5 @@
+"""Domain adaptation: unlabelled images of the target domain, without a class named."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,172 @@
+"""Vectors kept on disk, so that no picture is embedded twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from fewshot.encoders.encoder import Encoded, Encoder, all_or_raise, check_image_batch, encode_valid
+from fewshot.errors import ImageError
+from fewshot.files import code_of, why_not
+from fewshot.media import ImageSource, describe, image_bytes, map_ahead
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_CHUNK = 1024
+
+
+class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """An encoder that remembers: content hash x fingerprint x precision -> vector, in one SQLite file.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Asked only for pictures not seen before.
+    path : path
+        The cache file; made when absent, shared by any number of encoders and processes. It holds nothing that cannot
+        be computed again: delete it at will.
+    """
+
+    def __init__(self, encoder: Encoder, path: str | os.PathLike[str]) -> None:
+        self.encoder = encoder
+        self.path = path
+
+    @property
+    def dim(self) -> int:
+        """The embedding size d."""
+        return self.encoder.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's own."""
+        return self.encoder.fingerprint
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """How to load the encoder again; {} where it does not say."""
+        return getattr(self.encoder, "spec", {})
+
+    def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Embed n pictures: (n, d) float32; raises ImageError as the encoder would."""
+        return all_or_raise(self.encode_valid(images))
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Do nothing: the encoder is frozen."""
+        return self
+
+    def transform(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Embed pictures, as ``encode``."""
+        return self.encode(X)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
+        """Embed the pictures that can be read, and list the others; each chunk is stored as soon as it is embedded."""
+        source = iter(check_image_batch(images))
+        chunks = []
+        start = 0
+        while chunk := list(islice(source, _CHUNK)):
+            chunks.append(self._chunk(chunk, start))
+            start += len(chunk)
+        if not chunks:
+            return Encoded(np.empty((0, self.dim), np.float32), np.empty(0, np.int64), ())
+        return Encoded(
+            np.concatenate([c.vectors for c in chunks]),
+            np.concatenate([c.kept for c in chunks]),
+            tuple(failure for c in chunks for failure in c.failed),
+        )
+
+    def _chunk(self, images: list[ImageSource], start: int) -> Encoded:
+        keys = list(map_ahead(self._key, images))
+        failed = {start + n: key for n, key in enumerate(keys) if isinstance(key, ImageError)}
+        known = self._look_up({key for key in keys if isinstance(key, bytes)})
+        first: dict[bytes, int] = {}
+        for n, key in enumerate(keys):
+            if isinstance(key, bytes) and key not in known:
+                first.setdefault(key, n)
+        missing = list(first.items())
+        encoded = encode_valid(self.encoder, [images[n] for _, n in missing]) if missing else None
+        if encoded is not None:
+            fresh = {missing[n][0]: v for n, v in zip(encoded.kept.tolist(), encoded.vectors, strict=True)}
+            self._keep(fresh)
+            known.update(fresh)
+            broken = {missing[n][0]: error for n, error in encoded.failed}
+            for n, key in enumerate(keys):
+                if isinstance(key, bytes) and key in broken:
+                    failed[start + n] = ImageError(describe(images[n]), broken[key].reason)
+        kept = [n for n, key in enumerate(keys) if isinstance(key, bytes) and key in known]
+        vectors = [known[key] for n in kept if isinstance(key := keys[n], bytes)]
+        stacked = np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
+        return Encoded(stacked, np.array(kept, np.int64) + start, tuple(sorted(failed.items())))
+
+    def _key(self, image: ImageSource) -> bytes:
+        # Path strings repeated within a run are read again on purpose: the file may have changed.
+        precision = getattr(self.encoder, "resolved_precision", "")
+        content = hashlib.sha256(image_bytes(image)).digest()
+        return hashlib.sha256(f"{self.fingerprint}/{precision}/".encode() + content).digest()
+
+    def _look_up(self, keys: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        found: dict[bytes, NDArray[np.float32]] = {}
+        with self._open() as connection:
+            for key in keys:
+                row = connection.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = np.frombuffer(row[0], "<f4")
+        return found
+
+    def _keep(self, vectors: dict[bytes, NDArray[np.float32]]) -> None:
+        rows = [(key, np.asarray(vector, "<f4").tobytes()) for key, vector in vectors.items()]
+        with self._open() as connection:
+            connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+
+    def _open(self) -> _Connection:
+        return _Connection(os.fspath(self.path))
+
+
+class _Connection:
+    """A connection for one block: committed at its end, rolled back on error, closed in either case."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        try:
+            self._connection = sqlite3.connect(self._path, timeout=60.0)
+            try:
+                tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+                if tables and "vectors" not in tables:
+                    raise sqlite3.DatabaseError("it is a database of another kind")
+                self._connection.execute(
+                    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
+                )
+            except BaseException:
+                self._connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._refusal(error) from error
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._connection.commit()
+        except sqlite3.Error as failed:
+            error = failed
+        finally:
+            self._connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: sqlite3.Error) -> ValueError:
+        why = f" ({error}); give another file" if code_of(error) is None else f": {why_not(error)}"
+        return ValueError(f"{self._path} cannot be used as an embedding cache{why}")

@@ -1,0 +1,130 @@
+"""What an encoder is, and how a batch goes on when one of its pictures cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewshot.errors import ImageError
+from fewshot.media import ImageSource, map_ahead, open_image
+
+_CHUNK = 256
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Anything that turns pictures into vectors.
+
+    Attributes
+    ----------
+    dim : int
+        d, the embedding size.
+    fingerprint : str
+        Changes whenever the vectors would: two encoders with one fingerprint give comparable vectors.
+    """
+
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+    def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """Embed n pictures: (n, d) float32, in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The vectors of the pictures that could be read, and the errors of those that could not.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (m, d), float32
+    kept : ndarray of shape (m,)
+        Which of the pictures given each vector belongs to, rising.
+    failed : tuple of (position, ImageError)
+    """
+
+    vectors: NDArray[np.float32]
+    kept: NDArray[np.int64]
+    failed: tuple[tuple[int, ImageError], ...]
+
+
+def encode_valid(encoder: Encoder, images: Iterable[ImageSource]) -> Encoded:
+    """Embed the pictures that can be read; the others are listed, each with its reason.
+
+    An encoder with an ``encode_valid`` method of its own is asked; any other is given opened pictures.
+    """
+    own = getattr(encoder, "encode_valid", None)
+    if own is not None:
+        encoded = own(images)
+        assert isinstance(encoded, Encoded)
+        return encoded
+    opened = map_ahead(open_image, images)
+
+    def batches() -> Iterator[tuple[Sequence[object], NDArray[np.float32]]]:
+        while chunk := list(islice(opened, _CHUNK)):
+            good = [image for image in chunk if not isinstance(image, ImageError)]
+            embedded = encoder.encode(good) if good else np.empty((0, encoder.dim))
+            yield chunk, np.asarray(embedded, np.float32)
+
+    return gathered(batches(), encoder.dim)
+
+
+def gathered(
+    batches: Iterable[tuple[Sequence[object], NDArray[np.float32]]],
+    dim: int,
+    done: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Put batches together: what became of each picture, an ImageError or anything else, and the vectors of the others.
+
+    ``done`` is told how many pictures each had.
+    """
+    vectors: list[NDArray[np.float32]] = []
+    kept: list[int] = []
+    failed: list[tuple[int, ImageError]] = []
+    for outcomes, embedded in batches:
+        for position, outcome in enumerate(outcomes, start=len(kept) + len(failed)):
+            if isinstance(outcome, ImageError):
+                failed.append((position, outcome))
+            else:
+                kept.append(position)
+        vectors.append(embedded)
+        if done is not None:
+            done(len(outcomes))
+    stacked = np.concatenate(vectors) if vectors else np.empty((0, dim), np.float32)
+    return Encoded(stacked, np.array(kept, np.int64), tuple(failed))
+
+
+def all_or_raise(encoded: Encoded) -> NDArray[np.float32]:
+    """Return the vectors, or raise for the pictures that failed.
+
+    Raises
+    ------
+    ImageError : naming the first that failed and how many did.
+    """
+    if not encoded.failed:
+        return encoded.vectors
+    position, first = encoded.failed[0]
+    total = len(encoded.kept) + len(encoded.failed)
+    others = f"; {len(encoded.failed) - 1} more of the {total} failed too" if len(encoded.failed) > 1 else ""
+    raise ImageError(first.source, f"{first.reason} (image {position} of {total}{others})")
+
+
+def check_image_batch(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """Refuse a single picture where a sequence of them is wanted: a path is a sequence of letters to Python."""
+    if isinstance(images, (str, bytes, Image.Image)) or hasattr(images, "__fspath__"):
+        raise TypeError(f"encode takes a sequence of images; for one, give [image], not {type(images).__name__}")
+    return images
+
+
+def counted(images: Iterable[ImageSource]) -> tuple[Iterator[ImageSource], int | None]:
+    """Return an iterator over the pictures and their number, where it is known."""
+    return iter(images), len(images) if isinstance(images, Sized) else None

@@ -1,0 +1,5 @@
+"""What an example may be, and reading it safely: images, folders and zips of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from . import zips as zips
+from .images import SUFFIXES as SUFFIXES
+from .images import ImageSource as ImageSource
+from .images import LabelledImages as LabelledImages
+from .images import ZippedImage as ZippedImage
+from .images import attempt as attempt
+from .images import describe as describe
+from .images import find_images as find_images
+from .images import image_bytes as image_bytes
+from .images import labelled_images as labelled_images
+from .images import map_ahead as map_ahead
+from .images import open_image as open_image
+from .images import read_member as read_member

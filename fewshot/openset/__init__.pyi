@@ -1,0 +1,13 @@
+from .background import Background as Background
+from .background import evenly as evenly
+from .center import Center as Center
+from .center import shipped_center as shipped_center
+from .center import write_center as write_center
+from .threshold import LeftOut as LeftOut
+from .threshold import Threshold as Threshold
+from .threshold import leave_out as leave_out
+from .threshold import set_threshold as set_threshold
+from .unknown_scores import DEFAULT as DEFAULT
+from .unknown_scores import SCORES as SCORES
+from .unknown_scores import Known as Known
+from .unknown_scores import UnknownScore as UnknownScore

@@ -1,0 +1,141 @@
+"""Pictures on their way into a registry: read, compared with what is known, embedded, stored."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot.errors import EncoderMismatch, ImageError
+from fewshot.media import ImageSource, describe, image_bytes, map_ahead
+from fewshot.registry.encoder_identity import check_encoder, encoder_meta, name_of
+from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
+from fewshot.registry.store import NewExample, RegistryStore
+from fewshot.validation import check_label
+from fewshot.vectors import feature_files
+
+if TYPE_CHECKING:
+    from fewshot.encoders import Encoder
+
+
+def add_pictures(
+    store: RegistryStore,
+    encoder: Encoder,
+    pairs: Sequence[tuple[ImageSource, str]],
+    *,
+    allow_conflict: bool,
+    keep_images: bool,
+) -> AddReport:
+    """Embed and store (picture, label) pairs in one transaction; what is known already is not embedded again."""
+    from fewshot.encoders import encode_valid
+
+    failed: list[Failure] = []
+    fresh: list[tuple[ImageSource, str, bytes, bytes]] = []
+    skipped = AddReport()
+    for (source, label), data in zip(pairs, map_ahead(image_bytes, [s for s, _ in pairs]), strict=True):
+        if isinstance(data, ImageError):
+            failed.append(Failure(describe(source), data.reason))
+            continue
+        try:
+            check_label(label)
+        except ValueError as error:  # the name of one folder of many
+            failed.append(Failure(describe(source), str(error)))
+            continue
+        digest = hashlib.sha256(data).digest()
+        refusal = _refusal(store, label, digest, describe(source), allow_conflict)
+        if refusal is None:
+            fresh.append((source, label, digest, data))
+        else:
+            skipped += refusal
+    distinct = {digest: data for _, _, digest, data in fresh}
+    encoded = encode_valid(encoder, distinct.values())
+    digests = list(distinct)
+    vectors = {digests[n]: vector for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True)}
+    reasons = {digests[n]: error.reason for n, error in encoded.failed}
+    failed += [Failure(describe(source), reasons[digest]) for source, _, digest, _ in fresh if digest in reasons]
+    examples = []
+    for source, label, digest, data in fresh:
+        if digest in reasons:
+            continue
+        path = os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else None
+        examples.append(
+            NewExample(
+                label,
+                digest,
+                describe(source),
+                None if keep_images else path,
+                vectors[digest],
+                data if keep_images else None,
+            )
+        )
+    report = skipped + AddReport(failed=tuple(failed))
+    if examples:
+        with store.write(append=True):
+            check_encoder(store, encoder)  # another process may have reindexed meanwhile
+            report += add_examples(store, examples, allow_conflict=allow_conflict)
+    return report
+
+
+def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_conflict: bool) -> AddReport:
+    """Store examples that are neither duplicates nor conflicts; inside ``store.write``."""
+    added = duplicates = 0
+    conflicts: list[Conflict] = []
+    for example in examples:
+        # Asked again here, inside the transaction: another process, or an earlier one of these, may have come first.
+        refusal = _refusal(store, example.label, example.sha256, example.source, allow_conflict)
+        if refusal is None:
+            store.insert([example])
+            added += 1
+        else:
+            duplicates += refusal.duplicates
+            conflicts += refusal.conflicts
+    return AddReport(added, duplicates, tuple(conflicts))
+
+
+def import_examples(
+    store: RegistryStore, place: str | os.PathLike[str], encoder: Encoder | None, *, allow_conflict: bool
+) -> AddReport:
+    """Store the examples of an exported file in one transaction; a new registry takes on its encoder and metric.
+
+    An encoder given must be the file's; a metric asked for when the registry was made stays.
+
+    Raises
+    ------
+    EncoderMismatch : if the file's vectors come from another encoder.
+    """
+    read = feature_files.read(Path(place))
+    examples = [
+        NewExample(label, bytes.fromhex(sha256), source, None, vector, None)
+        for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
+    ]
+    dim = read.vectors.shape[1]
+    with store.write(append=True):
+        held = store.meta()
+        new = "fingerprint" not in held
+        meta = encoder_meta(encoder) if new and encoder is not None else held
+        if "fingerprint" in meta and (meta["fingerprint"], meta["dim"]) != (read.fingerprint, dim):
+            raise EncoderMismatch(
+                f"{place} holds embeddings from {name_of(read.encoder)} (d={dim}, fingerprint {read.fingerprint[:8]}), "
+                f"but registry {store.path!r} those from {name_of(str(meta['encoder']))} (d={meta['dim']}, fingerprint "
+                f"{str(meta['fingerprint'])[:8]}). They cannot be compared: import into a new registry"
+            )
+        if new:
+            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim)
+            if "metric_asked" not in held:
+                store.set_meta(metric=read.metric)
+        return add_examples(store, examples, allow_conflict=allow_conflict)
+
+
+def _refusal(store: RegistryStore, label: str, digest: bytes, source: str, allow_conflict: bool) -> AddReport | None:
+    held_by = store.labels_of(digest)
+    if label in held_by:
+        return AddReport(duplicates=1)
+    with store.read() as connection:
+        negative = "SELECT 1 FROM outsiders WHERE kind = 'negative' AND sha256 = ?"
+        if connection.execute(negative, (digest,)).fetchone():
+            held_by = [*held_by, NONE_OF_THESE]
+    if held_by and not allow_conflict:
+        return AddReport(conflicts=(Conflict(source, label, tuple(held_by)),))
+    return None

@@ -1,0 +1,396 @@
+"""Classes registered from a handful of pictures, kept in one file, and new pictures recognised by them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from fewshot.errors import ImageError, RegistryError
+from fewshot.media import ImageSource, describe, image_bytes, labelled_images, map_ahead
+from fewshot.progress import Progress
+from fewshot.registry import encoder_identity, queries
+from fewshot.registry.backup import backup
+from fewshot.registry.ingest import add_pictures, import_examples
+from fewshot.registry.predictor import Recall
+from fewshot.registry.reindex import picture, reindex
+from fewshot.registry.rejection import Rejection
+from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Prediction, Predictions, RegistryInfo
+from fewshot.registry.store import RegistryStore
+from fewshot.validation import Metric, check_label, check_vectors
+from fewshot.vectors import feature_files
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from fewshot.classifiers import FewShotClassifier
+    from fewshot.encoders import Encoder
+
+__all__ = ["AddReport", "ClassRegistry", "Prediction"]
+
+# Pictures per transaction: what a killed `add` loses at most, and what is held in memory at once.
+_CHUNK = 64
+
+
+class ClassRegistry:
+    """A growing set of image classes in one SQLite file.
+
+    Parameters
+    ----------
+    path : path
+        The file; made with the first ``add`` if absent.
+    encoder : Encoder or str, optional
+        Turns pictures into vectors. By default the one the registry was made with, loaded when first needed; for a
+        new registry "pocket".
+    classifier : FewShotClassifier, optional
+        Reads the vectors. By default ``PrototypeClassifier`` with the registry's metric.
+    metric : {"cosine", "sqeuclidean", "inner_product"}, optional
+        Fixed when the registry is made; by default the classifier's, else "cosine".
+    keep_images : bool, optional
+        Whether pictures' original bytes are kept in the file, else only their paths. By default as when the registry
+        was made, at first True.
+    create : bool, default True
+        Whether a missing file is made; False refuses instead.
+
+    Attributes
+    ----------
+    unknowns : Rejection, for what is none of the classes
+    store : RegistryStore, the open file, for ``fewshot.registry.queries``
+
+    Raises
+    ------
+    RegistryError : for a foreign or newer file, or a missing one that is not to be made.
+    EncoderMismatch : if the encoder or metric given is not the registry's, with the remedy.
+
+    Notes
+    -----
+    Safe to share between threads and processes: every change is one transaction, and predictions follow changes made
+    elsewhere. A picture that cannot be read never stops the others; reports list it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        encoder: Encoder | str | None = None,
+        classifier: FewShotClassifier | None = None,
+        metric: Metric | None = None,
+        keep_images: bool | None = None,
+        create: bool = True,
+    ) -> None:
+        self.store = RegistryStore(path, create=create)
+        self._recall = Recall(self.store, classifier)
+        self.unknowns = Rejection(self.store, lambda: self.encoder)
+        self._lock = threading.RLock()
+        self._encoder: Encoder | None = None
+        try:
+            encoder_identity.settle(self.store, getattr(classifier, "metric", None), metric, keep_images)
+            if isinstance(encoder, str):
+                from fewshot.encoders import load_encoder
+
+                encoder = load_encoder(encoder)
+            if encoder is not None:
+                encoder_identity.check_encoder(self.store, encoder)
+                self._encoder = encoder
+        except BaseException:
+            self.store.close(unmake=True)
+            raise
+
+    @property
+    def path(self) -> str:
+        """The registry's file."""
+        return self.store.path
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded if it was not.
+
+        Raises
+        ------
+        EncoderMismatch : if what loads under the remembered name is not what made the vectors.
+        """
+        with self._lock:
+            if self._encoder is None:
+                from fewshot.encoders import load_encoder
+
+                spec = json.loads(self.store.meta().get("encoder", '{"name": "pocket"}'))
+                if "name" not in spec:
+                    raise RegistryError(f"{self.path} was made with an encoder of your own: give it as encoder=")
+                encoder = load_encoder(**encoder_identity.found_beside(self.path, spec))
+                encoder_identity.check_encoder(self.store, encoder)
+                self._encoder = encoder
+            return self._encoder
+
+    def add(self, label: str, images: Iterable[ImageSource], *, allow_conflict: bool = False) -> AddReport:
+        """Register pictures as examples of a class, new or known.
+
+        Parameters
+        ----------
+        label : str
+        images : iterable of paths, bytes, file objects, PIL images or arrays
+        allow_conflict : bool, default False
+            Accept a picture that another class holds already.
+
+        Returns
+        -------
+        AddReport
+            How many were added; the duplicates, conflicts and unreadable pictures, which were not.
+        """
+        from fewshot.encoders import check_image_batch
+
+        check_label(label)
+        return self.add_labelled(((image, label) for image in check_image_batch(images)), allow_conflict=allow_conflict)
+
+    def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
+        """Register (picture, label) pairs; each 64 are stored as soon as they are embedded."""
+        encoder = self.encoder
+        encoder_identity.remember_encoder(self.store, encoder)
+        keep = bool(self.store.meta()["keep_images"])
+        report = AddReport()
+        total = len(pairs) if isinstance(pairs, Sequence) else None
+        source = iter(pairs)
+        with Progress(total, "add") as bar:
+            while chunk := list(islice(source, _CHUNK)):
+                report += add_pictures(self.store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
+                bar.advance(len(chunk))
+        return report
+
+    def predict(
+        self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
+        """Recognise pictures.
+
+        Parameters
+        ----------
+        images : iterable of paths, bytes, file objects, PIL images or arrays
+        top : int, default 5
+            How many classes to rank.
+        nearest : int, default 3
+            How many of the closest registered examples to name; 0 for none.
+        max_false_accept : float, optional
+            The largest share of unknown pictures to give a label, in (0, 1); by default the one kept with
+            ``unknowns.keep``, if any; 1 gives all a label. ``unknowns.threshold`` says what is promised.
+
+        Returns
+        -------
+        list of Prediction, in the order given.
+
+        Raises
+        ------
+        ImageError : naming the first picture that cannot be read; ``predict_valid`` goes on instead.
+        RegistryError : if no class is registered.
+        """
+        answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        if answered.failed:
+            first = answered.failed[0]
+            raise ImageError(first.source, first.reason)
+        return list(answered.predictions)
+
+    def predict_valid(
+        self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> Predictions:
+        """Recognise the pictures that can be read, and list the others."""
+        from fewshot.encoders import check_image_batch, encode_valid
+
+        sources = list(check_image_batch(images))
+        if self.store.is_empty():
+            raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
+        encoder = self.encoder
+        encoder_identity.check_encoder(self.store, encoder)
+        encoded = encode_valid(encoder, sources)
+        failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
+        names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
+        predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        return Predictions(names, tuple(predictions), failed)
+
+    def predict_vectors(
+        self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
+        """Recognise pictures by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+        encoder = self.encoder
+        query = check_vectors(vectors, encoder.dim)
+        answers = self._recall.predict(query, encoder, top=top, nearest=nearest)
+        return self.unknowns.judge(query, answers, max_false_accept)
+
+    def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
+        """Recognise every picture of a folder or zip with one subfolder a class, and count.
+
+        Pictures of classes that are not registered count as wrong, and are named; so is how many of the pictures are
+        registered examples themselves, which flatter the accuracy.
+        """
+        found = labelled_images(place)
+        registered = self.classes()
+        answered = self.predict_valid(found.images, top=1, nearest=0, max_false_accept=1.0)
+        failing = {failure.source for failure in answered.failed}
+        sources = [(describe(i), i, t) for i, t in zip(found.images, found.labels, strict=True)]
+        kept = [(name, image, truth) for name, image, truth in sources if name not in failing]
+        rows = tuple(
+            Judged(name, truth, str(p.label), p.score)
+            for (name, _, truth), p in zip(kept, answered.predictions, strict=True)
+        )
+        hashes = map_ahead(_digest, [image for _, image, _ in kept])
+        seen = sum(isinstance(digest, bytes) and bool(self.store.labels_of(digest)) for digest in hashes)
+        unknown = tuple(sorted({row.label for row in rows} - registered.keys()))
+        return Evaluation(rows, answered.failed, unknown, seen, found.ignored)
+
+    def classes(self) -> dict[str, int]:
+        """Return the registered labels, in the order they came, with the number of examples of each."""
+        return self.store.classes()
+
+    def examples(self, label: str) -> list[tuple[int, str]]:
+        """Return (id, source name) of each example of a class."""
+        return self.store.examples(label)
+
+    def picture(self, example: int) -> bytes:
+        """Return the original bytes of an example's picture.
+
+        Raises
+        ------
+        KeyError : if there is no such example.
+        ImageError : if its picture was not kept and is no longer where it was.
+        """
+        return picture(self.store, example)
+
+    def remove(self, label: str) -> int:
+        """Remove a class; returns how many examples it had.
+
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        """
+        with self.store.write():
+            ids = [id_ for id_, _ in self.store.examples(label)]
+            self.store.delete(ids)
+        return len(ids)
+
+    def remove_example(self, example: int) -> str:
+        """Remove one example by its id, and its class with the last one; returns the label."""
+        with self.store.write():
+            known = self.store.described([example])
+            if not known:
+                raise KeyError(f"no example {example} in {self.path}")
+            self.store.delete([example])
+        return known[example][0]
+
+    def rename(self, label: str, new: str) -> None:
+        """Give a class another name, one that is not taken (see ``merge``)."""
+        check_label(new)
+        with self.store.write():
+            self.store.rename(label, new)
+
+    def merge(self, labels: Sequence[str], into: str) -> int:
+        """Move the examples of classes into another, known or new; returns how many it then has.
+
+        A picture that both held is kept once.
+        """
+        check_label(into)
+        if isinstance(labels, str):
+            raise TypeError(f"merge takes a sequence of labels; for one, give [{labels!r}]")
+        return queries.merge(self.store, labels, into)
+
+    def info(self) -> RegistryInfo:
+        """Describe the registry; the encoder is not loaded."""
+        meta = self.store.meta()
+        classes, examples, images = self.store.counts()
+        return RegistryInfo(
+            path=self.path,
+            encoder=json.loads(meta.get("encoder", "{}")),
+            fingerprint=meta.get("fingerprint", ""),
+            dim=int(meta.get("dim", 0)),
+            metric=meta["metric"],
+            classes=classes,
+            examples=examples,
+            images_kept=images,
+            bytes=os.path.getsize(self.store.file),
+        )
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write ids, labels, vectors, hashes, sources and the fingerprint to a .npz or .parquet file.
+
+        Returns
+        -------
+        int
+            How many examples were written. Pictures are not among them.
+        """
+        with self.store.read():
+            meta = encoder_identity.described(self.store)
+            rows = self.store.rows(int(meta["dim"]))
+            origins = self.store.origins()
+        feature_files.write(
+            Path(path),
+            feature_files.Exported(
+                ids=rows.ids,
+                labels=rows.labels,
+                vectors=rows.vectors,
+                sha256=[sha256.hex() for sha256, _ in origins],
+                sources=[source for _, source in origins],
+                fingerprint=meta["fingerprint"],
+                encoder=meta["encoder"],
+                metric=meta["metric"],
+            ),
+        )
+        return len(rows.ids)
+
+    def import_examples(self, path: str | os.PathLike[str], *, allow_conflict: bool = False) -> AddReport:
+        """Add the examples of a file written by ``export``, made with the same encoder; all or none.
+
+        Raises
+        ------
+        EncoderMismatch : if the file's vectors come from another encoder.
+        """
+        return import_examples(self.store, path, self._encoder, allow_conflict=allow_conflict)
+
+    def reindex(self, encoder: Encoder | str) -> int:
+        """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.
+
+        Returns
+        -------
+        int
+            How many examples were embedded.
+
+        Raises
+        ------
+        RegistryError : naming the pictures that are neither kept nor where they were.
+        """
+        if isinstance(encoder, str):
+            from fewshot.encoders import load_encoder
+
+            encoder = load_encoder(encoder)
+        encoder_identity.described(self.store)
+        count = reindex(self.store, encoder)
+        self._encoder = encoder
+        return count
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the registry to a file, whole or not at all, while others may write; returns its bytes.
+
+        Raises
+        ------
+        RegistryError : if the registry is damaged; an older copy at ``path`` then stays.
+        """
+        return backup(self.store, path)
+
+    def close(self) -> None:
+        """Close the file; the object is of no use afterwards."""
+        self.store.close()
+
+    def __enter__(self) -> ClassRegistry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
+
+    def __repr__(self) -> str:
+        return f"ClassRegistry({self.path!r})"
+
+
+def _digest(image: ImageSource) -> bytes:
+    return hashlib.sha256(image_bytes(image)).digest()

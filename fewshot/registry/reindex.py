@@ -1,0 +1,105 @@
+"""Embedding a registry's pictures again with another encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.errors import ImageError, RegistryError
+from fewshot.media import image_bytes
+from fewshot.progress import Progress
+from fewshot.registry.encoder_identity import encoder_meta
+from fewshot.registry.store import RegistryStore
+
+if TYPE_CHECKING:
+    from fewshot.encoders import Encoder
+
+_CHUNK = 64
+_LISTED = 10
+
+
+def reindex(store: RegistryStore, encoder: Encoder) -> int:
+    """Replace every vector by the new encoder's in one transaction; returns how many.
+
+    Raises
+    ------
+    RegistryError : naming the pictures that cannot be embedded again; the registry is left as it was.
+    """
+    vectors: dict[int, NDArray[np.float32]] = {}
+    while True:
+        ids = _example_ids(store)
+        vectors.update(_embedded(store, [id_ for id_ in ids if id_ not in vectors], encoder))
+        with store.write():
+            ids = _example_ids(store)
+            if all(id_ in vectors for id_ in ids):  # else others came meanwhile: embed those too
+                store.set_vectors({id_: vectors[id_] for id_ in ids})
+                store.set_meta(**encoder_meta(encoder))
+                return len(ids)
+
+
+def picture(store: RegistryStore, example: int) -> bytes:
+    """Return an example's picture: the bytes kept, or those of the file it came from, if that is unchanged.
+
+    Raises
+    ------
+    KeyError : if there is no such example.
+    ImageError : if the picture cannot be found, or has changed.
+    """
+    with store.read() as connection:
+        row = connection.execute(
+            "SELECT examples.sha256, path, source, data FROM examples LEFT JOIN images USING (sha256) WHERE id = ?",
+            (example,),
+        ).fetchone()
+    if row is None:
+        raise KeyError(f"no example {example} in {store.path}")
+    sha256, path, source, data = row
+    if data is not None:
+        return bytes(data)
+    if path is None:
+        raise ImageError(source, "its picture was not kept, nor where it was")
+    path = os.fsdecode(path)
+    found = image_bytes(path)
+    if hashlib.sha256(found).digest() != sha256:
+        raise ImageError(path, "the picture has changed since it was registered")
+    return found
+
+
+def _example_ids(store: RegistryStore) -> list[int]:
+    with store.read() as connection:
+        return [id_ for (id_,) in connection.execute("SELECT id FROM examples ORDER BY id")]
+
+
+def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    from fewshot.encoders import encode_valid
+
+    missing: list[str] = []
+    source = iter(ids)
+    with Progress(len(ids), "reindex") as bar:
+        while chunk := list(islice(source, _CHUNK)):
+            found = []
+            for id_ in chunk:
+                try:
+                    found.append((id_, picture(store, id_)))
+                except ImageError as error:
+                    missing.append(f"example {id_}, {error}")
+            encoded = encode_valid(encoder, [data for _, data in found])
+            missing += [f"example {found[n][0]}: {error.reason}" for n, error in encoded.failed]
+            yield from zip((found[n][0] for n in encoded.kept.tolist()), encoded.vectors, strict=True)
+            bar.advance(len(chunk))
+    if missing:
+        raise RegistryError(unavailable(missing, len(ids), store.path))
+
+
+def unavailable(missing: Sequence[str], total: int, path: str) -> str:
+    """Say which pictures are needed and cannot be had."""
+    listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
+    return (
+        f"{len(missing)} of {total} pictures cannot be embedded again, so {path} was left as it is. Put them back, or "
+        f"remove those examples: {listed}"
+    )

@@ -1,0 +1,387 @@
+"""A registry's file: its tables, its checks at opening, its transactions. SQL lives here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.errors import RegistryError
+from fewshot.files import DISK, code_of, identity_of, why_not
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, storable
+
+_BUSY_SECONDS = 120.0
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class NewExample:
+    """One example to be stored."""
+
+    label: str
+    sha256: bytes
+    source: str
+    path: str | None
+    vector: NDArray[np.float32]
+    data: bytes | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples read back, in the order of their ids."""
+
+    ids: NDArray[np.int64]
+    labels: list[str]
+    vectors: NDArray[np.float32]
+
+
+class RegistryStore:
+    """The SQLite file of a registry.
+
+    A rollback journal is used, not a write-ahead log, so that at rest the registry is truly one file to copy. Every
+    change is one transaction; a killed process leaves all of it or none.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool) -> None:
+        self.path = os.fsdecode(path)
+        self.file = os.path.abspath(self.path)  # SQLite takes "" and ":memory:" for something else
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        found = identity_of(self.file)
+        self._made = found is None
+        self._check_file(create)
+        try:
+            self._connection = sqlite3.connect(
+                self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.OperationalError as error:
+            raise RegistryError(f"cannot open {self.path}: {why_not(error)}") from error
+        self._identity = identity_of(self.file)
+        try:
+            if self._identity is None or found not in (None, self._identity):
+                raise RegistryError(f"{self.path} was removed or replaced while it was opened; open it again")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except BaseException:
+            self.close(unmake=True)
+            raise
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file."""
+        return f"Put a copy of it back, or have back what can be read with: fewshot repair {shlex.quote(self.path)} NEW"
+
+    def close(self, *, unmake: bool = False) -> None:
+        """Close the file; with ``unmake`` it is removed if this opening made it and nothing was stored since."""
+        if unmake and self._made:
+            with suppress(sqlite3.Error, OSError):
+                self._remove_if_bare()
+        self._connection.close()
+
+    @contextmanager
+    def write(self, *, append: bool = False, silent: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction that changes the file: all of the block's statements, or on any error none.
+
+        With ``append`` examples are only added, with ``silent`` nothing changes that an answer depends on.
+        """
+        with self._lock:
+            self._begin("IMMEDIATE")
+            try:
+                if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
+                    raise RegistryError(f"{self.path} was removed or replaced since it was opened; open it again")
+                yield self._connection
+                if not silent:
+                    self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+                if not append and not silent:
+                    self._connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                with suppress(sqlite3.Error):  # where the disk fails this too, the next to open the file takes it back
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.DatabaseError):
+                    raise self._refusal(error) from error
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view of the file."""
+        with self._lock:
+            if self._in_transaction():
+                yield self._connection
+                return
+            self._begin("DEFERRED")
+            try:
+                yield self._connection
+            except DAMAGE as error:
+                raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
+            finally:
+                if self._in_transaction():
+                    self._connection.execute("ROLLBACK")  # of a damaged file, COMMIT would fail again
+
+    def meta(self) -> dict[str, Any]:
+        """Return all settings."""
+        with self.read() as connection:
+            return dict(connection.execute("SELECT key, value FROM meta").fetchall())
+
+    def set_meta(self, **values: str | int) -> None:
+        """Store settings; inside ``write``."""
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
+
+    def state(self) -> tuple[int, int]:
+        """Return (revision, rewrites)."""
+        meta = self.meta()
+        return int(meta["revision"]), int(meta["rewrites"])
+
+    def labels_of(self, sha256: bytes) -> list[str]:
+        """Return the classes that hold a picture of this hash."""
+        with self.read() as connection:
+            found = connection.execute(
+                "SELECT label FROM examples JOIN classes ON classes.id = class_id WHERE sha256 = ? ORDER BY label",
+                (sha256,),
+            )
+            return [label for (label,) in found]
+
+    def classes(self) -> dict[str, int]:
+        """Return each class, in the order they came, with the number of its examples."""
+        with self.read() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT label, count(*) FROM classes JOIN examples ON class_id = classes.id "
+                    "GROUP BY classes.id ORDER BY classes.id"
+                ).fetchall()
+            )
+
+    def is_empty(self) -> bool:
+        """Whether there is no example."""
+        with self.read() as connection:
+            return connection.execute("SELECT 1 FROM examples LIMIT 1").fetchone() is None
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return the numbers of classes, examples and pictures kept."""
+        with self.read() as connection:
+            (row,) = connection.execute(
+                "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), (SELECT count(*) FROM images)"
+            )
+        return tuple(row)
+
+    def examples(self, label: str) -> list[tuple[int, str]]:
+        """Return (id, source) of each example of a class."""
+        with self.read() as connection:
+            return connection.execute(
+                "SELECT id, source FROM examples WHERE class_id = ? ORDER BY id", (self.class_id(label),)
+            ).fetchall()
+
+    def origins(self) -> list[tuple[bytes, str]]:
+        """Return (hash, source) of every example, in the order of their ids."""
+        with self.read() as connection:
+            return connection.execute("SELECT sha256, source FROM examples ORDER BY id").fetchall()
+
+    def hash_of(self, example: int) -> bytes | None:
+        """Return the hash of an example's picture, None if there is no such example."""
+        with self.read() as connection:
+            row = connection.execute("SELECT sha256 FROM examples WHERE id = ?", (example,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def class_id(self, label: str) -> int:
+        """Return a class's number, or raise KeyError naming close matches."""
+        with self.read() as connection:
+            row = connection.execute("SELECT id FROM classes WHERE label = ?", (label,)).fetchone()
+            if row is None:
+                known = [name for (name,) in connection.execute("SELECT label FROM classes LIMIT 100000")]
+                close = difflib.get_close_matches(label, known, n=3)
+                hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"it has {len(known)} others"
+                raise KeyError(f"no class {label!r} in {self.path}; {hint}")
+        return int(row[0])
+
+    def insert(self, examples: Iterable[NewExample]) -> None:
+        """Store examples and, where given, their pictures; inside ``write``."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        for example in examples:
+            self._connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (example.label,))
+            source, vector = storable(example.source), np.asarray(example.vector, "<f4").tobytes()
+            self._connection.execute(
+                "INSERT INTO examples (class_id, sha256, source, path, vector, added_at, checksum) "
+                "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?, ?)",
+                (
+                    example.label,
+                    example.sha256,
+                    source,
+                    None if example.path is None else os.fsencode(example.path),
+                    vector,
+                    now,
+                    checksum(example.sha256, source, vector),
+                ),
+            )
+            if example.data is not None:
+                self._connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (example.sha256, example.data))
+
+    def set_vectors(self, vectors: Mapping[int, NDArray[np.float32]]) -> None:
+        """Replace the vectors of examples, by id; inside ``write``."""
+        for id_, vector in vectors.items():
+            sha256, source = self._connection.execute(
+                "SELECT sha256, source FROM examples WHERE id = ?", (id_,)
+            ).fetchone()
+            data = np.asarray(vector, "<f4").tobytes()
+            self._connection.execute(
+                "UPDATE examples SET vector = ?, checksum = ? WHERE id = ?", (data, checksum(sha256, source, data), id_)
+            )
+
+    def described(self, ids: Iterable[int]) -> dict[int, tuple[str, str]]:
+        """Return label and source of the examples that exist."""
+        found = {}
+        with self.read() as connection:
+            for id_ in ids:
+                row = connection.execute(
+                    "SELECT label, source FROM examples JOIN classes ON classes.id = class_id WHERE examples.id = ?",
+                    (id_,),
+                ).fetchone()
+                if row is not None:
+                    found[id_] = row
+        return found
+
+    def rows(self, dim: int, *, after: int = 0) -> Rows:
+        """Return the examples whose id is above ``after``.
+
+        Raises
+        ------
+        RegistryError : if one of them is not what was stored.
+        """
+        with self.read() as connection:
+            (n,) = connection.execute("SELECT count(*) FROM examples WHERE id > ?", (after,)).fetchone()
+            ids, labels, vectors = np.empty(n, np.int64), [], np.empty((n, dim), np.float32)
+            cursor = connection.execute(
+                "SELECT examples.id, label, vector, sha256, source, checksum "
+                "FROM examples JOIN classes ON classes.id = class_id WHERE examples.id > ? ORDER BY examples.id",
+                (after,),
+            )
+            done = 0
+            while some := cursor.fetchmany(_ROWS_AT_ONCE):
+                end = done + len(some)
+                for id_, _, vector, sha256, source, stored in some:
+                    if checksum(sha256, source, vector) != stored:
+                        raise RegistryError(
+                            f"{self.path} is damaged: example {id_}, {source}, is not what was stored. {self.remedy}"
+                        )
+                ids[done:end] = [row[0] for row in some]
+                labels += [row[1] for row in some]
+                vectors[done:end] = np.frombuffer(b"".join(row[2] for row in some), "<f4").reshape(-1, dim)
+                done = end
+        if done < n:
+            raise RegistryError(f"{self.path} is damaged: {n - done} of its examples are of no class. {self.remedy}")
+        return Rows(ids, labels, vectors)
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Drop examples, then classes and pictures that only they held; inside ``write``."""
+        connection = self._connection
+        for id_ in ids:
+            class_id, sha256 = connection.execute(
+                "SELECT class_id, sha256 FROM examples WHERE id = ?", (id_,)
+            ).fetchone()
+            connection.execute("DELETE FROM examples WHERE id = ?", (id_,))  # RETURNING needs SQLite 3.35
+            connection.execute(
+                "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)",
+                (class_id,),
+            )
+            connection.execute(
+                "DELETE FROM images WHERE sha256 = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE sha256 = ?1)",
+                (sha256,),
+            )
+
+    def rename(self, label: str, new: str) -> None:
+        """Give a class a name that is not taken; inside ``write``."""
+        class_id = self.class_id(label)
+        if self._connection.execute("SELECT 1 FROM classes WHERE label = ?", (new,)).fetchone():
+            raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
+        self._connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
+
+    def _in_transaction(self) -> bool:
+        try:
+            return self._connection.in_transaction
+        except sqlite3.ProgrammingError:
+            return False  # closed; ``_begin`` says so
+
+    def _begin(self, kind: str) -> None:
+        if os.getpid() != self._process:
+            raise RegistryError(f"{self.path} was opened before this process was forked; open it again in the child")
+        try:
+            self._connection.execute(f"BEGIN {kind}")
+        except sqlite3.OperationalError as error:
+            raise self._refusal(error) from error
+        except sqlite3.ProgrammingError as error:
+            raise RegistryError(f"{self.path} has been closed; open it again") from error
+
+    def _refusal(self, error: sqlite3.DatabaseError) -> RegistryError:
+        if "locked" in str(error):
+            return RegistryError(f"{self.path} is in use by another process ({error}); try again")
+        why = str(error) if code_of(error) is None else why_not(error)
+        return RegistryError(f"{self.path} was left as it is: {why}")
+
+    def _remove_if_bare(self) -> None:
+        """Remove the file if it holds nothing; who has opened it meanwhile notices at the next ``write``."""
+        if os.path.getsize(self.file):  # of an empty file, a full disk would give no lock
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._connection.execute("BEGIN EXCLUSIVE")
+        if is_bare(self._connection):
+            os.unlink(self.file)
+
+    def _check_file(self, create: bool) -> None:
+        if os.path.isdir(self.file):
+            raise RegistryError(f"{self.path or self.file} is a folder; a registry is one file")
+        if not create and os.path.isfile(self.file) and not os.path.getsize(self.file):
+            raise RegistryError(f"{self.path} is empty, not a registry; it was left as it is. Put a copy of it back")
+        if self._made:
+            if not create:
+                raise RegistryError(
+                    f"there is no registry {self.path}; make it with: fewshot add {self.path} LABEL IMAGE..."
+                )
+            parent = os.path.dirname(self.file)
+            if not os.path.isdir(parent):
+                raise RegistryError(f"cannot make {self.path}: there is no folder {parent}")
+
+    def _migrate(self) -> None:
+        try:
+            if self._version() < len(MIGRATIONS):
+                self._begin("IMMEDIATE")
+                # Read again: another process may have migrated while this one waited.
+                for version in range(self._version(), len(MIGRATIONS)):
+                    MIGRATIONS[version](self._connection)
+                    self._connection.execute(f"PRAGMA user_version = {version + 1}")
+                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._connection.execute("COMMIT")
+        except DAMAGE as error:
+            if code_of(error) in DISK:  # no damage: there is no room, or no right, to make it or to bring it up to date
+                raise self._refusal(error) from error  # type: ignore[arg-type]
+            # Only SQLite may open the file: closing it elsewhere in this process would drop SQLite's POSIX locks.
+            if "not a database" in str(error):
+                raise RegistryError(
+                    f"{self.path} is not a fewshot registry; it was left as it is. Choose another name"
+                ) from error
+            raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
+
+    def _version(self) -> int:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        (application,) = self._connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (application or version or tables):
+            raise RegistryError(
+                f"{self.path} is an SQLite file of another program, not a fewshot registry; it was left as it is"
+            )
+        if version > len(MIGRATIONS):
+            raise RegistryError(
+                f"{self.path} was written by a newer fewshot (schema {version}; this one knows {len(MIGRATIONS)}). "
+                "Upgrade: pip install --upgrade fewshot"
+            )
+        return int(version)

@@ -1,0 +1,3 @@
+from . import server_process as server_process
+from .app import create_app as create_app
+from .limits import Limits as Limits

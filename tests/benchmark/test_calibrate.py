@@ -1,0 +1,91 @@
+"""How sure a method may be is fitted to a user's classes, and measured on classes left out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from classifier_variants import clouds
+from click.testing import CliRunner
+
+from fewshot import EpisodeSampler, PrototypeClassifier
+from fewshot.benchmark.calibrate import cell_of, run_calibration
+from fewshot.calibration.temperature import fit, read_table, shipped
+from fewshot.cli import main
+
+
+def test_the_command_fits_one_half_of_the_classes_measures_the_other_and_writes_table_and_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    X, y = clouds(10, 12, noise=1.0)
+    np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
+    out, picture = tmp_path / "sure.json", tmp_path / "sure.png"
+    command = ["calibrate", str(tmp_path / "data.npz"), "--out", str(out), "--picture", str(picture)]
+    few = ["--queries", "5", "--episodes", "20", "--methods", "prototype,nearest"]
+    result = CliRunner().invoke(main, [*command, *few])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["fitted_to"], answer["measured_on"]) == (5, 5)
+    assert [(row["method"], row["shots"]) for row in answer["rows"]] == [
+        ("prototype", 1), ("prototype", 5), ("nearest", 1), ("nearest", 5)
+    ]  # fmt: skip
+    table = read_table(out)
+    assert set(table) == {"PrototypeClassifier", "NearestNeighborClassifier"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    clf = PrototypeClassifier().fit(X[::12], y[::12])
+    assert np.abs(clf.predict_proba(X, table) - clf.predict_proba(X)).max() > 1e-3
+
+
+def test_classes_too_few_for_two_halves_are_refused_naming_the_data_and_the_need(tmp_path):
+    X, y = clouds(6, 12)
+    np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
+    result = CliRunner().invoke(main, ["calibrate", str(tmp_path / "data.npz"), "--out", str(tmp_path / "t.json")])
+    assert result.exit_code == 1
+    assert "half of the classes of data, 5-way 1-shot: " in result.output
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_what_is_measured_is_a_fit_to_the_one_half_and_what_is_written_a_fit_to_all(tmp_path):
+    X, y = clouds(10, 12, noise=2.0)
+    y = y.astype(str)
+    np.savez(tmp_path / "data.npz", vectors=X, labels=y)
+    report = run_calibration(str(tmp_path / "data.npz"), queries=5, episodes=4, cache=str(tmp_path / "v"))
+    first = np.isin(y, np.random.default_rng(0).permutation(sorted(set(y)))[:5])
+    clf = PrototypeClassifier()
+
+    def asked(part, shots):
+        return EpisodeSampler(y[part], n_way=5, n_shot=shots, n_query=5, n_episodes=4, random_state=0)
+
+    def fitted(part):
+        cells = [cell_of(clf, X[part], asked(part, shots)) for shots in (1, 2, 5)]
+        return {"PrototypeClassifier": fit(cells, clf.sharpness_in(shipped()))}
+
+    assert report.table == fitted(np.full(120, True))
+    row = report.rows[1]
+    assert (report.classes, row.ways, row.shots) == ((5, 5), 5, 5)
+    for table, measured in ((shipped(), row.before), (fitted(first), row.after)):
+        losses = []
+        for chunk in asked(~first, 5):
+            for n in range(len(chunk)):
+                clf.fit(X[~first][chunk.support[n]], chunk.support_labels[n])
+                shares = clf.predict_proba(X[~first][chunk.query[n]], table)
+                losses.append(-np.log(shares[np.arange(25), chunk.query_labels[n]]))
+        assert measured.nll == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (10, "the data are under 20 classes: more ways are judged as it ships with fewshot"),
+        (20, "half of the data are under 20 classes: more ways are fitted, but not measured"),
+    ],
+)
+def test_who_gives_few_classes_is_told_what_that_leaves_open(tmp_path, classes, message):
+    X, y = clouds(classes, 7)
+    np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
+    told = []
+    report = run_calibration(
+        str(tmp_path / "data.npz"), queries=2, episodes=2, cache=str(tmp_path / "v"), note=told.append
+    )
+    assert told[0] == message
+    assert {row.ways for row in report.rows} == {5}

@@ -1,0 +1,62 @@
+"""JPEGs are decoded no larger than the network needs, and everything else whole."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewshot import ImageError, open_image
+from fewshot.encoders.preprocessing import preparation
+
+CONFIG = {"input_size": (3, 64, 64), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def photo(width: int, height: int, kind: str = "JPEG", **options: object) -> bytes:
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(rows / 40), np.cos(columns / 60), np.sin((rows + columns) / 50)], axis=-1)
+    out = io.BytesIO()
+    Image.fromarray((127.5 + 127 * waves).astype(np.uint8)).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [(None, (800, 600)), (601, (800, 600)), (301, (800, 600)), (300, (400, 300)), (150, (200, 150)), (10, (100, 75))],
+)
+def test_a_jpeg_comes_at_the_smallest_eighth_that_suffices(at_least, size):
+    assert open_image(photo(800, 600), at_least=at_least).size == size
+
+
+def test_other_formats_and_opened_images_come_whole():
+    assert open_image(photo(800, 600, "PNG"), at_least=10).size == (800, 600)
+    opened = Image.open(io.BytesIO(photo(800, 600)))
+    assert open_image(opened, at_least=10).size == (800, 600)
+
+
+def test_a_reduced_jpeg_is_turned_upright_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    assert open_image(photo(800, 600, exif=exif), at_least=150).size == (150, 200)
+
+
+def test_the_limit_of_pixels_is_on_the_file_not_on_what_is_left_of_it():
+    with pytest.raises(ImageError, match="800 x 600 is over the limit of 100,000 pixels"):
+        open_image(photo(800, 600), at_least=10, max_pixels=100_000)
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_a_large_jpeg_becomes_nearly_the_pixels_of_the_whole_picture(mode):
+    prepare = preparation({**CONFIG, "crop_mode": mode, "crop_pct": 0.9})
+    file = photo(1600, 1200, quality=95)
+    reduced, whole = prepare(file).astype(int), prepare(open_image(file)).astype(int)
+    assert not np.array_equal(reduced, whole)  # else nothing was reduced
+    assert np.abs(reduced - whole).mean() < 1.0
+
+
+def test_a_jpeg_less_than_four_times_too_large_is_decoded_whole():
+    prepare = preparation({**CONFIG, "crop_pct": 1.0})
+    file = photo(330, 250)
+    assert np.array_equal(prepare(file), prepare(open_image(file)))

@@ -1,0 +1,249 @@
+"""How an untouched encoder answers: logistic regression of unit spread, second looks, and what speaks against them."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import LogisticRegression
+
+from fewshot import FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder
+from fewshot.encoders.tta import directions, mirrored_middle, two_looks
+from fewshot.finetuning import frozen as freezing
+from fewshot.finetuning.choice import Fold, choose, hold_out, untouched
+from fewshot.finetuning.frozen import Answer, SpreadLogisticClassifier, answer, mirror_stays, worse
+from fewshot.finetuning.gradient_steps import Steps
+from fewshot.finetuning.walk import Seen, Support
+from fewshot.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return TimmEncoder("pocket", device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Nine photographs of noise, three of a class that differ in how bright their left half is."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 120, (9, 64, 64, 3), dtype=np.uint8)
+    images[3:, :, :32] += 60
+    images[6:, :, :32] += 70
+    return list(images), ["dark"] * 3 + ["grey"] * 3 + ["light"] * 3
+
+
+def directions_of(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def some_vectors(sizes, d=12, apart=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return (rng.normal(0, apart, (len(sizes), d))[labels] + rng.normal(0, 1, (len(labels), d))), labels
+
+
+def test_the_head_is_scikit_learns_logistic_regression_of_vectors_of_unit_spread_less_the_classes_shares():
+    X, y = some_vectors([2, 5, 9])
+    x = directions_of(X)
+    spread = np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
+    theirs = LogisticRegression(C=3.0, tol=1e-6, max_iter=1000).fit(x / spread, y)
+    wanted = theirs.decision_function(x / spread) - np.log([2 / 16, 5 / 16, 9 / 16])
+    found = SpreadLogisticClassifier(tol=1e-5).fit(X, y).scores(X)
+    assert_allclose(found - found.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True), atol=2e-3)
+
+
+def test_pictures_that_are_all_alike_leave_every_class_as_likely_whatever_their_numbers():
+    scores = SpreadLogisticClassifier().fit(np.ones((8, 4)), [0] * 7 + [1]).scores(np.ones((1, 4)))
+    assert_allclose(scores[0, 0], scores[0, 1], atol=1e-3)
+
+
+def test_the_penalty_means_the_same_where_directions_lie_close_together():
+    X, y = some_vectors([5, 5, 5])
+    x = directions_of(X - X.mean(0))
+    far, close = (
+        SpreadLogisticClassifier(tol=1e-5).fit(np.c_[x * width, np.ones(15)], y).scores(np.c_[x * width, np.ones(15)])
+        for width in (0.2, 0.02)
+    )
+    assert_allclose(far, close, atol=0.05)
+    assert np.abs(far).max() > 1
+
+
+def test_mirror_images_stay_where_most_of_each_class_are_closest_to_their_own_class():
+    def ways(*mirrors):
+        plain = torch.eye(4)
+        return torch.stack([plain, plain[list(mirrors)]], 1)
+
+    labels = torch.tensor([0, 0, 1, 1])
+    assert mirror_stays(ways(1, 0, 3, 2), labels, 2)
+    assert not mirror_stays(ways(1, 0, 3, 0), labels, 2)  # half of class 1, as of "b" and "d"
+    assert not mirror_stays(ways(2, 3, 0, 1), labels, 2)
+    assert mirror_stays(ways(0, 1, 2, 3), torch.arange(4), 4)  # one picture a class
+    assert not mirror_stays(ways(0, 1, 2, 1), torch.arange(4), 4)
+
+
+def test_scores_are_worse_only_by_more_than_the_standard_error_of_the_difference():
+    good, bad = torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([[0.0, 9.0], [9.0, 0.0]])
+    labels = torch.tensor([0, 0])
+    assert worse([bad, bad, good], [good] * 3, [labels] * 3)  # 2 of 6 are wrong
+    assert not worse([bad, good], [bad.flip(0), good], [labels] * 2)  # one rises as another falls
+    assert not worse([good] * 3, [bad] * 3, [labels] * 3)
+    assert not worse([], [], [])
+
+
+def asked(looks, labels, **given):
+    codes = torch.tensor(labels)
+    parts = hold_out(codes, int(codes.max()) + 1, 0)
+    return answer(looks, codes, int(codes.max()) + 1, parts, **{"head": None, "mirror": None, **given})
+
+
+@pytest.mark.parametrize(("right", "found"), [(1.0, "logistic"), (-1.0, "prototypes")])
+def test_logistic_regression_is_taken_unless_what_is_held_out_speaks_against_it(monkeypatch, right, found):
+    def scripted(head, support, labels, n_classes, query):
+        scores = torch.nn.functional.one_hot((query[:, 0] > 0).long(), n_classes).float()
+        return scores * (right if head == "logistic" else 1.0)
+
+    monkeypatch.setattr(freezing, "_scores", scripted)
+    labels = [0] * 5 + [1] * 5
+    looks = torch.tensor([[[-1.0, 0.0]]] * 5 + [[[1.0, 0.0]]] * 5)
+    assert asked(looks, labels, mirror=False).head == found
+    assert asked(looks, labels, mirror=False, head="logistic").head == "logistic"
+
+
+def test_mirror_images_of_other_classes_are_not_taken_and_like_ones_are():
+    X, labels = some_vectors([5, 5, 5], apart=3.0)
+    plain = torch.from_numpy(X).float()
+    like, turned = plain + 0.1 * torch.randn(15, 12, generator=torch.Generator().manual_seed(0)), plain.roll(5, 0)
+    assert asked(torch.stack([plain, like], 1), labels.tolist()).mirror
+    assert not asked(torch.stack([plain, turned], 1), labels.tolist()).mirror
+    assert asked(torch.stack([plain, turned], 1), labels.tolist(), mirror=True).mirror
+    assert not asked(plain[:, None], labels.tolist(), mirror=False).mirror
+
+
+def test_accuracies_are_of_prototypes_of_the_pictures_as_they_are_and_of_the_answer():
+    X, labels = some_vectors([4, 4, 4, 4])
+    codes, x = torch.from_numpy(labels), directions_of(X)
+    parts = hold_out(codes, 4, 0)
+    found = untouched(
+        asked(torch.from_numpy(X).float()[:, None], labels.tolist(), mirror=False, head="logistic"), codes, parts
+    )
+    right = [
+        [clf.fit(x[learn], labels[learn]).predict(x[held]) == labels[held] for learn, held in parts]
+        for clf in (PrototypeClassifier(), SpreadLogisticClassifier())
+    ]
+    assert (found.steps, found.held_out) == (0, "examples")
+    assert found.accuracy_before == pytest.approx(np.mean(right[0]))
+    assert found.accuracy_after == pytest.approx(np.mean(right[1]))
+    assert np.size(right[0]) == 16
+    assert untouched(asked(torch.rand(4, 1, 2), [0, 1, 2, 3], mirror=False), torch.arange(4), []).held_out is None
+
+
+class Turning:
+    """Steps whose tuned directions tell the two classes apart, and whose untouched ones do not."""
+
+    follow = Steps.follow
+
+    def run(self, jobs, bar):
+        turned = {step: torch.eye(2) if step else torch.eye(2).flip(0) for step in (0, 1)}
+        return [{step: Seen(turned[step], job.asked[0][0]) for step in job.stops} for job in jobs]
+
+
+def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes():
+    features, labels = torch.tensor([[1.0, 0.2], [1.0, 0.1], [0.1, 1.0], [0.2, 1.0]]), torch.tensor([0, 0, 1, 1])
+    support = Support((features,), (features[None],), labels, 2)
+    part = Fold(torch.arange(4), torch.arange(1), (features,), labels)
+
+    def chosen(frozen):
+        with Progress(None, "test") as bar:
+            return Turning().follow([choose(support, "examples", [part], (0.1,), (1,), frozen)], bar)[0]
+
+    plain, right = torch.eye(2).flip(0)[labels], torch.eye(2)[labels] * 20
+    assert chosen(None).steps == 1
+    best = chosen(Answer("logistic", False, (plain,), (right,), features))
+    assert (best.steps, best.accuracy_before, best.accuracy_after) == (0, 0.0, 1.0)
+    assert chosen(Answer("logistic", False, (plain,), (torch.zeros(4, 2),), features)).steps == 1
+    assert chosen(Answer("logistic", False, (right,), (plain,), features)).steps == 0  # nor its answer alone
+
+
+def test_the_mirrored_middle_leaves_out_the_edges_and_turns_left_to_right():
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:, 16:] = 200
+    picture[:2] = picture[-2:] = picture[:, :2] = picture[:, -2:] = 77
+    found = mirrored_middle(picture)
+    assert found.shape == (32, 32, 3)
+    assert (found[:, :14] == 200).all()
+    assert (found[:, 18:] == 0).all()
+    wide = mirrored_middle(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (16, 1, 3)))
+    # The middle is columns 4 to 59, stretched to 64: the first pixel's centre is at 0.5 * 56 / 64 - 0.5 < 0.
+    assert (wide[:, 0] == 59).all()
+    assert (wide[:, -1] == 4).all()
+
+
+def test_two_looks_are_the_encoders_vectors_of_the_picture_and_of_its_mirrored_middle(pocket, pictures):
+    images = pictures[0]
+    found = two_looks(pocket).encode(images).reshape(9, 2, pocket.dim)
+    assert_array_equal(found[:, 0], pocket.encode(images))
+    assert_allclose(found[:, 1], pocket.encode([mirrored_middle(image) for image in images]), atol=1e-5)
+    assert_allclose(directions(found.reshape(9, -1), pocket.dim), directions_of(found).sum(1), atol=1e-6)
+    valid = two_looks(pocket).encode_valid([images[0], b"none", images[1]])
+    assert valid.kept.tolist() == [0, 2]
+    assert_allclose(valid.vectors, found[:2].reshape(2, -1), atol=1e-5)
+    with pytest.raises(ImageError, match="image 0 of 1"):
+        two_looks(pocket).encode([b"none"])
+
+
+def test_the_head_alone_needs_no_steps_and_no_chance(pocket, pictures):
+    images, labels = pictures
+    first, second = (
+        FineTuneClassifier(pocket, trainable="head", random_state=seed).fit(images, labels) for seed in (0, 1)
+    )
+    assert first.encoder_ is pocket
+    assert (first.choice_.steps, first.choice_.held_out, first.choice_.parameters) == (0, "examples", 3 * 385)
+    assert_array_equal(first.predict(images), labels)
+    assert first.choice_.head == second.choice_.head
+    assert_allclose(first.predict_proba(images[:2]).sum(1), 1, rtol=1e-5)
+    twice = FineTuneClassifier(pocket, trainable="head", head="prototypes", mirror=True).fit(images, labels)
+    own = directions(two_looks(pocket).encode(images), pocket.dim)
+    assert_allclose(twice.scores(images), PrototypeClassifier().fit(own, labels).scores(own), atol=1e-5)
+    assert (twice.choice_.head, twice.choice_.mirror) == ("prototypes", True)
+
+
+def test_one_picture_a_class_is_answered_by_the_head_without_anything_held_out(pocket, pictures):
+    images, labels = pictures
+    found = FineTuneClassifier(pocket, trainable="head").fit(images[::3], labels[::3])
+    assert (found.choice_.held_out, found.choice_.accuracy_before, found.choice_.head) == (None, None, "logistic")
+    assert found.predict(images[::3]).tolist() == labels[::3]
+
+
+def test_a_pickled_classifier_looks_twice_too(pocket, pictures):
+    images, labels = pictures
+    found = FineTuneClassifier(pocket, trainable="head", mirror=True).fit(images, labels)
+    again = pickle.loads(pickle.dumps(found))
+    assert_array_equal(again.scores(images), found.scores(images))
+
+
+def test_a_tuned_encoder_looks_twice_and_is_read_by_logistic_regression_only_where_that_is_asked_for(pocket, pictures):
+    images, labels = pictures
+    steps = {"trainable": "last", "steps": 1, "learning_rate": 1e-4, "views": 2}
+    plain = FineTuneClassifier(pocket, **steps).fit(images, labels)
+    assert (plain.choice_.head, plain.choice_.mirror) == ("prototypes", False)
+    asked = FineTuneClassifier(pocket, **steps, head="logistic", mirror=True).fit(images, labels)
+    own = directions(two_looks(asked.encoder_).encode(images), pocket.dim)
+    assert_allclose(asked.scores(images), SpreadLogisticClassifier().fit(own, labels).scores(own), atol=1e-4)
+    with pytest.raises(ValueError, match="head must be one of 'logistic', 'prototypes', not 'ridge'"):
+        FineTuneClassifier(pocket, head="ridge").fit(images, labels)
+    with pytest.raises(ValueError, match=r"mirror must be True, False or None .*, not 'yes'"):
+        FineTuneClassifier(pocket, mirror="yes").fit(images, labels)
+
+
+def test_the_card_of_an_untouched_encoder_says_so_and_takes_numpys_numbers(pocket, pictures, tmp_path):
+    images, labels = pictures
+    found = FineTuneClassifier(pocket, trainable="head", mirror=np.True_, views=np.int64(2)).fit(images, labels)
+    found.save_encoder(tmp_path / "same")
+    card = (tmp_path / "same" / "README.md").read_text()
+    assert "pocket, left as it was by `fewshot`" in card
+    assert "before, " not in card  # the figures are of a head that is not in the folder
+    assert '"mirror": true' in card
+    assert TimmEncoder(f"local-dir:{tmp_path / 'same'}").fingerprint == pocket.fingerprint

@@ -1,0 +1,279 @@
+"""A registry's encoder tuned on its own pictures: stored beside it, taken back, or left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes import FakeEncoder, png
+from PIL import Image
+
+from fewshot import ClassRegistry, ImageError, RegistryError, TimmEncoder
+from fewshot.cli import main
+from fewshot.finetuning.classifier import FineTuneClassifier
+from fewshot.finetuning.registry_encoder import _examples, tune_registry
+from fewshot.media.images import image_bytes
+
+pytestmark = pytest.mark.usefixtures("pocket_stays")
+SETTINGS = {"trainable": "last", "steps": 2, "learning_rate": 0.01, "views": 2}
+
+
+def picture(label: int, n: int) -> Image.Image:
+    noise = np.random.default_rng(10 * label + n).integers(0, 90, (24, 24, 3))
+    noise[4 * label : 4 * label + 6, :, label % 3] += 160
+    return Image.fromarray(noise.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A registry of three classes of two pictures, embedded by "pocket"."""
+    path = tmp_path_factory.mktemp("registry") / "r.fewshot"
+    with ClassRegistry(path) as registry:
+        for label in range(3):
+            registry.add(f"class {label}", [picture(label, n) for n in range(2)])
+    return path
+
+
+@pytest.fixture
+def path(filled, tmp_path):
+    return shutil.copy(filled, tmp_path / "r.fewshot")
+
+
+def vectors(path) -> np.ndarray:
+    with ClassRegistry(path) as registry:
+        registry.export(path.with_name("v.npz"))
+    return np.load(path.with_name("v.npz"))["vectors"]
+
+
+def test_a_tuned_encoder_lies_beside_its_registry_and_made_its_vectors(path):
+    before = vectors(path)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, **SETTINGS)
+        fingerprint = registry.info().fingerprint
+    folder = path.with_name(f"r.fewshot.encoder-{fingerprint[:8]}")
+    assert report.was["name"] == "pocket"
+    assert report.encoder["name"] == f"local-dir:{folder}"
+    assert (report.examples, report.choice.steps) == (6, 2)
+    tuned = TimmEncoder(f"local-dir:{folder}")
+    assert tuned.fingerprint == fingerprint != TimmEncoder("pocket").fingerprint
+    again = tuned.encode([picture(label, n) for label in range(3) for n in range(2)])
+    np.testing.assert_allclose(vectors(path), again, rtol=0.02, atol=0.02 * np.abs(again).max())
+    assert np.abs(vectors(path) - before).max() > 0.01
+    with ClassRegistry(path) as registry:  # opened anew, it finds its encoder by itself
+        assert [p.label for p in registry.predict([picture(2, 0)])] == ["class 2"]
+
+
+def test_reindexing_takes_it_back(path):
+    before = vectors(path)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, **SETTINGS)
+        registry.reindex(report.was["name"])
+    np.testing.assert_array_equal(vectors(path), before)
+
+
+def test_a_registry_and_its_encoder_may_be_moved_together(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        folder = tune_registry(registry, **SETTINGS).encoder["name"].partition(":")[2]
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for what in (path, folder):
+        shutil.move(what, moved)
+    with ClassRegistry(moved / "r.fewshot") as registry:
+        assert registry.predict([picture(1, 1)])[0].label == "class 1"
+
+
+def test_an_encoder_that_is_lost_is_named_with_what_to_do_and_a_copy_says_what_it_lacks(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        folder = tune_registry(registry, **SETTINGS).encoder["name"].partition(":")[2]
+    copy = tmp_path / "copies" / "c.fewshot"
+    copy.parent.mkdir()
+    run = CliRunner().invoke(main, ["backup", str(path), str(copy)])
+    assert run.stderr == f"its encoder is not in the copy: keep {folder}, too\n"
+    assert CliRunner().invoke(main, ["check", str(copy)]).exit_code == 0  # it is where it was
+    shutil.rmtree(folder)
+    sentence = (
+        f"the encoder of {copy} was in the folder {folder}, which is not there. Put it back, or beside the registry"
+    )
+    with ClassRegistry(copy) as registry, pytest.raises(RegistryError, match=re.escape(sentence)):
+        registry.predict([picture(1, 1)])
+    run = CliRunner().invoke(main, ["check", str(copy)])
+    assert run.exit_code == 1
+    (problem,) = json.loads(run.stdout)["problems"]
+    assert problem.startswith(sentence)
+    assert problem.endswith(f"fewshot reindex {copy} --encoder NAME")
+    assert CliRunner().invoke(main, ["reindex", str(copy), "--encoder", "pocket"]).exit_code == 0
+    with ClassRegistry(copy) as registry:
+        assert registry.predict([picture(1, 1)])[0].label == "class 1"
+
+
+def test_pictures_are_read_when_they_are_needed_and_named_if_they_go_meanwhile(tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(4)]
+    for n, file in enumerate(files):
+        picture(n % 2, n).save(file)
+    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+        for n, file in enumerate(files):
+            registry.add(f"class {n % 2}", [file])
+        images, labels = _examples(registry)
+        assert labels == ["class 0", "class 0", "class 1", "class 1"]
+        assert [image_bytes(image) for _ in range(2) for image in images] == [
+            files[n].read_bytes() for _ in range(2) for n in (0, 2, 1, 3)
+        ]
+        files[1].unlink()
+        with pytest.raises(ImageError, match=r"1\.png"):
+            image_bytes(images[2])
+
+
+def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
+    content = path.read_bytes()
+
+    def unchanged(self, X, y):
+        from fewshot.finetuning.choice import Choice
+
+        self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, "logistic", False, 10, 0.1)
+        return self
+
+    monkeypatch.setattr(FineTuneClassifier, "fit", unchanged)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, trainable="last")
+    assert report.encoder == report.was
+    assert report.examples == 0
+    assert path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["r.fewshot"]
+    run = CliRunner().invoke(main, ["tune", str(path)])
+    assert "nothing did better than the encoder as it is" in run.stderr
+    assert json.loads(run.stdout)["examples"] == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            "fewshot.finetuning.FineTuneClassifier.save_encoder",
+            r"cannot write .*r\.fewshot\.encoder-\w+: the disk is full",
+        ),
+        ("fewshot.registry.registry.reindex", "No space left"),
+    ],
+)
+def test_what_fails_on_the_way_leaves_the_registry_as_it_was(path, monkeypatch, stage, message):
+    content = path.read_bytes()
+
+    def failing(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(stage, failing)
+    with ClassRegistry(path) as registry, pytest.raises(OSError, match=message):
+        tune_registry(registry, **SETTINGS)
+    assert path.read_bytes() == content
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        with pytest.raises(ValueError, match="trainable='head' trains no part of an encoder"):
+            tune_registry(registry, trainable="head")
+        with pytest.raises(FileExistsError, match=r"exists: give another folder"):
+            tune_registry(registry, folder=path)
+    with ClassRegistry(tmp_path / "own.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png()])
+        with pytest.raises(ValueError, match="an encoder of your own: only timm networks can be tuned"):
+            tune_registry(registry)
+
+
+def test_wrong_settings_and_an_inner_layer_are_refused_before_a_picture_is_read(path, tmp_path, monkeypatch):
+    def read(*_: object) -> None:
+        raise AssertionError("a picture was read")
+
+    with ClassRegistry(tmp_path / "inner.fewshot", encoder=TimmEncoder("pocket", layer=1)) as inner:
+        inner.add("a", [picture(0, 0)])
+        monkeypatch.setattr(ClassRegistry, "picture", read)
+        with pytest.raises(
+            ValueError, match=r"after layer 1, .* first run fewshot reindex .*inner\.fewshot --encoder pocket"
+        ):
+            tune_registry(inner)
+    with ClassRegistry(path) as registry:
+        for settings, message in (({"trainable": "layer4"}, "not 'layer4'"), ({"steps": 0}, "at least 1, not 0")):
+            with pytest.raises(ValueError, match=message):
+                tune_registry(registry, **settings)
+
+
+def test_pictures_that_are_gone_are_named(tmp_path):
+    file = tmp_path / "gone.png"
+    picture(0, 0).save(file)
+    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+        registry.add("a", [file])
+        registry.add("b", [picture(1, 0)])
+        file.unlink()
+        with pytest.raises(RegistryError, match=r"2 of 2 pictures cannot be .*example 1, .*gone\.png"):
+            tune_registry(registry, **SETTINGS)
+
+
+def test_the_command_says_how_to_go_back(path, tmp_path):
+    words = ["tune", str(path), "--trainable", "last", "--steps", "1", "--learning-rate", "0.01", "--views", "2"]
+    run = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "own")])
+    assert run.exit_code == 0, run.stderr
+    answer = json.loads(run.stdout)
+    assert answer["encoder"]["name"] == f"local-dir:{tmp_path / 'own'}"
+    assert answer["choice"]["steps"] == 1
+    assert f"fewshot reindex {path} --encoder pocket" in run.stderr
+
+
+def test_a_rate_that_leaves_nothing_finite_is_named_and_changes_nothing(path):
+    content = path.read_bytes()
+    with ClassRegistry(path) as registry, pytest.raises(ValueError, match=r"diverged at a learning rate of 1e\+30"):
+        tune_registry(registry, **{**SETTINGS, "learning_rate": 1e30})
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(path, tmp_path):
+    with ClassRegistry(path) as registry, pytest.raises(FileNotFoundError, match=r"there is no folder .*none"):
+        tune_registry(registry, folder=tmp_path / "none" / "encoder", **SETTINGS)
+
+
+def test_what_a_tuning_makes_useless_is_told(path, tmp_path):
+    with ClassRegistry(path) as registry:
+        vectors = np.random.default_rng(0).normal(size=(40, registry.info().dim)).astype(np.float32)
+        registry.unknowns.keep(0.5, background=vectors, labels=[str(n % 20) for n in range(40)])
+    run = CliRunner().invoke(
+        main, ["tune", str(path), "--trainable", "last", "--steps", "1", "--learning-rate", "0.01"]
+    )
+    assert run.exit_code == 0, run.stderr
+    assert "40 background vectors" in run.stderr
+    assert "--background DATA" in run.stderr
+
+
+@pytest.mark.parametrize("folder", [None, "enc"])
+def test_what_a_killed_tuning_left_is_removed_an_hour_later_and_nothing_else_is(path, monkeypatch, folder):
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    chosen = None if folder is None else path.with_name(folder)
+    monkeypatch.setattr(
+        "fewshot.finetuning.registry_encoder.shutil.rmtree", lambda *_, **__: None
+    )  # as a killed process removes nothing
+    monkeypatch.setattr(FineTuneClassifier, "save_encoder", killed)
+    with ClassRegistry(path) as registry, pytest.raises(KilledError):
+        tune_registry(registry, folder=chosen, **SETTINGS)
+    monkeypatch.undo()
+    (left,) = path.parent.glob(".*")
+    (left / "model.safetensors").write_bytes(b"half")
+    own = [path.with_name(name) for name in (f".{path.name}-mine", ".other.fewshot.encoder-12345678-abcdefgh.part")]
+    for other in own:
+        other.mkdir()
+        os.utime(other, (0, 0))
+
+    monkeypatch.setattr(FineTuneClassifier, "fit", killed)  # what is left is removed before the work
+    for age, there in ((3500, True), (3700, False)):
+        os.utime(left, times=(time.time() - age,) * 2)
+        with ClassRegistry(path) as registry, pytest.raises(KilledError):
+            tune_registry(registry, folder=chosen, **SETTINGS)
+        assert left.exists() is there
+    assert all(other.exists() for other in own)

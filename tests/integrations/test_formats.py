@@ -1,0 +1,283 @@
+"""Each format says of each picture what was recognised, in the words that its tool reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from fakes import BLUE, GREEN, RED, FakeEncoder, png
+from PIL import Image
+
+from fewshot import ClassRegistry
+from fewshot.cli import main
+from fewshot.integrations.formats import (
+    LabelStudioNames,
+    as_json,
+    to_coco,
+    to_csv,
+    to_fiftyone,
+    to_jsonl,
+    to_label_studio,
+)
+from fewshot.registry.results import Failure, Neighbor, Prediction
+
+BOLT = Prediction("bolt", 0.87654, (("bolt", 0.87654), ("nut", 0.5)), (Neighbor(3, "bolt", "b.jpg", 0.9),), -0.4)
+NONE = Prediction(None, 0.25, (("nut", 0.25), ("bolt", 0.125)), (), 0.75)
+ANSWERS = [("in/a.jpg", BOLT), ("in/b.jpg", Failure("in/b.jpg", "no such file")), ("in/c.jpg", NONE)]
+CLASSES = ["bolt", "nut"]
+NOT_TEXT = os.fsdecode(b"caf\xe9.jpg")
+
+
+def table(answers):
+    return list(csv.DictReader(io.StringIO(to_csv(answers))))
+
+
+def label_studio(answers, **asked):
+    return to_label_studio(answers, **{"prefix": "/data/local-files/?d=", "model_version": "parts.fewshot", **asked})
+
+
+def test_json_lines_are_the_rows_of_predict_failures_among_them():
+    first, second, third = map(json.loads, to_jsonl(ANSWERS).splitlines())
+    assert first == {
+        "path": "in/a.jpg", "label": "bolt", "score": 0.8765, "probability": None, "unknown": -0.4,
+        "top": [["bolt", 0.8765], ["nut", 0.5]],
+        "nearest": [{"example": 3, "label": "bolt", "source": "b.jpg", "score": 0.9}],
+    }  # fmt: skip
+    assert second == {"path": "in/b.jpg", "failed": "no such file"}
+    assert (third["label"], third["top"][0]) == (None, ["nut", 0.25])
+
+
+def test_a_table_has_a_row_a_picture_and_names_the_closest_class_of_a_refused_one():
+    assert table(ANSWERS) == [
+        {"path": "in/a.jpg", "label": "bolt", "closest": "bolt", "score": "0.8765", "unknown": "-0.4", "failed": ""},
+        {"path": "in/b.jpg", "label": "", "closest": "", "score": "", "unknown": "", "failed": "no such file"},
+        {"path": "in/c.jpg", "label": "", "closest": "nut", "score": "0.25", "unknown": "0.75", "failed": ""},
+    ]
+
+
+@pytest.mark.parametrize("label", ["=cmd|' /C calc'!A0", "+1", "-10 C", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
+def test_a_name_that_a_spreadsheet_would_compute_comes_after_a_quote(label):
+    (row,) = table([("=a.jpg", Prediction(label, 0.5, ((label, 0.5),), (), -0.5))])
+    assert (row["path"], row["label"], row["closest"]) == ("'=a.jpg", f"'{label}", f"'{label}")
+    assert row["unknown"] == "-0.5"  # a number is no formula
+
+
+def test_commas_quotes_and_lines_in_names_stay_in_their_cell():
+    label = 'M6, "long"\nbolt'
+    (row,) = table([("a, b.jpg", Prediction(label, 0.5, ((label, 0.5),), (), 0.0))])
+    assert (row["path"], row["label"]) == ("a, b.jpg", label)
+
+
+def test_a_file_name_that_is_no_text_leaves_every_format_readable():
+    answers = [(NOT_TEXT, BOLT)]
+    assert os.fsencode(json.loads(to_jsonl(answers).encode())["path"]) == b"caf\xe9.jpg"
+    assert table(answers)[0]["path"] == r"caf\udce9.jpg"
+    to_csv(answers).encode()
+    assert label_studio(answers)[0]["data"]["image"] == "/data/local-files/?d=caf%E9.jpg"
+    (path,) = json.loads(as_json(to_fiftyone(answers, classes=CLASSES)).encode())["labels"]
+    assert os.fsencode(path).endswith(b"/caf\xe9.jpg")
+
+
+def test_what_was_not_asked_is_null_in_json_and_empty_in_a_table():
+    answers = [("a.jpg", Prediction("bolt", 0.5, (("bolt", 0.5),)))]
+    assert json.loads(to_jsonl(answers), parse_constant=pytest.fail)["unknown"] is None
+    assert table(answers)[0]["unknown"] == ""
+
+
+def test_json_is_in_unicode_unless_it_cannot():
+    assert as_json(["ü", "日本"]) == '["ü", "日本"]'
+
+
+def test_label_studio_gets_a_task_a_picture_and_no_prediction_for_none_of_these():
+    first, second = label_studio(ANSWERS)
+    assert first == {
+        "data": {"image": "/data/local-files/?d=in/a.jpg"},
+        "predictions": [
+            {
+                "model_version": "parts.fewshot",
+                "score": 0.8765,
+                "result": [
+                    {"from_name": "choice", "to_name": "image", "type": "choices", "value": {"choices": ["bolt"]}}
+                ],
+            }
+        ],
+    }
+    assert second == {"data": {"image": "/data/local-files/?d=in/c.jpg"}, "predictions": []}
+
+
+def test_label_studio_finds_a_picture_whatever_its_name():
+    (task,) = label_studio([("./in/a b&d=c#1%20ü?.jpg", BOLT)])
+    assert parse_qs(urlsplit(task["data"]["image"]).query) == {"d": ["in/a b&d=c#1%20ü?.jpg"]}
+    (task,) = label_studio([("a b.jpg", BOLT)], prefix="https://example.com/x/")
+    assert unquote(urlsplit(task["data"]["image"]).path) == "/x/a b.jpg"
+
+
+def test_buckets_and_plain_paths_are_not_percent_encoded():
+    assert label_studio([("a b.jpg", BOLT)], prefix="s3://bucket/")[0]["data"]["image"] == "s3://bucket/a b.jpg"
+    assert label_studio([("/x/a b.jpg", BOLT)], prefix="")[0]["data"]["image"] == "/x/a b.jpg"
+
+
+@pytest.mark.parametrize("path", ["/abs/a.jpg", "../a.jpg", "in/../../a.jpg"])
+def test_a_path_outside_the_folder_of_the_prefix_is_refused_with_the_remedy(path):
+    with pytest.raises(ValueError, match=r"does not lie in the folder that the prefix .* run this in that folder"):
+        label_studio([(path, BOLT)])
+
+
+@pytest.mark.parametrize(("score", "kept"), [(-0.1, False), (0.0, True), (1.0, True), (1.5, False)])
+def test_label_studio_gets_no_score_that_it_refuses(score, kept):
+    (task,) = label_studio([("a.jpg", Prediction("bolt", score, (("bolt", score),), (), 0.0))])
+    assert ("score" in task["predictions"][0]) is kept
+
+
+def test_label_studio_gets_the_names_of_its_configuration():
+    names = LabelStudioNames("what", "photo", "url")
+    (task,) = label_studio([("a.jpg", BOLT)], names=names)
+    assert "url" in task["data"]
+    result = task["predictions"][0]["result"][0]
+    assert (result["from_name"], result["to_name"]) == ("what", "photo")
+    view = ElementTree.fromstring(names.config(['3" & <up>', "nut"]))
+    assert [choice.get("value") for choice in view.iter("Choice")] == ['3" & <up>', "nut"]
+    assert (view.find("Image").get("value"), view.find("Choices").get("toName")) == ("$url", "photo")
+
+
+def test_coco_gets_the_whole_picture_as_a_box_of_its_class(tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    sizes = {"in/a.jpg": (640, 480), "in/c.jpg": (30, 20)}
+    made = to_coco([*ANSWERS, ("in/a.jpg", BOLT)], sizes=sizes, classes=CLASSES)
+    (tmp_path / "coco.json").write_text(json.dumps(made))
+    read = coco.COCO(str(tmp_path / "coco.json"))
+    assert [c["name"] for c in read.loadCats(read.getCatIds())] == CLASSES
+    assert [i["file_name"] for i in read.loadImgs(read.getImgIds())] == ["in/a.jpg", "in/c.jpg"]
+    (box,) = read.loadAnns(read.getAnnIds())
+    assert (box["image_id"], box["category_id"], box["bbox"], box["score"]) == (1, 1, [0, 0, 640, 480], 0.8765)
+    assert read.getImgIds(catIds=[1]) == [1]
+    assert read.loadRes(made["annotations"]).getAnnIds() == [1]
+
+
+def test_fiftyone_gets_absolute_paths_and_no_label_for_none_of_these():
+    made = to_fiftyone(ANSWERS, classes=CLASSES)
+    assert made["classes"] == CLASSES
+    assert made["labels"] == {
+        os.path.abspath("in/a.jpg"): {"label": "bolt", "confidence": 0.8765},
+        os.path.abspath("in/c.jpg"): None,
+    }
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """A registry of three colours in the current folder, and pictures to recognise: two, and one that is none."""
+    monkeypatch.setattr("fewshot.encoders.load_encoder", lambda *_, **__: FakeEncoder(name="fake"))
+    with ClassRegistry(tmp_path / "parts.fewshot", encoder=FakeEncoder(name="fake")) as registry:
+        for label, colour in (("red", RED), ("green", GREEN), ("blue", BLUE)):
+            registry.add(label, [png(colour), png(colour, 5)])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "1.png").write_bytes(png(RED, 6))
+    (tmp_path / "new" / "2.png").write_bytes(png(BLUE, 7))
+    (tmp_path / "new" / "bad.png").write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def predict(*arguments, status):
+    result = CliRunner().invoke(main, ["predict", "parts.fewshot", *arguments])
+    assert result.exit_code == status, (result.output, result.exception)
+    return result
+
+
+def test_every_format_is_written_whole_and_names_what_failed_on_stderr(parts):
+    good, all_ = ("new/1.png", "new/2.png"), ("new",)
+    for form in ("json", "jsonl", "csv", "label-studio", "coco", "fiftyone"):
+        assert "not recognised" not in predict("--format", form, *good, status=0).stderr
+        result = predict("--format", form, *all_, status=1)
+        assert "not recognised: new/bad.png: not an image" in result.stderr
+        written = {
+            "json": lambda text: [row.get("label") for row in json.loads(text)],
+            "jsonl": lambda text: [json.loads(line).get("label") for line in text.splitlines()],
+            "csv": lambda text: [row["label"] or None for row in csv.DictReader(io.StringIO(text))],
+            "label-studio": lambda text: [
+                task["predictions"][0]["result"][0]["value"]["choices"][0] for task in json.loads(text)
+            ],
+            "coco": lambda text: [CLASSES_OF[a["category_id"]] for a in json.loads(text)["annotations"]],
+            "fiftyone": lambda text: [label["label"] for label in json.loads(text)["labels"].values()],
+        }[form](result.stdout)
+        failed = [None] if form in ("json", "jsonl", "csv") else []
+        assert written == ["red", "blue", *failed], form
+
+
+CLASSES_OF = {1: "red", 2: "green", 3: "blue"}
+
+
+def test_a_cameras_turned_picture_has_the_size_it_is_seen_with(parts):
+    turned = Image.new("RGB", (8, 4), RED)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(parts / "turned.jpg", exif=exif)
+    (image,) = json.loads(predict("--format", "coco", "turned.jpg", status=0).stdout)["images"]
+    assert (image["width"], image["height"]) == (4, 8)
+
+
+def test_a_picture_that_goes_while_it_is_measured_is_a_failure_and_no_image(parts, monkeypatch):
+    from fewshot.media.images import open_image
+
+    def lost(path):
+        os.remove("new/2.png")
+        return open_image(path)
+
+    monkeypatch.setattr("fewshot.media.images.open_image", lost)
+    result = predict("--format", "coco", "new/2.png", status=1)
+    assert json.loads(result.stdout)["images"] == []
+    assert "not recognised: new/2.png: no such file" in result.stderr
+
+
+def test_a_table_says_which_names_it_changed(parts):
+    os.rename("new/1.png", "-1.png")
+    result = predict("--format", "csv", "--", "-1.png", status=0)
+    assert '"\'-1.png","red"' in result.stdout
+    assert "1 name changed for the table" in result.stderr
+    assert "'-1.png; --format jsonl keeps them" in result.stderr
+
+
+def test_the_rows_of_evaluate_are_a_table_like_any_other(parts):
+    os.makedirs("test/=1+1")
+    os.rename("new/1.png", "test/=1+1/1.png")
+    result = CliRunner().invoke(main, ["evaluate", "parts.fewshot", "test", "--out", "rows.csv"])
+    assert result.exit_code == 0, result.output
+    with open("rows.csv", newline="") as file:
+        assert next(csv.DictReader(file))["label"] == "'=1+1"
+
+
+def test_a_configuration_gives_the_names_and_what_it_lacks_is_told(parts):
+    (parts / "view.xml").write_text(
+        '<View><Image name="photo" value="$url"/>'
+        '<Choices name="what" toName="photo"><Choice value="red"/></Choices></View>'
+    )
+    result = predict(
+        "--format", "label-studio", "--label-config", "view.xml", "--prefix", "", "new/1.png", status=0
+    )  # fmt: skip
+    (task,) = json.loads(result.stdout)
+    assert task["data"] == {"url": "new/1.png"}
+    assert task["predictions"][0]["result"][0]["from_name"] == "what"
+    assert "lack: green, blue" in result.stderr
+    (parts / "view.xml").write_text("<View><Text name='t' value='$t'/></View>")
+    refused = predict("--format", "label-studio", "--label-config", "view.xml", "new/1.png", status=1)
+    assert "view.xml has no Choices for an Image; add them" in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_without_a_configuration_the_one_to_use_is_told(parts):
+    told = predict("--format", "label-studio", "new/1.png", status=0).stderr
+    view = ElementTree.fromstring(told.split(": ", 1)[1])
+    assert [choice.get("value") for choice in view.iter("Choice")] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("option", ["--prefix", "--label-config"])
+def test_an_option_for_label_studio_alone_is_refused_elsewhere(parts, option):
+    assert f"{option} is for --format label-studio, not csv" in predict(
+        "--format", "csv", option, "x", "new/1.png", status=2
+    ).stderr  # fmt: skip

@@ -1,0 +1,268 @@
+"""What is served: one registry or a folder of them, and nothing beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+
+import pytest
+import torch
+from fakes import BLUE, GREEN, RED, FakeEncoder, png
+from service_client import client, files, problem
+
+from fewshot import ClassRegistry
+from fewshot.errors import RegistryError
+from fewshot.service.batching_encoder import use_cores
+from fewshot.service.limits import Limits
+from fewshot.service.problems import translated
+from fewshot.service.registry_pool import Registries
+
+
+def make(path, label="red", colour=RED, **encoder):
+    with ClassRegistry(path, encoder=FakeEncoder(**encoder)) as registry:
+        registry.add(label, [png(colour)])
+    return path
+
+
+def labels(registries, name):
+    with registries.use(name) as registry:
+        return list(registry.classes())
+
+
+@pytest.fixture
+def served(tmp_path):
+    registries = Registries(tmp_path / "served", encoder=FakeEncoder(name="colours"))
+    yield registries
+    registries.close()
+
+
+def test_a_folder_is_made_and_registries_in_it(tmp_path):
+    with client(tmp_path / "deep" / "served") as http:
+        assert http.get("/v1/registries").json() == {"registries": [], "can_create": True}
+        assert http.post("/v1/registries", json={"name": "b-1"}).status_code == 201
+        assert http.post("/v1/registries", json={"name": "A.2"}).json()["examples"] == 0
+        assert "there is a registry b-1 already" in problem(http.post("/v1/registries", json={"name": "b-1"}), 409)
+        http.post("/v1/registries/b-1/examples", data={"label": "red"}, files=files(png(RED)))
+        listed = http.get("/v1/registries").json()["registries"]
+        assert [(one["name"], one["classes"], one["examples"]) for one in listed] == [("A.2", 0, 0), ("b-1", 1, 1)]
+        (answer,) = http.post("/v1/registries/b-1/predict", files=files(png(BLUE))).json()["predictions"]
+        assert answer["label"] == "red"
+        assert http.get("/v1/registries/A.2").json()["classes"] == 0
+    assert sorted(os.listdir(tmp_path / "deep" / "served")) == ["A.2.fewshot", "b-1.fewshot"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../other", "..", ".", "", ".hidden", "a/b", "a\\b", "a b", "a\0", "é", "x" * 101, "a\n", "%2e%2e"]
+)
+def test_a_name_that_could_lead_elsewhere_names_nothing(served, name):
+    make(served.folder.parent / "other.fewshot")
+    with pytest.raises(ValueError, match="cannot name a registry"), served.use(name):
+        pass
+    with pytest.raises(ValueError, match="cannot name a registry"):
+        served.create(name)
+    assert os.listdir(served.folder) == []
+
+
+def test_no_path_in_an_url_leads_out_of_the_folder(tmp_path):
+    make(tmp_path / "other.fewshot")
+    with client(tmp_path / "served") as http:
+        for name in ("../other", "..%2fother", "%2e%2e%2fother", "....//other", "..%5cother", "%2e%2e/other"):
+            answer = http.get(f"/v1/registries/{name}/classes")
+            assert answer.status_code in (404, 422), name
+            assert "red" not in answer.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_out_of_the_folder_is_not_followed_and_one_within_is(served):
+    outside, inside = make(served.folder.parent / "other.fewshot"), make(served.folder / "a.fewshot")
+    os.symlink(outside, served.folder / "out.fewshot")
+    os.symlink(inside, served.folder / "same.fewshot")
+    os.symlink(served.folder.parent / "nowhere.fewshot", served.folder / "loose.fewshot")
+    assert served.names() == ["a", "same"]
+    for name in ("out", "loose"):
+        with pytest.raises(KeyError, match=f"no registry '{name}'"), served.use(name):
+            pass
+    with pytest.raises(FileExistsError):
+        served.create("loose")
+    assert not (served.folder.parent / "nowhere.fewshot").exists()
+
+
+def test_other_files_and_folders_are_no_registries(served):
+    make(served.folder / "a.fewshot")
+    for name in ("b.fewshot.vectors.index", "c.txt", ".d.fewshot", "a b.fewshot"):
+        (served.folder / name).write_text("x")
+    (served.folder / "e.fewshot").mkdir()
+    assert served.names() == ["a"]
+
+
+def test_one_that_cannot_be_opened_is_listed_with_the_reason_and_stops_no_other(tmp_path, caplog):
+    caplog.set_level("WARNING", logger="fewshot.service")
+    make(tmp_path / "good.fewshot")
+    (tmp_path / "bad.fewshot").write_bytes(b"not a database, but long enough to be taken for something" * 20)
+    with client(tmp_path) as http:
+        bad, good = http.get("/v1/registries").json()["registries"]
+        assert (bad["name"], bad["classes"], "is not a fewshot registry" in bad["problem"]) == ("bad", None, True)
+        assert (good["name"], good["classes"], good["problem"]) == ("good", 1, None)
+        said = problem(http.get("/v1/registries/bad"), 503)
+        assert said.startswith("bad.fewshot is not a fewshot registry")
+        assert str(tmp_path) not in said + bad["problem"]
+    assert [str(tmp_path) in record.fields["detail"] for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("/srv/a b/x.fewshot is damaged (at '/srv/a b/x.fewshot')", "x.fewshot is damaged (at 'x.fewshot')"),
+        ("no weights in local-dir:/home/me/enc; see https://host.org/a/b", "no weights in local-dir:enc; see https://host.org/a/b"),
+        ("[Errno 13] Permission denied: '/home/some one/key'", "[Errno 13] Permission denied: 'key'"),
+        (r"cannot read C:\Users\me\x.bin, d/e or /f", "cannot read x.bin, d/e or /f"),
+    ],
+)  # fmt: skip
+def test_a_client_is_told_of_no_place_on_this_machine_and_the_log_is(said, told):
+    problem = translated(RegistryError(said), "/srv/a b/x.fewshot", "x")
+    assert (problem.status_code, problem.detail, problem.cause) == (503, told, said)
+
+
+def test_equal_encoders_are_one_in_memory_and_each_registry_has_its_own(served):
+    make(served.folder / "a.fewshot"), make(served.folder / "b.fewshot")
+    with served.use("a") as a, served.use("b") as b:
+        assert a.encoder is b.encoder
+    make(served.folder / "c.fewshot", times=2.0)  # of an encoder that has no name to load it by
+    with pytest.raises(RegistryError, match=r"give it to create_app as encoder="), served.use("c"):
+        pass
+    assert [encoder.ready for encoder in served.encoders] == [True]
+
+
+def test_an_encoder_is_loaded_by_its_name_once_for_all_registries_and_when_needed(served, monkeypatch):
+    asked = []
+
+    def load(name="pocket", **settings):
+        asked.append((name, settings))
+        return FakeEncoder(times=2.0, name=name)
+
+    monkeypatch.setattr("fewshot.encoders.load_encoder", load)
+    for name in ("a", "b"):
+        make(served.folder / f"{name}.fewshot", times=2.0, name="doubled")
+    with served.use("a") as a, served.use("b") as b:
+        assert a.encoder is b.encoder
+        assert a.classes() == {"red": 1}
+        assert asked == []
+        assert a.predict([png(RED)])[0].label == b.predict([png(RED)])[0].label == "red"
+    assert asked == [("doubled", {})]
+
+
+def test_an_encoder_loaded_for_a_request_has_all_cores_though_the_request_has_one(tmp_path, monkeypatch):
+    had = []
+
+    def load(name):
+        had.append(torch.get_num_threads())
+        return FakeEncoder(times=2.0, name=name)
+
+    monkeypatch.setattr("fewshot.encoders.load_encoder", load)
+    make(tmp_path / "a.fewshot", times=2.0, name="doubled")
+    before = torch.get_num_threads()
+    try:
+        use_cores(3)
+        registries = Registries(tmp_path, encoder=FakeEncoder())
+        use_cores(1)
+        with registries.use("a") as opened:
+            opened.predict([png(RED)])
+        registries.close()
+    finally:
+        use_cores(before)
+    assert had == [3]
+
+
+def test_a_registry_that_was_put_back_or_taken_away_is_seen_so(served):
+    path = make(served.folder / "a.fewshot")
+    shutil.copy(path, served.folder.parent / "copy")
+    with served.use("a") as registry:
+        registry.add("blue", [png(BLUE)])
+    assert labels(served, "a") == ["red", "blue"]
+    with served.use("a") as in_use:
+        os.replace(served.folder.parent / "copy", path)
+        assert labels(served, "a") == ["red"]
+        assert list(in_use.classes()) == ["red", "blue"]  # whoever had it before has it still
+    with pytest.raises(RegistryError, match="has been closed"):
+        in_use.classes()
+    os.remove(path)
+    with pytest.raises(KeyError, match="no registry 'a'"), served.use("a"):
+        pass
+
+
+def test_a_registry_reindexed_by_another_process_is_opened_anew(served, monkeypatch):
+    monkeypatch.setattr("fewshot.encoders.load_encoder", lambda name: FakeEncoder(times=2.0, name=name))
+    path = make(served.folder / "a.fewshot")
+    with served.use("a") as registry:
+        assert registry.predict([png(RED)])[0].label == "red"
+    with ClassRegistry(path, encoder=FakeEncoder()) as elsewhere:
+        elsewhere.reindex(FakeEncoder(times=2.0, name="doubled"))
+    with pytest.raises(RegistryError, match="cannot be compared"), served.use("a") as registry:
+        registry.predict([png(RED)])
+    with served.use("a") as registry:
+        assert registry.predict([png(RED)])[0].label == "red"
+        assert registry.encoder.spec == {"name": "doubled"}
+
+
+def test_those_not_used_for_longest_are_closed_and_opened_again(tmp_path):
+    registries = Registries(tmp_path, encoder=FakeEncoder(), limits=Limits(open_registries=2))
+    for name in "abcd":
+        make(tmp_path / f"{name}.fewshot", label=name)
+    with registries.use("a") as a:
+        for name in "bcd":
+            labels(registries, name)
+        assert list(a.classes()) == ["a"]  # in use, so it stays open
+    assert [labels(registries, name) for name in "abcd"] == [["a"], ["b"], ["c"], ["d"]]
+    assert len(registries._opened) == 2
+    registries.close()
+
+
+def test_many_threads_teach_and_ask_one_registry_and_nothing_is_lost(served):
+    served.create("a")
+    with served.use("a") as registry:
+        registry.add("start", [png(GREEN)])
+    errors = []
+
+    def work(number):
+        try:
+            for n in range(3):
+                with served.use("a") as registry:
+                    registry.add(f"class {number}", [png((number, n, 1))])
+                    registry.predict([png(RED)])
+                    assert f"class {number}" in registry.classes()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with served.use("a") as registry:
+        assert registry.classes() == {"start": 1, **{f"class {n}": 3 for n in range(6)}} | registry.classes()
+        assert sum(registry.classes().values()) == 19
+
+
+def test_a_single_registry_is_made_when_missing_and_serves_no_other(tmp_path):
+    make(tmp_path / "other.fewshot")
+    registries = Registries(tmp_path / "my parts.fewshot", encoder=FakeEncoder())
+    assert (registries.names(), registries.can_create) == (["my_parts"], False)
+    assert labels(registries, "my_parts") == []
+    with pytest.raises(KeyError, match="there is 'my_parts'"), registries.use("other"):
+        pass
+    with pytest.raises(RegistryError, match="one registry is served"):
+        registries.create("new")
+    registries.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("photo.jpg", "is named as a picture"), ("notes.txt", "is not a fewshot registry"), ("file/below", "cannot make")],
+)
+def test_what_can_be_no_registry_is_refused_with_the_reason(tmp_path, name, says):
+    for file in ("photo.jpg", "notes.txt", "file"):
+        (tmp_path / file).write_bytes(b"some words that are no database, and more of them " * 9)
+    with pytest.raises(RegistryError, match=says):
+        Registries(tmp_path / name).warm()

@@ -1,0 +1,241 @@
+"""The service as a process: who may start it how, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from click.testing import CliRunner
+from fakes import RED, ROOT, FakeEncoder, png
+
+from fewshot.cli import main
+from fewshot.service import server_process
+from fewshot.service.app import create_app
+from fewshot.service.limits import Limits
+
+TOKEN = "0123456789abcdef" * 2
+
+
+def call(*args, status=1):
+    result = CliRunner().invoke(main, ["serve", *map(str, args)])
+    assert result.exit_code == status, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What would have been served."""
+    seen = []
+
+    def run(app, bound, ready):
+        ready()
+        seen.append((app, bound.getsockname()[1]))
+        bound.close()
+
+    monkeypatch.setattr(server_process, "run", run)
+    return seen
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No network is loaded."""
+    monkeypatch.setattr("fewshot.encoders.load_encoder", lambda name: FakeEncoder(name=name))
+
+
+def test_a_folder_is_served_at_any_free_port_and_the_address_told(tmp_path, served, quick):
+    result = call(tmp_path / "parts", "--port", 0, status=0)
+    ((app, port),) = served
+    assert json.loads(result.stdout) == {"url": f"http://127.0.0.1:{port}"}
+    assert f"serving {tmp_path / 'parts'} at http://127.0.0.1:{port}; stop with Ctrl-C" in result.stderr
+    assert app.state.registries.folder == tmp_path / "parts"
+    assert (tmp_path / "parts").is_dir()
+    app.state.registries.close()
+
+
+def test_other_machines_are_served_only_with_a_token(tmp_path, token_file, served, quick):
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        result = call(tmp_path / "parts", "--host", host)
+        assert f"{host} can be reached by others, so a token is required: give --token-file" in result.stderr
+    assert served == []
+    assert not (tmp_path / "parts").exists()
+    call(tmp_path / "parts", "--host", "0.0.0.0", "--port", 0, "--token-file", token_file, status=0)
+    served[0][0].state.registries.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize(
+    ("text", "mode", "says"),
+    [
+        (TOKEN, 0o644, "can be read by others than its owner (mode 644); do: chmod 600"),
+        (TOKEN, 0o640, "mode 640"),
+        ("\n", 0o600, "holds no token; make one with: (umask 077; openssl rand -hex 32 >"),
+        ("short", 0o600, "one word of 16 ASCII characters or more, not of 5"),
+        ("two words of many letters", 0o600, "must be one word"),
+        ("ü" * 20, 0o600, "must be one word"),
+    ],
+)
+def test_a_token_that_protects_nothing_is_refused(tmp_path, token_file, text, mode, says, served):
+    token_file.write_text(text, encoding="utf-8")
+    token_file.chmod(mode)
+    stderr = call(tmp_path / "parts", "--token-file", token_file).stderr
+    assert says in stderr
+    assert text.strip() not in stderr or not text.strip()
+    assert served == []
+
+
+def test_a_token_is_read_without_the_line_end(token_file):
+    assert server_process.read_token(str(token_file)) == TOKEN
+
+
+def test_a_missing_token_file_and_a_taken_port_are_told_in_a_line(tmp_path, served):
+    assert "No such file" in call(tmp_path / "parts", "--token-file", tmp_path / "none").stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        stderr = call(tmp_path / "parts", "--port", port).stderr
+    assert stderr == f"Error: port {port} of 127.0.0.1 is taken; give another with --port, or 0 for any\n"
+    assert "cannot listen at 192.0.2.1" in refusal(lambda: server_process.listen("192.0.2.1", 0))
+    assert "cannot listen at no.such.host.invalid" in refusal(lambda: server_process.listen("no.such.host.invalid", 0))
+    assert served == []
+
+
+def refusal(attempt):
+    with pytest.raises(ValueError, match="cannot") as caught:
+        attempt()
+    return str(caught.value)
+
+
+def test_what_cannot_be_served_is_told_before_anything_is(tmp_path, served):
+    (tmp_path / "photo.jpg").write_bytes(png(RED))
+    assert "photo.jpg is named as a picture; give a registry" in call(tmp_path / "photo.jpg", "--port", 0).stderr
+    unknown = call(tmp_path / "parts", "--port", 0, "--encoder", "resnte50").stderr
+    assert "did you mean resnet50" in unknown
+    assert len(unknown.splitlines()) == 1
+    assert served == []
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    code = (
+        "import sys; sys.modules['fastapi'] = None; sys.argv = ['fewshot', 'serve', 'x'];"
+        "from fewshot.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: the server needs fastapi: pip install 'fewshot[serve]'\n"
+
+
+def test_an_ipv6_address_is_shown_in_brackets():
+    try:
+        bound = server_process.listen("::1", 0)
+    except ValueError:
+        pytest.skip("this machine has no IPv6")
+    with bound:
+        assert server_process.url_of(bound) == f"http://[::1]:{bound.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux's")
+def test_a_connection_whose_client_takes_nothing_ends_with_the_time_for_an_answer(tmp_path, monkeypatch):
+    accepted = []
+
+    def serve(self, sockets):
+        with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as connection:
+            accepted.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+
+    monkeypatch.setattr(server_process._Server, "run", serve)
+    for logger in map(logging.getLogger, ("fewshot.service", "uvicorn.error")):  # as they were for later tests
+        for setting in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, setting, getattr(logger, setting))
+    app = create_app(tmp_path, encoder=FakeEncoder(), limits=Limits(seconds=1.5))
+    server_process.run(app, server_process.listen("127.0.0.1", 0), lambda: None)
+    assert accepted == [1500]
+
+
+_SERVER = """
+import sys, time
+from pathlib import Path
+from fakes import FakeEncoder
+from fewshot.service import create_app, running
+
+class Slow(FakeEncoder):
+    def encode(self, images):
+        Path(sys.argv[2]).touch()
+        while not Path(sys.argv[3]).exists():
+            time.sleep(0.01)
+        return super().encode(images)
+
+bound = server_process.listen("127.0.0.1", 0)
+server_process.run(create_app(sys.argv[1], encoder=Slow()), bound,
+                   lambda: print(server_process.url_of(bound), flush=True))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_told_to_stop_it_finishes_what_it_accepted_takes_no_more_and_ends_well(tmp_path):
+    started, go = tmp_path / "started", tmp_path / "go"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    server = subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(tmp_path / "parts.fewshot"), str(started), str(go)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        url = server.stdout.readline().strip()
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(add(url)))
+        asking.start()
+        wait_for(started.exists)
+        server.send_signal(signal.SIGTERM)
+        wait_for(lambda: not answers_at(url))
+        assert server.poll() is None
+        go.touch()
+        asking.join(60)
+        assert answers[0]["added"] == 1
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        _, err = server.communicate()
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert {line["event"] for line in lines} == {"request"}
+    assert (lines[-1]["path"], lines[-1]["status"]) == ("/v1/registries/parts/examples", 200)
+
+
+def add(url):
+    body = b'--x\r\nContent-Disposition: form-data; name="label"\r\n\r\nred\r\n'
+    body += (
+        b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n' + png(RED) + b"\r\n--x--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = urllib.request.Request(f"{url}/v1/registries/parts/examples", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def answers_at(url):
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=10):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
