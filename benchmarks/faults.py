@@ -147,7 +147,7 @@ def _limited(folder: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(folder / "v.npz", vectors=rng.normal(size=(60, 4)).astype(np.float32), labels=np.repeat(range(20), 3))
     with ClassRegistry(folder / "r.fewshot", encoder=ENCODERS["pocket"]) as registry:
-        registry.unknowns.keep(0.2)
+        registry.rejection.set(0.2)
     _pictures(folder)
 
 

@@ -121,7 +121,7 @@ class Doors:
         with ClassRegistry(folder / "whole.fewshot", encoder=ENCODERS[0]) as registry:
             for n in range(8):
                 registry.add(f"class {n % 3}", [picture(n)])
-            registry.unknowns.add_negatives([picture(9)])
+            registry.rejection.add_negatives([picture(9)])
             registry.export(folder / "whole.npz")
         index = VectorIndex(4, metric="cosine")
         index.add(np.eye(4, dtype=np.float32), list(range(4)))

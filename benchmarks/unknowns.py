@@ -90,11 +90,11 @@ def registry(
                 "level": level,
                 "classes": classes,
                 "shots": shots,
-                "kept": line.kept,
-                "promised": line.promised,
+                "kept": line.met,
+                "false_accept_bound": line.false_accept_bound,
                 "false_accept": float(accepted[len(inside) :].mean()),
                 "known_accepted": float(accepted[: len(inside)].mean()),
-                "expected_false_reject": line.false_reject,
+                "estimated_false_reject": line.estimated_false_reject,
             }
         )
     return rows
@@ -116,7 +116,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found[row["level"], size, row["kept"]].append(row)
     lines = []
     for (level, size, kept), some in sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1].split()[0]))):
-        names = ("promised", "false_accept", "known_accepted", "expected_false_reject")
+        names = ("false_accept_bound", "false_accept", "known_accepted", "estimated_false_reject")
         lines.append(
             {"level": level, "classes": size, "asked_is_promised": kept, "registries": len(some)}
             | {name: mean(some, name) for name in names}

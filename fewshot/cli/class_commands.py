@@ -114,8 +114,8 @@ def add(
 def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
     names = expanded(images)
     with opened_registry(registry, encoding, create=True, **settings) as opened:
-        report = opened.unknowns.add_negatives(names)
-        _report(report, opened, label=None, negatives=opened.unknowns.n_negatives)
+        report = opened.rejection.add_negatives(names)
+        _report(report, opened, label=None, negatives=opened.rejection.n_negatives)
 
 
 @click.command(epilog="Example: fewshot classes parts.fewshot")
@@ -130,7 +130,7 @@ def classes(registry: str, label: str | None, negatives: bool) -> None:
         if negatives:
             from fewshot.registry import list_negatives as listed
 
-            found = listed(opened.store, limit=opened.unknowns.n_negatives)
+            found = listed(opened.store, limit=opened.rejection.n_negatives)
             say([{"negative": one.id, "source": one.source} for one in found])
         elif label is None:
             say(opened.classes())
@@ -161,7 +161,7 @@ def remove(registry: str, label: str | None, example: int | None, negative: int 
 
             assert negative is not None
             remove_negative(opened.store, negative)
-            say({"label": None, "removed": 1, "negatives": opened.unknowns.n_negatives})
+            say({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
             return
         say({"label": label, "removed": count, "classes": opened.info().classes})
 
@@ -219,7 +219,7 @@ def reindex(registry: str, encoding: dict[str, Any]) -> None:
         raise click.UsageError("give the new encoder: --encoder NAME")
     with opened_registry(registry) as opened:
         count = opened.reindex(load_asked(encoding, {}))
-        for why in opened.unknowns.renewed():
+        for why in opened.rejection.renewed():
             note(why)
         say({"examples": count, "encoder": opened.info().encoder})
 
@@ -261,7 +261,7 @@ def tune(registry: str, folder: str | None, **settings: Any) -> None:
 
     with opened_registry(registry) as opened:
         report = tune_registry(opened, folder=folder, **settings)
-        for why in opened.unknowns.renewed():
+        for why in opened.rejection.renewed():
             note(why)
     if report.examples:
         extras = [f"--{key} {report.was[key]}" for key in ("layer", "pool") if report.was.get(key) is not None]

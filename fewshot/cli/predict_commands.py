@@ -72,11 +72,11 @@ def predict(
         )
         if max_false_accept != 1:
             try:
-                line = opened.unknowns.threshold(max_false_accept)
+                line = opened.rejection.threshold(max_false_accept)
             except ValueError as error:
                 note(f"no picture is refused: {error}")
             else:
-                if line is not None and not line.kept:
+                if line is not None and not line.met:
                     note(line.describe())
         labels = [prediction.label for prediction in answered.predictions if prediction.label is not None]
         classes = list(dict.fromkeys([*opened.classes(), *labels]))  # some may have been renamed meanwhile

@@ -47,29 +47,29 @@ def threshold(
         raise click.UsageError("give either --forget or what to keep")
     failed: list[Failure] = []
     with opened_registry(registry, encoding) as opened:
-        unknowns = opened.unknowns
+        rejection = opened.rejection
         if forget_negatives:
-            note(f"forgotten: {unknowns.forget_negatives()} negatives")
-        if background is not None and max_false_accept is None and unknowns.level is None:
+            note(f"forgotten: {rejection.forget_negatives()} negatives")
+        if background is not None and max_false_accept is None and rejection.max_false_accept is None:
             raise click.UsageError("give the limit that the background is for: --max-false-accept 0.05")
-        level = unknowns.level if max_false_accept is None else max_false_accept
+        level = rejection.max_false_accept if max_false_accept is None else max_false_accept
         if forget:
-            line = unknowns.keep(None)
+            line = rejection.set(None)
         elif background is not None:
             vectors, labels, failed = _others(background, registry, opened.encoder)
-            line = unknowns.keep(level, background=vectors, labels=labels)
+            line = rejection.set(level, background=vectors, labels=labels)
         elif max_false_accept is not None:
-            line = unknowns.keep(max_false_accept)
+            line = rejection.set(max_false_accept)
         else:
-            line = unknowns.threshold()
-        negatives = unknowns.n_negatives
-        shared = unknowns.n_shared if line is not None and line.source == "background" else 0
+            line = rejection.threshold()
+        negatives = rejection.n_negatives
+        shared = rejection.n_shared if line is not None and line.source == "background" else 0
     if line is None:
         say({"max_false_accept": None, "negatives": negatives})
         return
     if shared:
         note(f"left out: {counted(shared, 'picture')} of the background that a class holds, too")
-    if not line.kept:
+    if not line.met:
         note(line.describe())
     _say(line, negatives, failed)
 
@@ -77,8 +77,10 @@ def threshold(
 def _say(line: Threshold, negatives: int, failed: list[Failure]) -> None:
     answer: dict[str, Any] = {
         "max_false_accept": line.asked,
-        "promised": round(line.promised, 6),
-        "expected_false_reject": None if line.false_reject is None else round(line.false_reject, 4),
+        "false_accept_bound": round(line.false_accept_bound, 6),
+        "estimated_false_reject": None
+        if line.estimated_false_reject is None
+        else round(line.estimated_false_reject, 4),
         "threshold": round(line.value, 6),
         "from": line.source,
         "unknown_classes": line.n_unknown,

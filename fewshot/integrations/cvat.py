@@ -114,13 +114,13 @@ class RegistryFunction:
     def _check_limit(self) -> None:
         """Find out whether there is a line to refuse by, rather than at the first picture of a task."""
         try:
-            line = self._registry.unknowns.threshold(self._max_false_accept)
+            line = self._registry.rejection.threshold(self._max_false_accept)
         except ValueError as error:
             if self._max_false_accept is not None:
                 raise
             _log.warning("no picture is refused: %s", error)
         else:
-            if line is not None and not line.kept:
+            if line is not None and not line.met:
                 _log.warning("%s", line.describe())
 
     def _recognised(self, pictures: Sequence[Image], context: cvataa.DetectionFunctionContext) -> list[int | None]:

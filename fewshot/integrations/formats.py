@@ -19,7 +19,7 @@ from fewshot.registry import Failure, Prediction
 Answers: TypeAlias = Sequence[tuple[str, Prediction | Failure]]
 """Paths as they were given, each with what was recognised in the picture or why it could not be read."""
 
-CSV_COLUMNS = ("path", "label", "closest", "score", "unknown", "failed")
+CSV_COLUMNS = ("path", "label", "closest", "score", "unknown_score", "failed")
 
 # A cell that begins so is computed by a spreadsheet, and may call programs: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -60,7 +60,7 @@ def row(path: str, answer: Prediction | Failure) -> dict[str, Any]:
         "label": answer.label,
         "score": _rounded(answer.score),
         "probability": _rounded(answer.probability),
-        "unknown": _rounded(answer.unknown),
+        "unknown_score": _rounded(answer.unknown_score),
         "top": [[label, _rounded(score)] for label, score in answer.top],
     }
     if answer.nearest:
@@ -86,7 +86,7 @@ def to_csv(answers: Answers) -> str:
         if isinstance(answer, Failure):
             rows.append((path, "", "", "", "", answer.reason))
         else:
-            scores = (_rounded(answer.score), _rounded(answer.unknown))
+            scores = (_rounded(answer.score), _rounded(answer.unknown_score))
             rows.append((path, answer.label or "", answer.top[0][0], *scores, ""))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)

@@ -35,14 +35,14 @@ class Threshold:
         A query is accepted where its unknown score (``fewshot.openset.DEFAULT``) is below; in the score's units.
     asked : float
         The largest share of unknown pictures that may be accepted, in (0, 1).
-    promised : float
+    false_accept_bound : float
         The share that is promised, and expected: the one asked, or where there is too little to go on
         1 / (``n_unknown`` + 1) with a background, and 2 / (``n_unknown`` + 1) with classes.
     n_unknown : int
         Classes that stood for unknown ones.
     source : str
         Where they came from: "classes" (each class was left out in turn) or "background".
-    false_reject : float or None
+    estimated_false_reject : float or None
         The share of known pictures expected to be refused, in [0, 1], from the examples left out in turn; None if no
         class has two. The prototypes then lack an example, so that it is too high rather than too low.
     center : int or None
@@ -52,16 +52,16 @@ class Threshold:
 
     value: float
     asked: float
-    promised: float
+    false_accept_bound: float
     n_unknown: int
     source: str
-    false_reject: float | None
+    estimated_false_reject: float | None
     center: int | None
 
     @property
-    def kept(self) -> bool:
+    def met(self) -> bool:
         """Whether what was asked is promised."""
-        return self.promised <= self.asked
+        return self.false_accept_bound <= self.asked
 
     @property
     def needed(self) -> int:
@@ -73,13 +73,13 @@ class Threshold:
         registered = self.source == "classes"
         classes = "class" if self.n_unknown == 1 else "classes"
         stood = f"{self.n_unknown} {'registered' if registered else 'background'} {classes}"
-        if self.kept:
-            return f"at most {self.promised:.3g} of the unknown pictures are accepted, going by {stood}"
+        if self.met:
+            return f"at most {self.false_accept_bound:.3g} of the unknown pictures are accepted, going by {stood}"
         more = "register more classes, or give pictures of others as a background"
         remedy = more if registered else "give a background of more classes"
         return (
             f"{stood} are too few to promise at most {self.asked:.3g}: that takes {self.needed}. At most "
-            f"{self.promised:.3g} is promised; {remedy}"
+            f"{self.false_accept_bound:.3g} is promised; {remedy}"
         )
 
 
@@ -174,10 +174,10 @@ class LeftOut:
         return Threshold(
             value=value,
             asked=level,
-            promised=level if enough else (2.0 if self.source == "classes" else 1.0) / (m + 1),
+            false_accept_bound=level if enough else (2.0 if self.source == "classes" else 1.0) / (m + 1),
             n_unknown=m,
             source=self.source,
-            false_reject=float((self.known >= value).mean()) if len(self.known) else None,
+            estimated_false_reject=float((self.known >= value).mean()) if len(self.known) else None,
             center=self.center,
         )
 

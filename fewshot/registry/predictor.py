@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fewshot.vectors import VectorIndex
 
 
-class Recall:
+class RegistryPredictor:
     """The classifier and index of a registry.
 
     Both follow the file, whoever changes it: examples appended since the last question are learned on top, any other

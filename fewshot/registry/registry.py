@@ -18,7 +18,7 @@ from fewshot.progress import Progress
 from fewshot.registry import encoder_identity, queries
 from fewshot.registry.backup import backup
 from fewshot.registry.ingest import add_pictures, import_examples
-from fewshot.registry.predictor import Recall
+from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.reindex import picture, reindex
 from fewshot.registry.rejection import Rejection
 from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Prediction, Predictions, RegistryInfo
@@ -85,8 +85,8 @@ class ClassRegistry:
         create: bool = True,
     ) -> None:
         self.store = RegistryStore(path, create=create)
-        self._recall = Recall(self.store, classifier)
-        self.unknowns = Rejection(self.store, lambda: self.encoder)
+        self._predictor = RegistryPredictor(self.store, classifier)
+        self.rejection = Rejection(self.store, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
@@ -175,7 +175,7 @@ class ClassRegistry:
             How many of the closest registered examples to name; 0 for none.
         max_false_accept : float, optional
             The largest share of unknown pictures to give a label, in (0, 1); by default the one kept with
-            ``unknowns.keep``, if any; 1 gives all a label. ``unknowns.threshold`` says what is promised.
+            ``rejection.set``, if any; 1 gives all a label. ``rejection.threshold`` says what is promised.
 
         Returns
         -------
@@ -215,8 +215,8 @@ class ClassRegistry:
         """Recognise pictures by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
         encoder = self.encoder
         query = check_vectors(vectors, encoder.dim)
-        answers = self._recall.predict(query, encoder, top=top, nearest=nearest)
-        return self.unknowns.judge(query, answers, max_false_accept)
+        answers = self._predictor.predict(query, encoder, top=top, nearest=nearest)
+        return self.rejection.judge(query, answers, max_false_accept)
 
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
         """Recognise every picture of a folder or zip with one subfolder a class, and count.

@@ -55,7 +55,7 @@ class _Learned:
 
 
 class Rejection:
-    """Tells a registry's unknown pictures; ``ClassRegistry.unknowns``.
+    """Tells a registry's unknown pictures; ``ClassRegistry.rejection``.
 
     Each picture's unknown score is ``fewshot.openset.DEFAULT``'s, around the mean of the background if one was given,
     else with the centre that ships for the encoder, if one does, plus how much closer by cosine it is to the closest
@@ -115,12 +115,12 @@ class Rejection:
         return self._current(self._encoder()).shared
 
     @property
-    def level(self) -> float | None:
+    def max_false_accept(self) -> float | None:
         """The largest share of unknown pictures to accept that is kept in the registry, None if none is."""
         kept = self._store.meta().get(_LEVEL)
         return None if kept is None else float(kept)
 
-    def keep(
+    def set(
         self,
         max_false_accept: float | None,
         *,
@@ -186,7 +186,7 @@ class Rejection:
         ------
         ValueError : for a level outside (0, 1), or one class and no background.
         """
-        level = self.level if max_false_accept is None else max_false_accept
+        level = self.max_false_accept if max_false_accept is None else max_false_accept
         return None if level is None else self._line(self._current(self._encoder()), level)
 
     def judge(
@@ -203,7 +203,7 @@ class Rejection:
         predictions : list of q Prediction
         max_false_accept : float or None
             By default the level kept, if one is; 1 refuses nothing. Nor does a level that was kept when there was more
-            to go by, as when one class is left: ``threshold`` says why, and each prediction's ``promised`` is None.
+            to go by, as when one class is left: ``threshold`` says why, and ``false_accept_bound`` is None.
         """
         import torch
         from torch.nn.functional import normalize
@@ -213,7 +213,7 @@ class Rejection:
         if not predictions:
             return []
         learned = self._current(self._encoder())
-        level = self.level if max_false_accept is None else max_false_accept
+        level = self.max_false_accept if max_false_accept is None else max_false_accept
         line = None
         if level is not None and level != 1.0:
             try:
@@ -229,9 +229,9 @@ class Rejection:
         return [
             replace(
                 p,
-                unknown=float(u),
+                unknown_score=float(u),
                 label=p.label if line is None or u < line.value else None,
-                promised=None if line is None else line.promised,
+                false_accept_bound=None if line is None else line.false_accept_bound,
             )
             for p, u in zip(predictions, scores.tolist(), strict=True)
         ]
@@ -292,7 +292,7 @@ class Rejection:
         line = None if learned.left_out is not None or learned.stale is not None else self._kept_line(level)
         if line is None:
             line = self._drawn(learned, level)
-            if level == self.level:
+            if level == self.max_false_accept:
                 self._note(learned, line)
         learned.lines[level] = line
         return line

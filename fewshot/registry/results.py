@@ -80,10 +80,10 @@ class Prediction:
         The closest classes, closest first.
     nearest : tuple of Neighbor
         The closest registered examples, of whichever class: why the answer is what it is, or why to doubt it.
-    unknown : float
+    unknown_score : float
         Higher is more surely of no class; about -1 to 1, and comparable within one state of a registry only. NaN where
         it was not asked.
-    promised : float or None
+    false_accept_bound : float or None
         The share of unknown pictures that get a label at most, as far as it can be promised; None where every picture
         gets one.
     probability : float
@@ -95,8 +95,8 @@ class Prediction:
     score: float
     top: tuple[tuple[str, float], ...]
     nearest: tuple[Neighbor, ...] = ()
-    unknown: float = math.nan
-    promised: float | None = None
+    unknown_score: float = math.nan
+    false_accept_bound: float | None = None
     probability: float = math.nan
 
 

@@ -29,7 +29,7 @@ class _Question:
     turn: threading.Event = field(default_factory=threading.Event)
 
 
-class ServedRegistry(ClassRegistry):
+class BatchedRegistry(ClassRegistry):
     """A registry that looks at the vectors of several threads at once: it takes little longer for many than for one.
 
     Whoever comes first answers those who have come by then, and hands over to one of those who came meanwhile.

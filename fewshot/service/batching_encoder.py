@@ -104,7 +104,7 @@ class Identity:
     spec: dict[str, Any]
 
 
-class SharedEncoder:
+class BatchingEncoder:
     """An encoder that any number of threads may ask at once; threads of its own compute what they ask in batches.
 
     There are as many as the encoder has ``lanes``, else one. They wait for nobody: a picture that comes alone is

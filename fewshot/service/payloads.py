@@ -217,8 +217,10 @@ class Recognised(BaseModel):
     source: str = Field(description="The file's name; 'image 3' for the third one in JSON.")
     label: Label | None = Field(description="null: none of the known classes.")
     score: float = Field(description="Of the closest class; higher is closer.")
-    unknown: float | None = Field(description="Higher is more surely of no class; comparable within a revision only.")
-    promised: float | None = Field(
+    unknown_score: float | None = Field(
+        description="Higher: less likely of a class; comparable within a revision only."
+    )
+    false_accept_bound: float | None = Field(
         description="Share of unknown pictures that get a label at most, as far as that can be promised; null: all do."
     )
     top: list[Ranked]
@@ -243,9 +245,9 @@ class Promise(BaseModel):
     """What a limit on false accepts promises in this registry as it is."""
 
     asked: float = Field(description="The limit.")
-    promised: float = Field(description="The share of unknown pictures that is given a label at most.")
-    kept: bool = Field(description="Whether that is no more than was asked.")
-    false_reject: float | None = Field(description="Share of known pictures expected to be refused; null: not known.")
+    false_accept_bound: float = Field(description="The share of unknown pictures that is given a label at most.")
+    met: bool = Field(description="Whether that is no more than was asked.")
+    estimated_false_reject: float | None = Field(description="Expected share of known pictures refused; null: unknown.")
     threshold: float = Field(description="A picture whose unknown score is this or more is given no label.")
     standing_for: Literal["classes", "background"] = Field(description="What the unknown pictures were estimated from.")
     n_unknown: int = Field(description="How many classes that was.")

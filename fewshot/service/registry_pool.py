@@ -17,8 +17,8 @@ import torch
 from fewshot.errors import EncoderMismatch, RegistryError
 from fewshot.media import SUFFIXES
 from fewshot.registry import ClassRegistry, encoder_identity
-from fewshot.service.batched_registry import ServedRegistry
-from fewshot.service.batching_encoder import Identity, SharedEncoder
+from fewshot.service.batched_registry import BatchedRegistry
+from fewshot.service.batching_encoder import BatchingEncoder, Identity
 from fewshot.service.limits import Limits
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Registries:
         Of new registries, "pocket" by default; the others have their own.
     limits : Limits
     seen : callable, optional
-        Told of each batch computed, see ``SharedEncoder``.
+        Told of each batch computed, see ``BatchingEncoder``.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class Registries:
         self._asked = encoder
         self._cores = torch.get_num_threads()  # the threads of requests, which open registries later, have one
         self._default = self._shared(lambda: _loaded(encoder or "pocket"))
-        self._encoders: dict[str, SharedEncoder] = {}
+        self._encoders: dict[str, BatchingEncoder] = {}
         self._lock = threading.RLock()
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         place = Path(os.path.abspath(path))
@@ -148,11 +148,11 @@ class Registries:
                 encoder = registry.encoder
         else:
             encoder = self._default
-        assert isinstance(encoder, SharedEncoder)
+        assert isinstance(encoder, BatchingEncoder)
         encoder.loaded()
 
     @property
-    def encoders(self) -> list[SharedEncoder]:
+    def encoders(self) -> list[BatchingEncoder]:
         """The encoders in use."""
         return [self._default, *list(self._encoders.values())]  # without the lock, which is held while one is loaded
 
@@ -239,9 +239,9 @@ class Registries:
             encoder = self._default
         else:
             encoder = self._encoder_of(str(path), Identity(about.fingerprint, about.dim, about.encoder))
-        return ServedRegistry(path, encoder=encoder, create=False)
+        return BatchedRegistry(path, encoder=encoder, create=False)
 
-    def _encoder_of(self, path: str, known: Identity) -> SharedEncoder:
+    def _encoder_of(self, path: str, known: Identity) -> BatchingEncoder:
         if self.folder is not None and known.fingerprint == self._default.fingerprint:
             return self._default
         if known.fingerprint not in self._encoders:
@@ -251,8 +251,8 @@ class Registries:
             self._encoders[known.fingerprint] = self._shared(lambda: _loaded(**spec), known)
         return self._encoders[known.fingerprint]
 
-    def _shared(self, load: Callable[[], Encoder], known: Identity | None = None) -> SharedEncoder:
-        return SharedEncoder(load, known, waiting=self._limits.waiting, seen=self._seen, cores=self._cores)
+    def _shared(self, load: Callable[[], Encoder], known: Identity | None = None) -> BatchingEncoder:
+        return BatchingEncoder(load, known, waiting=self._limits.waiting, seen=self._seen, cores=self._cores)
 
 
 def _loaded(name: Encoder | str, **settings: object) -> Encoder:

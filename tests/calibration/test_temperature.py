@@ -199,7 +199,7 @@ def test_scores_and_probabilities_come_together_as_they_do_alone():
 def test_a_registry_answers_with_the_probability_of_the_closest_class(tmp_path, monkeypatch):
     encoder = FakeEncoder()
     tables = {encoder.fingerprint: TEN}
-    monkeypatch.setattr("fewshot.calibration.temperature.shipped", lambda fingerprint=None: tables.get(fingerprint, {}))
+    monkeypatch.setattr("fewshot.calibration.shipped", lambda fingerprint=None: tables.get(fingerprint, {}))
     with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder) as registry:
         registry.add("red", [png(RED)])
         registry.add("blue", [png(BLUE)])

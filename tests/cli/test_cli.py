@@ -60,7 +60,7 @@ def test_classes_are_added_one_by_one_and_new_pictures_recognised(photos, tmp_pa
     for row in rows:
         assert row["top"] == [[row["label"], row["score"]]]
         assert row["nearest"][0]["label"] == row["label"]
-        assert set(row) == {"path", "label", "score", "probability", "unknown", "top", "nearest"}
+        assert set(row) == {"path", "label", "score", "probability", "unknown_score", "top", "nearest"}
 
 
 def test_a_folder_is_evaluated_and_the_rows_written(registry, photos, tmp_path):

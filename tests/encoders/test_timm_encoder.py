@@ -273,7 +273,7 @@ def test_a_pickle_holds_the_name_and_not_the_weights(pictures):
 def _shifted(network):
     """Another network of the same architecture: every convolution 1 % larger."""
     with torch.no_grad():
-        for weight in timm_network.parameters():
+        for weight in network.parameters():
             weight.mul_(1.01)
     return network
 

@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(path, tmp_pa
 def test_what_a_tuning_makes_useless_is_told(path, tmp_path):
     with ClassRegistry(path) as registry:
         vectors = np.random.default_rng(0).normal(size=(40, registry.info().dim)).astype(np.float32)
-        registry.unknowns.keep(0.5, background=vectors, labels=[str(n % 20) for n in range(40)])
+        registry.rejection.set(0.5, background=vectors, labels=[str(n % 20) for n in range(40)])
     run = CliRunner().invoke(
         main, ["tune", str(path), "--trainable", "last", "--steps", "1", "--learning-rate", "0.01"]
     )

@@ -90,7 +90,7 @@ def test_a_whole_picture_gets_one_tag_of_its_class(registry):
 
 
 def test_none_of_these_gets_no_tag_by_the_limit_given_or_kept(registry):
-    registry.unknowns.keep(0.05, background=np.random.default_rng(0).random((60, 3)).astype(np.float32))
+    registry.rejection.set(0.05, background=np.random.default_rng(0).random((60, 3)).astype(np.float32))
     assert RegistryFunction(registry).detect(Context(), plain(ORANGE)) == []
     assert len(RegistryFunction(registry).detect(Context(), plain(RED))) == 1
     assert len(RegistryFunction(registry, max_false_accept=1).detect(Context(), plain(ORANGE))) == 1
@@ -104,7 +104,7 @@ def test_a_limit_that_cannot_be_set_is_refused_before_the_first_picture(tmp_path
 
 
 def test_a_kept_limit_that_can_no_longer_be_set_is_told_and_refuses_nothing(registry, caplog):
-    registry.unknowns.keep(0.4)
+    registry.rejection.set(0.4)
     registry.remove("green")
     registry.remove("blue")
     with caplog.at_level(logging.WARNING):

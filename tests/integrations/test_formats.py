@@ -45,7 +45,7 @@ def label_studio(answers, **asked):
 def test_json_lines_are_the_rows_of_predict_failures_among_them():
     first, second, third = map(json.loads, to_jsonl(ANSWERS).splitlines())
     assert first == {
-        "path": "in/a.jpg", "label": "bolt", "score": 0.8765, "probability": None, "unknown": -0.4,
+        "path": "in/a.jpg", "label": "bolt", "score": 0.8765, "probability": None, "unknown_score": -0.4,
         "top": [["bolt", 0.8765], ["nut", 0.5]],
         "nearest": [{"example": 3, "label": "bolt", "source": "b.jpg", "score": 0.9}],
     }  # fmt: skip
@@ -55,9 +55,16 @@ def test_json_lines_are_the_rows_of_predict_failures_among_them():
 
 def test_a_table_has_a_row_a_picture_and_names_the_closest_class_of_a_refused_one():
     assert table(ANSWERS) == [
-        {"path": "in/a.jpg", "label": "bolt", "closest": "bolt", "score": "0.8765", "unknown": "-0.4", "failed": ""},
-        {"path": "in/b.jpg", "label": "", "closest": "", "score": "", "unknown": "", "failed": "no such file"},
-        {"path": "in/c.jpg", "label": "", "closest": "nut", "score": "0.25", "unknown": "0.75", "failed": ""},
+        {
+            "path": "in/a.jpg",
+            "label": "bolt",
+            "closest": "bolt",
+            "score": "0.8765",
+            "unknown_score": "-0.4",
+            "failed": "",
+        },
+        {"path": "in/b.jpg", "label": "", "closest": "", "score": "", "unknown_score": "", "failed": "no such file"},
+        {"path": "in/c.jpg", "label": "", "closest": "nut", "score": "0.25", "unknown_score": "0.75", "failed": ""},
     ]
 
 
@@ -65,7 +72,7 @@ def test_a_table_has_a_row_a_picture_and_names_the_closest_class_of_a_refused_on
 def test_a_name_that_a_spreadsheet_would_compute_comes_after_a_quote(label):
     (row,) = table([("=a.jpg", Prediction(label, 0.5, ((label, 0.5),), (), -0.5))])
     assert (row["path"], row["label"], row["closest"]) == ("'=a.jpg", f"'{label}", f"'{label}")
-    assert row["unknown"] == "-0.5"  # a number is no formula
+    assert row["unknown_score"] == "-0.5"  # a number is no formula
 
 
 def test_commas_quotes_and_lines_in_names_stay_in_their_cell():
@@ -86,8 +93,8 @@ def test_a_file_name_that_is_no_text_leaves_every_format_readable():
 
 def test_what_was_not_asked_is_null_in_json_and_empty_in_a_table():
     answers = [("a.jpg", Prediction("bolt", 0.5, (("bolt", 0.5),)))]
-    assert json.loads(to_jsonl(answers), parse_constant=pytest.fail)["unknown"] is None
-    assert table(answers)[0]["unknown"] == ""
+    assert json.loads(to_jsonl(answers), parse_constant=pytest.fail)["unknown_score"] is None
+    assert table(answers)[0]["unknown_score"] == ""
 
 
 def test_json_is_in_unicode_unless_it_cannot():
@@ -229,7 +236,7 @@ def test_a_picture_that_goes_while_it_is_measured_is_a_failure_and_no_image(part
         os.remove("new/2.png")
         return open_image(path)
 
-    monkeypatch.setattr("fewshot.media.images.open_image", lost)
+    monkeypatch.setattr("fewshot.media.open_image", lost)
     result = predict("--format", "coco", "new/2.png", status=1)
     assert json.loads(result.stdout)["images"] == []
     assert "not recognised: new/2.png: no such file" in result.stderr

@@ -86,7 +86,7 @@ def test_the_fewest_classes_that_a_level_is_promised_for_keep_it(centred, classe
     for _ in range(150):
         X, outside = drawn(classes, 1, rng, d=12), drawn(40, 0, rng, d=12)
         line = line_of(X, 1, level, center=center)
-        assert line.kept
+        assert line.met
         accepted.append((scores_of(X, 1, outside, center=center) < line.value).mean())
     assert np.mean(accepted) <= level + 1.96 * np.std(accepted, ddof=1) / np.sqrt(len(accepted))
 
@@ -134,31 +134,31 @@ def vectors_of(encoder):
 
 def test_a_registry_heeds_the_centre_of_its_encoder_until_there_is_a_background(registry, ships):
     vectors, codes = vectors_of(FakeEncoder()), np.repeat(np.arange(4), 2)
-    line = registry.unknowns.keep(0.3)
+    line = registry.rejection.set(0.3)
     assert line == set_threshold(vectors, codes, max_false_accept=0.3, center=ships)
     assert line.value != set_threshold(vectors, codes, max_false_accept=0.3).value
     assert line.center == 30
     asked = np.array([[0.5, 0.5, 0.1]], np.float32)
     X = vectors.reshape(4, 2, 3)
     (answer,) = registry.predict_vectors(asked)
-    assert answer.unknown == pytest.approx(float(scores_of(X, 2, asked, center=ships)[0]), abs=1e-6)
-    assert answer.unknown != pytest.approx(float(scores_of(X, 2, asked)[0]), abs=1e-3)
-    assert registry.unknowns.keep(0.3, background=np.random.default_rng(0).random((30, 3), np.float32)).center is None
-    assert registry.unknowns.keep(None) is None
-    assert registry.unknowns.keep(0.3) == line
+    assert answer.unknown_score == pytest.approx(float(scores_of(X, 2, asked, center=ships)[0]), abs=1e-6)
+    assert answer.unknown_score != pytest.approx(float(scores_of(X, 2, asked)[0]), abs=1e-3)
+    assert registry.rejection.set(0.3, background=np.random.default_rng(0).random((30, 3), np.float32)).center is None
+    assert registry.rejection.set(None) is None
+    assert registry.rejection.set(0.3) == line
 
 
 def test_after_a_reindex_it_is_the_new_encoders_centre_or_none(registry):
     other = FakeEncoder(more=2)
-    assert registry.unknowns.keep(0.3).center == 30
+    assert registry.rejection.set(0.3).center == 30
     registry.reindex(other)
-    line = registry.unknowns.threshold()
+    line = registry.rejection.threshold()
     assert line == set_threshold(vectors_of(other), np.repeat(np.arange(4), 2), max_false_accept=0.3)
     assert line.center is None
 
 
 def test_a_line_that_was_drawn_in_an_older_way_is_drawn_anew(registry):
-    line = registry.unknowns.keep(0.3)
+    line = registry.rejection.set(0.3)
     with registry.store.write() as connection:
         (kept,) = connection.execute("SELECT value FROM meta WHERE key = 'line'").fetchone()
         noted = json.loads(kept)
@@ -166,7 +166,7 @@ def test_a_line_that_was_drawn_in_an_older_way_is_drawn_anew(registry):
         older = json.dumps(noted | {"value": 0.5})
         connection.execute("UPDATE meta SET value = ? WHERE key = 'line'", (older,))
     with ClassRegistry(registry.store.path, encoder=FakeEncoder()) as other:
-        assert other.unknowns.threshold() == line
+        assert other.rejection.threshold() == line
 
 
 def test_open_set_episodes_are_scored_with_the_centre_that_is_given():

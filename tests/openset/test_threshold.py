@@ -95,7 +95,7 @@ def test_the_share_refused_is_that_of_the_examples_left_out_in_turn():
         prototypes[j] = torch.tensor(fewer[j, 0])
         value = SCORES[DEFAULT](Known(prototypes[None], prototypes[None]), torch.tensor(X[j, i][None, None]))
         refused.append(float(value) >= line.value)
-    assert_allclose(line.false_reject, np.mean(refused))
+    assert_allclose(line.estimated_false_reject, np.mean(refused))
 
 
 def around_the_others(known, background, n):
@@ -128,7 +128,7 @@ def test_with_a_background_its_scores_are_around_the_mean_of_the_others():
     left_out = leave_out(X[:, :2].reshape(10, 24), np.repeat(np.arange(5), 2), background=background)
     assert_allclose(left_out.unknown, scores_around_the_others(X, 2, others), atol=1e-5)
     line = line_of(X, 2, 0.05, background)
-    assert (line.source, line.n_unknown, line.promised) == ("background", 99, 0.05)
+    assert (line.source, line.n_unknown, line.false_accept_bound) == ("background", 99, 0.05)
 
 
 def test_pictures_of_one_background_class_are_left_out_together_and_count_as_one():
@@ -217,7 +217,7 @@ def test_a_background_of_one_class_leaves_nothing_when_it_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("classes", "level", "kept", "promised"),
+    ("classes", "level", "met", "bound"),
     [
         (19, 0.05, True, 0.05),
         (18, 0.05, False, 2 / 19),
@@ -226,25 +226,25 @@ def test_a_background_of_one_class_leaves_nothing_when_it_is_left_out():
         (99, 0.01, True, 0.01),
     ],
 )
-def test_five_percent_is_promised_from_nineteen_classes_on_and_below_what_can_be(classes, level, kept, promised):
+def test_five_percent_is_promised_from_nineteen_classes_on_and_below_what_can_be(classes, level, met, bound):
     line = line_of(drawn(classes, 1, np.random.default_rng(0)), 1, level)
-    assert line.kept is kept
-    assert_allclose(line.promised, promised)
+    assert line.met is met
+    assert_allclose(line.false_accept_bound, bound)
     assert line.needed == needed_classes(level, "classes") == round(1 / level) - 1
 
 
-@pytest.mark.parametrize(("level", "kept", "promised"), [(0.34, False, 2 / 3), (0.5, False, 2 / 3), (0.7, True, 0.7)])
-def test_two_classes_are_compared_with_one_another_alone_and_promise_two_thirds(level, kept, promised):
+@pytest.mark.parametrize(("level", "met", "bound"), [(0.34, False, 2 / 3), (0.5, False, 2 / 3), (0.7, True, 0.7)])
+def test_two_classes_are_compared_with_one_another_alone_and_promise_two_thirds(level, met, bound):
     line = line_of(drawn(2, 1, np.random.default_rng(0)), 1, level)
-    assert (line.kept, line.promised) == (kept, pytest.approx(promised))
-    assert line.needed == (1 if kept else 3)
+    assert (line.met, line.false_accept_bound) == (met, pytest.approx(bound))
+    assert line.needed == (1 if met else 3)
     assert needed_classes(level, "background") < 3
 
 
 def test_who_asks_for_more_than_can_be_promised_gets_the_strictest_line_there_is():
     X = drawn(5, 1, np.random.default_rng(0))
     strictest = line_of(X, 1, 1 / 6)
-    assert strictest.kept
+    assert strictest.met
     assert line_of(X, 1, 0.01).value == strictest.value < line_of(X, 1, 0.4).value
     two = [line_of(drawn(2, 4, np.random.default_rng(0)), 4, level).value for level in (0.01, 0.5, 0.7)]
     assert two[0] == two[1] < two[2]
@@ -253,7 +253,7 @@ def test_who_asks_for_more_than_can_be_promised_gets_the_strictest_line_there_is
 def test_a_background_too_small_promises_one_step_not_two():
     rng = np.random.default_rng(0)
     line = line_of(drawn(5, 1, rng), 1, 0.05, Background.of(drawn(9, 1, rng)[:, 0]))
-    assert (line.kept, line.promised) == (False, 0.1)
+    assert (line.met, line.false_accept_bound) == (False, 0.1)
 
 
 def test_too_little_to_go_on_is_said_with_what_would_be_enough():
@@ -262,14 +262,14 @@ def test_too_little_to_go_on_is_said_with_what_would_be_enough():
         "7 registered classes are too few to promise at most 0.05: that takes 19. At most 0.25 is promised; register "
         "more classes, or give pictures of others as a background"
     )
-    assert line.false_reject is None
+    assert line.estimated_false_reject is None
 
 
 def test_one_class_alone_tells_nothing_and_says_so():
     with pytest.raises(ValueError, match="one class and no background"):
         line_of(drawn(1, 5, np.random.default_rng(0)), 5, 0.05)
     background = Background.of(drawn(19, 1, np.random.default_rng(1))[:, 0])
-    assert line_of(drawn(1, 5, np.random.default_rng(0)), 5, 0.05, background).kept
+    assert line_of(drawn(1, 5, np.random.default_rng(0)), 5, 0.05, background).met
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.1, float("nan")])

@@ -31,7 +31,7 @@ def teach(lessons, annotation, *given, updated=1, task=1):
 
 def negatives(project):
     with ClassRegistry(project, create=False) as registry:
-        return registry.unknowns.n_negatives
+        return registry.rejection.n_negatives
 
 
 def test_a_lesson_is_an_example_and_goes_with_its_annotation(lessons, project):
@@ -118,7 +118,7 @@ def test_none_of_the_classes_is_a_negative_until_it_is_unlearned(lessons, projec
 
 def test_a_negative_given_by_hand_stays(lessons, project):
     with ClassRegistry(project, encoder=ENCODER) as registry:
-        registry.unknowns.add_negatives([png(RED)])
+        registry.rejection.add_negatives([png(RED)])
     teach(lessons, 1, lesson())
     lessons.forget([1])
     assert negatives(project) == 1

@@ -326,10 +326,10 @@ def test_a_repaired_registry_answers_as_the_one_it_came_from(tmp_path):
 def test_what_is_of_no_class_is_had_back_too(tmp_path):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png((255, 0, 0))])
-        registry.unknowns.add_negatives([png((0, 0, 255)), png((0, 255, 255))])
+        registry.rejection.add_negatives([png((0, 0, 255)), png((0, 255, 255))])
     assert repair_registry(tmp_path / "r.fewshot", tmp_path / "new.fewshot").lost == ()
     with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as registry:
-        assert registry.unknowns.n_negatives == 2
+        assert registry.rejection.n_negatives == 2
 
 
 def test_what_annotations_have_taught_is_had_back_too(path, tmp_path):

@@ -480,7 +480,7 @@ def test_threads_may_add_and_ask_at_once(warm_and_cold):
 TWO_PROCESSES = """
 import json, os, sys
 from fakes import FakeEncoder, png
-import fewshot.encoders.base
+import fewshot.encoders.encoder
 from fewshot import ClassRegistry
 path, children = sys.argv[1], []
 for child in range(2):

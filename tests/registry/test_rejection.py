@@ -51,14 +51,14 @@ def labels_of(registry, *pictures, **asked):
 def test_unasked_every_picture_gets_its_best_class_and_an_unknown_score(registry):
     near, between = registry.predict([png(RED, 6), png(ORANGE)])
     assert (near.label, between.label) == ("red", "red")
-    assert -1.1 < near.unknown < between.unknown < 1.0
+    assert -1.1 < near.unknown_score < between.unknown_score < 1.0
 
 
 def test_asked_a_picture_past_the_line_has_no_label_but_still_its_ranking(registry):
-    registry.unknowns.keep(0.05, background=colours(60))
-    line = registry.unknowns.threshold()
+    registry.rejection.set(0.05, background=colours(60))
+    line = registry.rejection.threshold()
     near, far = registry.predict([png(RED, 6), png(ORANGE)])
-    assert near.unknown < line.value <= far.unknown
+    assert near.unknown_score < line.value <= far.unknown_score
     assert (near.label, far.label) == ("red", None)
     assert far.top[0][0] == "red"
     assert far.score == far.top[0][1]
@@ -67,7 +67,7 @@ def test_asked_a_picture_past_the_line_has_no_label_but_still_its_ranking(regist
 
 def test_the_line_is_that_of_set_threshold_on_the_registrys_vectors(registry):
     others = colours(40)
-    line = registry.unknowns.keep(0.1, background=others, labels=[str(n // 2) for n in range(40)])
+    line = registry.rejection.set(0.1, background=others, labels=[str(n // 2) for n in range(40)])
     vectors, codes = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0), np.repeat(np.arange(3), 2)
     background = Background.of(others, [str(n // 2) for n in range(40)])
     assert line == set_threshold(vectors, codes, max_false_accept=0.1, background=background)
@@ -75,62 +75,62 @@ def test_the_line_is_that_of_set_threshold_on_the_registrys_vectors(registry):
 
 
 def test_the_line_is_kept_in_the_file_and_follows_its_classes(registry, path):
-    kept = registry.unknowns.keep(0.05, background=colours(60))
+    kept = registry.rejection.set(0.05, background=colours(60))
     with ClassRegistry(path, encoder=FakeEncoder()) as other:
-        assert (other.unknowns.level, other.unknowns.threshold()) == (0.05, kept)
+        assert (other.rejection.max_false_accept, other.rejection.threshold()) == (0.05, kept)
         assert labels_of(other, CYAN) == [None]
         other.add("cyan", [png(CYAN)])
-    assert registry.unknowns.threshold() != kept
+    assert registry.rejection.threshold() != kept
     assert labels_of(registry, CYAN) == ["cyan"]
     registry.remove("cyan")
-    assert registry.unknowns.threshold() == kept
-    assert registry.unknowns.keep(None) is None
-    assert (registry.unknowns.level, registry.unknowns.threshold()) == (None, None)
+    assert registry.rejection.threshold() == kept
+    assert registry.rejection.set(None) is None
+    assert (registry.rejection.max_false_accept, registry.rejection.threshold()) == (None, None)
     assert labels_of(registry, CYAN) != [None]
 
 
 def test_without_a_background_few_classes_promise_what_they_can(registry):
-    line = registry.unknowns.threshold(0.05)
-    assert (line.promised, line.kept, line.source) == (0.5, False, "classes")
+    line = registry.rejection.threshold(0.05)
+    assert (line.false_accept_bound, line.met, line.source) == (0.5, False, "classes")
     assert line.describe().startswith("3 registered classes are too few to promise at most 0.05: that takes 19.")
 
 
 def test_evaluation_stays_closed_set(registry, tmp_path):
     (tmp_path / "new" / "red").mkdir(parents=True)
     (tmp_path / "new" / "red" / "1.png").write_bytes(png(ORANGE))
-    registry.unknowns.keep(0.05, background=colours(60))
+    registry.rejection.set(0.05, background=colours(60))
     assert registry.evaluate(tmp_path / "new").accuracy == 1.0
 
 
 def test_a_picture_closer_to_a_negative_than_to_any_class_is_more_surely_unknown(registry):
     before, red = registry.predict([png(ORANGE, 7), png(RED, 7)])
-    assert registry.unknowns.add_negatives([png(ORANGE)]) == AddReport(added=1)
+    assert registry.rejection.add_negatives([png(ORANGE)]) == AddReport(added=1)
     after, same = registry.predict([png(ORANGE, 7), png(RED, 7)])
     # Its cosine to the negative is 1, to red 2 / sqrt(5).
-    assert_allclose(after.unknown - before.unknown, 1 - 2 / np.sqrt(5), atol=1e-5)
+    assert_allclose(after.unknown_score - before.unknown_score, 1 - 2 / np.sqrt(5), atol=1e-5)
     assert (after.label, same) == ("red", red)
     assert registry.classes() == {"red": 2, "green": 2, "blue": 2}
 
 
 def test_negatives_are_counted_once_and_not_taken_from_classes(registry, tmp_path):
-    report = registry.unknowns.add_negatives([png(BLACK), png(BLACK), png(RED), tmp_path / "missing.png"])
+    report = registry.rejection.add_negatives([png(BLACK), png(BLACK), png(RED), tmp_path / "missing.png"])
     assert (report.added, report.duplicates) == (1, 1)
     assert [conflict.held_by for conflict in report.conflicts] == [("red",)]
     assert report.failed[0].reason == "no such file"
-    assert registry.unknowns.n_negatives == 1
-    assert registry.unknowns.forget_negatives() == 1
-    assert registry.unknowns.n_negatives == 0
+    assert registry.rejection.n_negatives == 1
+    assert registry.rejection.forget_negatives() == 1
+    assert registry.rejection.n_negatives == 0
 
 
 def test_after_a_reindex_negatives_are_embedded_anew_and_the_background_is_asked_for_again(registry):
-    registry.unknowns.add_negatives([png(ORANGE)])
-    registry.unknowns.keep(0.05, background=colours(60))
+    registry.rejection.add_negatives([png(ORANGE)])
+    registry.rejection.set(0.05, background=colours(60))
     registry.reindex(FakeEncoder(more=1))
     with pytest.raises(RegistryError, match=r"60 background vectors .* another encoder .*--background DATA"):
         labels_of(registry, RED)
     assert labels_of(registry, RED, max_false_accept=1) == ["red"]
     wider = np.concatenate([colours(60), np.ones((60, 1), np.float32)], axis=1)
-    assert registry.unknowns.keep(0.05, background=wider).kept
+    assert registry.rejection.set(0.05, background=wider).met
     assert labels_of(registry, RED) == ["red"]
 
 
@@ -140,28 +140,28 @@ def test_negatives_whose_pictures_are_not_kept_ask_to_be_given_again_after_a_rei
     with ClassRegistry(path, encoder=FakeEncoder(), keep_images=False) as registry:
         registry.add("red", [tmp_path / "a.png"])
         registry.add("green", [tmp_path / "b.png"])
-        registry.unknowns.add_negatives([tmp_path / "c.png"])
+        registry.rejection.add_negatives([tmp_path / "c.png"])
         registry.reindex(FakeEncoder(more=1))
         assert registry.predict([png(RED)])[0].label == "red"
         with pytest.raises(RegistryError, match=r"1 negative vectors .* --forget-negatives, and add them again"):
             registry.predict([png(RED)], max_false_accept=0.5)
-        registry.unknowns.forget_negatives()
-        assert registry.unknowns.threshold(0.7).kept
+        registry.rejection.forget_negatives()
+        assert registry.rejection.threshold(0.7).met
 
 
 def test_what_cannot_be_kept_changes_nothing(registry):
-    registry.unknowns.keep(0.1)
+    registry.rejection.set(0.1)
     for wrong in (0.0, 1.0, 2.0):
         with pytest.raises(ValueError, match=r"in \(0, 1\)"):
-            registry.unknowns.keep(wrong, background=colours(5))
+            registry.rejection.set(wrong, background=colours(5))
     with pytest.raises(ValueError, match="vector 0 of 2 holds NaN"):
-        registry.unknowns.keep(0.1, background=np.full((2, 3), np.nan, np.float32))
-    assert registry.unknowns.level == 0.1
-    assert registry.unknowns.threshold().source == "classes"
+        registry.rejection.set(0.1, background=np.full((2, 3), np.nan, np.float32))
+    assert registry.rejection.max_false_accept == 0.1
+    assert registry.rejection.threshold().source == "classes"
 
 
 def test_a_negative_is_not_taken_into_a_class_unless_both_are_wanted(registry):
-    registry.unknowns.add_negatives([png(ORANGE)])
+    registry.rejection.add_negatives([png(ORANGE)])
     refused = registry.add("orange", [png(ORANGE)])
     assert [conflict.held_by for conflict in refused.conflicts] == [("none of these",)]
     assert (refused.added, "orange" in registry.classes()) == (0, False)
@@ -169,35 +169,35 @@ def test_a_negative_is_not_taken_into_a_class_unless_both_are_wanted(registry):
 
 
 def test_pictures_of_the_background_that_a_class_holds_stand_for_nothing(registry):
-    registry.unknowns.keep(0.05, background=colours(60))
-    alone = registry.unknowns.threshold()
-    assert registry.unknowns.n_shared == 0
+    registry.rejection.set(0.05, background=colours(60))
+    alone = registry.rejection.threshold()
+    assert registry.rejection.n_shared == 0
     with_red = np.concatenate([colours(60), np.eye(3, dtype=np.float32)[:1]])
-    assert registry.unknowns.keep(0.05, background=with_red) == alone
-    assert registry.unknowns.n_shared == 1
+    assert registry.rejection.set(0.05, background=with_red) == alone
+    assert registry.rejection.n_shared == 1
     registry.remove("red")
-    assert registry.unknowns.threshold().n_unknown == 61
+    assert registry.rejection.threshold().n_unknown == 61
 
 
 def test_a_kept_line_is_read_not_drawn_again_until_something_changes(registry, path, monkeypatch):
     import fewshot.openset
 
-    kept = registry.unknowns.keep(0.05, background=colours(60))
+    kept = registry.rejection.set(0.05, background=colours(60))
     draw, drawn = fewshot.openset.leave_out, []
     monkeypatch.setattr(fewshot.openset, "leave_out", lambda *a, **k: drawn.append(1) or draw(*a, **k))
     with ClassRegistry(path, encoder=FakeEncoder()) as other:
         assert labels_of(other, RED, ORANGE) == ["red", None]
-        assert other.unknowns.threshold() == kept
-        other.unknowns.add_negatives([png(ORANGE)])
-        assert (other.unknowns.threshold(), drawn) == (kept, [])
+        assert other.rejection.threshold() == kept
+        other.rejection.add_negatives([png(ORANGE)])
+        assert (other.rejection.threshold(), drawn) == (kept, [])
         other.add("cyan", [png(CYAN)])
         assert labels_of(other, CYAN, CYAN) == ["cyan", "cyan"]
         assert labels_of(other, CYAN) == ["cyan"]
         assert drawn == [1]
     with ClassRegistry(path, encoder=FakeEncoder()) as third:
-        assert third.unknowns.threshold() not in (kept, None)
+        assert third.rejection.threshold() not in (kept, None)
         assert drawn == [1]
-    assert registry.unknowns.threshold(0.2).asked == 0.2
+    assert registry.rejection.threshold(0.2).asked == 0.2
     assert drawn == [1, 1]
 
 
@@ -215,45 +215,45 @@ def test_a_change_while_a_line_is_drawn_is_in_the_line_that_is_kept(registry, pa
 
     monkeypatch.setattr(fewshot.openset, "leave_out", meanwhile)
     revision, _ = registry.store.state()
-    assert registry.unknowns.keep(0.5).n_unknown == 4
+    assert registry.rejection.set(0.5).n_unknown == 4
     assert len(calls) == 2
     assert registry.store.state()[0] == revision + 2  # the class and the limit, and nothing for what was begun anew
 
 
 def test_noting_a_line_anew_is_no_change_of_what_is_answered(registry, path):
-    registry.unknowns.keep(0.5)
+    registry.rejection.set(0.5)
     registry.add("cyan", [png(CYAN)])
     before = registry.store.state()
     with ClassRegistry(path, encoder=FakeEncoder()) as other:
-        assert other.unknowns.threshold().n_unknown == 4
+        assert other.rejection.threshold().n_unknown == 4
     assert registry.store.state() == before
 
 
 def test_a_limit_that_cannot_be_set_any_more_refuses_nothing_and_each_answer_says_so(registry):
-    registry.unknowns.keep(0.5)
-    assert registry.predict([png(RED)])[0].promised == 0.5
-    assert registry.predict([png(RED)], max_false_accept=1)[0].promised is None
+    registry.rejection.set(0.5)
+    assert registry.predict([png(RED)])[0].false_accept_bound == 0.5
+    assert registry.predict([png(RED)], max_false_accept=1)[0].false_accept_bound is None
     registry.remove("green")
     registry.remove("blue")
     answer = registry.predict([png(CYAN)])[0]
-    assert (answer.label, answer.promised) == ("red", None)
+    assert (answer.label, answer.false_accept_bound) == ("red", None)
     with pytest.raises(ValueError, match="one class and no background"):
-        registry.unknowns.threshold()
+        registry.rejection.threshold()
     registry.remove("red")
     with pytest.raises(RegistryError, match="holds no classes"):
-        registry.unknowns.threshold()
+        registry.rejection.threshold()
 
 
 def test_vectors_of_another_size_are_no_background(registry):
     with pytest.raises(ValueError, match="4"):
-        registry.unknowns.keep(0.1, background=np.ones((5, 4), np.float32))
-    assert registry.unknowns.level is None
+        registry.rejection.set(0.1, background=np.ones((5, 4), np.float32))
+    assert registry.rejection.max_false_accept is None
 
 
 @pytest.mark.parametrize("kind", ["negative", "background"])
 def test_a_changed_byte_of_what_is_of_no_class_is_noticed_and_repaired_away(registry, path, tmp_path, kind):
-    registry.unknowns.add_negatives([png(ORANGE), png(BLACK)])
-    registry.unknowns.keep(0.5, background=colours(3))
+    registry.rejection.add_negatives([png(ORANGE), png(BLACK)])
+    registry.rejection.set(0.5, background=colours(3))
     registry.close()
     with closing(sqlite3.connect(path)) as connection:
         (id_, vector) = connection.execute("SELECT id, vector FROM outsiders WHERE kind = ?", (kind,)).fetchone()
@@ -268,12 +268,12 @@ def test_a_changed_byte_of_what_is_of_no_class_is_noticed_and_repaired_away(regi
     assert found.lost == ("some of what is of no class: negatives, or the background of the threshold",)
     with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as whole:
         assert problems_of(whole.store) == []
-        assert whole.unknowns.n_negatives == (1 if kind == "negative" else 2)
+        assert whole.rejection.n_negatives == (1 if kind == "negative" else 2)
         assert whole.predict([png(RED)])[0].label == "red"
 
 
 def test_a_file_from_before_the_checksums_is_given_them(registry, path):
-    registry.unknowns.add_negatives([png(ORANGE)])
+    registry.rejection.add_negatives([png(ORANGE)])
     registry.close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE outsiders DROP COLUMN checksum")
@@ -317,17 +317,17 @@ def made(pictures, tmp_path):
 
 def test_a_limit_is_kept_shown_followed_and_forgotten(pictures, made):
     answer, notes = call("threshold", made, "--max-false-accept", 0.05)
-    assert (answer["promised"], answer["unknown_classes"], answer["from"]) == (0.4, 4, "classes")
+    assert (answer["false_accept_bound"], answer["unknown_classes"], answer["from"]) == (0.4, 4, "classes")
     assert "4 registered classes are too few to promise at most 0.05" in notes
     kept, notes = call("threshold", made, "--background", pictures / "others")
-    assert (kept["promised"], kept["unknown_classes"], kept["from"]) == (0.05, 19, "background")
+    assert (kept["false_accept_bound"], kept["unknown_classes"], kept["from"]) == (0.05, 19, "background")
     assert "too few" not in notes
     assert call("threshold", made)[0] == kept
     asked = [pictures / "known" / "0" / "0.png", *sorted((pictures / "others").rglob("*.png"))[:5]]
     answers, _ = call("predict", made, *asked, "--nearest", 0)
     assert answers[0]["label"] == "0"
     for row in answers:
-        assert (row["label"] is None) == (row["unknown"] >= kept["threshold"] - 1e-4), row
+        assert (row["label"] is None) == (row["unknown_score"] >= kept["threshold"] - 1e-4), row
     assert None in [row["label"] for row in answers]
     assert call("threshold", made, "--forget")[0] == {"max_false_accept": None, "negatives": 0}
 

@@ -10,7 +10,7 @@ import pytest
 from fakes import BLUE, RED, FakeEncoder, png
 
 from fewshot import ClassRegistry
-from fewshot.service.batched_registry import ServedRegistry
+from fewshot.service.batched_registry import BatchedRegistry
 from fewshot.service.batching_encoder import Gone
 
 
@@ -28,7 +28,7 @@ def asked(tmp_path, monkeypatch):
         return answer(self, vectors, **options)
 
     monkeypatch.setattr(ClassRegistry, "predict_vectors", watched)
-    with ServedRegistry(tmp_path / "parts.fewshot", encoder=FakeEncoder(), create=False) as registry:
+    with BatchedRegistry(tmp_path / "parts.fewshot", encoder=FakeEncoder(), create=False) as registry:
         yield registry, calls, gate
 
 

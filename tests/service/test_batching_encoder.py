@@ -14,11 +14,11 @@ from service_client import Gated, queued
 
 from fewshot.encoders.encoder import encode_valid
 from fewshot.errors import EncoderMismatch
-from fewshot.service.batching_encoder import DEADLINE, GONE, Busy, Gone, Identity, SharedEncoder
+from fewshot.service.batching_encoder import DEADLINE, GONE, BatchingEncoder, Busy, Gone, Identity
 
 
 def shared(encoder, waiting=1000, **settings):
-    return SharedEncoder(lambda: encoder, waiting=waiting, **settings)
+    return BatchingEncoder(lambda: encoder, waiting=waiting, **settings)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_it_answers_for_what_it_is_known_to_be_without_loading_and_notices_anoth
         return FakeEncoder(times=2.0)
 
     known = Identity("mean colour times 1.0, 0 more", 3, {"name": "colours"})
-    pool = SharedEncoder(load, known, waiting=10)
+    pool = BatchingEncoder(load, known, waiting=10)
     assert (pool.dim, pool.fingerprint, pool.spec, pool.ready, loads) == (3, known.fingerprint, known.spec, False, [])
     with pytest.raises(EncoderMismatch, match="colours gives other vectors now"):
         pool.encode([png(RED)])
@@ -191,7 +191,7 @@ def test_it_answers_for_what_it_is_known_to_be_without_loading_and_notices_anoth
 
 def test_batches_are_told_of():
     told = []
-    pool = SharedEncoder(FakeEncoder, waiting=10, seen=lambda pictures, seconds: told.append(pictures))
+    pool = BatchingEncoder(FakeEncoder, waiting=10, seen=lambda pictures, seconds: told.append(pictures))
     pool.encode([png(RED)] * 3)
     pool.close()
     assert told == [3]

@@ -193,7 +193,7 @@ def test_those_least_sure_come_first_and_are_sorted_anew_by_each_lesson(shown):
     shown.test(orange, sky, olive)
     assert [name for name, _ in shown.queued()] == ["olive.png", "sky.png", "orange.png"]
     assert "least sure first: smallest margin between the two best scores" in page.inner_text("#queue-text")
-    page.select_option("#order", "unknown")
+    page.select_option("#order", "unknown_score")
     wait(page, "document.querySelector('#queue li').getAttribute('aria-label').startsWith('sky')")
     page.select_option("#order", "margin")
     wait(page, "document.querySelector('#queue li').getAttribute('aria-label').startsWith('olive')")

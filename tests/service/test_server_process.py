@@ -171,7 +171,7 @@ _SERVER = """
 import sys, time
 from pathlib import Path
 from fakes import FakeEncoder
-from fewshot.service import create_app, running
+from fewshot.service import create_app, server_process
 
 class Slow(FakeEncoder):
     def encode(self, images):

@@ -170,7 +170,7 @@ def test_what_is_none_of_the_classes_is_refused_once_a_limit_is_kept(empty, tmp_
     assert before == {"max_false_accept": None, "promise": None, "problem": None, "negatives": 0}
     asked = empty.get(f"{PARTS}/unknowns?max_false_accept=0.3").json()
     assert asked["max_false_accept"] is None
-    assert (asked["promise"]["asked"], asked["promise"]["kept"], asked["promise"]["n_unknown"]) == (0.3, True, 20)
+    assert (asked["promise"]["asked"], asked["promise"]["met"], asked["promise"]["n_unknown"]) == (0.3, True, 20)
     kept = empty.put(f"{PARTS}/unknowns", json={"max_false_accept": 0.3}).json()
     assert (kept["max_false_accept"], kept["promise"]) == (0.3, asked["promise"])
     ask = lambda **query: empty.post(f"{PARTS}/predict", files=files(png(RED)), params=query).json()["predictions"][0]  # noqa: E731
@@ -236,10 +236,10 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
         (same,) = registry.predict([png((10, 200, 90))])
     answer = taught.post(f"{PARTS}/predict", files=files(png((10, 200, 90)))).json()["predictions"][0]
     assert_allclose([one["score"] for one in answer["top"]], [score for _, score in same.top], atol=1e-6)
-    assert answer["unknown"] == pytest.approx(same.unknown, abs=1e-6)
+    assert answer["unknown_score"] == pytest.approx(same.unknown_score, abs=1e-6)
     assert answer["top"][0]["probability"] == pytest.approx(same.probability, abs=1e-4)
     assert [one["probability"] for one in answer["top"][1:]] == [None, None]
-    assert answer["promised"] is None
+    assert answer["false_accept_bound"] is None
 
 
 @pytest.mark.parametrize(

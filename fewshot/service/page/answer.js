@@ -108,7 +108,7 @@ function figures(answer, best, second) {
   if (typeof best.probability === "number") parts.push(`${Math.round(100 * best.probability)} % sure`);
   const margin = second && score(best.score - second.score);
   if (second) parts.push(`${margin === "0.00" ? "hardly" : margin} ahead of ${second.label}`);
-  if (typeof answer.unknown === "number") parts.push(`unknown score ${score(answer.unknown)}`);
+  if (typeof answer.unknown_score === "number") parts.push(`unknown score ${score(answer.unknown_score)}`);
   return parts.join(", ");
 }
 

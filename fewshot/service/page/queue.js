@@ -23,7 +23,7 @@ let asking = null;
 export function sureness({ answer, number }, order) {
   if (!answer) return Infinity;
   if (order === "arrival") return number;
-  if (order === "unknown") return -(answer.unknown ?? 0);
+  if (order === "unknown_score") return -(answer.unknown_score ?? 0);
   const [best, second] = answer.top;
   // One class alone has no rival: the least alike is the least sure.
   return best ? best.score - (second?.score ?? 0) : -Infinity;

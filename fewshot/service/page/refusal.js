@@ -56,7 +56,7 @@ async function read() {
   $("negatives").firstElementChild.textContent = `${plural(negatives, "picture")} taught as none of these.`;
 }
 
-function sentence({ text, false_reject: lost }) {
+function sentence({ text, estimated_false_reject: lost }) {
   const promised = `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
   return lost === null ? promised : `${promised} About ${Math.round(100 * lost)} % of the pictures of known classes are refused with them.`;
 }

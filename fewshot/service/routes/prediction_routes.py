@@ -71,8 +71,8 @@ def _answer(source: str, prediction: Prediction) -> payloads.Recognised:
         source=source,
         label=prediction.label,
         score=round(prediction.score, _DIGITS),
-        unknown=None if math.isnan(prediction.unknown) else round(prediction.unknown, _DIGITS),
-        promised=prediction.promised,
+        unknown_score=None if math.isnan(prediction.unknown_score) else round(prediction.unknown_score, _DIGITS),
+        false_accept_bound=prediction.false_accept_bound,
         top=[
             payloads.Ranked(
                 label=label,
@@ -105,7 +105,7 @@ async def set_unknowns(request: Request, registry: Name, body: payloads.Level) -
     def keep(opened: ClassRegistry) -> payloads.Unknowns:
         if opened.store.is_empty():
             raise Refused(409, "this registry has no class yet; add pictures of some first")
-        opened.unknowns.keep(body.max_false_accept)
+        opened.rejection.set(body.max_false_accept)
         return _unknowns(opened, None)
 
     return await in_registry(request, registry, keep)
@@ -117,16 +117,16 @@ def _unknowns(registry: ClassRegistry, asked: float | None) -> payloads.Unknowns
         problem = "there is no class yet; add pictures of some first"
     else:
         try:
-            line = registry.unknowns.threshold(asked)
+            line = registry.rejection.threshold(asked)
         except ValueError as error:
             problem = str(error)
     promise = None
     if line is not None:
         promise = payloads.Promise(
             asked=line.asked,
-            promised=line.promised,
-            kept=line.kept,
-            false_reject=line.false_reject,
+            false_accept_bound=line.false_accept_bound,
+            met=line.met,
+            estimated_false_reject=line.estimated_false_reject,
             threshold=line.value,
             standing_for=line.source,  # type: ignore[arg-type]
             n_unknown=line.n_unknown,
@@ -135,10 +135,10 @@ def _unknowns(registry: ClassRegistry, asked: float | None) -> payloads.Unknowns
             text=line.describe(),
         )
     return payloads.Unknowns(
-        max_false_accept=registry.unknowns.level,
+        max_false_accept=registry.rejection.max_false_accept,
         promise=promise,
         problem=problem,
-        negatives=registry.unknowns.n_negatives,
+        negatives=registry.rejection.n_negatives,
     )
 
 
@@ -169,7 +169,7 @@ async def add_negatives(request: Request, registry: Name) -> payloads.NegativesA
     def add(opened: ClassRegistry) -> payloads.NegativesAdded:
         store, hashes = opened.store, [sha256 for _, sha256 in sent.hashes]
         before = queries.negatives_with_hashes(store, hashes)
-        report = opened.unknowns.add_negatives(sent.usable)
+        report = opened.rejection.add_negatives(sent.usable)
         ids = queries.negatives_with_hashes(store, hashes)
         return payloads.NegativesAdded(
             added=report.added,
@@ -177,7 +177,7 @@ async def add_negatives(request: Request, registry: Name) -> payloads.NegativesA
             duplicates=report.duplicates,
             conflicts=conflicts(store, report, sent),
             failed=sent.failures(report),
-            negatives=opened.unknowns.n_negatives,
+            negatives=opened.rejection.n_negatives,
         )
 
     return await in_registry(request, registry, add)
@@ -186,7 +186,7 @@ async def add_negatives(request: Request, registry: Name) -> payloads.NegativesA
 @router.delete("/negatives", tags=["unknowns"], operation_id="remove_negatives")
 async def remove_negatives(request: Request, registry: Name) -> payloads.Removed:
     """Forget all negatives."""
-    gone = await in_registry(request, registry, lambda opened: opened.unknowns.forget_negatives())
+    gone = await in_registry(request, registry, lambda opened: opened.rejection.forget_negatives())
     return payloads.Removed(removed=gone)
 
 

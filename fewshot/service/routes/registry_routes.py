@@ -77,7 +77,7 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryAbo
         store = opened.store
         with store.read():
             info, revision = opened.info(), store.state()[0]
-            negatives = opened.unknowns.n_negatives
+            negatives = opened.rejection.n_negatives
         return payloads.RegistryAbout(
             name=registry,
             encoder=name_of(json.dumps(info.encoder)) if info.fingerprint else "",
