@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +41,7 @@ def why_not(error: Exception) -> str:
         return "the disk is full; free some space and try again"
     if code in _LOCKED:
         return "it may not be written to; check its permissions and its folder's, or choose another place"
-    return f"{getattr(error, 'strerror', None) or error}; look after the disk, or choose another place"
+    return f"{getattr(error, 'strerror', None) or error}; check the disk, or choose another place"
 
 
 def unwritable(path: str | os.PathLike[str], error: Exception) -> OSError:
@@ -98,22 +97,22 @@ def _about_writing(error: Exception, temporary: Path) -> bool:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[bool]:
+def exclusive_lock(path: Path) -> Iterator[bool]:
     """Hold a file that no other process holds meanwhile; says whether it was free.
 
-    The lock is SQLite's: it works on every system, and ends with the process however that ends.
+    The lock is the operating system's: it ends with the process, however that ends.
     """
-    connection = None
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
+    free = True
     try:
-        try:
-            connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise unwritable(path, error) from error
-            yield False
-            return
-        yield True
+        lock.acquire()
+    except Timeout:
+        free = False
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield free
     finally:
-        if connection is not None:
-            connection.close()
+        lock.release()

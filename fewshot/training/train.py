@@ -19,7 +19,7 @@ from fewshot.benchmark import draw_training
 from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders import best_device, best_precision, check_sizes, trainable_network, usable_device
 from fewshot.errors import FewShotError, MissingExtra
-from fewshot.files import alone, replacing, unwritable
+from fewshot.files import exclusive_lock, replacing, unwritable
 from fewshot.training import checkpoint
 from fewshot.training.checkpoint import State
 from fewshot.training.decoded_images import content, decoded, split_off, thinned
@@ -156,7 +156,7 @@ def train_encoder(
     ]
     training = Training(recipe, net, domains, watches, machine, work, identity, note)
     work.mkdir(parents=True, exist_ok=True)
-    with alone(work / LOCK) as first:
+    with exclusive_lock(work / LOCK) as first:
         if not first:
             raise FewShotError(f"another training is at work in {work}: wait for it, or give another --out")
         (work / ENCODER).mkdir(parents=True, exist_ok=True)

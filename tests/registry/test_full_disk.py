@@ -106,7 +106,7 @@ def test_the_judge_notices_what_is_lost_left_behind_or_not_said(message, after, 
         (errno.EDQUOT, "the disk is full; free some space and try again"),
         (errno.EROFS, "it may not be written to; check its permissions and its folder's, or choose another place"),
         (errno.EACCES, "it may not be written to; check its permissions and its folder's, or choose another place"),
-        (errno.EIO, "Input/output error; look after the disk, or choose another place"),
+        (errno.EIO, "Input/output error; check the disk, or choose another place"),
     ],
 )
 def test_a_file_that_cannot_be_moved_into_its_place_leaves_the_older_one(code, why, tmp_path, monkeypatch):

@@ -218,10 +218,11 @@ def interrupted(out, monkeypatch, error, **changes):
 
 
 def test_a_second_training_with_the_same_folder_is_turned_away(tmp_path):
-    from fewshot.files import alone
+    from fewshot.files import exclusive_lock
 
     (tmp_path / "out.training").mkdir()
-    with alone(tmp_path / "out.training" / "lock") as first, alone(tmp_path / "out.training" / "lock") as second:
+    lock = tmp_path / "out.training" / "lock"
+    with exclusive_lock(lock) as first, exclusive_lock(lock) as second:
         assert (first, second) == (True, False)
         with pytest.raises(FewShotError, match=r"another training is at work in .*out\.training: wait for it"):
             train(tmp_path / "out")
