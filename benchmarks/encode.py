@@ -83,7 +83,7 @@ def race(encoder: Any, loop: Callable[[Sequence[Path]], np.ndarray], files: list
     """Best pictures a second of the loop, of ours, and of our network alone on ready tensors."""
     best = {"loop": 0.0, "ours": 0.0, "forward": 0.0}
     sizes, ways = (4, 8, 16, 32), (False, True)
-    if encoder._loaded().device.type != "cpu":
+    if encoder.loaded.device.type != "cpu":
         sizes, ways = (32, 64, 128), (False,)
     few = files[: max(64, len(files) // 8)]
     encoder.encode(few)
@@ -109,7 +109,7 @@ def forward(encoder: Any, size: int, *, alone: bool, seconds: float = 0.7) -> fl
 
     ``alone``: on a CPU, each core computes batches of its own instead of all sharing one.
     """
-    loaded = encoder._loaded()
+    loaded = encoder.loaded
     dtype = torch.bfloat16 if loaded.precision == "bfloat16" else torch.float32
     x = torch.rand(size, 3, 224, 224, device=loaded.device).to(dtype).to(memory_format=torch.channels_last)
 

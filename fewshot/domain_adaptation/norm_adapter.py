@@ -42,7 +42,7 @@ class NormAdapter:
     def __init__(
         self, encoder: TimmEncoder, images: Sequence[ImageSource], random_state: np.random.RandomState
     ) -> None:
-        self._encoder, self._loaded = encoder, encoder._loaded()
+        self._encoder, self._loaded = encoder, encoder.loaded
         self._images, self._random_state = images, random_state
         self.network = encoder.exact_network()
         self._norms = _live_norms(self.network, encoder.name)

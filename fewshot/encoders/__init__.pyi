@@ -19,6 +19,7 @@ from .encoder import Encoder as Encoder
 from .encoder import all_or_raise as all_or_raise
 from .encoder import check_image_batch as check_image_batch
 from .encoder import encode_valid as encode_valid
+from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised
 from .timm_encoder import POCKET as POCKET
 from .timm_encoder import TimmEncoder as TimmEncoder
@@ -29,7 +30,6 @@ from .trainable import Trainable as Trainable
 from .trainable import check_sizes as check_sizes
 from .trainable import learning as learning
 from .trainable import trainable_network as trainable_network
-from .tta import directions as directions
-from .tta import mirror_look as mirror_look
-from .tta import mirrored_middle as mirrored_middle
-from .tta import two_looks as two_looks
+from .tta import encode_flips as encode_flips
+from .tta import flipped_centre as flipped_centre
+from .tta import sum_of_directions as sum_of_directions

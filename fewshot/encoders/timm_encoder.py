@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor, nn
 
-from fewshot.encoders.batch_norm_folding import fuse_batch_norms
-from fewshot.encoders.bfloat16 import to_bfloat16
 from fewshot.encoders.device import Precision, best_device, best_precision, usable_device
 from fewshot.encoders.encoder import Encoded, all_or_raise, check_image_batch, counted, gathered
+from fewshot.encoders.loaded_network import LoadedNetwork, converted
 from fewshot.encoders.preprocessing import normalised, preparation
 from fewshot.encoders.timm_network import POOLS, features, fingerprint, load_network
 from fewshot.errors import ImageError
@@ -38,25 +37,9 @@ POCKET = Path(__file__).with_name("pocket")
 _CPU_PIXELS, _CPU_MOST, _GPU_BATCH = 8 * 224 * 224, 32, 64
 # Least cosine between bfloat16 and float32 features of noise for bfloat16 to be taken unasked; 0.99 and up is usual.
 _FAITHFUL = 0.97
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    network: nn.Module
-    prepare: Callable[[ImageSource], NDArray[np.uint8]]
-    mean: Tensor
-    std: Tensor
-    device: torch.device
-    precision: Precision
-    dim: int
-    fingerprint: str
-    threads: int
-    cpu_batch: int
-    asked: tuple[Any, ...]
-
-
-# A picture ready for the network, or why there is none.
-_Item = NDArray[np.uint8] | ImageError
+# An image ready for the network (h, w, 3), or why there is none.
+_Prepared = NDArray[np.uint8] | ImageError
+View = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -116,14 +99,26 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
 
     @property
+    def loaded(self) -> LoadedNetwork:
+        """The network and its preprocessing, loaded at first use and anew when a parameter has changed.
+
+        Raises
+        ------
+        EncoderNotFound : if there is no such network or its weights cannot be had.
+        """
+        if "_network" not in self.__dict__ or self._network[0] != self._asked():
+            self._network: tuple[tuple[Any, ...], LoadedNetwork] = self._asked(), self._load()
+        return self._network[1]
+
+    @property
     def dim(self) -> int:
         """The embedding size d."""
-        return self._loaded().dim
+        return self.loaded.dim
 
     @property
     def fingerprint(self) -> str:
         """Made of architecture, weights, preprocessing, layer and pool; not of device, precision or batch size."""
-        return self._loaded().fingerprint
+        return self.loaded.fingerprint
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -133,7 +128,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def resolved_precision(self) -> Precision:
         """The precision computed in."""
-        return self._loaded().precision
+        return self.loaded.precision
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
         """Embed n pictures.
@@ -159,15 +154,28 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Pictures are decoded while the network computes.
         """
-        loaded = self._loaded()
+        encoded = self.encode_views(images, (_as_is,))
+        return replace(encoded, vectors=encoded.vectors[:, 0])
+
+    def encode_views(self, images: Iterable[ImageSource], views: Sequence[View]) -> Encoded:
+        """As ``encode_valid``, but v views of each picture: ``vectors`` has the shape (m, v, d).
+
+        Parameters
+        ----------
+        images : iterable of n image sources
+        views : sequence of v callables
+            Each makes one view of a prepared image, uint8 pixels (h, w, 3), of the same shape.
+        """
+        loaded = self.loaded
         source, total = counted(check_image_batch(images))
         with Progress(total, "encode") as bar:
-            return gathered(self._embedded(loaded, source, total), loaded.dim, bar.advance)
+            encoded = gathered(self._embedded(loaded, source, total, views), len(views) * loaded.dim, bar.advance)
+        return replace(encoded, vectors=encoded.vectors.reshape(-1, len(views), loaded.dim))
 
     @property
     def lanes(self) -> tuple[int, int] | None:
         """How many threads may each call ``encode_here`` at a time, and with how many pictures; None on a GPU."""
-        loaded = self._loaded()
+        loaded = self.loaded
         return (loaded.threads, self.batch_size or loaded.cpu_batch) if loaded.device.type == "cpu" else None
 
     def encode_here(self, images: Iterable[ImageSource]) -> Encoded:
@@ -175,10 +183,10 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         What torch does later in this thread uses one core, too.
         """
-        loaded = self._loaded()
+        loaded = self.loaded
         _compute_alone()
-        batch: list[_Item] = [attempt(loaded.prepare, picture) for picture in check_image_batch(images)]
-        return gathered([self._embed(loaded, batch)], loaded.dim)
+        batch: list[_Prepared] = [attempt(loaded.prepare, picture) for picture in check_image_batch(images)]
+        return gathered([self._embed(loaded, batch, (_as_is,))], loaded.dim)
 
     def exact_network(self) -> nn.Module:
         """Return a copy of the network as it was before conversion: float32, CPU, eval mode, batch norms not folded.
@@ -212,7 +220,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         twin = type(self)(**self.get_params(deep=False))
         own = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-        own.pretrained_cfg = self._loaded().network.pretrained_cfg
+        own.pretrained_cfg = self.loaded.network.pretrained_cfg
         twin._network_given = (own, self.name, self.pretrained)
         return twin
 
@@ -246,15 +254,15 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return {key: value for key, value in super().__getstate__().items() if key != "_network"}
 
     def _embedded(
-        self, loaded: _Loaded, source: Iterator[ImageSource], total: int | None
-    ) -> Iterator[tuple[list[_Item], NDArray[np.float32]]]:
-        """Yield batches in order: what became of each picture, and the vectors (m, d) of the good ones."""
+        self, loaded: LoadedNetwork, source: Iterator[ImageSource], total: int | None, views: Sequence[View]
+    ) -> Iterator[tuple[list[_Prepared], NDArray[np.float32]]]:
+        """Yield batches in order: what became of each picture, and the vectors (m, v d) of the good ones."""
         on_cpu = loaded.device.type == "cpu"
         default = loaded.cpu_batch if on_cpu else _GPU_BATCH
         size = default if self.batch_size is None else check_count("batch_size", self.batch_size)
         if not on_cpu or total == 1:
             decoded = map_ahead(loaded.prepare, source, ahead=4 * size)
-            yield from (self._embed(loaded, batch) for batch in _batches(decoded, size))
+            yield from (self._embed(loaded, batch, views) for batch in _batches(decoded, size))
             return
         # On a CPU each core takes whole batches, from file to vector: cores that compute one batch together wait for
         # each other at every layer, the more so while some of them decode (1.4 to 1.6 times slower on two cores).
@@ -262,8 +270,8 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if total is not None:
             size = max(1, min(size, -(-total // threads)))
 
-        def embed(batch: list[ImageSource]) -> tuple[list[_Item], NDArray[np.float32]]:
-            return self._embed(loaded, [attempt(loaded.prepare, picture) for picture in batch])
+        def embed(batch: list[ImageSource]) -> tuple[list[_Prepared], NDArray[np.float32]]:
+            return self._embed(loaded, [attempt(loaded.prepare, picture) for picture in batch], views)
 
         try:
             for result in map_ahead(
@@ -274,20 +282,19 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         finally:
             torch.set_num_threads(threads)  # torch starts later threads with the last number set anywhere
 
-    def _embed(self, loaded: _Loaded, items: list[_Item]) -> tuple[list[_Item], NDArray[np.float32]]:
+    def _embed(
+        self, loaded: LoadedNetwork, items: list[_Prepared], views: Sequence[View]
+    ) -> tuple[list[_Prepared], NDArray[np.float32]]:
         good = [item for item in items if not isinstance(item, ImageError)]
         if not good:
-            return items, np.empty((0, loaded.dim), np.float32)
+            return items, np.empty((0, len(views) * loaded.dim), np.float32)
+        found = []
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack(good)).to(loaded.device)
-            x = normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
-            out = features(loaded.network, x, layer=self.layer, pool=self.pool)
-            return items, out.float().cpu().numpy()
-
-    def _loaded(self) -> _Loaded:
-        if "_network" not in self.__dict__ or self._network.asked != self._asked():
-            self._network: _Loaded = self._load()
-        return self._network
+            for view in views:
+                pixels = torch.from_numpy(np.stack([view(item) for item in good])).to(loaded.device)
+                x = normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
+                found.append(features(loaded.network, x, layer=self.layer, pool=self.pool).float().cpu())
+        return items, torch.cat(found, 1).numpy()
 
     def _given(self) -> tuple[nn.Module, str, bool] | None:
         """What ``with_network`` was given, unless another name was set since."""
@@ -313,7 +320,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """What a loaded network depends on; an attribute may have been set since."""
         return self.name, self.pretrained, self.layer, self.pool, self.device, self.precision
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> LoadedNetwork:
         from timm.data import resolve_model_data_config
 
         if self.pool is not None:
@@ -328,32 +335,23 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_choice("precision", precision, tuple(_DTYPES))
         unasked = self.precision is None and precision == "bfloat16"
         spare = copy.deepcopy(network) if unasked else network
-        network = self._converted(network, example, device, precision)
+        network = converted(network, example, device, precision, layer=self.layer, pool=self.pool)
         if unasked:
             quick = self._features(network, example.to(device, torch.bfloat16)).float().cpu()
             if not torch.cosine_similarity(quick, exact).item() > _FAITHFUL:
                 # Some networks cannot be computed in bfloat16, such as those that begin with a cosine transform.
                 precision = "float32"
-                network = self._converted(spare, example, device, precision)
+                network = converted(spare, example, device, precision, layer=self.layer, pool=self.pool)
         mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
         threads = torch.get_num_threads()
         prepare = preparation(config)
         batch = max(1, min(_CPU_MOST, _CPU_PIXELS // example[0, 0].numel()))
         dim = exact.shape[1]
-        return _Loaded(network, prepare, mean, std, device, precision, dim, identity, threads, batch, self._asked())
+        return LoadedNetwork(network, prepare, mean, std, device, precision, dim, identity, threads, batch)
 
     def _features(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.inference_mode():
             return features(network, x, layer=self.layer, pool=self.pool)
-
-    def _converted(self, network: nn.Module, example: Tensor, device: torch.device, precision: Precision) -> nn.Module:
-        if device.type == "cpu":  # elsewhere norms cost little, and keeping them keeps their float32 biases
-            fuse_batch_norms(network, example, lambda x: features(network, x, layer=self.layer, pool=self.pool))
-        network = to_bfloat16(network, device) if precision == "bfloat16" else network.to(device)
-        for weight in network.parameters():
-            if weight.ndim == 4:  # Module.to(memory_format=...) fails where a network has other convolutions too
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        return network
 
 
 def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
@@ -375,7 +373,7 @@ def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
     elif os.path.isdir(name):
         name = f"local-dir:{os.path.abspath(name)}"
     encoder = TimmEncoder(name, **settings)
-    encoder._loaded()
+    _ = encoder.loaded
     return encoder
 
 
@@ -386,6 +384,10 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _as_is(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
 
 
 def _compute_alone() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewshot.calibration import shipped
 from fewshot.classifiers import FewShotClassifier
-from fewshot.encoders import TimmEncoder, check_image_batch, directions, load_encoder, two_looks
+from fewshot.encoders import TimmEncoder, check_image_batch, encode_flips, load_encoder, sum_of_directions
 from fewshot.finetuning.choice import Choice, hold_out, untouched
 from fewshot.finetuning.frozen import HEADS, Answer, answer, classifier_of
 from fewshot.finetuning.parts import check_trainable
@@ -168,11 +168,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             adapted, head, mirror = encoder.with_network(tuned.network), self.head or "prototypes", bool(self.mirror)
             found = None
-        reader = two_looks(adapted) if mirror else adapted
-        vectors = directions(reader.encode(images), encoder.dim) if found is None else found
+        vectors = sum_of_directions(encode_flips(adapted, images, tta=mirror)) if found is None else found
         classifier = classifier_of(head).fit(vectors, labels)
         self.classes_, self.encoder_ = classifier.classes_, adapted
-        self._classifier, self._reader = classifier, reader
+        self._classifier = classifier
         self._sharpness = shipped(encoder.fingerprint)  # the adapted encoder's own is in no table
         self.choice_ = Choice(
             **vars(tuned.verdict),
@@ -234,7 +233,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
         check_is_fitted(self, "classes_")
-        return self._classifier, directions(self._reader.encode(X), self.encoder_.dim)
+        return self._classifier, sum_of_directions(encode_flips(self.encoder_, X, tta=self.choice_.mirror))
 
     def _tuned(self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor) -> tuple[Tuned, Answer | None]:
         """What tuning leaves, and how the untouched encoder answers; None where that was not asked."""
@@ -243,15 +242,14 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.trainable == "head":
             frozen = self._frozen(encoder, images, codes, parts)
             return Tuned(None, untouched(frozen, codes, parts), head_parameters(codes, encoder)), frozen
-        pixels = decode(encoder._loaded().prepare, images, len(images), self.memory)
+        pixels = decode(encoder.loaded.prepare, images, len(images), self.memory)
         chosen = self._frozen(encoder, images, codes, parts) if settings.judged else None
         return tune(encoder, Task(pixels, codes, chosen), settings), chosen
 
     def _frozen(
         self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor, parts: list[tuple[Tensor, Tensor]]
     ) -> Answer:
-        reader = encoder if self.mirror is False else two_looks(encoder)
-        looks = torch.from_numpy(reader.encode(images)).reshape(len(images), -1, encoder.dim)
+        looks = torch.from_numpy(encode_flips(encoder, images, tta=self.mirror is not False))
         return answer(looks, codes, int(codes.max()) + 1, parts, head=self.head, mirror=self.mirror)
 
     def _check(self) -> None:

@@ -19,9 +19,9 @@ from fewshot.encoders import (
     TimmEncoder,
     all_or_raise,
     check_image_batch,
-    directions,
-    mirror_look,
-    mirrored_middle,
+    encode_flips,
+    flipped_centre,
+    sum_of_directions,
 )
 from fewshot.episodes import Episodes, EpisodeSampler
 from fewshot.finetuning.choice import Choice, Verdict, hold_out, untouched
@@ -184,7 +184,6 @@ class _Bench:
         self._settings = classifier._settings()
         # Where nothing is chosen, the untouched encoder's best answer is not asked for.
         self._judged = self._settings.judged or classifier.trainable == "head"
-        self._mirror = mirror_look(encoder)
         used = np.unique(np.concatenate([episode.pictures for episode in episodes]))
         self._row = np.zeros(len(pictures), np.int64)
         self._row[used] = np.arange(len(used))
@@ -258,19 +257,18 @@ class _Bench:
 
     def _read(self, episode: _Episode, looks: Tensor, head: str, mirror: bool) -> _Reading:
         """Answer the queries by vectors (n, l, d) of all pictures of an episode."""
-        vectors, s = directions(looks.reshape(len(looks), -1).numpy(), self._encoder.dim), len(episode.support)
+        vectors, s = sum_of_directions(looks.numpy()), len(episode.support)
         return classifier_of(head).fit(vectors[:s], episode.labels).predict(vectors[s:]), head, mirror
 
     def _looks(self, where: NDArray[np.int64], mirror: bool) -> Tensor:
         """The untouched encoder's vectors (n, 1, d) of pictures, and with ``mirror`` (n, 2, d) of both looks."""
-        looks = [self._vectors[self._row[where]]]
         if mirror:
-            looks.append(self._mirror.encode([self._pictures[i] for i in where]))
-        return torch.from_numpy(np.stack(looks, 1))
+            return torch.from_numpy(encode_flips(self._encoder, [self._pictures[i] for i in where]))
+        return torch.from_numpy(self._vectors[self._row[where]][:, None])
 
     def pixels(self, where: NDArray[np.int64]) -> Tensor:
         """Pictures (n, 3, h, w), uint8, as the encoder prepares them."""
-        prepare = self._encoder._loaded().prepare
+        prepare = self._encoder.loaded.prepare
         return decode(prepare, [self._pictures[i] for i in where], len(where), self._settings.memory)
 
 
@@ -287,6 +285,6 @@ class _Batches:
             for at in range(0, len(self.where), SHOWN):
                 pixels = self.bench.pixels(self.where[at : at + SHOWN])
                 if mirrored:
-                    turned = [torch.from_numpy(mirrored_middle(each.permute(1, 2, 0).numpy())) for each in pixels]
+                    turned = [torch.from_numpy(flipped_centre(each.permute(1, 2, 0).numpy())) for each in pixels]
                     pixels = torch.stack(turned).permute(0, 3, 1, 2)
                 yield pixels

@@ -192,7 +192,7 @@ def opened(
     ------
     ValueError : for a choice of parameters that the network does not have, and if it cannot be batched but shall be.
     """
-    loaded = encoder._loaded()
+    loaded = encoder.loaded
     network = encoder.exact_network()
     with torch.random.fork_rng(devices=[]):  # nobody else's draws change
         torch.manual_seed(settings.seed)

@@ -234,7 +234,7 @@ def norms_of(encoder):
 
 def seen_by_norms(encoder, pictures):
     """What each norm of the encoder's network reads of the pictures, all in one batch."""
-    network, loaded, seen = encoder.exact_network(), encoder._loaded(), []
+    network, loaded, seen = encoder.exact_network(), encoder.loaded, []
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

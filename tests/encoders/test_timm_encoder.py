@@ -62,7 +62,7 @@ def random_encoder():
     def make(name=SMALL, **settings):
         torch.manual_seed(0)
         encoder = TimmEncoder(name, pretrained=False, **settings)
-        encoder._loaded()
+        _ = encoder.loaded
         return encoder
 
     return make
@@ -102,8 +102,8 @@ def test_a_network_left_in_training_mode_is_noticed(random_encoder, pictures):
     fresh = timm.create_model(SMALL, num_classes=0).train()
     x = torch.rand(4, 3, 96, 96)
     assert (fresh(x)[0] - fresh(x[:1])[0]).abs().max() > 1e-2  # BatchNorm reads its batch
-    assert not encoder._loaded().network.training
-    assert not any(p.requires_grad for p in encoder._loaded().network.parameters())
+    assert not encoder.loaded.network.training
+    assert not any(p.requires_grad for p in encoder.loaded.network.parameters())
 
 
 def test_pictures_are_prepared_exactly_as_the_networks_own_configuration_says(random_encoder, pictures):
@@ -139,7 +139,7 @@ def test_a_layer_is_read_through_timms_intermediates(random_encoder, pictures):
     plain = timm.create_model(SMALL, num_classes=0).eval()
     encoder = random_encoder(layer=2, precision="float32")
     with torch.inference_mode():
-        loaded = encoder._loaded()
+        loaded = encoder.loaded
         x = torch.from_numpy(np.stack([loaded.prepare(p) for p in pictures])).permute(0, 3, 1, 2).float() / 255
         x = (x - loaded.mean.view(3, 1, 1)) / loaded.std.view(3, 1, 1)
         maps = plain.forward_intermediates(x, indices=[2], intermediates_only=True)[0]
@@ -181,7 +181,7 @@ def test_fingerprints_tell_weights_layers_pools_and_preprocessing_apart(random_e
     assert first.fingerprint == random_encoder().fingerprint == random_encoder(precision="bfloat16").fingerprint
     torch.manual_seed(1)
     others = [TimmEncoder(SMALL, pretrained=False), random_encoder(layer=2), random_encoder(layer=2, pool="max")]
-    config = timm.data.resolve_model_data_config(first._loaded().network)
+    config = timm.data.resolve_model_data_config(first.loaded.network)
     monkeypatch.setattr("timm.data.resolve_model_data_config", lambda *_: {**config, "crop_pct": 0.5})
     others.append(random_encoder())
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
@@ -251,7 +251,7 @@ def test_a_clone_shares_the_network_until_a_parameter_changes(random_encoder):
     encoder = random_encoder()
     twin = clone(encoder)
     assert twin is not encoder
-    assert twin._loaded() is encoder._loaded()
+    assert twin.loaded is encoder.loaded
     assert twin.set_params(layer=1).dim == 32 != encoder.dim
 
 

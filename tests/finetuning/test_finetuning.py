@@ -20,7 +20,7 @@ from torch.nn import functional
 from fewshot import EmbeddingCache, FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder
 from fewshot.calibration.temperature import shipped
 from fewshot.encoders.timm_network import load_network
-from fewshot.encoders.tta import mirrored_middle
+from fewshot.encoders.tta import flipped_centre
 from fewshot.finetuning import choice as choosing
 from fewshot.finetuning.choice import choose, folds
 from fewshot.finetuning.cut import cut
@@ -393,17 +393,20 @@ def test_one_picture_of_a_class_is_enough(encoder, support):
 def test_an_untouched_classifier_reads_the_vectors_of_the_given_encoder(encoder, support, queries, monkeypatch, mirror):
     monkeypatch.setattr(choosing, "_MARGIN_EXAMPLES", math.inf)
     images, labels = support
-    looked: list[int] = []
-    whole = TimmEncoder._embed
-    monkeypatch.setattr(
-        TimmEncoder, "_embed", lambda self, net, items: looked.append(len(items)) or whole(self, net, items)
-    )
+    encoded: list[int] = []
+    encode_views = TimmEncoder.encode_views
+
+    def counting(self, images, views):
+        encoded.append(len(images) * len(views))
+        return encode_views(self, images, views)
+
+    monkeypatch.setattr(TimmEncoder, "encode_views", counting)
     classifier = FineTuneClassifier(encoder, trainable="last", steps=2, mirror=mirror).fit(images, labels)
-    assert sum(looked) == (1 + mirror) * len(images)  # once each: what chose the answer is what it learns from
+    assert sum(encoded) == (1 + mirror) * len(images)  # once each: what chose the answer is what it learns from
     assert (classifier.choice_.steps, classifier.choice_.learning_rate) == (0, 0.0)
     assert classifier.choice_.mirror is mirror
     assert classifier.encoder_ is encoder
-    mirrored = [[mirrored_middle(np.asarray(image)) for image in each] for each in (images, queries[0])]
+    mirrored = [[flipped_centre(np.asarray(image)) for image in each] for each in (images, queries[0])]
     own, asked = (
         directions_of(encoder.encode(plainly)) + mirror * directions_of(encoder.encode(turned))
         for plainly, turned in zip((images, queries[0]), mirrored, strict=True)

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LogisticRegression
 
 from fewshot import FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder
-from fewshot.encoders.tta import directions, mirrored_middle, two_looks
+from fewshot.encoders.tta import encode_flips, flipped_centre, sum_of_directions
 from fewshot.finetuning import frozen as freezing
 from fewshot.finetuning.choice import Fold, choose, hold_out, untouched
 from fewshot.finetuning.frozen import Answer, SpreadLogisticClassifier, answer, mirror_stays, worse
@@ -167,31 +167,32 @@ def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes(
     assert chosen(Answer("logistic", False, (right,), (plain,), features)).steps == 0  # nor its answer alone
 
 
-def test_the_mirrored_middle_leaves_out_the_edges_and_turns_left_to_right():
+def test_the_flipped_centre_leaves_out_the_edges_and_turns_left_to_right():
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[:, 16:] = 200
     picture[:2] = picture[-2:] = picture[:, :2] = picture[:, -2:] = 77
-    found = mirrored_middle(picture)
+    found = flipped_centre(picture)
     assert found.shape == (32, 32, 3)
     assert (found[:, :14] == 200).all()
     assert (found[:, 18:] == 0).all()
-    wide = mirrored_middle(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (16, 1, 3)))
+    wide = flipped_centre(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (16, 1, 3)))
     # The middle is columns 4 to 59, stretched to 64: the first pixel's centre is at 0.5 * 56 / 64 - 0.5 < 0.
     assert (wide[:, 0] == 59).all()
     assert (wide[:, -1] == 4).all()
 
 
-def test_two_looks_are_the_encoders_vectors_of_the_picture_and_of_its_mirrored_middle(pocket, pictures):
+def test_two_looks_are_the_encoders_vectors_of_the_picture_and_of_its_flipped_centre(pocket, pictures):
     images = pictures[0]
-    found = two_looks(pocket).encode(images).reshape(9, 2, pocket.dim)
+    found = encode_flips(pocket, images)
     assert_array_equal(found[:, 0], pocket.encode(images))
-    assert_allclose(found[:, 1], pocket.encode([mirrored_middle(image) for image in images]), atol=1e-5)
-    assert_allclose(directions(found.reshape(9, -1), pocket.dim), directions_of(found).sum(1), atol=1e-6)
-    valid = two_looks(pocket).encode_valid([images[0], b"none", images[1]])
+    assert_allclose(found[:, 1], pocket.encode([flipped_centre(image) for image in images]), atol=1e-5)
+    assert_allclose(sum_of_directions(found), directions_of(found).sum(1), atol=1e-6)
+    valid = pocket.encode_views([images[0], b"none", images[1]], (np.asarray, flipped_centre))
     assert valid.kept.tolist() == [0, 2]
-    assert_allclose(valid.vectors, found[:2].reshape(2, -1), atol=1e-5)
+    assert_allclose(valid.vectors, found[:2], atol=1e-5)
+    assert pocket.encode_views([b"none"], (np.asarray, flipped_centre)).vectors.shape == (0, 2, pocket.dim)
     with pytest.raises(ImageError, match="image 0 of 1"):
-        two_looks(pocket).encode([b"none"])
+        encode_flips(pocket, [b"none"])
 
 
 def test_the_head_alone_needs_no_steps_and_no_chance(pocket, pictures):
@@ -205,7 +206,7 @@ def test_the_head_alone_needs_no_steps_and_no_chance(pocket, pictures):
     assert first.choice_.head == second.choice_.head
     assert_allclose(first.predict_proba(images[:2]).sum(1), 1, rtol=1e-5)
     twice = FineTuneClassifier(pocket, trainable="head", head="prototypes", mirror=True).fit(images, labels)
-    own = directions(two_looks(pocket).encode(images), pocket.dim)
+    own = sum_of_directions(encode_flips(pocket, images))
     assert_allclose(twice.scores(images), PrototypeClassifier().fit(own, labels).scores(own), atol=1e-5)
     assert (twice.choice_.head, twice.choice_.mirror) == ("prototypes", True)
 
@@ -230,7 +231,7 @@ def test_a_tuned_encoder_looks_twice_and_is_read_by_logistic_regression_only_whe
     plain = FineTuneClassifier(pocket, **steps).fit(images, labels)
     assert (plain.choice_.head, plain.choice_.mirror) == ("prototypes", False)
     asked = FineTuneClassifier(pocket, **steps, head="logistic", mirror=True).fit(images, labels)
-    own = directions(two_looks(asked.encoder_).encode(images), pocket.dim)
+    own = sum_of_directions(encode_flips(asked.encoder_, images))
     assert_allclose(asked.scores(images), SpreadLogisticClassifier().fit(own, labels).scores(own), atol=1e-4)
     with pytest.raises(ValueError, match="head must be one of 'logistic', 'prototypes', not 'ridge'"):
         FineTuneClassifier(pocket, head="ridge").fit(images, labels)
