@@ -68,10 +68,7 @@ SQL_ELSEWHERE = {
 PENDING = {
     "domain_adaptation/norm_adapter.py imports fewshot.encoders.trainable, a file inside another room",
     "domain_adaptation/norm_adapter.py imports the private _folded of fewshot.encoders.trainable",
-    "finetuning/classifier.py reaches for encoder._loaded, which finetuning/ does not define",
-    "finetuning/episode_runner.py reaches for self._encoder._loaded, which finetuning/ does not define",
     "finetuning/frozen.py reaches for self._solve, which finetuning/ does not define",
-    "finetuning/session.py reaches for encoder._loaded, which finetuning/ does not define",
 }
 
 
