@@ -42,7 +42,7 @@ from fewshot import (
     load_encoder,
     open_image,
 )
-from fewshot.calibration.temperature import read_table, shipped, write_table
+from fewshot.calibration import read_calibration, shipped_calibration, write_calibration
 from fewshot.cli import main as fewshot
 from fewshot.encoders.timm_network import load_network
 from fewshot.media.images import labelled_images
@@ -133,8 +133,8 @@ class Doors:
         self.whole = {path.suffix: path.read_bytes() for path in folder.glob("whole.*")}
         self.config = json.loads((folder / "encoder" / "config.json").read_text())
         self.weights = (folder / "encoder" / "model.safetensors").read_bytes()
-        write_table(shipped(), folder / "sure.json")
-        self.table = json.loads((folder / "sure.json").read_text())
+        write_calibration(shipped_calibration(), folder / "calibration.json")
+        self.table = json.loads((folder / "calibration.json").read_text())
         (folder / "a.png").write_bytes(self.pictures[0])
         (folder / "broken.png").write_bytes(self.pictures[0][:90])
         (folder / "photos" / "b").mkdir(parents=True)
@@ -230,12 +230,12 @@ class Doors:
         load_encoder(str(place), device="cpu").encode([picture(1)])
 
     def tables(self, draw: Draw) -> None:
-        """A file of sharpness, as `fewshot calibrate` writes it, that says something else."""
-        path = self.folder / "sure.json"
+        """A calibration table, as `fewshot calibrate` writes it, that says something else."""
+        path = self.folder / "calibration.json"
         text = json.dumps(draw(changed_json(self.table))).encode()
         path.write_bytes(draw(damages(text)) if draw(st.integers(0, 3)) == 0 else text)
         classifier = PrototypeClassifier().fit(np.eye(4, dtype=np.float32), list("abcd"))
-        classifier.predict_proba(np.ones((1, 4), np.float32), sharpness=read_table(path))
+        classifier.predict_proba(np.ones((1, 4), np.float32), calibration=read_calibration(path))
 
     def commands(self, draw: Draw) -> None:
         """Words in any order after `fewshot`."""

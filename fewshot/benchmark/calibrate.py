@@ -1,4 +1,4 @@
-"""Fitting how sure each method may be to labelled data, and measuring such a fit on classes that were left out."""
+"""Fitting calibration tables to labelled data, and measuring the fit on held-out classes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ from torch import Tensor
 
 from fewshot.benchmark.inputs import Features, embedded, embedded_base, load_encoders, open_base, open_source
 from fewshot.benchmark.methods import chosen
-from fewshot.calibration import SHOTS, WAYS, Cell, Reliability, Sharpness, fit, reliability, shipped, tempered
+from fewshot.calibration import (
+    SHOTS_RANGE,
+    WAYS_RANGE,
+    CalibrationParams,
+    CalibrationSet,
+    Reliability,
+    calibrated_probabilities,
+    fit_calibration,
+    measure_reliability,
+    shipped_calibration,
+)
 from fewshot.classifiers import FewShotClassifier
 from fewshot.episodes import EpisodeSampler
 
 # Two examples are the fewest of which one can be left out.
-_FITTED_SHOTS = (SHOTS[0], 2, SHOTS[1])
-# Bytes of the vectors of one batch of episodes.
-_MEMORY = 2**24
+_FITTED_SHOTS = (SHOTS_RANGE[0], 2, SHOTS_RANGE[1])
+_BATCH_BYTES = 2**24  # of the vectors of one batch of episodes
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A method's reliability in one setting, on the classes that were left out.
+class CalibrationRow:
+    """A method's reliability in one setting, on the held-out classes.
 
     Attributes
     ----------
     method : str
     ways, shots : int
     before, after : Reliability
-        By the table that ships with fewshot for this encoder, and fitted to the other classes.
+        With the shipped table for this encoder, and with the fit to the other classes.
     """
 
     method: str
@@ -45,23 +54,24 @@ class Measured:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What ``run_calibration`` found.
+    """Result of ``run_calibration``.
 
     Attributes
     ----------
     data, encoder : str
-    classes : (int, int)
-        How many were fitted to for the rows, and on how many others these were measured.
-    table : dict of name to Sharpness
-        For ``predict_proba(X, sharpness=table)``: fitted to all classes.
-    rows : tuple of Measured
+    fit_classes, test_classes : int
+        Numbers of classes that the rows' parameters were fitted to, and of those that the rows were measured on.
+    table : dict of name to CalibrationParams
+        For ``predict_proba(X, calibration=table)``: fitted to all classes.
+    rows : tuple of CalibrationRow
     """
 
     data: str
     encoder: str
-    classes: tuple[int, int]
-    table: dict[str, Sharpness]
-    rows: tuple[Measured, ...]
+    fit_classes: int
+    test_classes: int
+    table: dict[str, CalibrationParams]
+    rows: tuple[CalibrationRow, ...]
 
 
 def run_calibration(
@@ -78,27 +88,27 @@ def run_calibration(
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> CalibrationReport:
-    """Fit methods' sharpness to labelled classes, for 5 and 20 ways and 1 to 5 shots.
+    """Fit methods' calibration to labelled classes, for 5 and 20 ways and 1 to 5 shots.
 
-    How well that goes is told by a fit to one half of the classes, measured on the other. What the data do not tell,
-    such as the effect of more ways than they have, stays as it ships.
+    The report measures a fit to one half of the classes on the other half; the table is fitted to all. Coefficients
+    that the data do not constrain, such as the effect of more ways than they have, keep their shipped values.
 
     Parameters
     ----------
     data : path or name
         As ``run_bench`` takes it; a class needs 5 + ``queries`` examples, and there must be 10 classes.
     encoder : str, optional
-        What embeds pictures; a feature file needs none.
+        Embeds images; a feature file needs none.
     methods : sequence of names
         Of ``fewshot.benchmark.methods.METHODS``.
     split : str, optional
         By default "train" where the data have parts.
     cache : path
-        Where pictures' vectors are kept.
+        File of the images' embeddings.
 
     Raises
     ------
-    ValueError : for pictures without an encoder, or data that cannot serve the episodes.
+    ValueError : for images without an encoder, or too few classes or examples for the episodes.
     """
     base_source = None if base is None else open_base(base)
     makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
@@ -107,46 +117,51 @@ def run_calibration(
     except ValueError:
         if split is not None or not os.path.exists(data):
             raise
-        source = open_source(data, split="test")  # class folders without parts are read whole
+        source = open_source(data, split="test")  # class folders without splits are read whole
     if source.pictures and encoder is None:
-        raise ValueError(f"{source.name} holds pictures, and no encoder is named that could embed them: give --encoder")
+        raise ValueError(f"{source.name} holds images, which need an encoder: give --encoder")
     named = load_encoders([encoder], device=device, cache=cache)[0] if source.pictures and encoder else None
     features = embedded(source, named)
     given = None if base_source is None else embedded_base(base_source, features, named)
-    fitted_to, measured_on = halves(features, seed)
-    asked = _Asked(queries, episodes, seed)
-    if asked.ways(features) == [WAYS[0]]:
-        note(f"the data are under {WAYS[1]} classes: more ways are judged as it ships with fewshot")
-    elif asked.ways(fitted_to) == [WAYS[0]]:
-        note(f"half of the data are under {WAYS[1]} classes: more ways are fitted, but not measured")
-    usual = shipped(features.fingerprint)
-    table: dict[str, Sharpness] = {}
+    fit_half, test_half = halves(features, seed)
+    protocol = _Protocol(queries, episodes, seed)
+    if protocol.ways(features) == [WAYS_RANGE[0]]:
+        note(f"under {WAYS_RANGE[1]} classes: the shipped effect of more than {WAYS_RANGE[0]} ways is kept")
+    elif protocol.ways(fit_half) == [WAYS_RANGE[0]]:
+        note(f"under {2 * WAYS_RANGE[1]} classes: {WAYS_RANGE[1]} ways are fitted, but not measured")
+    shipped = shipped_calibration(features.fingerprint)
+    table: dict[str, CalibrationParams] = {}
     rows = []
     for name, make in makers.items():
         classifier = make(given)
-        before = classifier.sharpness_in(usual)
-        half = asked.fitted(classifier, fitted_to, before)
-        for way, shots in itertools.product(asked.ways(fitted_to), SHOTS):
-            gap, columns, truth = asked.cell(classifier, measured_on, way, shots)
-            found = [reliability(tempered(gap, *one.at(columns)), truth) for one in (before, half)]
-            rows.append(Measured(name, way, shots, *found))
+        before = classifier.calibration_params(shipped)
+        after = protocol.fit(classifier, fit_half, before)
+        for way, shots in itertools.product(protocol.ways(fit_half), SHOTS_RANGE):
+            margins, task, labels = protocol.calibration_set(classifier, test_half, way, shots)
+            found = [
+                measure_reliability(calibrated_probabilities(margins, *params.evaluate(task)), labels)
+                for params in (before, after)
+            ]
+            rows.append(CalibrationRow(name, way, shots, *found))
             note(
-                f"{name}, {way}-way {shots}-shot, other classes: ECE {found[0].ece:.3f} -> {found[1].ece:.3f}, "
+                f"{name}, {way}-way {shots}-shot, held-out classes: ECE {found[0].ece:.3f} -> {found[1].ece:.3f}, "
                 f"negative log-likelihood {found[0].nll:.3f} -> {found[1].nll:.3f}"
             )
-        table[classifier.sharpness_name] = asked.fitted(classifier, features, before)
-    n_classes = len(set(fitted_to.labels)), len(set(measured_on.labels))
-    return CalibrationReport(features.data, features.encoder, n_classes, table, tuple(rows))
+        table[classifier.calibration_name] = protocol.fit(classifier, features, before)
+    n_fit, n_test = (len(set(half.labels)) for half in (fit_half, test_half))
+    return CalibrationReport(features.data, features.encoder, n_fit, n_test, table, tuple(rows))
 
 
-def cell_of(classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler) -> Cell:
-    """Gaps (e, q, c), signs (e, q, len(SIGNS)) and true classes (e, q) of episodes, for ``temperature.fit``."""
+def calibration_set(
+    classifier: FewShotClassifier, vectors: NDArray[np.float32], sampler: EpisodeSampler
+) -> CalibrationSet:
+    """Return margins (e, q, c), task features (e, q, f) and true classes (e, q), for ``fit_calibration``."""
     found = [
-        (*classifier.episode_gaps(support, labels, query, prepared=True)[1:], truth)
+        (*classifier.episode_margins(support, labels, query, prepared=True)[1:], truth)
         for support, labels, query, truth in _episodes(classifier, vectors, sampler)
     ]
-    gap, columns, truth = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return gap, columns, truth
+    margins, task, truth = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return margins, task, truth
 
 
 def halves(features: Features, seed: int) -> tuple[Features, Features]:
@@ -167,8 +182,8 @@ def halves(features: Features, seed: int) -> tuple[Features, Features]:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The episodes that a fit or a measurement asks."""
+class _Protocol:
+    """The episodes of a fit or a measurement."""
 
     queries: int
     episodes: int
@@ -176,9 +191,11 @@ class _Asked:
 
     @staticmethod
     def ways(features: Features) -> list[int]:
-        return [way for way in WAYS if way == WAYS[0] or len(set(features.labels)) >= way]
+        return [way for way in WAYS_RANGE if way == WAYS_RANGE[0] or len(set(features.labels)) >= way]
 
-    def cell(self, classifier: FewShotClassifier, features: Features, ways: int, shots: int) -> Cell:
+    def calibration_set(
+        self, classifier: FewShotClassifier, features: Features, ways: int, shots: int
+    ) -> CalibrationSet:
         try:
             sampler = EpisodeSampler(
                 features.labels,
@@ -190,11 +207,12 @@ class _Asked:
             )
         except ValueError as error:
             raise ValueError(f"half of the classes of {features.data}, {ways}-way {shots}-shot: {error}") from error
-        return cell_of(classifier, features.vectors, sampler)
+        return calibration_set(classifier, features.vectors, sampler)
 
-    def fitted(self, classifier: FewShotClassifier, features: Features, before: Sharpness) -> Sharpness:
+    def fit(self, classifier: FewShotClassifier, features: Features, initial: CalibrationParams) -> CalibrationParams:
         settings = itertools.product(self.ways(features), _FITTED_SHOTS)
-        return fit([self.cell(classifier, features, *setting) for setting in settings], before)
+        sets = [self.calibration_set(classifier, features, *setting) for setting in settings]
+        return fit_calibration(sets, initial)
 
 
 def _episodes(
@@ -205,7 +223,7 @@ def _episodes(
         data = classifier.prepare(torch.from_numpy(np.ascontiguousarray(vectors, np.float32)))
     for chunk in sampler:
         each = (chunk.support.shape[1] + chunk.query.shape[1]) * data[0].nbytes
-        size = max(1, _MEMORY // each)
+        size = max(1, _BATCH_BYTES // each)
         for at in range(0, len(chunk), size):
             few = chunk[at : at + size]
             yield (

@@ -1,4 +1,4 @@
-"""Temperature scaling: from scores to probabilities that are right as often as they say."""
+"""Temperature scaling that depends on the task: from scores to calibrated probabilities."""
 
 import lazy_loader
 

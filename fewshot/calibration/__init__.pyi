@@ -1,16 +1,19 @@
-from .task_features import SHOTS as SHOTS
-from .task_features import WAYS as WAYS
-from .task_features import Signs as Signs
-from .temperature import Cell as Cell
-from .temperature import Reliability as Reliability
-from .temperature import Sharpness as Sharpness
-from .temperature import Table as Table
-from .temperature import fit as fit
-from .temperature import gaps as gaps
-from .temperature import log_votes as log_votes
-from .temperature import margin as margin
-from .temperature import read_table as read_table
-from .temperature import reliability as reliability
-from .temperature import shipped as shipped
-from .temperature import tempered as tempered
-from .temperature import write_table as write_table
+from .fitting import CalibrationSet as CalibrationSet
+from .fitting import fit_calibration as fit_calibration
+from .reliability import Reliability as Reliability
+from .reliability import measure_reliability as measure_reliability
+from .table_files import CalibrationTable as CalibrationTable
+from .table_files import read_calibration as read_calibration
+from .table_files import shipped_calibration as shipped_calibration
+from .table_files import write_calibration as write_calibration
+from .task_features import FEATURES as FEATURES
+from .task_features import SHOTS_RANGE as SHOTS_RANGE
+from .task_features import WAYS_RANGE as WAYS_RANGE
+from .task_features import TaskFeatures as TaskFeatures
+from .temperature import CalibrationParams as CalibrationParams
+from .temperature import calibrated_probabilities as calibrated_probabilities
+from .temperature import log_vote_shares as log_vote_shares
+from .temperature import margins as margins
+from .temperature import support_margin as support_margin
+
+__all__: list[str]

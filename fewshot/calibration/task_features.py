@@ -1,4 +1,4 @@
-"""What a task shows of how sure its answers may be, as the numbers that a sharpness is a sum of."""
+"""Features of a task that predict how confident a method may be, computed without any query's label."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The numbers of classes and of examples that the shipped numbers were fitted to; beyond them nothing changes any more.
-WAYS, SHOTS = (5, 20), (1, 5)
-# What a table's numbers multiply, in this order: signs, and products of two.
-SIGNS = (
-    "one", "ways", "few", "ways few",
-    "lead", "lead few", "lead lead", "near", "near few",
-    "alike", "alike few", "alike alike", "alike lead",
-    "kept", "kept few", "kept kept", "kept alike", "kept lead",
-    "broad", "broad few", "broad lead", "broad near", "broad alike",
-    "own-lead", "own-lead few", "own-near", "own-near few", "own-lead ways",
+# Numbers of classes and of examples that the shipped parameters were fitted to; features are constant beyond them.
+WAYS_RANGE, SHOTS_RANGE = (5, 20), (1, 5)
+# The columns of the design matrix: features and products of them, separated by blanks.
+FEATURES = (
+    "intercept", "log_ways", "inverse_shots", "log_ways inverse_shots",
+    "log_margin", "log_margin inverse_shots", "log_margin log_margin", "similarity", "similarity inverse_shots",
+    "class_similarity", "class_similarity inverse_shots", "class_similarity class_similarity",
+    "class_similarity log_margin",
+    "loo_margin", "loo_margin inverse_shots", "loo_margin loo_margin", "loo_margin class_similarity",
+    "loo_margin log_margin",
+    "density", "density inverse_shots", "density log_margin", "density similarity", "density class_similarity",
+    "query_log_margin", "query_log_margin inverse_shots", "query_similarity", "query_similarity inverse_shots",
+    "query_log_margin log_ways",
 )  # fmt: skip
-# What also tells how much to doubt, and how far to bend a softmax.
-DOUBTS = ("one", "ways", "few", "alike", "broad")
-# Beyond what the fits have seen nothing changes: centred embeddings, for one, have a breadth of 0.8 and are not alike.
-_NEAR, _ALIKE, _BROAD = (-0.2, 1.2), (0.12, 0.95), (0.35, 0.55)
+# The columns of which lambda and gamma are made.
+MIX_SHAPE_FEATURES = ("intercept", "log_ways", "inverse_shots", "class_similarity", "density")
+# Values are clipped to what the fits have seen: centred embeddings, for one, have a density of 0.8.
+_SIMILARITY, _CLASS_SIMILARITY, _DENSITY = (-0.2, 1.2), (0.12, 0.95), (0.35, 0.55)
 
 
 @dataclass(frozen=True)
-class Signs:
-    """What a task shows, before any query's class is known, of how sure its answers may be.
+class TaskFeatures:
+    """Features of the support sets of e episodes.
 
     Attributes
     ----------
@@ -35,56 +38,64 @@ class Signs:
         c, the number of classes.
     shots : Tensor of shape (e,)
         Mean number of examples of a class.
-    alike : Tensor of shape (e,)
-        Mean cosine between the classes' mean directions: photographs and glyphs differ in it, encoder by encoder.
-    kept : Tensor of shape (e,)
-        What share of the margin by which examples are closer to their own class is kept when they are left out of it;
-        NaN where no class has two.
-    broad : Tensor of shape (e,)
-        Mean absolute value of the examples' numbers, in root mean squares; 0.8 for a normal distribution, less where
-        few numbers are far from 0. Pictures unlike those that an encoder was trained on excite its outputs less evenly
-        (Sun, Guo & Li 2021, arXiv:2111.12797, figure 1); how evenly is usual differs from encoder to encoder.
+    class_similarity : Tensor of shape (e,)
+        Mean cosine between the classes' mean directions, -1 to 1.
+    loo_margin : Tensor of shape (e,)
+        Leave-one-out margin of the examples (cosine with their own class mean less that with the others) over their
+        margin when they are part of it; NaN where no class has two examples.
+    density : Tensor of shape (e,)
+        Mean absolute value of an embedding over its root mean square: 0.8 for a normal distribution, less for sparse
+        ones. Inputs unlike those that an encoder was trained on excite it less evenly.
+
+    References
+    ----------
+    Sun, Guo & Li 2021, arXiv:2111.12797, figure 1 (activations of out-of-distribution inputs).
     """
 
     ways: int
     shots: Tensor
-    alike: Tensor
-    kept: Tensor
-    broad: Tensor
+    class_similarity: Tensor
+    loo_margin: Tensor
+    density: Tensor
 
-    def columns(self, gap: Tensor, near: Tensor, *, together: bool) -> Tensor:
-        """Write them as what ``SIGNS`` names: (e, q, len(SIGNS)).
+    def design_matrix(self, margins: Tensor, similarity: Tensor, *, transductive: bool) -> Tensor:
+        """Return the features named by ``FEATURES``: (e, q, len(FEATURES)).
 
-        "lead" is the logarithm of how far the best class is ahead of the mean of the others, in the support's margins.
-        Where queries are answered ``together`` it is their mean lead's, as "near" is their mean, and "own-lead" and
-        "own-near" are by how much each query's exceeds that; else these are 0.
+        "log_margin" is the logarithm of the mean margin of the best class over the others. Where queries are classified
+        jointly (``transductive``), it and "similarity" are means over the queries, and "query_log_margin" and
+        "query_similarity" are each query's deviation from them; else these two are 0.
 
         Parameters
         ----------
-        gap : Tensor of shape (e, q, c)
-            How far each class is behind the best, in the support's margins.
-        near : Tensor of shape (e, q)
-            How near each query is to its best class: 0 as near as the support to its other classes, 1 as to its own.
-        together : bool
+        margins : Tensor of shape (e, q, c)
+            Each class's distance behind the best one, in support margins.
+        similarity : Tensor of shape (e, q)
+            Score of the best class, scaled such that the support's mean is 0 for other classes and 1 for its own.
+        transductive : bool
         """
-        lead = gap.sum(-1) / (gap.shape[2] - 1)
-        own_lead, own_near = _lead(lead), near.clamp(*_NEAR)
-        if together:
-            lead, near = (some.mean(1, keepdim=True).expand_as(some) for some in (lead, own_near))
-        one = torch.ones_like(lead)
-        found = {
-            "one": one,
-            "ways": math.log(min(max(self.ways, WAYS[0]), WAYS[1]) / 10.0) * one,
-            "few": (2.5 / self.shots.clamp(*SHOTS) - 1.5).unsqueeze(1) * one,  # 1 at one example, -1 at five
-            "lead": _lead(lead),
-            "near": near.clamp(*_NEAR),
-            "alike": 2.0 * self.alike.clamp(*_ALIKE).unsqueeze(1) * one - 1.0,
-            "kept": self.kept.clamp(0.05, 1.5).log().add(0.5).nan_to_num(0.0).unsqueeze(1) * one,
-            "broad": (10.0 * self.broad.clamp(*_BROAD) - 5.0).unsqueeze(1) * one,
+        margin = margins.sum(-1) / (margins.shape[2] - 1)
+        own_margin, own_similarity = _log_margin(margin), similarity.clamp(*_SIMILARITY)
+        if transductive:
+            margin, similarity = (some.mean(1, keepdim=True).expand_as(some) for some in (margin, own_similarity))
+        one = torch.ones_like(margin)
+        values = {
+            "intercept": one,
+            "log_ways": math.log(min(max(self.ways, WAYS_RANGE[0]), WAYS_RANGE[1]) / 10.0) * one,
+            # 1 at one example, -1 at five
+            "inverse_shots": (2.5 / self.shots.clamp(*SHOTS_RANGE) - 1.5).unsqueeze(1) * one,
+            "log_margin": _log_margin(margin),
+            "similarity": similarity.clamp(*_SIMILARITY),
+            "class_similarity": 2.0 * self.class_similarity.clamp(*_CLASS_SIMILARITY).unsqueeze(1) * one - 1.0,
+            "loo_margin": self.loo_margin.clamp(0.05, 1.5).log().add(0.5).nan_to_num(0.0).unsqueeze(1) * one,
+            "density": (10.0 * self.density.clamp(*_DENSITY) - 5.0).unsqueeze(1) * one,
         }
-        found |= {"own-lead": own_lead - found["lead"], "own-near": own_near - found["near"]}
-        return torch.stack([math.prod((found[part] for part in name.split()), start=one) for name in SIGNS], dim=-1)
+        values |= {
+            "query_log_margin": own_margin - values["log_margin"],
+            "query_similarity": own_similarity - values["similarity"],
+        }
+        columns = [math.prod((values[part] for part in name.split()), start=one) for name in FEATURES]
+        return torch.stack(columns, dim=-1)
 
 
-def _lead(share: Tensor) -> Tensor:
-    return share.clamp(0.02, 5.0).log()
+def _log_margin(margin: Tensor) -> Tensor:
+    return margin.clamp(0.02, 5.0).log()

@@ -12,9 +12,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from fewshot.calibration import Sharpness, Table, gaps, margin, shipped, tempered
+from fewshot.calibration import (
+    CalibrationParams,
+    CalibrationTable,
+    calibrated_probabilities,
+    margins,
+    shipped_calibration,
+    support_margin,
+)
 from fewshot.classifiers.membership import Membership, harmless
-from fewshot.classifiers.support_sample import Witnesses
+from fewshot.classifiers.support_sample import SupportSample
 from fewshot.validation import check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:
@@ -84,18 +91,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """What it remembers after more prepared support (1, s, d); None to learn again from all (the default)."""
         return None
 
-    def _evidence(self, learned: Any, query: Tensor, scores: Tensor) -> Tensor:
-        """From prepared queries and their scores (e, q, c) to what a softmax takes, the best class staying the best."""
+    def _calibration_logits(self, learned: Any, query: Tensor, scores: Tensor) -> Tensor:
+        """From prepared queries and their scores (e, q, c) to logits with the same best class."""
         return scores
 
-    def _kind(self, n_queries: int) -> str:
-        """Under what name a table holds this method's sharpness for so many queries at once."""
+    def _calibration_key(self, n_queries: int) -> str:
+        """Return the key of this method's entry in a calibration table, for so many queries at once."""
         return type(self).__name__
 
     @property
-    def sharpness_name(self) -> str:
-        """Under what name a table of sharpness holds this method where many queries are asked at once."""
-        return self._kind(2)
+    def calibration_name(self) -> str:
+        """Key of this method's entry in a calibration table, for several queries at once."""
+        return self._calibration_key(2)
 
     def _support_scores(self, learned: Any, support: Tensor) -> Tensor:
         """Scores (e, s, c) of prepared support (e, s, d), whose margin is the unit of the queries' scores."""
@@ -203,24 +210,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self._asked(X)[1][0].argmax(dim=-1).numpy()
         return np.asarray(self.classes_[best])
 
-    def predict_proba(self, X: ArrayLike, sharpness: Table | None = None) -> NDArray[np.float32]:
-        """Probability of each class for each query; over many queries, answers given with 0.8 are right in 80 %.
+    def predict_proba(self, X: ArrayLike, calibration: CalibrationTable | None = None) -> NDArray[np.float32]:
+        """Calibrated probability of each class for each query: of predictions with 0.8, 80 % are right.
 
-        A query's scores are divided by the margin by which the support's own score their class above the others, and
-        multiplied by beta. Its logarithm is quadratic in what the task shows: the numbers of classes and of examples,
-        how far ahead the query's best class is and how near, how alike the classes are, how broad their embeddings,
-        and, where classes have two examples or more, how much of the margin examples keep that are left out of their
-        class (``fewshot.calibration.task_features``). The numbers were fitted to base classes
-        (``fewshot.calibration.shipped``). What shows most at one example, how alike the classes are, means another
-        thing in every encoder: name it, or fit your own with ``fewshot calibrate``.
+        Temperature scaling of the scores in units of the support's margin. The temperature depends on the task
+        (``fewshot.calibration.TaskFeatures``) by coefficients that were fitted to base classes, for an encoder: pass
+        the table of yours, or fit one with ``fewshot calibrate``.
 
         Parameters
         ----------
         X : array-like of shape (q, d)
             Embeddings; any real dtype.
-        sharpness : mapping of name to Sharpness, optional
-            ``fewshot.calibration.shipped(encoder.fingerprint)``, or what ``fewshot calibrate`` has fitted to other data
-            (``fewshot.calibration.read_table``); by default what ships for networks trained on ImageNet.
+        calibration : mapping of name to CalibrationParams, optional
+            ``fewshot.calibration.shipped_calibration(encoder.fingerprint)``, or ``read_calibration`` of the file that
+            ``fewshot calibrate`` has written; by default the table for networks trained on ImageNet.
 
         Returns
         -------
@@ -231,18 +234,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         Guo et al. 2017, arXiv:1706.04599 (temperature scaling).
         """
-        return self.scores_and_probabilities(X, sharpness)[1]
+        return self.scores_and_probabilities(X, calibration)[1]
 
     def scores_and_probabilities(
-        self, X: ArrayLike, sharpness: Table | None = None
+        self, X: ArrayLike, calibration: CalibrationTable | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return ``scores`` and ``predict_proba``, (q, c) each, for the time of the one."""
         query, scores = self._asked(X)
         labels = torch.from_numpy(self._support_codes.array)[None]
-        witnesses = Witnesses.among(labels, len(self.classes_))
+        sample = SupportSample.choose(labels, len(self.classes_))
         with torch.inference_mode():
-            support = self.prepare(_tensor(self._support.array[witnesses.where[0].numpy()]))[None]
-            found = self._calibrated(self._learned, query, scores, support, witnesses, sharpness)
+            support = self.prepare(_tensor(self._support.array[sample.indices[0].numpy()]))[None]
+            found = self._calibrated(self._learned, query, scores, support, sample, calibration)
         return np.asarray(scores[0].numpy(), dtype=np.float32), np.asarray(found[0].numpy(), dtype=np.float32)
 
     def episode_scores(
@@ -282,22 +285,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         n_classes: int | None = None,
         prepared: bool = False,
-        sharpness: Table | None = None,
+        calibration: CalibrationTable | None = None,
     ) -> Tensor:
         """Return ``predict_proba`` of many episodes at once, (e, q, c); the arguments are ``episode_scores``'s."""
         with torch.inference_mode():
             learned, query, scores, support = self._answered(support, labels, query, n_classes, prepared)
-            witnesses = Witnesses.among(labels, scores.shape[2])
-            return self._calibrated(learned, query, scores, witnesses.gathered(support), witnesses, sharpness)
+            sample = SupportSample.choose(labels, scores.shape[2])
+            return self._calibrated(learned, query, scores, sample.gather(support), sample, calibration)
 
-    def episode_gaps(
+    def episode_margins(
         self, support: Tensor, labels: Tensor, query: Tensor, *, prepared: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scores and how far each class is behind the best, (e, q, c), and signs (e, q, s), for a fit."""
+        """Return scores and margins, (e, q, c) each, and task features (e, q, f), for ``fit_calibration``."""
         with torch.inference_mode():
             learned, query, scores, support = self._answered(support, labels, query, None, prepared)
-            witnesses = Witnesses.among(labels, scores.shape[2])
-            return scores, *self._gaps(learned, query, scores, witnesses.gathered(support), witnesses)
+            sample = SupportSample.choose(labels, scores.shape[2])
+            return scores, *self._margins(learned, query, scores, sample.gather(support), sample)
 
     def _answered(
         self, support: Tensor, labels: Tensor, query: Tensor, n_classes: int | None, prepared: bool
@@ -310,16 +313,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learned = self._learn(support, Membership(labels, c))
         return learned, query, self._scores(learned, query), support
 
-    def _gaps(
-        self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, witnesses: Witnesses
+    def _margins(
+        self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, sample: SupportSample
     ) -> tuple[Tensor, Tensor]:
-        """Gaps (e, q, c) in the support's margins, and signs (e, q, s), by the witnesses' vectors (e, w, d)."""
-        own = self._evidence(learned, support, self._support_scores(learned, support))
-        unit, others = margin(own, witnesses.labels)
-        evidence = self._evidence(learned, query, scores)
-        gap, near = gaps(evidence, unit), (evidence.amax(-1, keepdim=True) - others) / unit
-        together = self.transductive and scores.shape[1] > 1
-        return gap, witnesses.signs(support).columns(gap, near.squeeze(-1), together=together)
+        """Margins (e, q, c) in units of the support's, and task features (e, q, f), of sampled support (e, n, d)."""
+        own = self._calibration_logits(learned, support, self._support_scores(learned, support))
+        unit, others = support_margin(own, sample.labels)
+        logits = self._calibration_logits(learned, query, scores)
+        behind, similarity = margins(logits, unit), ((logits.amax(-1, keepdim=True) - others) / unit).squeeze(-1)
+        transductive = self.transductive and scores.shape[1] > 1
+        return behind, sample.features(support).design_matrix(behind, similarity, transductive=transductive)
 
     def _calibrated(
         self,
@@ -327,19 +330,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         query: Tensor,
         scores: Tensor,
         support: Tensor,
-        witnesses: Witnesses,
-        table: Table | None,
+        sample: SupportSample,
+        table: CalibrationTable | None,
     ) -> Tensor:
         """From prepared queries and their scores to probabilities (e, q, c)."""
         if scores.shape[2] == 1:
             return torch.ones_like(scores)
-        gap, columns = self._gaps(learned, query, scores, support, witnesses)
-        return tempered(gap, *self.sharpness_in(table, scores.shape[1]).at(columns))
+        behind, features = self._margins(learned, query, scores, support, sample)
+        return calibrated_probabilities(behind, *self.calibration_params(table, scores.shape[1]).evaluate(features))
 
-    def sharpness_in(self, table: Table | None = None, n_queries: int = 2) -> Sharpness:
-        """Return a table's entry for this method, or for the nearest type it derives from; else what ships."""
-        names = [self._kind(n_queries), *(kind.__name__ for kind in type(self).__mro__)]
-        known = {**shipped(), **({} if table is None else table)}
+    def calibration_params(self, table: CalibrationTable | None = None, n_queries: int = 2) -> CalibrationParams:
+        """Return a table's entry for this method, or for the nearest type it derives from; else the shipped one."""
+        names = [self._calibration_key(n_queries), *(kind.__name__ for kind in type(self).__mro__)]
+        known = {**shipped_calibration(), **({} if table is None else table)}
         return next(known[name] for name in names if name in known)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:

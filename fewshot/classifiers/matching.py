@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot.calibration import log_votes
+from fewshot.calibration import log_vote_shares
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
 from fewshot.vectors import closeness
@@ -50,8 +50,8 @@ class MatchingClassifier(FewShotClassifier):
         attention = logits.softmax(dim=-1)  # (e, q, s)
         return learned.membership.sums(attention.mT).mT
 
-    def _evidence(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
-        return log_votes(scores)
+    def _calibration_logits(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
+        return log_vote_shares(scores)
 
 
 class CacheClassifier(FewShotClassifier):
@@ -81,5 +81,5 @@ class CacheClassifier(FewShotClassifier):
         votes = torch.exp(-self.beta * (1.0 - closeness(query, learned.support, "cosine")))  # (e, q, s)
         return learned.membership.sums(votes.mT).mT
 
-    def _evidence(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
-        return log_votes(scores)
+    def _calibration_logits(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
+        return log_vote_shares(scores)

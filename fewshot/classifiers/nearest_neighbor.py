@@ -111,7 +111,7 @@ class NearestNeighborClassifier(FewShotClassifier):
         exact = distance <= 0.0
         return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
 
-    def _evidence(self, learned: _Neighbours, query: Tensor, scores: Tensor) -> Tensor:
+    def _calibration_logits(self, learned: _Neighbours, query: Tensor, scores: Tensor) -> Tensor:
         """Mean closeness of each class's k closest examples: votes say too little of how near they are."""
         close, classes = self._near(learned, query, _LOOKED_AT)
         farthest = close.masked_fill(classes < 0, torch.inf).amin(-1, keepdim=True)
@@ -125,7 +125,7 @@ class NearestNeighborClassifier(FewShotClassifier):
         found = found - 1e-6 * found.abs().amax(-1, keepdim=True)
         return found.scatter(2, scores.argmax(-1, keepdim=True), best)
 
-    def _kind(self, n_queries: int) -> str:
+    def _calibration_key(self, n_queries: int) -> str:
         return type(self).__name__ if self.n_neighbors == 1 else "NearestNeighborClassifier of several"
 
 

@@ -72,7 +72,7 @@ class PrototypeClassifier(FewShotClassifier):
         """The keys for the metric as it is now, which ``set_params`` may have changed."""
         return learned.keys if learned.metric == self.metric else prepared_keys(learned.means, self.metric)
 
-    def _kind(self, n_queries: int) -> str:
+    def _calibration_key(self, n_queries: int) -> str:
         return type(self).__name__ if self.metric == "cosine" else f"PrototypeClassifier of {self.metric}"
 
     @property

@@ -36,9 +36,9 @@ class SimpleShotClassifier(FewShotClassifier):
     def __init__(self, *, center: ArrayLike | None = None) -> None:
         self.center = center
 
-    def _kind(self, n_queries: int) -> str:
-        # Directions from a centre are hardly alike and of both signs: they show another picture of the same task.
-        return super()._kind(n_queries) + ("" if self.center is None else " of centred")
+    def _calibration_key(self, n_queries: int) -> str:
+        # Centred directions are nearly orthogonal and of both signs: the features of the same task differ.
+        return super()._calibration_key(n_queries) + ("" if self.center is None else " of centred")
 
     def prepare(self, vectors: Tensor) -> Tensor:
         """Return the centred unit vectors."""

@@ -73,7 +73,7 @@ class TransductiveClassifier(FewShotClassifier):
     def _support_scores(self, learned: Task, support: Tensor) -> Tensor:
         return cosine_logits(support, learned.means)
 
-    def _kind(self, n_queries: int) -> str:
+    def _calibration_key(self, n_queries: int) -> str:
         return "PrototypeClassifier" if n_queries == 1 else type(self).__name__
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The command that fits how sure a method may be."""
+"""The command that fits calibration tables."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import click
 from fewshot.cli.options import check_writable, note, say
 
 
-@click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --methods prototype --out sure.json")
+@click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")
 @click.argument("data", metavar="DATA")
-@click.option("--encoder", metavar="NAME", help="For pictures: pocket (bundled), a timm name, or a folder.")
+@click.option("--encoder", metavar="NAME", help="For images: pocket (bundled), a timm name, or a folder.")
 @click.option("--methods", default="prototype", show_default=True, help="m1,m2,... or all, inductive, transductive.")
-@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Of each class.")
-@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="Of each setting.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides halves and episodes.")
-@click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for what learns from them.")
-@click.option("--split", help="Of data that have parts; by default train.")
-@click.option("--cache", metavar="FILE", help="Where vectors are kept; by default FILE.vectors beside --out.")
+@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Queries of each class.")
+@click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="Episodes of each setting.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the halves and the episodes."
+)
+@click.option("--base", metavar="DATA", help="Images or vectors of base classes, for methods that need them.")
+@click.option("--split", help="Of data that have splits; by default train.")
+@click.option("--cache", metavar="FILE", help="Embedding cache; by default FILE.vectors beside --out.")
 @click.option("--device", help="For the encoder: cuda, mps or cpu; by default the first there is.")
-@click.option("--picture", metavar="PNG", help="Draw how often answers are right, by their probability.")
-@click.option("--out", required=True, metavar="FILE", help="Where the table goes, for predict_proba(X, sharpness=...).")
+@click.option("--picture", metavar="PNG", help="Draw reliability diagrams.")
+@click.option("--out", required=True, metavar="FILE", help="The table, for predict_proba(X, calibration=...).")
 def calibrate(data: str, methods: str, cache: str | None, picture: str | None, out: str, **settings: Any) -> None:
-    """Fit how sure methods may be to labelled data of your own kind, at 1 and 5 examples of each class.
+    """Calibrate the probabilities of methods on labelled data of your own, at 1 to 5 examples of each class.
 
     DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels), or a data set's
-    name. A fit to one half of its classes, measured on the other, tells how well it goes; FILE is fitted to all.
+    name. The reliability is that of a fit to half of the classes, measured on the other half; FILE is fitted to all.
     """
     from fewshot.benchmark import run_calibration
-    from fewshot.calibration import write_table
+    from fewshot.calibration import write_calibration
 
     for path in (out, picture):
         if path is not None:
@@ -42,27 +44,27 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
         note=note,
         **settings,
     )
-    write_table(report.table, out)
+    write_calibration(report.table, out)
     if picture is not None:
         from fewshot.benchmark import draw_reliability
 
         panels = {f"{row.method}, {row.ways}-way {row.shots}-shot": (row.before, row.after) for row in report.rows}
         draw_reliability(panels, Path(picture))
-    kept = ("accuracy", "ece", "nll")
+    fields = ("accuracy", "ece", "nll")
     say(
         {
             "out": out,
             "data": report.data,
             "encoder": report.encoder,
-            "fitted_to": report.classes[0],
-            "measured_on": report.classes[1],
+            "fit_classes": report.fit_classes,
+            "test_classes": report.test_classes,
             "rows": [
                 {
                     "method": row.method,
                     "ways": row.ways,
                     "shots": row.shots,
-                    "before": {name: round(getattr(row.before, name), 4) for name in kept},
-                    "after": {name: round(getattr(row.after, name), 4) for name in kept},
+                    "before": {name: round(getattr(row.before, name), 4) for name in fields},
+                    "after": {name: round(getattr(row.after, name), 4) for name in fields},
                 }
                 for row in report.rows
             ],

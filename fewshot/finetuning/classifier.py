@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from fewshot.calibration import shipped
+from fewshot.calibration import shipped_calibration
 from fewshot.classifiers import FewShotClassifier
 from fewshot.encoders import TimmEncoder, check_image_batch, encode_flips, load_encoder, sum_of_directions
 from fewshot.finetuning.choice import Choice, hold_out, untouched
@@ -172,7 +172,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classifier = classifier_of(head).fit(vectors, labels)
         self.classes_, self.encoder_ = classifier.classes_, adapted
         self._classifier = classifier
-        self._sharpness = shipped(encoder.fingerprint)  # the adapted encoder's own is in no table
+        self._calibration = shipped_calibration(encoder.fingerprint)  # the adapted encoder's own is in no table
         self.choice_ = Choice(
             **vars(tuned.verdict),
             head=head,
@@ -210,7 +210,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
         """Return class probabilities of shape (q, c); as the support was tuned on, they may be too sure."""
         classifier, vectors = self._read(X)
-        return classifier.predict_proba(vectors, self._sharpness)
+        return classifier.predict_proba(vectors, self._calibration)
 
     def save_encoder(self, folder: str | os.PathLike[str]) -> None:
         """Write the adapted encoder as timm does for the Hub: config.json, model.safetensors, README.md.

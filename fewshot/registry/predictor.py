@@ -40,7 +40,7 @@ class RegistryPredictor:
 
     def predict(self, vectors: NDArray[np.float32], encoder: Encoder, *, top: int, nearest: int) -> list[Prediction]:
         """Rank the classes of each vector (q, d), made by ``encoder``."""
-        from fewshot.calibration import shipped
+        from fewshot.calibration import shipped_calibration
 
         check_count("top", top)
         check_count("nearest", nearest, minimum=0)
@@ -48,7 +48,7 @@ class RegistryPredictor:
             return []
         with self._lock:
             classifier = self._up_to_date_classifier(encoder)
-            scores, shares = classifier.scores_and_probabilities(vectors, shipped(encoder.fingerprint))
+            scores, shares = classifier.scores_and_probabilities(vectors, shipped_calibration(encoder.fingerprint))
             labels = classifier.classes_
             near = self._neighbors(vectors, encoder, nearest) if nearest else [()] * len(vectors)
         ranked = []

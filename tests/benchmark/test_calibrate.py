@@ -1,4 +1,4 @@
-"""How sure a method may be is fitted to a user's classes, and measured on classes left out."""
+"""Calibration is fitted to a user's classes, and measured on held-out ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from classifier_variants import clouds
 from click.testing import CliRunner
 
 from fewshot import EpisodeSampler, PrototypeClassifier
-from fewshot.benchmark.calibrate import cell_of, run_calibration
-from fewshot.calibration.temperature import fit, read_table, shipped
+from fewshot.benchmark.calibrate import calibration_set, run_calibration
+from fewshot.calibration import fit_calibration, read_calibration, shipped_calibration
 from fewshot.cli import main
 
 
@@ -19,17 +19,17 @@ def test_the_command_fits_one_half_of_the_classes_measures_the_other_and_writes_
     pytest.importorskip("matplotlib")
     X, y = clouds(10, 12, noise=1.0)
     np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
-    out, picture = tmp_path / "sure.json", tmp_path / "sure.png"
+    out, picture = tmp_path / "calibration.json", tmp_path / "reliability.png"
     command = ["calibrate", str(tmp_path / "data.npz"), "--out", str(out), "--picture", str(picture)]
     few = ["--queries", "5", "--episodes", "20", "--methods", "prototype,nearest"]
     result = CliRunner().invoke(main, [*command, *few])
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
-    assert (answer["fitted_to"], answer["measured_on"]) == (5, 5)
+    assert (answer["fit_classes"], answer["test_classes"]) == (5, 5)
     assert [(row["method"], row["shots"]) for row in answer["rows"]] == [
         ("prototype", 1), ("prototype", 5), ("nearest", 1), ("nearest", 5)
     ]  # fmt: skip
-    table = read_table(out)
+    table = read_calibration(out)
     assert set(table) == {"PrototypeClassifier", "NearestNeighborClassifier"}
     assert picture.read_bytes().startswith(b"\x89PNG")
     clf = PrototypeClassifier().fit(X[::12], y[::12])
@@ -45,7 +45,7 @@ def test_classes_too_few_for_two_halves_are_refused_naming_the_data_and_the_need
     assert not (tmp_path / "t.json").exists()
 
 
-def test_what_is_measured_is_a_fit_to_the_one_half_and_what_is_written_a_fit_to_all(tmp_path):
+def test_the_rows_measure_a_fit_to_one_half_and_the_table_is_a_fit_to_all(tmp_path):
     X, y = clouds(10, 12, noise=2.0)
     y = y.astype(str)
     np.savez(tmp_path / "data.npz", vectors=X, labels=y)
@@ -53,19 +53,19 @@ def test_what_is_measured_is_a_fit_to_the_one_half_and_what_is_written_a_fit_to_
     first = np.isin(y, np.random.default_rng(0).permutation(sorted(set(y)))[:5])
     clf = PrototypeClassifier()
 
-    def asked(part, shots):
+    def sampler(part, shots):
         return EpisodeSampler(y[part], n_way=5, n_shot=shots, n_query=5, n_episodes=4, random_state=0)
 
     def fitted(part):
-        cells = [cell_of(clf, X[part], asked(part, shots)) for shots in (1, 2, 5)]
-        return {"PrototypeClassifier": fit(cells, clf.sharpness_in(shipped()))}
+        sets = [calibration_set(clf, X[part], sampler(part, shots)) for shots in (1, 2, 5)]
+        return {"PrototypeClassifier": fit_calibration(sets, clf.calibration_params(shipped_calibration()))}
 
     assert report.table == fitted(np.full(120, True))
     row = report.rows[1]
-    assert (report.classes, row.ways, row.shots) == ((5, 5), 5, 5)
-    for table, measured in ((shipped(), row.before), (fitted(first), row.after)):
+    assert (report.fit_classes, report.test_classes, row.ways, row.shots) == (5, 5, 5, 5)
+    for table, measured in ((shipped_calibration(), row.before), (fitted(first), row.after)):
         losses = []
-        for chunk in asked(~first, 5):
+        for chunk in sampler(~first, 5):
             for n in range(len(chunk)):
                 clf.fit(X[~first][chunk.support[n]], chunk.support_labels[n])
                 shares = clf.predict_proba(X[~first][chunk.query[n]], table)
@@ -76,16 +76,16 @@ def test_what_is_measured_is_a_fit_to_the_one_half_and_what_is_written_a_fit_to_
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (10, "the data are under 20 classes: more ways are judged as it ships with fewshot"),
-        (20, "half of the data are under 20 classes: more ways are fitted, but not measured"),
+        (10, "under 20 classes: the shipped effect of more than 5 ways is kept"),
+        (20, "under 40 classes: 20 ways are fitted, but not measured"),
     ],
 )
-def test_who_gives_few_classes_is_told_what_that_leaves_open(tmp_path, classes, message):
+def test_a_note_says_what_few_classes_leave_unfitted_or_unmeasured(tmp_path, classes, message):
     X, y = clouds(classes, 7)
     np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
-    told = []
+    notes = []
     report = run_calibration(
-        str(tmp_path / "data.npz"), queries=2, episodes=2, cache=str(tmp_path / "v"), note=told.append
+        str(tmp_path / "data.npz"), queries=2, episodes=2, cache=str(tmp_path / "v"), note=notes.append
     )
-    assert told[0] == message
+    assert notes[0] == message
     assert {row.ways for row in report.rows} == {5}

@@ -1,4 +1,4 @@
-"""Probabilities are right as often as they say, in the units of the support, behind both doors."""
+"""Temperature scaling in units of the support's margin: the formula, the estimators and the fit."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from fewshot import (
     SoftKMeansClassifier,
     load_encoder,
 )
-from fewshot.benchmark.calibrate import cell_of
-from fewshot.calibration.task_features import SIGNS
-from fewshot.calibration.temperature import (
-    Sharpness,
-    fit,
-    gaps,
-    margin,
-    read_table,
-    reliability,
-    shipped,
-    tempered,
-    write_table,
+from fewshot.benchmark.calibrate import calibration_set
+from fewshot.calibration import (
+    FEATURES,
+    CalibrationParams,
+    calibrated_probabilities,
+    fit_calibration,
+    margins,
+    measure_reliability,
+    read_calibration,
+    shipped_calibration,
+    support_margin,
+    write_calibration,
 )
 
-# These have their sharpness from what they derive from: prototypes, logistic regression.
+# These have the entry of their base class: prototypes, logistic regression.
 DERIVED = {"PrototypeClassifier of inner_product", "DistributionCalibrationClassifier"}
-FLAT = Sharpness.flat(10.0)
+FLAT = CalibrationParams.constant(10.0)
 TEN = {"PrototypeClassifier": FLAT, "PrototypeClassifier of sqeuclidean": FLAT}
 
 
@@ -60,61 +60,63 @@ def test_prototype_probabilities_by_hand(metric):
     assert clf.classes_[found.argmax()] == clf.predict([[3, 4]])[0]
 
 
-def test_beta_and_doubt_by_hand():
-    found = tempered(torch.tensor([[0.0, 0.5]]), 4.0, 0.1, 1.0)
+def test_beta_and_uniform_mix_by_hand():
+    found = calibrated_probabilities(torch.tensor([[0.0, 0.5]]), 4.0, 0.1, 1.0)
     sure = 1 / (1 + math.exp(-4 * 0.5))
     assert_allclose(found, [[0.9 * sure + 0.05, 0.9 * (1 - sure) + 0.05]], rtol=1e-6)
 
 
 def test_gamma_by_hand():
     # The others are 0.5 behind on average: 0.2 and 0.8 are 0.4 and 1.6 of that.
-    found = tempered(torch.tensor([[0.8, 0.0, 0.2]]), 3.0, 0.0, 2.0)
+    found = calibrated_probabilities(torch.tensor([[0.8, 0.0, 0.2]]), 3.0, 0.0, 2.0)
     bent = [0.5 * (2.6**2 - 1) / 2, 0.0, 0.5 * (1.4**2 - 1) / 2]
     assert_allclose(found, [softmax([-3.0 * one for one in bent])], rtol=1e-5)
-    assert_allclose(tempered(torch.zeros(1, 4), 3.0, 0.0, 2.0), 0.25)
+    assert_allclose(calibrated_probabilities(torch.zeros(1, 4), 3.0, 0.0, 2.0), 0.25)
 
 
 @pytest.mark.parametrize("gamma", [0.25, 1.0, 4.0])
 def test_no_gamma_changes_the_order_of_classes_however_close(gamma):
     gap = torch.tensor([[1e-5, 0.0, 2e-5, 1.0, 1.1, 9.0]])
-    found = tempered(gap, 10.0, 0.1, gamma)
+    found = calibrated_probabilities(gap, 10.0, 0.1, gamma)
     assert found.argsort(descending=True).tolist() == [[1, 0, 2, 3, 4, 5]]
     assert_allclose(found.sum(), 1.0, rtol=1e-6)
 
 
-def test_the_margin_is_the_own_score_above_the_mean_of_the_others_and_padding_does_not_count():
+def test_the_support_margin_is_the_own_score_above_the_mean_of_the_others_and_padding_does_not_count():
     scores = torch.tensor([[[5.0, 1.0, 3.0], [0.0, 4.0, 0.0], [9.0, 9.0, 0.0]]])
-    unit, others = margin(scores, torch.tensor([[0, 1, -1]]))
+    unit, others = support_margin(scores, torch.tensor([[0, 1, -1]]))
     assert (unit.item(), others.item()) == (3.5, 1.0)  # 5 - 2 and 4 - 0
-    assert_allclose(gaps(scores, torch.tensor(2.0))[0, 0], [0, 2, 1])
+    assert_allclose(margins(scores, torch.tensor(2.0))[0, 0], [0, 2, 1])
 
 
-def test_a_support_that_does_not_tell_its_classes_apart_gives_finite_probabilities():
+def test_a_support_that_does_not_separate_its_classes_gives_finite_probabilities():
     found = PrototypeClassifier().fit([[1, 0], [1, 0]], ["a", "b"]).predict_proba([[0, 1], [1, 1]])
     assert_allclose(found, 0.5)
 
 
-def signs_of(rows, **named):
-    """Signs (1, rows, len(SIGNS)) that are 0 but for those named."""
-    found = torch.zeros(1, rows, len(SIGNS))
+def design(rows, **named):
+    """A design matrix (1, rows, len(FEATURES)) that is 0 but for the columns named."""
+    found = torch.zeros(1, rows, len(FEATURES))
     for name, value in named.items():
-        found[..., SIGNS.index(name)] = value
+        found[..., FEATURES.index(name)] = value
     return found
 
 
-def sharpness(**named):
-    return tuple(named.get(name, 0.0) for name in SIGNS)
+def coefficients(**named):
+    return tuple(named.get(name, 0.0) for name in FEATURES)
 
 
-def test_beta_lambda_and_gamma_are_made_of_the_signs():
-    bend = (math.log(2.0), 0.0, math.log(1.5), 0.0, 0.0)
-    found = Sharpness(sharpness(one=math.log(3.0), lead=2.0), (math.log(0.25), 0.0, 0.0, 0.0, 3.0), bend)
-    beta, doubt, gamma = found.at(signs_of(1, one=1.0, lead=math.log(2.0)))
+def test_beta_lambda_and_gamma_are_linear_in_the_features():
+    shape = (math.log(2.0), 0.0, math.log(1.5), 0.0, 0.0)
+    found = CalibrationParams(
+        coefficients(intercept=math.log(3.0), log_margin=2.0), (math.log(0.25), 0.0, 0.0, 0.0, 3.0), shape
+    )
+    beta, uniform_mix, gamma = found.evaluate(design(1, intercept=1.0, log_margin=math.log(2.0)))
     assert_allclose(beta, [[[3.0 * 2.0**2]]], rtol=1e-5)
-    assert_allclose(doubt, [[[0.2]]], rtol=1e-5)  # odds of 1 to 4
+    assert_allclose(uniform_mix, [[[0.2]]], rtol=1e-5)  # odds of 1 to 4
     assert_allclose(gamma, [[[2.0]]], rtol=1e-5)
-    assert_allclose(found.at(signs_of(1, one=1.0, few=1.0))[2], [[[3.0]]], rtol=1e-5)
-    sure = found.at(signs_of(1, one=1.0, lead=math.log(2.0), broad=-1.0))[1]
+    assert_allclose(found.evaluate(design(1, intercept=1.0, inverse_shots=1.0))[2], [[[3.0]]], rtol=1e-5)
+    sure = found.evaluate(design(1, intercept=1.0, log_margin=math.log(2.0), density=-1.0))[1]
     assert_allclose(sure, [[[1 / (1 + 4 * math.exp(3.0))]]], rtol=1e-5)
 
 
@@ -126,7 +128,7 @@ def test_the_unit_of_the_embeddings_changes_no_probability(classifier):
     assert 0.3 < once.max(1).min() < 0.95
 
 
-# -- both doors
+# -- estimators and batches of episodes
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_batch_of_episodes_has_the_probabilities_of_an_estimator_fitted_on_eac
         assert_array_equal(together[number].argmax(-1), alone.predict(query[number]))
 
 
-def test_a_single_query_to_a_transductive_method_is_as_sure_as_a_prototype():
+def test_a_single_query_to_a_transductive_method_has_the_probability_of_prototypes():
     X, y = clouds(3, 1)
     asked = X[:1] + 0.3
     sure = SoftKMeansClassifier().fit(X, y).predict_proba(asked)
@@ -151,7 +153,7 @@ def test_a_single_query_to_a_transductive_method_is_as_sure_as_a_prototype():
 
 
 @pytest.mark.parametrize("classifier", [c for c in VARIANTS if not c.transductive], ids=shown)
-def test_an_inductive_method_is_as_sure_of_a_query_alone_as_in_company(classifier):
+def test_an_inductive_method_gives_a_query_the_same_probabilities_alone_and_in_a_batch(classifier):
     X, y = clouds(4, 3, d=12, noise=2.0)
     queries = X[::2] + 0.5
     fitted = classifier.fit(X, y)
@@ -160,7 +162,7 @@ def test_an_inductive_method_is_as_sure_of_a_query_alone_as_in_company(classifie
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
-def test_one_neighbour_is_surer_the_nearer_it_is_and_its_vote_stays_the_likeliest(metric):
+def test_one_neighbour_is_more_probable_the_nearer_it_is_and_stays_the_likeliest(metric):
     clf = NearestNeighborClassifier(metric=metric).fit([[1, 0], [0, 1], [0, 1]], ["a", "c", "b"])
     near, between = clf.predict_proba([[1, 0.1], [1, 0.8]])
     assert near[0] > between[0] > 0.34
@@ -169,12 +171,12 @@ def test_one_neighbour_is_surer_the_nearer_it_is_and_its_vote_stays_the_likelies
     assert_array_equal(clf.classes_[likeliest], clf.predict(queries))
 
 
-def test_neighbours_are_as_sure_as_each_class_s_closest_are_near():
+def test_the_logits_of_several_neighbours_are_the_mean_closeness_of_each_class_s_closest():
     # Of a's three the two closest count, 1 and 3 away; b and c have one each, 5 away.
     X = [[10.0], [12.0], [90.0], [14.0], [4.0]]
     clf = NearestNeighborClassifier(n_neighbors=2, metric="sqeuclidean").fit(X, ["a", "a", "a", "b", "c"])
     learned, query = clf._learned, torch.tensor([[[9.0]]])
-    found = clf._evidence(learned, query, clf._scores(learned, query))
+    found = clf._calibration_logits(learned, query, clf._scores(learned, query))
     assert_allclose(found[0, 0], [-(1 + 9) / 2, -25, -25], rtol=1e-4)
     assert clf.predict([[9.0]]) == ["a"]
 
@@ -199,7 +201,7 @@ def test_scores_and_probabilities_come_together_as_they_do_alone():
 def test_a_registry_answers_with_the_probability_of_the_closest_class(tmp_path, monkeypatch):
     encoder = FakeEncoder()
     tables = {encoder.fingerprint: TEN}
-    monkeypatch.setattr("fewshot.calibration.shipped", lambda fingerprint=None: tables.get(fingerprint, {}))
+    monkeypatch.setattr("fewshot.calibration.shipped_calibration", lambda fingerprint=None: tables.get(fingerprint, {}))
     with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder) as registry:
         registry.add("red", [png(RED)])
         registry.add("blue", [png(BLUE)])
@@ -211,24 +213,24 @@ def test_a_registry_answers_with_the_probability_of_the_closest_class(tmp_path, 
 # -- fitting and measuring
 
 
-def test_fit_finds_the_sharpness_that_made_the_answers():
+def test_fit_recovers_the_parameters_that_made_the_labels():
     rng = np.random.default_rng(0)
     gap = torch.from_numpy(rng.exponential(0.3, size=(1, 4_000, 3))).float()
     gap -= gap.amin(-1, keepdim=True)
-    lead = torch.from_numpy(rng.normal(size=(1, 4_000))).float()
-    signs = signs_of(4_000, one=1.0, lead=lead)
-    beta = (math.log(8.0) + 0.7 * lead[..., None]).exp()
-    shares = tempered(gap, beta, 0.2, 1.0)[0].numpy().astype(float)
+    log_margin = torch.from_numpy(rng.normal(size=(1, 4_000))).float()
+    features = design(4_000, intercept=1.0, log_margin=log_margin)
+    beta = (math.log(8.0) + 0.7 * log_margin[..., None]).exp()
+    shares = calibrated_probabilities(gap, beta, 0.2, 1.0)[0].numpy().astype(float)
     draws = rng.random((len(shares), 1))
     truth = (shares.cumsum(1) < draws).sum(1).clip(0, 2)
     true = torch.from_numpy(truth)[None]
-    found = fit([(gap[:, n::4], signs[:, n::4], true[:, n::4]) for n in range(4)])
-    rise = dict(zip(SIGNS, found.rise, strict=True))
-    assert math.exp(rise.pop("one")) == pytest.approx(8.0, rel=0.25)
-    assert rise.pop("lead") == pytest.approx(0.7, abs=0.4)
-    assert 1 / (1 + math.exp(-found.doubt[0])) == pytest.approx(0.2, abs=0.1)
-    assert not any(rise.values())  # nothing is told of these
-    assert math.exp(found.bend[0]) == pytest.approx(1.0, abs=0.35)
+    found = fit_calibration([(gap[:, n::4], features[:, n::4], true[:, n::4]) for n in range(4)])
+    fitted = dict(zip(FEATURES, found.log_inverse_temperature, strict=True))
+    assert math.exp(fitted.pop("intercept")) == pytest.approx(8.0, rel=0.25)
+    assert fitted.pop("log_margin") == pytest.approx(0.7, abs=0.4)
+    assert 1 / (1 + math.exp(-found.uniform_mix[0])) == pytest.approx(0.2, abs=0.1)
+    assert not any(fitted.values())  # these columns are 0
+    assert math.exp(found.shape[0]) == pytest.approx(1.0, abs=0.35)
 
 
 def drawn(shares, rng):
@@ -241,46 +243,48 @@ def drawn(shares, rng):
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_fit_finds_the_gamma_that_made_the_answers(gamma):
+def test_fit_recovers_the_gamma_that_made_the_labels(gamma):
     rng = np.random.default_rng(0)
     gap = torch.from_numpy(rng.exponential(0.3, size=(8_000, 5))).float()
     gap -= gap.amin(-1, keepdim=True)
-    truth = drawn(tempered(gap, 8.0, 0.0, gamma), rng)
-    found = fit([(gap[None], signs_of(8_000, one=1.0), truth[None])])
-    assert math.exp(found.bend[0]) == pytest.approx(gamma, rel=0.35)
-    assert not any(found.bend[1:])
+    truth = drawn(calibrated_probabilities(gap, 8.0, 0.0, gamma), rng)
+    found = fit_calibration([(gap[None], design(8_000, intercept=1.0), truth[None])])
+    assert math.exp(found.shape[0]) == pytest.approx(gamma, rel=0.35)
+    assert not any(found.shape[1:])
 
 
-def test_no_other_sharpness_makes_the_classes_and_the_right_answers_likelier():
+def test_no_other_parameters_have_a_higher_likelihood():
     rng = np.random.default_rng(1)
     gap = np.sort(rng.random((3, 6)), axis=1).repeat(200, axis=0)
     gap -= gap[:, :1]
     truth = np.concatenate([rng.choice(6, 200, p=shares) for shares in rng.dirichlet([8, 4, 2, 1, 1, 2], size=3)])
-    signs, gaps_ = signs_of(600, one=1.0), torch.from_numpy(gap[None]).float()
+    features, behind = design(600, intercept=1.0), torch.from_numpy(gap[None]).float()
 
-    def unlikely(sharpness):
-        shares = tempered(gaps_, *sharpness.at(signs))[0].numpy().astype(float)
+    def loss(params):
+        shares = calibrated_probabilities(behind, *params.evaluate(features))[0].numpy().astype(float)
         sure = shares[:, 0]  # the best class is the first one
         return -np.log(shares[np.arange(600), truth]).mean() - np.log(np.where(truth == 0, sure, 1 - sure)).mean()
 
-    found = fit([(gaps_, signs, torch.from_numpy(truth)[None])])
-    for part, step in itertools.product(("rise", "doubt", "bend"), (-0.1, 0.1)):
+    found = fit_calibration([(behind, features, torch.from_numpy(truth)[None])])
+    for part, step in itertools.product(("log_inverse_temperature", "uniform_mix", "shape"), (-0.1, 0.1)):
         first, *others = getattr(found, part)
-        assert unlikely(replace(found, **{part: (first + step, *others)})) > unlikely(found) - 1e-4, part
+        assert loss(replace(found, **{part: (first + step, *others)})) > loss(found) - 1e-4, part
 
 
-def test_a_fit_keeps_what_the_data_do_not_tell():
-    before = Sharpness(sharpness(one=2.0, ways=0.3, few=-0.4, kept=0.2), (-4.0, 0.0, 0.1, 0.2, 0.0))
+def test_a_fit_keeps_coefficients_that_the_data_do_not_constrain():
+    before = CalibrationParams(
+        coefficients(intercept=2.0, log_ways=0.3, inverse_shots=-0.4, loo_margin=0.2), (-4.0, 0.0, 0.1, 0.2, 0.0)
+    )
     gap = torch.tensor([[[0.0, 0.2]] * 20])
-    found = fit([(gap, signs_of(20, one=1.0), torch.zeros(1, 20, dtype=torch.int64))], before)
-    assert found.rise[1:] == before.rise[1:]
-    assert found.rise[0] > 2.5  # all twenty were right
+    found = fit_calibration([(gap, design(20, intercept=1.0), torch.zeros(1, 20, dtype=torch.int64))], before)
+    assert found.log_inverse_temperature[1:] == before.log_inverse_temperature[1:]
+    assert found.log_inverse_temperature[0] > 2.5  # all twenty were right
 
 
 def test_reliability_by_hand():
-    # Two answers in the bin (0.6, 0.667], one right; two in (0.933, 1], both right.
+    # Two predictions in the bin (0.6, 0.667], one right; two in (0.933, 1], both right.
     shares = torch.tensor([[0.65, 0.35], [0.35, 0.65], [0.95, 0.05], [0.99, 0.01]])
-    found = reliability(shares, torch.tensor([0, 0, 0, 0]))
+    found = measure_reliability(shares, torch.tensor([0, 0, 0, 0]))
     assert found.n == 4
     assert found.accuracy == 0.75
     assert_allclose(found.ece, 0.5 * abs(0.65 - 0.5) + 0.5 * abs(0.97 - 1.0), atol=1e-6)
@@ -293,13 +297,15 @@ def test_a_fitted_table_calibrates_classes_it_has_not_seen():
     first, second = y < 80, y >= 80
     clf = RidgeClassifier()
 
-    def asked(part):
+    def sampled(part):
         return X[part], EpisodeSampler(y[part], n_way=5, n_shot=1, n_query=5, n_episodes=150)
 
-    sharpness = fit([cell_of(clf, *asked(first))])
-    gap, signs, truth = cell_of(clf, *asked(second))
-    after = reliability(tempered(gap, *sharpness.at(signs)), truth)
-    wrong = reliability(tempered(gap, *Sharpness.flat(60.0).at(signs)), truth)
+    params = fit_calibration([calibration_set(clf, *sampled(first))])
+    behind, features, truth = calibration_set(clf, *sampled(second))
+    after = measure_reliability(calibrated_probabilities(behind, *params.evaluate(features)), truth)
+    wrong = measure_reliability(
+        calibrated_probabilities(behind, *CalibrationParams.constant(60.0).evaluate(features)), truth
+    )
     assert after.ece < 0.03
     assert wrong.ece > 0.15
     assert after.nll < wrong.nll
@@ -307,60 +313,66 @@ def test_a_fitted_table_calibrates_classes_it_has_not_seen():
 
 @pytest.mark.parametrize("encoder", [None, "pocket"])
 def test_every_method_has_a_shipped_entry_of_its_own(encoder):
-    names = {classifier.sharpness_name for classifier in VARIANTS} - DERIVED
-    names.add(NearestNeighborClassifier(n_neighbors=3).sharpness_name)
-    assert names <= set(shipped(encoder and load_encoder(encoder).fingerprint))
+    names = {classifier.calibration_name for classifier in VARIANTS} - DERIVED
+    names.add(NearestNeighborClassifier(n_neighbors=3).calibration_name)
+    assert names <= set(shipped_calibration(encoder and load_encoder(encoder).fingerprint))
 
 
-def test_the_bundled_encoder_has_a_table_of_its_own_and_an_unknown_one_the_usual():
-    assert shipped(load_encoder("pocket").fingerprint) != shipped()
-    assert shipped("of nobody") == shipped()
+def test_the_bundled_encoder_has_its_own_table_and_an_unknown_one_that_of_imagenet():
+    assert shipped_calibration(load_encoder("pocket").fingerprint) != shipped_calibration()
+    assert shipped_calibration("of nobody") == shipped_calibration()
 
 
 # -- files
 
 
 def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(tmp_path):
-    mine = Sharpness(tuple(range(len(SIGNS))), (-4.5, 0.25, 1.0, 0.0, 2.0), (0.5, 0.25, -1.0, 0.0, 3.0))
+    mine = CalibrationParams(tuple(range(len(FEATURES))), (-4.5, 0.25, 1.0, 0.0, 2.0), (0.5, 0.25, -1.0, 0.0, 3.0))
     table = {"RidgeClassifier": mine, "Mine": FLAT}
-    write_table(table, tmp_path / "t.json")
-    assert read_table(tmp_path / "t.json") == table
+    write_calibration(table, tmp_path / "t.json")
+    assert read_calibration(tmp_path / "t.json") == table
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"other\.json is no table of fewshot calibrate \('format'\); write one with"):
-        read_table(tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"other\.json is no calibration table \('format'\); write one with"):
+        read_calibration(tmp_path / "other.json")
 
 
 def entry(**changed):
-    """One method's numbers, as a file holds them."""
-    return {"rise": [1] * len(SIGNS), "doubt": [1] * 5, "bend": [0] * 5} | changed
+    """One method's entry of a file."""
+    return {"log_inverse_temperature": [1] * len(FEATURES), "uniform_mix": [1] * 5, "shape": [0] * 5} | changed
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 3}, "format 3 instead of 4"),
-        ({"signs": ["one"]}, r"signs \['one'\] instead of \['one', 'ways'"),
-        ({"doubts": ["one"]}, r"doubts \['one'\] instead of \['one', 'ways'"),
+        ({"format": 4}, "format 4 instead of 5"),
+        ({"features": ["one"]}, r"features \['one'\] instead of \['intercept', 'log_ways'"),
+        ({"mix_shape_features": ["one"]}, r"mix_shape_features \['one'\] instead of \['intercept', 'log_ways'"),
         (
-            {"sharpness": {"Mine": entry(rise=[1, 2], bend=[])}},
-            rf"Mine: \(2, 5, 0\) numbers, where \({len(SIGNS)}, 5, 5\) from",
+            {"calibration": {"Mine": entry(log_inverse_temperature=[1, 2], shape=[])}},
+            rf"Mine: \(2, 5, 0\) numbers, where \({len(FEATURES)}, 5, 5\) from",
         ),
-        ({"sharpness": {"Mine": entry(rise=[math.nan] * len(SIGNS))}}, "from -1000 to 1000 are needed"),
-        ({"sharpness": {"Mine": entry(bend=[0, 1001, 0, 0, 0])}}, "from -1000 to 1000 are needed"),
-        ({"sharpness": {"Mine": entry(doubt=[10**400] * 5)}}, "too large"),
-        ({"sharpness": {"Mine": {"rise": [1] * len(SIGNS), "doubt": [1] * 5}}}, "'bend'"),
-        ({"sharpness": ["Mine"]}, "list"),
+        (
+            {"calibration": {"Mine": entry(log_inverse_temperature=[math.nan] * len(FEATURES))}},
+            "from -1000 to 1000 are needed",
+        ),
+        ({"calibration": {"Mine": entry(shape=[0, 1001, 0, 0, 0])}}, "from -1000 to 1000 are needed"),
+        ({"calibration": {"Mine": entry(uniform_mix=[10**400] * 5)}}, "too large"),
+        (
+            {"calibration": {"Mine": {"log_inverse_temperature": [1] * len(FEATURES), "uniform_mix": [1] * 5}}},
+            "'shape'",
+        ),
+        ({"calibration": ["Mine"]}, "list"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path, change, message):
-    write_table({"Mine": FLAT}, tmp_path / "t.json")
+    write_calibration({"Mine": FLAT}, tmp_path / "t.json")
     (tmp_path / "t.json").write_text(json.dumps(json.loads((tmp_path / "t.json").read_text()) | change))
     with pytest.raises(ValueError, match=message):
-        read_table(tmp_path / "t.json")
+        read_calibration(tmp_path / "t.json")
 
 
 @pytest.mark.parametrize("encoder", [None, "pocket"])
 def test_a_centred_simpleshot_has_a_shipped_entry_of_its_own(encoder):
-    table = shipped(encoder and load_encoder(encoder).fingerprint)
+    table = shipped_calibration(encoder and load_encoder(encoder).fingerprint)
     plain, centred = SimpleShotClassifier(), SimpleShotClassifier(center=np.zeros(16))
-    assert centred.sharpness_in(table) != plain.sharpness_in(table)
+    assert centred.calibration_params(table) != plain.calibration_params(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.calibration import shipped
+from fewshot.calibration import shipped_calibration
 from fewshot.integrations.label_studio.labeling_config import Control
 from fewshot.registry import BY_HAND, Memory
 from fewshot.validation import Metric
@@ -53,7 +53,7 @@ class Answerer:
     control : Control
     memory : Memory
     fingerprint : str, optional
-        The encoder's, for the sharpness of its probabilities.
+        The encoder's, for the calibration of its probabilities.
 
     References
     ----------
@@ -61,7 +61,7 @@ class Answerer:
     """
 
     def __init__(self, control: Control, memory: Memory, fingerprint: str | None = None) -> None:
-        self._sharpness = shipped(fingerprint)
+        self._calibration = shipped_calibration(fingerprint)
         self._elsewhere = 0.0
         self._questions: list[_YesOrNo] = []
         self._classifier: FewShotClassifier | None = None
@@ -90,7 +90,7 @@ class Answerer:
             return [Answer((), 0.0)] * len(vectors)
         if self._classifier is None:
             return self._several(vectors)
-        probabilities = self._classifier.predict_proba(vectors, self._sharpness)
+        probabilities = self._classifier.predict_proba(vectors, self._calibration)
         labels = self._classifier.classes_
         best = probabilities.argmax(axis=1)
         return [
