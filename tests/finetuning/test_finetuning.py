@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from fewshot import EmbeddingCache, FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder
-from fewshot.calibration.temperature import shipped
+from fewshot.calibration import shipped_calibration
 from fewshot.encoders.timm_network import load_network
 from fewshot.encoders.tta import flipped_centre
 from fewshot.finetuning import choice as choosing
@@ -527,6 +527,6 @@ def test_probabilities_of_pocket_are_as_sharp_as_pockets():
     images = list(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
     classifier = FineTuneClassifier("pocket", trainable="head", mirror=False).fit(images, [0, 0, 1, 1])
     vectors = directions_of(classifier.encoder_.encode(images))
-    own = classifier._classifier.predict_proba(vectors, shipped(TimmEncoder("pocket").fingerprint))
+    own = classifier._classifier.predict_proba(vectors, shipped_calibration(TimmEncoder("pocket").fingerprint))
     assert_allclose(classifier.predict_proba(images), own, atol=1e-6)
     assert not np.allclose(own, classifier._classifier.predict_proba(vectors))  # the table of other encoders
