@@ -125,9 +125,10 @@ def forward(encoder: Any, size: int, *, alone: bool, seconds: float = 0.7) -> fl
         loaded.network(x)
     start = time.perf_counter()
     if alone:
-        with ThreadPoolExecutor(loaded.threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            done = sum(future.result() for future in [pool.submit(run) for _ in range(loaded.threads)])
-        torch.set_num_threads(loaded.threads)
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            done = sum(future.result() for future in [pool.submit(run) for _ in range(threads)])
+        torch.set_num_threads(threads)
     else:
         done = run()
     return done / (time.perf_counter() - start)

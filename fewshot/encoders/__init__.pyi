@@ -26,6 +26,8 @@ from .timm_encoder import TimmEncoder as TimmEncoder
 from .timm_encoder import load_encoder as load_encoder
 from .timm_network import features as features
 from .timm_network import list_encoders as list_encoders
+from .torch_threads import set_thread_count as set_thread_count
+from .torch_threads import thread_count as thread_count
 from .trainable import Trainable as Trainable
 from .trainable import check_sizes as check_sizes
 from .trainable import learning as learning

@@ -35,8 +35,6 @@ class LoadedNetwork:
         The embedding size d.
     fingerprint : str
         Of the network before its conversion.
-    threads : int
-        Of torch, when the network was loaded.
     cpu_batch : int
         Images per forward pass on a CPU, where ``batch_size`` is not given.
     """
@@ -49,7 +47,6 @@ class LoadedNetwork:
     precision: Precision
     dim: int
     fingerprint: str
-    threads: int
     cpu_batch: int
 
 

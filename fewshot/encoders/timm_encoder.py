@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from fewshot.encoders.encoder import Encoded, all_or_raise, check_image_batch, c
 from fewshot.encoders.loaded_network import LoadedNetwork, converted
 from fewshot.encoders.preprocessing import normalised, preparation
 from fewshot.encoders.timm_network import POOLS, features, fingerprint, load_network
+from fewshot.encoders.torch_threads import set_thread_count, thread_count
 from fewshot.errors import ImageError
 from fewshot.media import ImageSource, attempt, map_ahead
 from fewshot.progress import Progress
@@ -174,17 +176,17 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def lanes(self) -> tuple[int, int] | None:
-        """How many threads may each call ``encode_here`` at a time, and with how many pictures; None on a GPU."""
+        """How many threads may each call ``encode_here`` at a time, and with how many images; None on a GPU."""
         loaded = self.loaded
-        return (loaded.threads, self.batch_size or loaded.cpu_batch) if loaded.device.type == "cpu" else None
+        return (thread_count(), self.batch_size or loaded.cpu_batch) if loaded.device.type == "cpu" else None
 
     def encode_here(self, images: Iterable[ImageSource]) -> Encoded:
-        """As ``encode_valid``, one batch on the calling thread alone: for a server, which shares its cores out itself.
+        """Embed one batch as ``encode_valid`` does, in the calling thread: for a server, which shares out its cores.
 
         What torch does later in this thread uses one core, too.
         """
         loaded = self.loaded
-        _compute_alone()
+        set_thread_count(1)
         batch: list[_Prepared] = [attempt(loaded.prepare, picture) for picture in check_image_batch(images)]
         return gathered([self._embed(loaded, batch, (_as_is,))], loaded.dim)
 
@@ -266,21 +268,18 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return
         # On a CPU each core takes whole batches, from file to vector: cores that compute one batch together wait for
         # each other at every layer, the more so while some of them decode (1.4 to 1.6 times slower on two cores).
-        threads = loaded.threads
+        threads = thread_count()
         if total is not None:
             size = max(1, min(size, -(-total // threads)))
 
         def embed(batch: list[ImageSource]) -> tuple[list[_Prepared], NDArray[np.float32]]:
             return self._embed(loaded, [attempt(loaded.prepare, picture) for picture in batch], views)
 
-        try:
-            for result in map_ahead(
-                embed, _batches(source, size), workers=threads, ahead=2 * threads, initializer=_compute_alone
-            ):
-                assert not isinstance(result, ImageError)
-                yield result
-        finally:
-            torch.set_num_threads(threads)  # torch starts later threads with the last number set anywhere
+        for result in map_ahead(
+            embed, _batches(source, size), workers=threads, ahead=2 * threads, initializer=partial(set_thread_count, 1)
+        ):
+            assert not isinstance(result, ImageError)
+            yield result
 
     def _embed(
         self, loaded: LoadedNetwork, items: list[_Prepared], views: Sequence[View]
@@ -343,11 +342,10 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 precision = "float32"
                 network = converted(spare, example, device, precision, layer=self.layer, pool=self.pool)
         mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
-        threads = torch.get_num_threads()
         prepare = preparation(config)
         batch = max(1, min(_CPU_MOST, _CPU_PIXELS // example[0, 0].numel()))
         dim = exact.shape[1]
-        return LoadedNetwork(network, prepare, mean, std, device, precision, dim, identity, threads, batch)
+        return LoadedNetwork(network, prepare, mean, std, device, precision, dim, identity, batch)
 
     def _features(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -388,7 +386,3 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _as_is(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
-
-
-def _compute_alone() -> None:
-    torch.set_num_threads(1)

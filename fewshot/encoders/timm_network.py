@@ -7,20 +7,16 @@ import hashlib
 import inspect
 import json
 import os
-import socket
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
+from fewshot.encoders.hub import from_hub
 from fewshot.errors import EncoderNotFound
 
 POOLS = ("avg", "max", "cls", "cls+avg")
-_PROBE_SECONDS = 3.0
 _MOST_SIDE = 4096  # pixels; the largest that timm knows is 1,024
 
 
@@ -39,8 +35,9 @@ def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
 
     try:
         _check_folder(name)
-        with _hub_offline_if_unreachable(name, pretrained), _no_pickled_programs():
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **settings)
+        place, fetched = from_hub(name, pretrained=pretrained)
+        network: nn.Module = timm.create_model(place, pretrained=pretrained, num_classes=0, **fetched, **settings)
+        getattr(network, "pretrained_cfg", {}).pop("state_dict", None)
         _check_preprocessing(network)
     except Exception as error:
         raise EncoderNotFound(_explain(name, error)) from error
@@ -80,21 +77,6 @@ def _numbers(value: Any, low: float, high: float) -> bool:
         and len(value) == 3
         and all(isinstance(n, (int, float)) and low <= n <= high for n in value)
     )
-
-
-@contextmanager
-def _no_pickled_programs() -> Iterator[None]:
-    """Let torch read only tensors of older weights on the Hub, which are pickles: not every timm asks for that."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    was = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if was is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = was
 
 
 def list_encoders(pattern: str = "") -> list[str]:
@@ -229,37 +211,3 @@ def first_line(error: Exception) -> str:
 def _hub_reason(error: Exception) -> str:
     unreachable = type(error).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
     return "the hub cannot be reached from here" if unreachable else first_line(error)
-
-
-@contextmanager
-def _hub_offline_if_unreachable(name: str, pretrained: bool) -> Iterator[None]:
-    """Spare the user the hub client's minute of retries, and its log of them, where there is no network.
-
-    The local cache still answers; only the attempt to reach the hub is left out.
-    """
-    if not pretrained or name.startswith("local-dir:") or _hub_reachable():
-        yield
-        return
-    from huggingface_hub import constants
-
-    was = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = was
-
-
-def _hub_reachable() -> bool:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if urllib.request.getproxies():
-        return True  # a proxy resolves names for us: only the real request can tell
-    address = urlsplit(os.environ.get("HF_ENDPOINT", constants.ENDPOINT))
-    try:
-        with socket.create_connection((address.hostname or "", address.port or 443), timeout=_PROBE_SECONDS):
-            return True
-    except OSError:
-        return False

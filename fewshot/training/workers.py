@@ -1,4 +1,4 @@
-"""Gradients by threads that each compute a share of a batch alone, on one core."""
+"""Gradients of one batch computed by several threads, each on one core."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fewshot.encoders import set_thread_count, thread_count
+
 R = TypeVar("R")
 
 
 def worker_count(device: torch.device, things: int, *, least: int) -> int:
-    """How many workers share so many things, each having the least at least: as many as torch's threads on a CPU."""
-    return max(1, min(torch.get_num_threads(), things // least)) if device.type == "cpu" else 1
+    """Return how many workers share so many things, ``least`` or more each: at most torch's threads; 1 on a GPU."""
+    return max(1, min(thread_count(), things // least)) if device.type == "cpu" else 1
 
 
 class Workers:
@@ -34,16 +36,16 @@ class Workers:
 
     def __init__(self, network: nn.Module, n: int) -> None:
         self.twins = [network, *(_twin(network) for _ in range(n - 1))]
-        self._threads = torch.get_num_threads()
 
     def __enter__(self) -> Workers:
-        torch.set_num_threads(1)  # also of this thread: sums then do not depend on the machine's cores
-        self._pool = ThreadPoolExecutor(len(self.twins), initializer=torch.set_num_threads, initargs=(1,))
+        self._before = thread_count()
+        set_thread_count(1)  # also of this thread: sums then do not depend on the machine's cores
+        self._pool = ThreadPoolExecutor(len(self.twins), initializer=set_thread_count, initargs=(1,))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._pool.shutdown()
-        torch.set_num_threads(self._threads)
+        set_thread_count(self._before)
 
     def map(self, function: Callable[..., R], *arguments: Iterable[Any]) -> list[R]:
         """Call ``function`` in the threads with each set of arguments; results in their order."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from fewshot import EncoderNotFound, ImageError, PrototypeClassifier, TimmEncoder, load_encoder
-from fewshot.encoders import timm_network
+from fewshot.encoders import hub, thread_count, timm_network
 from fewshot.encoders.batch_norm_folding import fuse_batch_norms
 from fewshot.encoders.bfloat16 import round_cancelling
 from fewshot.encoders.encoder import encode_valid
@@ -36,12 +38,12 @@ def pictures():
 
 
 @pytest.fixture
-def _two_workers(monkeypatch):
+def _two_workers():
     """Encoders work on as many batches at once as torch has threads; the tests' torch has one (conftest.py)."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    torch.set_num_threads(2)
     yield
-    torch.set_num_threads(before)  # encoders set what they were told
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -496,7 +498,7 @@ def test_an_unknown_tag_gets_those_there_are():
 def test_a_hub_that_cannot_be_reached_is_one_clear_line(name, monkeypatch, tmp_path, capfd):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(timm_network, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(EncoderNotFound) as caught:
         load_encoder(name)
@@ -505,14 +507,78 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_line(name, monkeypatch, tmp_p
     assert "local-dir:PATH" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
-    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A Hub that cannot be reached, and a network in its local cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
+    repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+    folder = repository / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    torch.manual_seed(0)
+    return timm.create_model(SMALL), folder
+
+
+@pytest.mark.parametrize("name", [SMALL, "hf-hub:timm/" + SMALL])
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_weights_in_the_local_cache_are_found_without_the_hub(name, kind, cached, pictures):
+    network, folder = cached
+    timm.models.save_for_hf(network, folder, safe_serialization=kind == "safetensors")
+    encoder = load_encoder(name, precision="float32")
+    found = encoder.exact_network()
+    assert "state_dict" not in found.pretrained_cfg
+    for key, weight in found.state_dict().items():
+        assert_array_equal(weight, network.state_dict()[key])
+
+
+def test_a_program_in_a_hubs_pickle_is_not_run(cached, tmp_path):
+    class Program:
+        def __reduce__(self):
+            return (tmp_path / "ran").write_text, ("it",)
+
+    torch.save({"weight": Program()}, cached[1] / "pytorch_model.bin")
+    with pytest.raises(EncoderNotFound, match=r"'test_resnet.r160_in1k' .*could not be fetched: Weights only"):
+        load_encoder(SMALL)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_loading_without_a_hub_changes_nothing_of_the_process(cached, monkeypatch):
+    from huggingface_hub import constants
+
+    timm.models.save_for_hf(cached[0], cached[1], safe_serialization=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    both, first_left = threading.Barrier(2), threading.Event()
+    create, seen = timm.create_model, []
+
+    def overlapping(*names, **settings):
+        number = both.wait(60)
+        seen.append((constants.HF_HUB_OFFLINE, dict(os.environ)))
+        if number == 1:
+            first_left.wait(60)
+        return create(*names, **settings)
+
+    monkeypatch.setattr(timm, "create_model", overlapping)
+    before = (False, dict(os.environ))
+    with ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(timm_network.load_network, SMALL, pretrained=True) for _ in range(2)]
+        wait(loads, return_when="FIRST_COMPLETED")
+        first_left.set()
+        assert [isinstance(load.result(), nn.Module) for load in loads] == [True, True]
+    assert [*seen, (constants.HF_HUB_OFFLINE, dict(os.environ))] == [before] * 3
 
 
 def test_an_unreachable_hub_is_noticed_without_waiting(monkeypatch):
     for variable in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
-    assert timm_network._hub_reachable() is False
+    assert hub.hub_reachable() is False
 
 
 def test_a_folder_without_weights_says_what_it_should_hold(tmp_path):
@@ -532,13 +598,31 @@ def test_names_are_listed_by_part_or_pattern():
     assert timm_network.list_encoders("pock")[0] == "pocket"
 
 
-def test_encoding_leaves_torchs_number_of_threads_as_it_was(random_encoder, pictures):
+def test_encoding_uses_the_threads_set_since_the_encoder_was_loaded_and_changes_the_number_for_nobody(
+    random_encoder, pictures
+):
+    seen = []
+
+    def new_thread_has():
+        with ThreadPoolExecutor(1) as pool:  # torch starts a new thread with the number last set anywhere
+            return pool.submit(thread_count).result()
+
+    def watched_pictures():
+        for picture in pictures:
+            yield picture
+            seen.append((torch.get_num_threads(), new_thread_has()))
+
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(2)  # while encoding, it is one
-        random_encoder().encode(pictures[:1])
-        with ThreadPoolExecutor(1) as pool:  # a new thread starts with the number last set anywhere
-            assert pool.submit(torch.get_num_threads).result() == 2 == torch.get_num_threads()
+        torch.set_num_threads(3)
+        encoder = random_encoder(batch_size=1)
+        for number in (2, 1):
+            torch.set_num_threads(number)
+            encoder.encode(watched_pictures())
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(encoder.encode_here, pictures[:1]).result()
+            assert set(seen) == {(number, number)} == {(torch.get_num_threads(), new_thread_has())}
+            seen.clear()
     finally:
         torch.set_num_threads(before)
 
