@@ -1,12 +1,15 @@
-"""The checks at the door: vectors, labels, names of metrics."""
+"""The checks at the door: vectors, labels, names of metrics, optional dependencies."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from fewshot.errors import MissingExtra
 
 Metric = Literal["cosine", "sqeuclidean", "inner_product"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -16,6 +19,23 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``, naming both."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def check_extra(extra: str, what: str, *modules: str) -> None:
+    """Raise MissingExtra unless the modules of an optional dependency are installed, without importing them.
+
+    Parameters
+    ----------
+    extra : str
+        Its name in ``pip install 'fewshot[extra]'``.
+    what : str
+        The beginning of the message: "parquet files need".
+    *modules : str
+        Names as for ``import``.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise MissingExtra(f"{what} {module}: pip install 'fewshot[{extra}]'")
 
 
 def check_count(name: str, value: object, *, minimum: int = 1) -> int:

@@ -3,6 +3,7 @@ from .inputs import Features as Features
 from .inputs import embedded_base as embedded_base
 from .inputs import open_base as open_base
 from .openset_suite import run_open_bench as run_open_bench
+from .plots import check_matplotlib as check_matplotlib
 from .plots import draw_reliability as draw_reliability
 from .plots import draw_training as draw_training
 from .runner import BenchmarkResult as BenchmarkResult

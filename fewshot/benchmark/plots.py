@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot.benchmark.result_files import Row
 from fewshot.calibration import Reliability
-from fewshot.errors import MissingExtra
 from fewshot.files import replacing
+from fewshot.validation import check_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _MARKERS = "os^DvP*X<>ph"
 _WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.6, 3
+
+
+def check_matplotlib() -> None:
+    """Raise MissingExtra if no picture can be drawn."""
+    check_extra("plot", "pictures of results need", "matplotlib")
 
 
 def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
@@ -28,6 +33,7 @@ def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
     ------
     MissingExtra : without matplotlib.
     """
+    check_matplotlib()
     fixed = [row for row in rows if row.shots != "various"]
     if not fixed:
         return ()
@@ -52,6 +58,7 @@ def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     ------
     MissingExtra : without matplotlib.
     """
+    check_matplotlib()
     figure = _figure(2 * _WIDTH + 2.2, _HEIGHT)
     from matplotlib.ticker import MaxNLocator
 
@@ -96,6 +103,7 @@ def draw_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path
     ------
     MissingExtra : without matplotlib.
     """
+    check_matplotlib()
     columns = min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
     figure = _figure(_HEIGHT * columns, _HEIGHT * lines)
@@ -118,10 +126,8 @@ def draw_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("pictures of results need matplotlib: pip install 'fewshot[plot]'") from None
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 

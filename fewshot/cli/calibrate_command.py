@@ -31,12 +31,14 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
     DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels), or a data set's
     name. The reliability is that of a fit to half of the classes, measured on the other half; FILE is fitted to all.
     """
-    from fewshot.benchmark import run_calibration
+    from fewshot.benchmark import check_matplotlib, run_calibration
     from fewshot.calibration import write_calibration
 
     for path in (out, picture):
         if path is not None:
             check_writable(path)
+    if picture is not None:
+        check_matplotlib()
     report = run_calibration(
         data,
         methods=[name.strip() for name in methods.split(",") if name.strip()],

@@ -193,6 +193,9 @@ def merge(registry: str, labels: tuple[str, ...], into: str) -> None:
 @click.argument("file")
 def export_(registry: str, file: str) -> None:
     """Write ids, labels and vectors to FILE, .npz or .parquet."""
+    from fewshot.vectors import feature_files
+
+    feature_files.check_suffix(file)
     with opened_registry(registry) as opened:
         say({"file": file, "examples": opened.export(file)})
 

@@ -39,12 +39,11 @@ def serve(
     backend = {"url": label_studio_url, "image_hosts": label_studio_images, "only_confident": only_confident}
     if any(backend.values()) and not label_studio:
         raise click.UsageError("--label-studio-url, --label-studio-images and --only-confident need --label-studio")
-    try:
-        from fewshot.service import create_app, server_process
-    except ImportError as error:
-        from fewshot.errors import MissingExtra
+    from fewshot.validation import check_extra
 
-        raise MissingExtra(f"the server needs {error.name}: pip install 'fewshot[serve]'") from None
+    check_extra("serve", "the server needs", "fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client")
+    from fewshot.service import create_app, server_process
+
     token = None if token_file is None else server_process.read_token(token_file)
     server_process.check_host(host, token)
     app = create_app(path, encoder=encoder, token=token, label_studio=backend if label_studio else None)

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import MissingExtra
 from fewshot.files import replacing
-from fewshot.validation import METRICS, check_choice, check_label, check_vectors
+from fewshot.validation import METRICS, check_choice, check_extra, check_label, check_vectors
 
 _FEATURE_COLUMNS = ("vectors", "labels", "sources", "groups")
 _TEXTS = ("fingerprint", "encoder", "metric")
@@ -57,7 +56,7 @@ def write(path: Path, exported: Exported) -> None:
     ValueError : for another suffix.
     MissingExtra : for .parquet without pyarrow.
     """
-    _check_suffix(path)
+    check_suffix(path)
     with replacing(path) as temporary:
         (_write_parquet if path.suffix == ".parquet" else _write_npz)(temporary, exported)
 
@@ -75,8 +74,6 @@ def read(path: Path) -> Exported:
         exported = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
         _check_columns(exported)
         return exported
-    except MissingExtra:
-        raise
     except Exception as error:
         raise ValueError(f"{path} is not an export of a registry ({error})") from error
 
@@ -106,8 +103,6 @@ def read_features(path: Path) -> FeatureFile:
             if np.shape(column) != (len(vectors),):
                 raise ValueError(f"it holds {len(vectors)} vectors but {name} of shape {np.shape(column)}")
         texts = {name: list(map(_text, column)) for name, column in columns.items()}
-    except MissingExtra:
-        raise
     except Exception as error:
         raise ValueError(f"{path} is not a feature file ({error})") from error
     return FeatureFile(
@@ -138,15 +133,19 @@ def _check_columns(exported: Exported) -> None:
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Raise FileNotFoundError or ValueError unless there is a file of a suffix that can be read."""
-    _check_suffix(Path(path))
+    """Raise FileNotFoundError, ValueError or MissingExtra unless there is a file of a suffix that can be read."""
+    check_suffix(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"no such file: {path}")
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"{path}: an export is a .npz or .parquet file, not {path.suffix or 'without suffix'}")
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a suffix that is neither .npz nor .parquet, MissingExtra for .parquet without pyarrow."""
+    suffix = Path(path).suffix
+    if suffix not in (".npz", ".parquet"):
+        raise ValueError(f"{path}: an export is a .npz or .parquet file, not {suffix or 'without suffix'}")
+    if suffix == ".parquet":
+        check_extra("parquet", f"{path}: parquet files need", "pyarrow")
 
 
 def _write_npz(target: Path, exported: Exported) -> None:
@@ -176,16 +175,9 @@ def _read_npz(path: Path) -> Exported:
         )
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtra("parquet files need pyarrow: pip install 'fewshot[parquet]' (or use .npz)") from None
-    return pyarrow
-
-
 def _write_parquet(target: Path, exported: Exported) -> None:
-    pyarrow = _pyarrow()
+    import pyarrow.parquet
+
     width = exported.vectors.shape[1]
     vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(exported.vectors.ravel()), width)
     table = pyarrow.table(
@@ -202,7 +194,8 @@ def _write_parquet(target: Path, exported: Exported) -> None:
 
 
 def _read_parquet(path: Path) -> Exported:
-    pyarrow = _pyarrow()
+    import pyarrow.parquet
+
     table = pyarrow.parquet.read_table(path)
     described = json.loads(table.schema.metadata[b"fewshot"])
     column = table["vector"]
@@ -226,7 +219,9 @@ def _npz_columns(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _parquet_columns(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    table = _pyarrow().parquet.read_table(path)
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
     columns = {name: table[key].to_pylist() for name, key in _named(table.column_names) if name != "vectors"}
     for name, key in _named(table.column_names):
         if name == "vectors":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 import zipfile
 
 import numpy as np
@@ -424,7 +423,7 @@ def test_the_pictures_open_and_are_not_blank(drawn, data, tmp_path):
 
 
 def test_without_matplotlib_there_are_tables_and_a_word_on_the_pictures(drawn, data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("fewshot.validation.find_spec", {}.get)
     result = call(data, "--methods", "ridge", "--queries", 4, "--episodes", 5, "--out", tmp_path / "out")
     assert "no pictures: pictures of results need matplotlib: pip install 'fewshot[plot]'" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["episodes", "results.json", "results.md"]

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
-from PIL import Image
 from sklearn.neighbors import NearestCentroid
 
 from fewshot import Prediction
@@ -259,13 +258,6 @@ def test_a_reader_that_has_gone_ends_it_quietly(registry):
     assert done.returncode == 1
 
 
-def test_every_command_shows_an_example_in_its_help():
-    for name, command in main.commands.items():
-        text = call(name, "--help").stdout
-        assert f"Example: fewshot {name}" in text, name
-        assert command.help
-
-
 def test_encoders_are_listed():
     assert "pocket" in answer("encoders")
     assert answer("encoders", "resnet18.a1*") == ["resnet18.a1_in1k"]
@@ -302,15 +294,6 @@ def test_a_folder_of_unseen_photos_is_classified_as_scikit_learn_does_on_the_sam
     assert predicted == wanted.tolist()
     assert_allclose(report["accuracy"], (wanted == np.array(new.labels)).mean())
     assert report["accuracy"] > 0.5
-
-
-def test_the_demo_beats_raw_pixels_and_draws_a_sheet(tmp_path):
-    report = answer("demo", "--picture", tmp_path / "demo.png")
-    assert (report["classes"], report["shots"], report["images"]) == (10, 5, 1747)
-    assert report["accuracy"] > report["baseline_accuracy"] > 0.7
-    sheet = Image.open(tmp_path / "demo.png")
-    assert sheet.size == (960, 708)
-    assert len(sheet.convert("RGB").getcolors(100_000)) > 20
 
 
 def test_the_sheet_gives_every_answer_its_score_and_wrong_ones_the_true_label():

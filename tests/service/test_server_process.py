@@ -131,16 +131,6 @@ def test_what_cannot_be_served_is_told_before_anything_is(tmp_path, served):
     assert served == []
 
 
-def test_a_missing_extra_is_named(tmp_path):
-    code = (
-        "import sys; sys.modules['fastapi'] = None; sys.argv = ['fewshot', 'serve', 'x'];"
-        "from fewshot.cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: the server needs fastapi: pip install 'fewshot[serve]'\n"
-
-
 def test_an_ipv6_address_is_shown_in_brackets():
     try:
         bound = server_process.listen("::1", 0)
