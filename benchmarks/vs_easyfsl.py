@@ -21,13 +21,17 @@ from numpy.typing import NDArray
 from races import Rival, drawn, features, race
 
 from fewshot import Episodes
-from fewshot.classifiers.base import FewShotClassifier
-from fewshot.classifiers.cosine_head import CosineHeadClassifier
-from fewshot.classifiers.laplacian_shot import BDCSPNClassifier, LaplacianShotClassifier
-from fewshot.classifiers.prototype import PrototypeClassifier
-from fewshot.classifiers.pt_map import PTMAPClassifier
-from fewshot.classifiers.simple_shot import SimpleShotClassifier
-from fewshot.classifiers.tim import TIMClassifier, TransductiveFineTuningClassifier
+from fewshot.classifiers import (
+    BDCSPNClassifier,
+    CosineHeadClassifier,
+    FewShotClassifier,
+    LaplacianShotClassifier,
+    PrototypeClassifier,
+    PTMAPClassifier,
+    SimpleShotClassifier,
+    TIMClassifier,
+    TransductiveFineTuningClassifier,
+)
 
 # easyfsl's hyper-parameters are its defaults; ours are set to the same where the formula is the same.
 # name: (easyfsl's class and arguments, ours, episodes for easyfsl, whether the formula is the same)

@@ -1,13 +1,13 @@
 from .base import FewShotClassifier as FewShotClassifier
+from .bd_cspn import BDCSPNClassifier as BDCSPNClassifier
+from .cache_classifier import CacheClassifier as CacheClassifier
 from .cosine_head import CosineHeadClassifier as CosineHeadClassifier
 from .discriminant import LinearDiscriminantClassifier as LinearDiscriminantClassifier
 from .discriminant import MahalanobisClassifier as MahalanobisClassifier
 from .distribution_calibration import DistributionCalibrationClassifier as DistributionCalibrationClassifier
-from .laplacian_shot import BDCSPNClassifier as BDCSPNClassifier
 from .laplacian_shot import LaplacianShotClassifier as LaplacianShotClassifier
 from .logistic import LogisticRegressionClassifier as LogisticRegressionClassifier
 from .logistic import Weights as Weights
-from .matching import CacheClassifier as CacheClassifier
 from .matching import MatchingClassifier as MatchingClassifier
 from .membership import Membership as Membership
 from .nearest_neighbor import NearestNeighborClassifier as NearestNeighborClassifier

@@ -87,6 +87,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """From what was learned and prepared queries (e, q, d) to scores (e, q, c), higher is closer."""
         raise NotImplementedError
 
+    def _learn_one(self, support: Tensor, membership: Membership) -> Any:
+        """What an estimator remembers of its one support set (1, s, d), on the CPU: as ``_learn`` (the default)."""
+        return self._learn(support, membership)
+
     def _extend(self, learned: Any, support: Tensor, membership: Membership) -> Any | None:
         """What it remembers after more prepared support (1, s, d); None to learn again from all (the default)."""
         return None
@@ -107,6 +111,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _support_scores(self, learned: Any, support: Tensor) -> Tensor:
         """Scores (e, s, c) of prepared support (e, s, d), whose margin is the unit of the queries' scores."""
         return self._scores(learned, support)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set hyper-parameters; a fitted classifier learns its support set again with them.
+
+        Raises
+        ------
+        ValueError : for an unknown one, or a value that a fitted classifier refuses; then nothing has changed.
+        """
+        before = self.get_params()
+        super().set_params(**params)
+        if params and hasattr(self, "classes_"):
+            try:
+                self._relearn()
+            except Exception:
+                super().set_params(**before)
+                raise
+        return self
 
     def fit(self, X: ArrayLike, y: Any) -> Self:
         """Learn the classes of the support set, forgetting any learned before.
@@ -354,7 +375,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _relearn(self) -> None:
         membership = Membership(torch.from_numpy(self._support_codes.array)[None], len(self.classes_))
         with torch.inference_mode():
-            self._learned = self._learn(self.prepare(_tensor(self._support.array))[None], membership)
+            self._learned = self._learn_one(self.prepare(_tensor(self._support.array))[None], membership)
 
     def _asked(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
         """Prepared queries (1, q, d) and their scores (1, q, c)."""

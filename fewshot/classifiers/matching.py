@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fewshot.calibration import log_vote_shares
 from fewshot.classifiers.base import FewShotClassifier
-from fewshot.classifiers.membership import Membership
+from fewshot.classifiers.membership import LabelledSupport, Membership
 from fewshot.vectors import closeness
-
-
-@dataclass(frozen=True)
-class _Remembered:
-    support: Tensor  # (e, s, d)
-    membership: Membership
 
 
 class MatchingClassifier(FewShotClassifier):
@@ -41,45 +33,14 @@ class MatchingClassifier(FewShotClassifier):
     def __init__(self, *, scale: float = 10.0) -> None:
         self.scale = scale
 
-    def _learn(self, support: Tensor, membership: Membership) -> _Remembered:
-        return _Remembered(support, membership)
+    def _learn(self, support: Tensor, membership: Membership) -> LabelledSupport:
+        return LabelledSupport(support, membership)
 
-    def _scores(self, learned: _Remembered, query: Tensor) -> Tensor:
+    def _scores(self, learned: LabelledSupport, query: Tensor) -> Tensor:
         logits = self.scale * closeness(query, learned.support, "cosine")
         logits = logits.masked_fill((learned.membership.labels < 0).unsqueeze(1), -torch.inf)
         attention = logits.softmax(dim=-1)  # (e, q, s)
         return learned.membership.sums(attention.mT).mT
 
-    def _calibration_logits(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
-        return log_vote_shares(scores)
-
-
-class CacheClassifier(FewShotClassifier):
-    """Classify by a cache of the support: each example votes with a kernel of its cosine (Tip-Adapter without text).
-
-    Parameters
-    ----------
-    beta : float, default 5.5
-        Sharpness of the kernel exp(-beta (1 - cos)).
-
-    Notes
-    -----
-    ``scores`` are the summed votes of each class, from 0 to its number of examples.
-
-    References
-    ----------
-    Zhang et al. 2022, arXiv:2207.09519, eq. 4-5; the zero-shot term is left out, and beta is their default.
-    """
-
-    def __init__(self, *, beta: float = 5.5) -> None:
-        self.beta = beta
-
-    def _learn(self, support: Tensor, membership: Membership) -> _Remembered:
-        return _Remembered(support, membership)
-
-    def _scores(self, learned: _Remembered, query: Tensor) -> Tensor:
-        votes = torch.exp(-self.beta * (1.0 - closeness(query, learned.support, "cosine")))  # (e, q, s)
-        return learned.membership.sums(votes.mT).mT
-
-    def _calibration_logits(self, learned: _Remembered, query: Tensor, scores: Tensor) -> Tensor:
+    def _calibration_logits(self, learned: LabelledSupport, query: Tensor, scores: Tensor) -> Tensor:
         return log_vote_shares(scores)

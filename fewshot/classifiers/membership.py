@@ -55,6 +55,14 @@ class Membership:
         return totals.scatter_add_(1, where.unsqueeze(-1).expand(e, s, d), support)[:, :-1]
 
 
+@dataclass(frozen=True)
+class LabelledSupport:
+    """Support vectors (e, s, d) and the class of each: what methods that compare with every example remember."""
+
+    support: Tensor
+    membership: Membership
+
+
 def harmless(support: Tensor, labels: Tensor) -> Tensor:
     """Replace padding by its episode's first example, so that none shifts a mean or spreads NaN."""
     padded = labels < 0

@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier
-from fewshot.classifiers.membership import Membership
+from fewshot.classifiers.membership import LabelledSupport, Membership
 from fewshot.validation import METRICS, Metric, check_choice, check_count
 from fewshot.vectors import VectorIndex, closeness
 
-# How many examples are looked at to find each class's closest.
-_LOOKED_AT = 100
+# Of how many nearest examples the probabilities are made.
+_CANDIDATES = 100
 
 
 @dataclass(frozen=True)
-class _Neighbours:
-    support: Tensor | VectorIndex  # (e, s, d), or the index of a single episode's support
+class _IndexedSupport:
+    index: VectorIndex  # of the one support set that an estimator is fitted to
     membership: Membership
 
 
 class NearestNeighborClassifier(FewShotClassifier):
     """Classify by the votes of the k closest support examples.
 
-    One support set is searched with FAISS, so it may be large; a batch of episodes is searched as one tensor. Both
-    give the same neighbours, but for the choice among equally close ones.
+    As an estimator it searches its support set with FAISS, so that it may be large; a batch of episodes is searched as
+    one tensor, on its own device. Both find the same neighbours, but for the choice among equally close ones.
 
     Parameters
     ----------
@@ -61,36 +61,36 @@ class NearestNeighborClassifier(FewShotClassifier):
         self.metric = metric
         self.weights = weights
 
-    def _learn(self, support: Tensor, membership: Membership) -> _Neighbours:
+    def _learn(self, support: Tensor, membership: Membership) -> LabelledSupport:
         check_count("n_neighbors", self.n_neighbors)
         check_choice("metric", self.metric, METRICS)
         check_choice("weights", self.weights, ("uniform", "distance"))
         if self.weights == "distance" and self.metric == "inner_product":
             raise ValueError("weights='distance' needs a distance; 'inner_product' is none: use 'cosine'")
-        if len(support) > 1 or bool((membership.labels < 0).any()):
-            return _Neighbours(support, membership)
+        return LabelledSupport(support, membership)
+
+    def _learn_one(self, support: Tensor, membership: Membership) -> _IndexedSupport:
+        self._learn(support, membership)  # for its checks
         index = VectorIndex(support.shape[2], metric=self.metric)
         index.add(support[0].numpy(), range(support.shape[1]))
-        return _Neighbours(index, membership)
+        return _IndexedSupport(index, membership)
 
-    def _extend(self, learned: _Neighbours, support: Tensor, membership: Membership) -> _Neighbours | None:
-        if not isinstance(learned.support, VectorIndex):
-            return None
+    def _extend(self, learned: _IndexedSupport, support: Tensor, membership: Membership) -> _IndexedSupport:
         known = learned.membership.labels.shape[1]
-        learned.support.add(support[0].numpy(), range(known, known + support.shape[1]))
+        learned.index.add(support[0].numpy(), range(known, known + support.shape[1]))
         labels = torch.cat([learned.membership.labels, membership.labels], dim=1)
-        return _Neighbours(learned.support, Membership(labels, membership.n_classes))
+        return _IndexedSupport(learned.index, Membership(labels, membership.n_classes))
 
-    def _scores(self, learned: _Neighbours, query: Tensor) -> Tensor:
+    def _scores(self, learned: LabelledSupport | _IndexedSupport, query: Tensor) -> Tensor:
         close, votes = self._near(learned, query, self.n_neighbors)
         return self._share(close, votes, learned.membership.n_classes)
 
-    def _near(self, learned: _Neighbours, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _near(self, learned: LabelledSupport | _IndexedSupport, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Closeness of the k nearest examples of queries (e, q, d), nearest first, and their classes: (e, q, k)."""
         labels = learned.membership.labels
         k = min(k, labels.shape[1])
-        if isinstance(learned.support, VectorIndex):
-            found, ids = learned.support.search(query[0].numpy(), k)
+        if isinstance(learned, _IndexedSupport):
+            found, ids = learned.index.search(query[0].numpy(), k)
             close, near = torch.from_numpy(found)[None], torch.from_numpy(ids.astype(np.int64))[None]
         else:
             everyone = closeness(query, learned.support, self.metric)
@@ -111,15 +111,16 @@ class NearestNeighborClassifier(FewShotClassifier):
         exact = distance <= 0.0
         return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
 
-    def _calibration_logits(self, learned: _Neighbours, query: Tensor, scores: Tensor) -> Tensor:
+    def _calibration_logits(self, learned: LabelledSupport | _IndexedSupport, query: Tensor, scores: Tensor) -> Tensor:
         """Mean closeness of each class's k closest examples: votes say too little of how near they are."""
-        close, classes = self._near(learned, query, _LOOKED_AT)
+        close, classes = self._near(learned, query, _CANDIDATES)
         farthest = close.masked_fill(classes < 0, torch.inf).amin(-1, keepdim=True)
         counts = (classes >= 0) & (_turns(classes) < self.n_neighbors)
         classes = classes.clamp_min(0)
         number = torch.zeros_like(scores).scatter_add_(2, classes, counts.to(close.dtype))
         total = torch.zeros_like(scores).scatter_add_(2, classes, close.masked_fill(~counts, 0.0))
-        found = torch.where(number > 0, total / number.clamp_min(1.0), farthest)  # classes not seen are no nearer
+        # A class that is not among these is as close as the farthest of them.
+        found = torch.where(number > 0, total / number.clamp_min(1.0), farthest)
         # The class that has most votes stays the likeliest, and of equally close ones it alone.
         best = found.amax(-1, keepdim=True)
         found = found - 1e-6 * found.abs().amax(-1, keepdim=True)

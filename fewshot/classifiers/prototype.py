@@ -19,7 +19,6 @@ class _Prototypes:
     means: Tensor  # (e, c, d)
     keys: Tensor  # (e, c, d): the means as ``closeness`` wants them, prepared once for all queries
     counts: Tensor  # (e, c)
-    metric: Metric  # that the keys are for
 
 
 class PrototypeClassifier(FewShotClassifier):
@@ -48,7 +47,7 @@ class PrototypeClassifier(FewShotClassifier):
     def _learn(self, support: Tensor, membership: Membership) -> _Prototypes:
         counts = membership.counts()
         means = membership.sums(support) / counts.clamp_min(1.0).unsqueeze(-1)
-        return _Prototypes(means, prepared_keys(means, self.metric), counts, self.metric)
+        return _Prototypes(means, prepared_keys(means, self.metric), counts)
 
     def _extend(self, learned: _Prototypes, support: Tensor, membership: Membership) -> _Prototypes:
         grown = (0, membership.n_classes - learned.means.shape[1])
@@ -60,17 +59,13 @@ class PrototypeClassifier(FewShotClassifier):
         totals = means[:, touched] * before[:, touched].unsqueeze(-1) + local.sums(support)
         means[:, touched] = totals / counts[:, touched].unsqueeze(-1)
         if self.metric != "cosine":
-            return _Prototypes(means, means, counts, self.metric)
-        keys = torch.nn.functional.pad(self._keys(learned), (0, 0, *grown))
+            return _Prototypes(means, means, counts)
+        keys = torch.nn.functional.pad(learned.keys, (0, 0, *grown))
         keys[:, touched] = prepared_keys(means[:, touched], self.metric)
-        return _Prototypes(means, keys, counts, self.metric)
+        return _Prototypes(means, keys, counts)
 
     def _scores(self, learned: _Prototypes, query: Tensor) -> Tensor:
-        return closeness(query, self._keys(learned), self.metric, prepared=True)
-
-    def _keys(self, learned: _Prototypes) -> Tensor:
-        """The keys for the metric as it is now, which ``set_params`` may have changed."""
-        return learned.keys if learned.metric == self.metric else prepared_keys(learned.means, self.metric)
+        return closeness(query, learned.keys, self.metric, prepared=True)
 
     def _calibration_key(self, n_queries: int) -> str:
         return type(self).__name__ if self.metric == "cosine" else f"PrototypeClassifier of {self.metric}"

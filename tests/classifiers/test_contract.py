@@ -11,10 +11,11 @@ import pytest
 import torch
 from classifier_variants import BATCH_MATTERS, CLASSES, VARIANTS, episodes, quick, shown
 from numpy.testing import assert_allclose
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.estimator_checks import check_estimator
 
-from fewshot.classifiers.prototype import PrototypeClassifier
+from fewshot.classifiers import NearestNeighborClassifier, PrototypeClassifier
+from fewshot.validation import METRICS
 
 
 def test_the_introspection_finds_the_concrete_classifiers_only():
@@ -150,3 +151,72 @@ def test_what_is_forgotten_leaves_what_was_never_learned(classifier):
     never = clone(classifier).fit(support[0][kept], labels[0][kept])
     assert forgetful.classes_.tolist() == [0, 2]
     assert_allclose(forgetful.scores(query[0]), never.scores(query[0]), rtol=1e-5, atol=1e-5)
+
+
+# -- parameters set after fit
+
+BASE = np.random.default_rng(2).normal(np.repeat(np.arange(4), 5)[:, None], 1.0, (20, 12))
+OTHERS = {
+    "C": [0.1], "alpha": [3.0], "beta": [1.0], "conditional_weight": [0.1], "epsilon": [10.0], "learning_rate": [0.02],
+    "marginal_weight": [0.1], "max_iter": [1500], "metric": METRICS, "n_iter": [2], "n_neighbors": [2],
+    "n_samples": [7], "penalty": [10.0], "power": [0.9], "prior": ["uniform"], "random_state": [1], "rate": [0.7],
+    "ridge": [10.0], "scale": [3.0], "sharpness": [2.0], "steps": [2], "support_weight": [0.1], "tol": [1e-2],
+    "weight": [5.0], "weights": ["distance"], "center": [np.arange(12.0)], "base": [BASE],
+}  # fmt: skip
+SETTINGS = [
+    (classifier, {"base": value, "base_labels": np.repeat(np.arange(4), 5)} if name == "base" else {name: value})
+    for classifier in VARIANTS
+    for name in classifier.get_params()
+    if name != "base_labels" and (name, getattr(classifier, "metric", "")) != ("weights", "inner_product")
+    for value in OTHERS[name]
+]
+
+
+def assert_setting_after_fit_is_setting_before(classifier, settings):
+    support, labels, query = (part[0] for part in episodes(3, [[2, 3, 4]], e=1, mean=1.0))
+    after = clone(classifier).fit(support[:6], labels[:6])
+    after.set_params(**settings)
+    before = clone(classifier).set_params(**settings).fit(support[:6], labels[:6])
+    assert_allclose(after.scores(query), before.scores(query), rtol=1e-5, atol=1e-6)
+    assert_allclose(after.predict_proba(query), before.predict_proba(query), rtol=1e-5, atol=1e-6)
+    more = [fitted.partial_fit(support[6:], labels[6:]).scores(query) for fitted in (after, before)]
+    assert_allclose(*more, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "settings"),
+    SETTINGS,
+    ids=[f"{shown(classifier)} {', '.join(settings)} {n}" for n, (classifier, settings) in enumerate(SETTINGS)],
+)
+def test_a_parameter_set_after_fit_holds_for_all_that_was_learned(classifier, settings):
+    assert_setting_after_fit_is_setting_before(classifier, settings)
+
+
+class _KeepsItsIndex(NearestNeighborClassifier):
+    """Broken: a metric set after ``fit`` is that of the answers, but not of the index."""
+
+    set_params = BaseEstimator.set_params
+
+
+def test_the_comparison_of_parameters_fails_for_a_classifier_that_learns_nothing_again():
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_setting_after_fit_is_setting_before(_KeepsItsIndex(weights="distance"), {"metric": "sqeuclidean"})
+
+
+def test_nearest_neighbours_answer_by_the_metric_they_have_been_set_to_since():
+    clf = NearestNeighborClassifier(metric="cosine").fit([[1, 0], [10, 10]], ["near", "same direction"])
+    assert clf.predict([[2, 2]]).tolist() == ["same direction"]
+    assert clf.set_params(metric="sqeuclidean").predict([[2, 2]]).tolist() == ["near"]  # 5 < 128
+
+
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
+def test_parameters_that_a_fitted_classifier_refuses_change_nothing(classifier):
+    support, labels, _ = (part[0] for part in episodes(3, [[2, 3, 4]], e=1))
+    fitted = clone(classifier).fit(support, labels)
+    before = pickle.dumps(fitted.__dict__)
+    with pytest.raises(ValueError, match="Invalid parameter 'nonsense'"):
+        fitted.set_params(nonsense=1)
+    if "metric" in fitted.get_params():
+        with pytest.raises(ValueError, match="metric must be one of"):
+            fitted.set_params(metric="l2")
+    assert pickle.dumps(fitted.__dict__) == before

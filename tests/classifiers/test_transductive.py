@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 import fewshot.classifiers
 from fewshot import TimmEncoder
-from fewshot.classifiers.laplacian_shot import BDCSPNClassifier, LaplacianShotClassifier
+from fewshot.classifiers.bd_cspn import BDCSPNClassifier
+from fewshot.classifiers.laplacian_shot import LaplacianShotClassifier
 from fewshot.classifiers.prototype import PrototypeClassifier
 from fewshot.classifiers.pt_map import PTMAPClassifier
 from fewshot.classifiers.soft_kmeans import SoftKMeansClassifier

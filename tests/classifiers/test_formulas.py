@@ -11,10 +11,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from fewshot.classifiers.cache_classifier import CacheClassifier
 from fewshot.classifiers.cosine_head import CosineHeadClassifier
 from fewshot.classifiers.discriminant import LinearDiscriminantClassifier, MahalanobisClassifier
 from fewshot.classifiers.logistic import LogisticRegressionClassifier
-from fewshot.classifiers.matching import CacheClassifier, MatchingClassifier
+from fewshot.classifiers.matching import MatchingClassifier
 from fewshot.classifiers.prototype import PrototypeClassifier
 from fewshot.classifiers.ridge import RidgeClassifier
 from fewshot.classifiers.simple_shot import SimpleShotClassifier
