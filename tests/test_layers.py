@@ -66,8 +66,6 @@ SQL_ELSEWHERE = {
 
 # Debts: what breaks a rule today. An entry that no longer does is taken off this list, which ends empty.
 PENDING = {
-    "domain_adaptation/norm_adapter.py imports fewshot.encoders.trainable, a file inside another room",
-    "domain_adaptation/norm_adapter.py imports the private _folded of fewshot.encoders.trainable",
     "finetuning/frozen.py reaches for self._solve, which finetuning/ does not define",
 }
 

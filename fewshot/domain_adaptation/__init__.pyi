@@ -1,4 +1,4 @@
-from .adaptation_report import DomainReport as DomainReport
+from .adaptation_report import AdaptationReport as AdaptationReport
 from .adapted_classifier import EPISODE_ADAPTATIONS as EPISODE_ADAPTATIONS
 from .adapted_classifier import AdaptedClassifier as AdaptedClassifier
 from .adapted_classifier import EpisodeAdaptation as EpisodeAdaptation

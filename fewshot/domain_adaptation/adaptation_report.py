@@ -1,4 +1,4 @@
-"""Whether an adaptation helped, as far as a support set can tell."""
+"""Whether an adaptation helped, judged on a support set."""
 
 from __future__ import annotations
 
@@ -17,71 +17,71 @@ _Z = 1.96
 
 
 @dataclass(frozen=True)
-class DomainReport:
-    """Cosine prototypes of a support set before and after adaptation, each example left out of its own in turn.
+class AdaptationReport:
+    """Leave-one-out accuracy of cosine prototypes on a support set, before and after adaptation.
 
     Attributes
     ----------
     method : str
-    classes, judged : int
-        Classes of the support set; its examples that could be left out, those of classes with two or more.
-    before, after : float
-        Share of the judged put into their class, in [0, 1]; NaN where none is judged.
-    margin_before, margin_after : float
-        Share of the other classes that each judged example is further from than from its own, in [0, 1]: finer than
-        ``before`` and ``after``, and like them not changed by the scale of the cosines, which adaptation changes.
+    n_classes, n_evaluated : int
+        Classes of the support set, and its examples in classes of two or more, which can be left out.
+    accuracy_before, accuracy_after : float
+        In [0, 1]; NaN where nothing is evaluated.
+    rank_before, rank_after : float
+        Share of the other classes that an example is further from than from its own, the mean over examples, in
+        [0, 1]: finer than the accuracy, and not changed by the scale of the cosines.
     gain, ci95 : float
-        Mean of the margin's paired differences, and the half-width of its 95 % interval. Examples of a class share
-        their prototype, so that the interval is somewhat too narrow.
+        Mean of ``rank_after`` - ``rank_before`` over examples, and the half-width of its 95 % interval. Examples of a
+        class share their prototype, so that the interval is somewhat too narrow.
     """
 
     method: str
-    classes: int
-    judged: int
-    before: float
-    after: float
-    margin_before: float
-    margin_after: float
+    n_classes: int
+    n_evaluated: int
+    accuracy_before: float
+    accuracy_after: float
+    rank_before: float
+    rank_after: float
     gain: float
     ci95: float
 
     @property
     def helped(self) -> bool | None:
-        """True or False where the margin's interval leaves out zero; None where the support cannot tell."""
+        """True or False where the gain's interval leaves out zero, else None."""
         return bool(self.gain > 0) if abs(self.gain) > self.ci95 else None
 
     @property
-    def verdict(self) -> str:
-        """One sentence."""
-        if self.classes < 2:
-            return f"the support holds {self.classes} class, so nothing can be confused: it cannot tell"
-        if not self.judged:
-            return "with one example a class none can be left out: this support cannot tell whether it helped"
-        outcome = {True: "helped", False: "did harm", None: "made no difference that this support could show"}
+    def summary(self) -> str:
+        """The report in one sentence."""
+        if self.n_classes < 2:
+            return f"the support holds {self.n_classes} class: at least two are needed to compare"
+        if not self.n_evaluated:
+            return "with one example a class none can be left out: this support cannot show whether adaptation helps"
+        outcome = {True: "helped", False: "did harm", None: "made no significant difference"}
         return (
-            f"{self.method!r} {outcome[self.helped]}: of {self.judged} examples left out in turn, "
-            f"{100 * self.before:.0f} % were right before and {100 * self.after:.0f} % after; the share of other "
-            f"classes kept further away changed by {100 * self.gain:+.1f} ± {100 * self.ci95:.1f} points"
+            f"{self.method!r} {outcome[self.helped]}: leave-one-out accuracy on {self.n_evaluated} examples was "
+            f"{100 * self.accuracy_before:.0f} % before and {100 * self.accuracy_after:.0f} % after; the share of "
+            f"other classes that are further away changed by {100 * self.gain:+.1f} ± {100 * self.ci95:.1f} points"
         )
 
     @classmethod
-    def compare(cls, method: str, before: ArrayLike, after: ArrayLike, y: Any) -> DomainReport:
-        """Judge support vectors (s, d) and the same adapted (s, d'), with their s labels."""
+    def compare(cls, method: str, before: ArrayLike, after: ArrayLike, y: Any) -> AdaptationReport:
+        """Compare support vectors (s, d) and the same adapted (s, d'), with their s labels."""
         labels = check_labels(y, len(np.asarray(before)))
         codes = {label: code for code, label in enumerate(dict.fromkeys(labels.tolist()))}
         y = np.array([codes[label] for label in labels.tolist()], np.int64)
-        right, beaten = _left_out(np.asarray(before), y)
-        right_after, beaten_after = _left_out(np.asarray(after), y)
-        change = beaten_after - beaten
+        right, rank = _leave_one_out(np.asarray(before), y)
+        right_after, rank_after = _leave_one_out(np.asarray(after), y)
+        change = rank_after - rank
         error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else float("nan")
         return cls(
             method,
-            classes=len(codes),
-            judged=len(change),
-            before=_mean(right),
-            after=_mean(right_after),
-            margin_before=_mean(beaten),
-            margin_after=_mean(beaten_after),
+            n_classes=len(codes),
+            n_evaluated=len(change),
+            accuracy_before=_mean(right),
+            accuracy_after=_mean(right_after),
+            rank_before=_mean(rank),
+            rank_after=_mean(rank_after),
             gain=_mean(change),
             ci95=float(_Z * error),
         )
@@ -91,16 +91,18 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _left_out(vectors: NDArray[np.float32], y: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Whether each judged example (j,) is right, and the share of other classes that are further than its own."""
+def _leave_one_out(
+    vectors: NDArray[np.float32], y: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Whether each example (n_evaluated,) is classified rightly, and the share of other classes further away."""
     vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
     counts = np.bincount(y)
-    judged = np.flatnonzero(counts[y] > 1) if len(counts) > 1 else np.empty(0, np.int64)
+    evaluated = np.flatnonzero(counts[y] > 1) if len(counts) > 1 else np.empty(0, np.int64)
     sums = np.stack([vectors[y == code].sum(0) for code in range(len(counts))])
-    own = sums[y[judged]] - vectors[judged]
-    query = torch.from_numpy(vectors[judged]).unsqueeze(1)
+    own = sums[y[evaluated]] - vectors[evaluated]
+    query = torch.from_numpy(vectors[evaluated]).unsqueeze(1)
     to_own = closeness(query, torch.from_numpy(own).unsqueeze(1), "cosine")[:, 0].numpy()
     to_all = closeness(query[:, 0], torch.from_numpy(sums), "cosine").numpy()
-    others = np.arange(len(counts)) != y[judged, None]
-    beaten = ((to_all < to_own) & others).sum(1) / max(1, len(counts) - 1)
-    return (beaten == 1.0).astype(np.float64), beaten
+    others = np.arange(len(counts)) != y[evaluated, None]
+    rank = ((to_all < to_own) & others).sum(1) / max(1, len(counts) - 1)
+    return (rank == 1.0).astype(np.float64), rank

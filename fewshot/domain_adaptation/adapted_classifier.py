@@ -1,4 +1,4 @@
-"""A few-shot method on embeddings adapted to its own episode: the benchmark's door to ``DomainAdapter``."""
+"""A few-shot method on embeddings adapted to its own episode."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ EPISODE_ADAPTATIONS: tuple[EpisodeAdaptation, ...] = get_args(EpisodeAdaptation)
 class AdaptedClassifier(FewShotClassifier):
     """Classify after adapting the embeddings to the support and the queries together; transductive.
 
-    What the unlabelled pictures of ``DomainAdapter`` would be, an episode's own support and queries are here. A
-    single query is too little of a domain: it is answered by the classifier on embeddings as they are.
-
-    An episode is a small domain, whose few classes are most of its variance: "center" gains with one example a class,
-    "whiten" costs prototypes 4 to 13 points of 100 in 5-way episodes of photographs. Whitening learned from other
-    classes of the domain, by ``DomainAdapter``, is another matter.
+    As a ``DomainAdapter`` fitted to the episode's own support and queries. A single query is classified without
+    adaptation.
 
     Parameters
     ----------
     classifier : FewShotClassifier
-        Reads the adapted embeddings; not changed.
+        Classifies the adapted embeddings; not changed.
     adaptation : {"center", "whiten"}, default "center"
-        As of ``DomainAdapter``, L2 normalisation before it included.
+        As ``DomainAdapter``'s, with its L2 normalisation. The few classes of an episode are most of its variance:
+        "center" gains with one example a class, "whiten" mostly costs accuracy.
     shrinkage : float, default 0.9
         Of "whiten".
 
