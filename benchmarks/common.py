@@ -12,6 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))
+os.environ.setdefault("FEWSHOT_DATA", str(SHARED / "data"))  # where load_dataset looks
 
 
 def shared_file(*parts: str) -> Path:

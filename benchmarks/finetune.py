@@ -28,10 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import SHARED, save, shared_file
+from common import save, shared_file
 from numpy.typing import NDArray
-
-os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
 from fewshot.datasets.dataset import Dataset

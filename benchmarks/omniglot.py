@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import SHARED, save
-
-os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
+from common import save
 
 from fewshot import EpisodeSampler, PrototypeClassifier, TimmEncoder, load_dataset
 from fewshot.benchmark.runner import run_benchmark

@@ -9,20 +9,17 @@ are interleaved, and the best of each counts.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import SHARED, save, shared_file
+from common import save, shared_file
 from encode import SIZES, jpegs, rate
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
-
-os.environ.setdefault("FEWSHOT_SHARED", str(SHARED))
 
 from fewshot import Dataset, EpisodeSampler, PrototypeClassifier, TimmEncoder, load_dataset, load_encoder, open_image
 from fewshot.benchmark.runner import run_benchmark

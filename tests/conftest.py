@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))
+os.environ["FEWSHOT_DATA"] = str(SHARED / "data")  # where named data sets are looked for
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options

@@ -1,4 +1,4 @@
-"""What a data set is, where one is looked for, and what its splits may be called."""
+"""A data set: its images and labels, the names of its splits, and the folder where it is looked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fewshot.media import ImageSource
 
-# A split's name in its own set, and the other words for it.
+# A split's name in its own data set, and its other names.
 Splits = Mapping[str, tuple[str, ...]]
 SPLITS: Splits = {
     "train": ("base", "meta-train", "training"),
@@ -34,11 +34,10 @@ class Dataset:
         alphabets.
     split : str, optional
         The part of the set, in the set's own words; None if it has no parts.
-    trained_on : tuple of str
-        The training sets that hold classes of this one: an encoder that learned from one of them is no stranger to
-        these classes. ``training_overlap`` reads it.
+    contained_in : tuple of str
+        The pretraining sets that contain classes of this one, such as "imagenet"; see ``training_overlap``.
     ignored : tuple of str
-        Files that were passed over.
+        Files that are no images, left out.
 
     Raises
     ------
@@ -50,7 +49,7 @@ class Dataset:
     labels: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     split: str | None = None
-    trained_on: tuple[str, ...] = ()
+    contained_in: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -76,50 +75,49 @@ class Dataset:
         )
 
 
-def plain(name: str) -> str:
-    """Return a name in small letters, without the "-", "_" and blanks that people put in differently."""
+def normalised_name(name: str) -> str:
+    """Return a name in lower case, without "-", "_" and blanks."""
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
-def split_asked(title: str, split: str, splits: Splits) -> str:
-    """Return the set's own word for a split.
+def own_split(title: str, split: str, splits: Splits) -> str:
+    """Return the data set's own name of a split.
 
     Raises
     ------
     ValueError : for a split that the set does not have, naming those it has.
     """
     for own in splits:
-        if plain(split) in split_words(own, splits):
+        if normalised_name(split) in split_names(own, splits):
             return own
     raise ValueError(f"{title} has no split {split!r}; it has {', '.join(splits)}")
 
 
-def split_words(own: str, splits: Splits) -> set[str]:
-    """Return all the words for a split, plain."""
-    return {plain(word) for word in (own, *splits[own])}
+def split_names(own: str, splits: Splits) -> set[str]:
+    """Return all names of a split, normalised."""
+    return {normalised_name(word) for word in (own, *splits[own])}
 
 
-def data_folders(root: str | os.PathLike[str] | None) -> tuple[Path, ...]:
-    """Return the folders that data is looked for in, in order; the last is where new data belongs."""
-    if root is not None:
-        return (Path(os.path.abspath(root)),)
-    shared = os.environ.get("FEWSHOT_SHARED") or os.path.join(os.pardir, "shared")
-    own = os.environ.get("FEWSHOT_DATA") or os.path.join("~", ".cache", "fewshot", "data")
-    return Path(os.path.abspath(shared)) / "data", Path(os.path.abspath(os.path.expanduser(own)))
+def data_folder(root: str | os.PathLike[str] | None) -> Path:
+    """Return the folder that holds the data sets: ``root``, $FEWSHOT_DATA, or else ~/.cache/fewshot/datasets."""
+    if root is None:
+        root = os.environ.get("FEWSHOT_DATA") or os.path.join("~", ".cache", "fewshot", "datasets")
+    return Path(os.path.abspath(os.path.expanduser(root)))
 
 
 def entries(root: str | os.PathLike[str] | None, names: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the folders and zips of these plain names in the data folders."""
-    for data in data_folders(root):
-        if data.is_dir():
-            yield from (entry for entry in sorted(data.iterdir()) if plain(entry.name.removesuffix(".zip")) in names)
+    """Yield the folders and zips of these normalised names in the data folder."""
+    data = data_folder(root)
+    if data.is_dir():
+        for entry in sorted(data.iterdir()):
+            if normalised_name(entry.name.removesuffix(".zip")) in names:
+                yield entry
 
 
-def absent(title: str, fetch: str, place: str, root: str | os.PathLike[str] | None) -> FileNotFoundError:
-    """The error for data that is not there: what to fetch, from where, and where to put it."""
-    folders = data_folders(root)
-    looked = " and ".join(str(folder) for folder in folders)
+def missing_data(title: str, fetch: str, place: str, root: str | os.PathLike[str] | None) -> FileNotFoundError:
+    """Return the error for data that is not there: what to fetch, from where, and where to put it."""
+    folder = data_folder(root)
+    other = "" if root is not None else " (or set $FEWSHOT_DATA to the folder that holds your data sets)"
     return FileNotFoundError(
-        f"{title} was not found in {looked}. Fetch {fetch}, and put it there as {folders[-1] / place}"
-        + ("" if root is not None else " (or name another folder with root= or $FEWSHOT_DATA)")
+        f"{title} was not found in {folder}. Fetch {fetch}, and put it there as {folder / place}{other}"
     )

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot.datasets.dataset import SPLITS, Dataset, Splits, absent, entries, plain, split_asked, split_words
+from fewshot.datasets.dataset import (
+    SPLITS,
+    Dataset,
+    Splits,
+    entries,
+    missing_data,
+    normalised_name,
+    own_split,
+    split_names,
+)
 from fewshot.datasets.overlap import IMAGENET, TINY_TRAIN
 from fewshot.media import SUFFIXES, ImageSource, LabelledImages, find_images, labelled_images
 
@@ -32,12 +41,12 @@ class Layout:
     fetch: str
     place: str
     splits: Splits
-    trained_on: tuple[str, ...] = ()
+    contained_in: tuple[str, ...] = ()
 
 
 def standard(layout: Layout, split: str, root: str | os.PathLike[str] | None) -> Dataset:
     """Read a standard set's split from the first data folder that holds it."""
-    own = split_asked(layout.title, split, layout.splits)
+    own = own_split(layout.title, split, layout.splits)
     for folder in entries(root, layout.folders):
         for reader in layout.readers if folder.is_dir() else ():
             found = reader(folder, own, layout)
@@ -47,10 +56,10 @@ def standard(layout: Layout, split: str, root: str | os.PathLike[str] | None) ->
                     found.images,
                     tuple(map(_wnid, found.labels)),
                     split=own,
-                    trained_on=layout.trained_on + ((TINY_TRAIN,) if (layout.name, own) == _TINY_LEARNED else ()),
+                    contained_in=layout.contained_in + ((TINY_TRAIN,) if (layout.name, own) == _TINY_LEARNED else ()),
                     ignored=found.ignored,
                 )
-    raise absent(f"{layout.title}'s split {own!r}", layout.fetch, layout.place.format(split=own), root)
+    raise missing_data(f"{layout.title}'s split {own!r}", layout.fetch, layout.place.format(split=own), root)
 
 
 _TINY_LEARNED = ("tiny-imagenet", "train")
@@ -65,7 +74,7 @@ def _wnid(label: str) -> str:
 def split_folder(folder: Path, own: str, splits: Splits) -> Path | None:
     """Return the folder, or zip, of class folders that is named for a split."""
     for entry in sorted(folder.iterdir()):
-        if plain(entry.name.removesuffix(".zip")) in split_words(own, splits):
+        if normalised_name(entry.name.removesuffix(".zip")) in split_names(own, splits):
             if entry.is_dir() or entry.suffix == ".zip":
                 return entry
     return None
@@ -95,7 +104,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _tiny_imagenet_200(folder: Path, own: str, layout: Layout) -> LabelledImages | None:
-    """tiny-imagenet-200/train/<wnid>/images/*.JPEG; the classes are split as ``../shared/data``'s are."""
+    """tiny-imagenet-200/train/<wnid>/images/*.JPEG; 120, 30 and 50 of its classes, permuted by ``default_rng(0)``."""
     if not (folder / "wnids.txt").is_file():
         return None
     wnids = _subfolders(folder / "train")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fewshot.datasets.dataset import SPLITS, Dataset, plain, split_asked, split_words
+from fewshot.datasets.dataset import SPLITS, Dataset, normalised_name, own_split, split_names
 from fewshot.datasets.layouts import LAYOUTS, split_folder, standard
 from fewshot.datasets.omniglot import omniglot, omniglot_vinyals
 from fewshot.datasets.torchvision_sets import torchvision_dataset, torchvision_names
@@ -20,13 +20,13 @@ _NAMED: dict[str, Callable[[str, str | os.PathLike[str] | None], Dataset]] = {
     "omniglot-vinyals": omniglot_vinyals,
     **{layout.name: partial(standard, layout) for layout in LAYOUTS},
 }
-_PLAIN = {plain(name): name for name in _NAMED}
+_PLAIN = {normalised_name(name): name for name in _NAMED}
 
 
 def load_dataset(
     name_or_path: str | os.PathLike[str], *, split: str = "test", root: str | os.PathLike[str] | None = None
 ) -> Dataset:
-    """List the pictures of a data set, with their classes; none is read yet.
+    """List the images of a data set, with their classes; none is read yet.
 
     Parameters
     ----------
@@ -43,11 +43,10 @@ def load_dataset(
 
         Case, "-" and "_" do not matter in the first two.
     split : str, default "test"
-        The part of the set; "train" and "test" stand for the set's own words too ("background" and "evaluation",
-        "base" and "novel"). A set without parts is read whole.
+        "train" and "test" are also taken for the set's own names ("background" and "evaluation", "base" and "novel").
+        A set without splits is read whole.
     root : path, optional
-        The folder that holds the sets. By default they are looked for in data/ below $FEWSHOT_SHARED, or else below
-        ../shared, then in $FEWSHOT_DATA, or else ~/.cache/fewshot/data.
+        The folder that holds the data sets; by default $FEWSHOT_DATA, or else ~/.cache/fewshot/datasets.
 
     Returns
     -------
@@ -68,8 +67,8 @@ def load_dataset(
     Chen et al. 2019, arXiv:1904.04232 (write_CUB_filelist.py).
     """
     name = os.fspath(name_or_path)
-    if isinstance(name_or_path, str) and plain(name) in _PLAIN:
-        return _NAMED[_PLAIN[plain(name)]](split, root)
+    if isinstance(name_or_path, str) and normalised_name(name) in _PLAIN:
+        return _NAMED[_PLAIN[normalised_name(name)]](split, root)
     if os.path.exists(name):
         return _from_place(Path(name), split)
     if os.path.basename(name) != name or name.endswith(".zip") or not isinstance(name_or_path, str):
@@ -81,8 +80,8 @@ def load_dataset(
 
 
 def _close(name: str, known: list[str]) -> str:
-    folded = {plain(other): other for other in known}
-    close = difflib.get_close_matches(plain(name), folded, cutoff=0.6)
+    folded = {normalised_name(other): other for other in known}
+    close = difflib.get_close_matches(normalised_name(name), folded, cutoff=0.6)
     return "; close: " + ", ".join(folded[match] for match in close) if close else f"; named are {', '.join(_NAMED)}"
 
 
@@ -91,24 +90,25 @@ def _from_place(place: Path, split: str) -> Dataset:
     name = place.absolute().name.removesuffix(".zip")
     parts, others = _split_folders(place) if place.is_dir() else ({}, ())
     if parts:
-        own = split_asked(str(place), split, {known: SPLITS[known] for known in parts})
+        own = own_split(str(place), split, {known: SPLITS[known] for known in parts})
         found = labelled_images(parts[own])
         return Dataset(name, found.images, found.labels, split=own, ignored=found.ignored + others)
     if split != "test":
         raise ValueError(f"{place} has no split {split!r}: it holds class folders; leave split out to read it whole")
     found = labelled_images(place)
-    if {plain(label) for label in found.labels} <= _SPLIT_WORDS and any(map(_deep, found.images, found.labels)):
+    names = {normalised_name(label) for label in found.labels}
+    if names <= _SPLIT_NAMES and any(map(_deep, found.images, found.labels)):
         raise ValueError(f"{place} holds splits, {', '.join(sorted(set(found.labels)))}; unpack it and give the folder")
     return Dataset(name, found.images, found.labels, ignored=found.ignored)
 
 
-_SPLIT_WORDS = {word for known in SPLITS for word in split_words(known, SPLITS)}
+_SPLIT_NAMES = {word for known in SPLITS for word in split_names(known, SPLITS)}
 
 
 def _split_folders(place: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The folders, or zips, of class folders by the split they are named for; and what else there is."""
     inside = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
-    named = [entry for entry in inside if plain(entry.name.removesuffix(".zip")) in _SPLIT_WORDS]
+    named = [entry for entry in inside if normalised_name(entry.name.removesuffix(".zip")) in _SPLIT_NAMES]
     if not all(
         entry.suffix == ".zip" or (entry.is_dir() and any(map(Path.is_dir, entry.iterdir()))) for entry in named
     ):

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot.datasets.dataset import Dataset, Splits, absent, entries, split_asked
+from fewshot.datasets.dataset import Dataset, Splits, entries, missing_data, own_split
 from fewshot.datasets.lazy_images import RotatedImage, pictures_below, text_in
 from fewshot.datasets.overlap import BACKGROUND
 from fewshot.media import ImageSource
@@ -42,15 +42,17 @@ class OneShotRun:
 
 def omniglot(split: str, root: Root, *, rotated: bool = False) -> Dataset:
     """Read the background or the evaluation alphabets; ``rotated``: each quarter turn of a character is a class."""
-    part = split_asked("Omniglot", split, _PARTS)
+    part = own_split("Omniglot", split, _PARTS)
     chosen: dict[str, tuple[list[ImageSource], int]] = {}
     for character, pictures in _characters(root, part).items():
         if rotated:
             chosen |= {f"{character}/{word}": (pictures, turns) for word, turns in _TURNS.items()}
         else:
             chosen[character] = (pictures, 0)
-    trained_on = (BACKGROUND,) if part == "background" else ()
-    return _dataset("omniglot-rotated" if rotated else "omniglot", part, chosen, grouped=True, trained_on=trained_on)
+    contained_in = (BACKGROUND,) if part == "background" else ()
+    return _dataset(
+        "omniglot-rotated" if rotated else "omniglot", part, chosen, grouped=True, contained_in=contained_in
+    )
 
 
 def omniglot_vinyals(split: str, root: Root) -> Dataset:
@@ -62,12 +64,12 @@ def omniglot_vinyals(split: str, root: Root) -> Dataset:
     ----------
     Vinyals et al. 2016, arXiv:1606.04080; the files are those of Snell, Swersky & Zemel 2017, arXiv:1703.05175.
     """
-    part = split_asked("the Vinyals split of Omniglot", split, _VINYALS)
+    part = own_split("the Vinyals split of Omniglot", split, _VINYALS)
     files = [
         entry / f"{part}.txt" for entry in entries(root, ("omniglotvinyals",)) if (entry / f"{part}.txt").is_file()
     ]
     if not files:
-        raise absent(
+        raise missing_data(
             f"the Vinyals split of Omniglot ({part}.txt)",
             "data/omniglot/splits/vinyals/*.txt of https://github.com/jakesnell/prototypical-networks",
             f"omniglot_vinyals{os.sep}{part}.txt",
@@ -83,7 +85,7 @@ def omniglot_vinyals(split: str, root: Root) -> Dataset:
             raise ValueError(f"{files[0]} names {label!r}, which is no turned character of Omniglot's")
         chosen[label] = (characters[character], _TURNS[turn])
         seen = seen or character in background
-    return _dataset("omniglot-vinyals", part, chosen, grouped=False, trained_on=(BACKGROUND,) if seen else ())
+    return _dataset("omniglot-vinyals", part, chosen, grouped=False, contained_in=(BACKGROUND,) if seen else ())
 
 
 def omniglot_one_shot_runs(root: Root = None) -> tuple[OneShotRun, ...]:
@@ -112,7 +114,7 @@ def omniglot_one_shot_runs(root: Root = None) -> tuple[OneShotRun, ...]:
         found = pictures_below(place, "one_shot_runs")
         if found:
             return tuple(_run(place, name, found) for name in sorted({path.split("/")[0] for path in found}))
-    raise absent(
+    raise missing_data(
         "Omniglot's one_shot_runs",
         f"python/one-shot-classification/all_runs.zip from {_PAGE}",
         os.path.join("omniglot", "one_shot_runs", "run01") + " and so on, unpacked",
@@ -143,7 +145,7 @@ def _characters(root: Root, part: str) -> dict[str, list[ImageSource]]:
             characters[path.rpartition("/")[0]].append(image)
         if characters:
             return dict(characters)
-    raise absent(
+    raise missing_data(
         f"Omniglot's images_{part}",
         f"python/images_{part}.zip from {_PAGE}",
         os.path.join("omniglot", f"images_{part}") + ", unpacked",
@@ -157,7 +159,7 @@ def _dataset(
     chosen: dict[str, tuple[list[ImageSource], int]],
     *,
     grouped: bool,
-    trained_on: tuple[str, ...],
+    contained_in: tuple[str, ...],
 ) -> Dataset:
     images: list[ImageSource] = []
     labels: list[str] = []
@@ -165,4 +167,4 @@ def _dataset(
         images += [RotatedImage(image, turns).as_image() for image in pictures] if turns else pictures
         labels += [label] * len(pictures)
     groups = tuple(label.split("/")[0] for label in labels) if grouped else None
-    return Dataset(name, tuple(images), tuple(labels), groups, part, trained_on)
+    return Dataset(name, tuple(images), tuple(labels), groups, part, contained_in)

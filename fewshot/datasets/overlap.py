@@ -34,7 +34,7 @@ def training_overlap(encoder: str, dataset: Dataset) -> str | None:
     encoder : str
         The name it was loaded by: "pocket", a timm name with its tag, "hf-hub:timm/..." or a folder named so.
     dataset : Dataset
-        Its ``trained_on`` is compared with what names in the encoder's name tell.
+        Its ``contained_in`` is compared with what names in the encoder's name tell.
 
     Returns
     -------
@@ -44,10 +44,10 @@ def training_overlap(encoder: str, dataset: Dataset) -> str | None:
     """
     base = encoder.rstrip("/\\").replace("\\", "/").split("/")[-1].rpartition(":")[2]
     learned = [source for pattern, sources in _LEARNED_FROM if re.search(pattern, base) for source in sources]
-    shared = [_WORDS[source] for source in dict.fromkeys(learned) if source in dataset.trained_on]
+    shared = [_WORDS[source] for source in dict.fromkeys(learned) if source in dataset.contained_in]
     if shared:
         return f"the encoder has seen classes of this set in training: {' and '.join(shared)}"
-    if base == encoder and not learned and "." not in base and IMAGENET in dataset.trained_on:
+    if base == encoder and not learned and "." not in base and IMAGENET in dataset.contained_in:
         return (
             "the encoder's name does not tell what it learned from; timm's networks mostly learned from ImageNet, "
             "which holds classes of this set"

@@ -6,10 +6,11 @@ import inspect
 import operator
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewshot.datasets.dataset import Dataset, data_folders
+from fewshot.datasets.dataset import Dataset, data_folder
 from fewshot.datasets.lazy_images import LazySource
 from fewshot.datasets.overlap import IMAGENET
 from fewshot.media import image_bytes
@@ -50,8 +51,8 @@ def torchvision_names() -> list[str]:
 def torchvision_dataset(name: str, split: str, root: str | os.PathLike[str] | None) -> Dataset:
     """Make a torchvision data set, as its own class does, and list its pictures.
 
-    torchvision downloads what it can (it may be many gigabytes) into ``torchvision`` below the last of the data
-    folders, unless it lies in one already, and checks it as that class does. ``split`` is passed on as the class's own
+    torchvision downloads what it can (it may be many gigabytes) into ``torchvision`` in the data folder, unless it is
+    there already, and checks it as that class does. ``split`` is passed on as the class's own
     ``split`` or, for "train" and "test", as its ``train``; a class that has neither is read whole. All other arguments
     are that class's defaults. Labels are its class names where it has them, else numbers. They are taken from the
     lists it keeps; where it keeps none, every picture is decoded once to learn them.
@@ -68,7 +69,7 @@ def torchvision_dataset(name: str, split: str, root: str | os.PathLike[str] | No
     data = _made(name, kind, part, root)
     labels = _named(_targets(name, data), _class_names(data))
     images = tuple(TorchvisionImage(name, i, data).as_image() for i in range(len(labels)))
-    return Dataset(name, images, labels, split=split if part else None, trained_on=_TRAINED_ON.get(name, ()))
+    return Dataset(name, images, labels, split=split if part else None, contained_in=_TRAINED_ON.get(name, ()))
 
 
 def _arguments(name: str, kind: type, split: str) -> dict[str, Any]:
@@ -83,27 +84,19 @@ def _arguments(name: str, kind: type, split: str) -> dict[str, Any]:
 
 
 def _made(name: str, kind: type, part: dict[str, Any], root: str | os.PathLike[str] | None) -> Any:
-    """The data set: from a data folder that holds it, else downloaded."""
-    folders = [folder / "torchvision" for folder in data_folders(root)]
-    for folder in folders:
-        try:
-            if folder.is_dir():
-                return kind(folder, **part)
-        except (RuntimeError, OSError):
-            continue  # it is not, or not all, here
-        except TypeError as error:
-            raise ValueError(f"torchvision's {name} needs arguments of its own ({error}); make it yourself") from error
+    """The data set: from the data folder where that holds it, else downloaded."""
+    folder = data_folder(root) / "torchvision"
     try:
-        folders[-1].mkdir(parents=True, exist_ok=True)
-        if _downloads(kind):
-            return kind(folders[-1], **part, download=True)
-        return kind(folders[-1], **part)
+        with suppress(RuntimeError, OSError):  # it is not, or not all, there
+            return kind(folder, **part)
+        folder.mkdir(parents=True, exist_ok=True)
+        return kind(folder, **part, download=True) if _downloads(kind) else kind(folder, **part)
     except TypeError as error:
         raise ValueError(f"torchvision's {name} needs arguments of its own ({error}); make it yourself") from error
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
             f"torchvision found no {name} and could not fetch it ({error}). Where there is a network: "
-            f"torchvision.datasets.{name}({str(folders[-1])!r}, download=True); or put its files there by hand, as "
+            f"torchvision.datasets.{name}({str(folder)!r}, download=True); or put its files there by hand, as "
             f"https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.{name}.html says"
         ) from error
 

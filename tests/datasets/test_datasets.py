@@ -31,7 +31,6 @@ CORNERS = np.array([[0, 80], [160, 240]], np.uint8)  # upper left, upper right; 
 
 @pytest.fixture(autouse=True)
 def no_data_of_this_machine(monkeypatch, tmp_path):
-    monkeypatch.setenv("FEWSHOT_SHARED", str(tmp_path / "nothing-shared"))
     monkeypatch.setenv("FEWSHOT_DATA", str(tmp_path / "own"))
 
 
@@ -133,8 +132,8 @@ def test_the_vinyals_split_takes_the_turned_characters_its_file_names_from_both_
     assert [grey(image) for image in train.images] == [6, 7, 8, 9]
     assert train.groups is None
     assert train.images[0].quarter_turns == 1
-    assert train.trained_on == ("omniglot background",)
-    assert load_dataset("omniglot-vinyals", root=omniglot_root).trained_on == ()
+    assert train.contained_in == ("omniglot background",)
+    assert load_dataset("omniglot-vinyals", root=omniglot_root).contained_in == ()
 
 
 @pytest.mark.parametrize("line", ["Greek/character09/rot000", "Greek/character01/rot045", "Greek/character01"])
@@ -296,7 +295,7 @@ def test_tiny_imagenets_labels_are_wordnet_ids(tmp_path):
     assert load_dataset("tiny-imagenet", root=tmp_path).classes == ("n01443537", "n02074367")
 
 
-def test_stanfords_own_tiny_imagenet_is_split_by_the_rule_of_the_shared_one(tmp_path):
+def test_stanfords_own_tiny_imagenet_is_split_by_the_stated_rule(tmp_path):
     root = tmp_path / "tiny-imagenet-200"
     wnids = [f"n{i:08}" for i in range(200)]
     order = np.random.default_rng(0).permutation(200)
@@ -328,12 +327,13 @@ NAMED = ["omniglot", "omniglot-vinyals", "tiny-imagenet", "cifar-fs", "fc100", "
 
 @pytest.mark.parametrize("name", [*NAMED, "cub-200"])
 def test_absent_data_is_an_error_that_says_what_to_fetch_from_where_and_where_to_put_it(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"was not found in .*nothing-shared/data and .*own\. Fetch ") as caught:
+    with pytest.raises(FileNotFoundError, match=r"was not found in .*/own\. Fetch ") as caught:
         load_dataset(name)
     message = str(caught.value)
     assert "http" in message
     assert f"put it there as {tmp_path / 'own'}/" in message
-    assert "or name another folder with root= or $FEWSHOT_DATA" in message
+    assert "(or set $FEWSHOT_DATA to the folder that holds your data sets)" in message
+    assert "shared" not in message
 
 
 def test_the_advice_for_absent_data_can_be_followed(tmp_path):
@@ -361,29 +361,37 @@ def test_an_unknown_split_is_refused_with_those_there_are(name, has):
 # Where data is looked for
 
 
-def test_data_is_found_below_fewshot_shared_first_and_then_in_fewshot_data(tmp_path, monkeypatch):
+def test_data_is_looked_for_in_the_folder_given_or_else_in_fewshot_data(tmp_path):
     class_folders(tmp_path / "own" / "fc100" / "test", ("own",))
     assert load_dataset("fc100").classes == ("own",)
-    class_folders(tmp_path / "nothing-shared" / "data" / "fc100" / "test", ("shared",))
-    assert load_dataset("fc100").classes == ("shared",)
     class_folders(tmp_path / "given" / "fc100" / "test", ("given",))
     assert load_dataset("fc100", root=tmp_path / "given").classes == ("given",)
 
 
-def test_without_variables_data_is_found_beside_the_working_directory_and_in_the_home(tmp_path, monkeypatch):
-    monkeypatch.delenv("FEWSHOT_SHARED")
+def test_without_variables_data_is_looked_for_in_the_users_cache_and_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.delenv("FEWSHOT_DATA")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    class_folders(tmp_path / "home" / ".cache" / "fewshot" / "data" / "fc100" / "test", ("home",))
-    assert load_dataset("fc100").classes == ("home",)
     class_folders(tmp_path / "shared" / "data" / "fc100" / "test", ("beside",))
+    monkeypatch.setenv("FEWSHOT_SHARED", str(tmp_path / "shared"))
+    with pytest.raises(FileNotFoundError, match=r"was not found in .*home/\.cache/fewshot/datasets\. Fetch"):
+        load_dataset("fc100")
+    class_folders(tmp_path / "home" / ".cache" / "fewshot" / "datasets" / "fc100" / "test", ("home",))
     found = load_dataset("fc100")
-    assert found.classes == ("beside",)
+    assert found.classes == ("home",)
     monkeypatch.chdir(tmp_path)
     assert grey(found.images[0]) == 0  # still found from elsewhere
+
+
+def test_a_folder_of_data_that_is_given_relative_is_found_from_elsewhere(tmp_path, monkeypatch):
+    class_folders(tmp_path / "own" / "fc100" / "test", ("own",))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWSHOT_DATA", "own")
+    found = load_dataset("fc100")
+    monkeypatch.chdir(tmp_path / "own")
+    assert grey(found.images[0]) == 0
 
 
 # Folders and zips
@@ -577,8 +585,8 @@ def test_torchvision_is_not_imported_for_other_sets(tmp_path, monkeypatch):
 # Training sets
 
 
-def a_set(*trained_on):
-    return Dataset("some", (), (), trained_on=trained_on)
+def a_set(*contained_in):
+    return Dataset("some", (), (), contained_in=contained_in)
 
 
 @pytest.mark.parametrize(
@@ -621,7 +629,7 @@ def test_a_timm_name_without_its_tag_is_flagged_as_unknown_on_imagenets_classes(
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "trained_on"),
+    ("name", "split", "contained_in"),
     [
         ("tiny-imagenet", "train", {"imagenet", "tiny-imagenet train"}),
         ("tiny-imagenet", "test", {"imagenet"}),
@@ -632,9 +640,9 @@ def test_a_timm_name_without_its_tag_is_flagged_as_unknown_on_imagenets_classes(
         ("fc100", "test", set()),
     ],
 )
-def test_each_set_says_which_training_sets_hold_its_classes(tmp_path, name, split, trained_on):
+def test_each_set_says_which_training_sets_hold_its_classes(tmp_path, name, split, contained_in):
     class_folders(tmp_path / name / split, "ab")
-    assert set(load_dataset(name, split=split, root=tmp_path).trained_on) == trained_on
+    assert set(load_dataset(name, split=split, root=tmp_path).contained_in) == contained_in
 
 
 def test_a_data_set_with_a_label_missing_cannot_be_made():
@@ -656,7 +664,7 @@ def test_a_data_set_can_be_sent_to_another_process(omniglot_root):
 
 @pytest.fixture
 def real(shared, monkeypatch):
-    monkeypatch.setenv("FEWSHOT_SHARED", str(shared))
+    monkeypatch.setenv("FEWSHOT_DATA", str(shared / "data"))
     return shared / "data"
 
 
