@@ -3,7 +3,7 @@
     python benchmarks/label_studio.py --work work
 
 The pictures are Tiny ImageNet's test classes, drawn anew for each hour; no Label Studio is needed: what it would send
-goes through the same notes, lessons and predictions (``pytest -m labelstudio`` does it with the real one). ``--work``
+goes through the same records, fetches and predictions (``pytest -m labelstudio`` does it with the real one). ``--work``
 keeps the vectors.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import tempfile
 import time
@@ -25,23 +24,21 @@ from common import save, shared_file
 from PIL import Image
 
 from fewshot import ClassRegistry, EmbeddingCache, Encoder, load_encoder
+from fewshot.integrations import ProjectPredictor, apply_pending
 from fewshot.integrations.label_studio.labeling_config import Control
-from fewshot.integrations.label_studio.learning import learn
-from fewshot.integrations.label_studio.project_model import Predictor
 from fewshot.integrations.label_studio.suggestions import CONFIDENT
-from fewshot.registry.annotations.annotation_records import Note
-from fewshot.registry.annotations.annotation_writer import Lessons
+from fewshot.registry import AnnotationRecord, AnnotationWriter, ImageLabels
 
 PICTURES, TEN = 40, 10
 
 
-class Desk:
-    """Hands out the hour's pictures, as Label Studio would."""
+class FakeClient:
+    """Gets the hour's pictures, as from Label Studio."""
 
     def __init__(self, pictures: Sequence[bytes]) -> None:
         self.pictures = pictures
 
-    def picture(self, address: str) -> bytes:
+    def image(self, address: str) -> bytes:
         """Return the picture of a task."""
         return self.pictures[int(address)]
 
@@ -50,22 +47,22 @@ def hour(
     pictures: Sequence[bytes], truths: Sequence[frozenset[str]], control: Control, encoder: Encoder, folder: Path
 ) -> list[dict[str, Any]]:
     """Annotate the pictures; returns for each what was suggested before, with what score, after how long."""
-    desk: Any = Desk(pictures)
+    client: Any = FakeClient(pictures)
     path = folder / "project.fewshot"
     path.unlink(missing_ok=True)
     ClassRegistry(path, encoder=encoder).close()
-    predictor, found = Predictor(), []
-    with Lessons(path) as lessons:
+    predictor, found = ProjectPredictor(), []
+    with AnnotationWriter(path) as writer:
         for number, truth in enumerate(truths):
             start = time.perf_counter()
-            learn(lessons, encoder, desk)
+            apply_pending(writer, encoder, client)
             task = {"id": number + 1, "data": {"image": str(number)}}
-            (prediction,) = predictor.model([control], lessons, encoder).predict([task], encoder, desk)
+            (prediction,) = predictor.model([control], writer, encoder).predict([task], encoder, client)
             seconds = time.perf_counter() - start
             labels = prediction["result"][0]["value"]["choices"] if prediction["result"] else []
             found.append({"labels": frozenset(labels), "score": prediction["score"], "seconds": seconds})
-            lesson = {"control": control.name, "image": str(number), "id": "", "labels": sorted(truth)}
-            lessons.note([Note(number + 1, number + 1, number + 1, json.dumps([lesson]))])
+            given = ImageLabels(control.name, str(number), "", tuple(sorted(truth)))
+            writer.record([AnnotationRecord(number + 1, number + 1, number + 1, (given,))])
     return found
 
 

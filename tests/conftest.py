@@ -90,9 +90,9 @@ def project(tmp_path) -> Path:
 
 
 @pytest.fixture
-def lessons(project):
-    """What annotations teach that registry."""
-    from fewshot.registry.annotations.annotation_writer import Lessons
+def writer(project):
+    """The writer of annotations to that registry."""
+    from fewshot.registry import AnnotationWriter
 
-    with Lessons(project) as opened:
+    with AnnotationWriter(project) as opened:
         yield opened

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -23,7 +25,10 @@ BOXES = (
 
 
 class FakeLabelStudio(ThreadingHTTPServer):
-    """Serves ``pictures`` by their addresses and ``tasks`` as its export; keeps the (path, token) of each request."""
+    """Serves ``pictures`` by their addresses and ``tasks`` as its export; keeps the (path, token) of each request.
+
+    With ``drips``, it answers that and then one byte after another without end; ``headers`` come with each answer.
+    """
 
     daemon_threads = True
 
@@ -33,8 +38,11 @@ class FakeLabelStudio(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.tasks: list[dict] = []
         self.asked: list[tuple[str, str | None]] = []
+        self.cookies: list[str | None] = []
         self.tokens = {f"Token {TOKEN}"}
         self.fails: int | None = None
+        self.drips: bytes | None = None
+        self.headers: dict[str, str] = {}
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -48,7 +56,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, token = unquote(self.path), self.headers.get("Authorization")
         self.server.asked.append((path, token))
-        if self.server.fails is not None:
+        self.server.cookies.append(self.headers.get("Cookie"))
+        if self.server.drips is not None:
+            self._drip(self.server.drips)
+        elif self.server.fails is not None:
             self._send(self.server.fails, b"")
         elif token not in self.server.tokens:
             self._send(401, b"{}")
@@ -66,9 +77,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.path, json.dumps(body)))
         self._send(200 if body == {"refresh": "a.personal.token"} else 401, b'{"access": "short-lived"}')
 
+    def _drip(self, beginning: bytes) -> None:
+        """Answer with this, then a byte at a time, for as long as anyone listens."""
+        with suppress(OSError):
+            self.wfile.write(beginning)
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.005)
+        self.close_connection = True
+
     def _send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"Content-Length": str(len(body)), **self.server.headers, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -47,6 +47,7 @@ OWNERS = {
     "anyio": {"service"},
     "cvat_sdk": {"integrations"},
     "fastapi": {"service"},
+    "httpx2": {"integrations"},
     "prometheus_client": {"service"},
     "pydantic": {"service"},
     "starlette": {"service"},

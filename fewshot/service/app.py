@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from fewshot import __version__
+from fewshot.errors import MissingExtra
 from fewshot.service import openapi, problems
 from fewshot.service.access_log import Metrics, Watch
 from fewshot.service.limits import Limits
@@ -120,7 +121,10 @@ def create_app(
     app.include_router(prediction_routes.router)
     app.include_router(_server)
     if label_studio is not None:
-        from fewshot.service.routes import label_studio_routes as backend
+        try:
+            from fewshot.service.routes import label_studio_routes as backend
+        except ImportError as error:
+            raise MissingExtra(f"Label Studio's backend needs {error.name}: pip install 'fewshot[serve]'") from None
 
         app.include_router(backend.router(registries, **label_studio))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")

@@ -1,8 +1,6 @@
-"""The pure parts: configurations, regions, brush strokes, events, addresses."""
+"""The pure parts: configurations, regions, brush masks, events, suggestions, tasks."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -11,12 +9,13 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from fewshot import PrototypeClassifier
-from fewshot.integrations.label_studio.events import BadRequest, ProjectKey, notes_of_export, project_key, read_event
-from fewshot.integrations.label_studio.labeling_config import parse_config
-from fewshot.integrations.label_studio.regions import brush_mask, crop
-from fewshot.integrations.label_studio.suggestions import Answerer
-from fewshot.integrations.label_studio.tasks import questions
-from fewshot.registry.annotations.annotation_records import Memory, Vote
+from fewshot.integrations import BadRequest, ProjectKey, parse_config, project_key, read_event
+from fewshot.integrations.label_studio.events import read_export
+from fewshot.integrations.label_studio.regions import brush_mask, crop_region
+from fewshot.integrations.label_studio.suggestions import LabelSuggester
+from fewshot.integrations.label_studio.tasks import query_images
+from fewshot.registry import AnnotationSnapshot, ImageLabels
+from fewshot.registry.annotations.annotation_records import AppliedLabel
 from fewshot.registry.store import Rows
 
 # Configurations
@@ -49,11 +48,11 @@ def test_an_alias_is_what_an_annotation_holds():
     ],
     ids=["of a text", "of each region", "nested", "no plain variable", "empty"],
 )
-def test_other_controls_are_passed_over(config):
+def test_other_controls_are_left_out(config):
     assert parse_config(config) == ()
 
 
-def test_choices_that_each_task_brings_are_asked_without_labels():
+def test_choices_that_each_task_brings_have_no_labels():
     (control,) = parse_config(
         '<View><Image name="i" value="$image"/><Choices name="c" toName="i" value="$options"/></View>'
     )
@@ -91,13 +90,13 @@ def colours(image):
 
 
 def test_a_rectangle_is_cut_out_by_percent(halves):
-    cut = crop(halves, boxed("Red", 50, 25, 25, 50))
+    cut = crop_region(halves, boxed("Red", 50, 25, 25, 50))
     assert (cut.size, colours(cut)) == ((2, 2), {(0, 0, 255)})
-    assert crop(halves, boxed("Red", 0, 0, 100, 100)).tobytes() == halves.tobytes()
+    assert crop_region(halves, boxed("Red", 0, 0, 100, 100)).tobytes() == halves.tobytes()
 
 
 def test_what_stands_out_over_the_edge_is_left_out(halves):
-    assert crop(halves, boxed("Red", -50, -50, 75, 100)).size == (2, 2)
+    assert crop_region(halves, boxed("Red", -50, -50, 75, 100)).size == (2, 2)
 
 
 def test_a_rotated_rectangle_is_turned_upright_about_its_corner():
@@ -107,14 +106,14 @@ def test_a_rotated_rectangle_is_turned_upright_about_its_corner():
     image.paste((0, 255, 0), (0, 1, 4, 2))
     result = boxed("Red", 50, 0, 25, 50)
     result["value"]["rotation"] = 90
-    cut = crop(image, result)
+    cut = crop_region(image, result)
     assert cut.size == (2, 4)
     assert np.abs(np.asarray(cut, int) - [(255, 0, 0), (0, 255, 0)]).max() <= 1
 
 
 def test_coordinates_are_those_of_the_picture_as_the_annotator_had_turned_it(halves):
     # Turned clockwise by 90 degrees it is 4 x 8, red above blue.
-    cut = crop(halves, boxed("Red", 0, 0, 100, 50, image_rotation=90))
+    cut = crop_region(halves, boxed("Red", 0, 0, 100, 50, image_rotation=90))
     assert (cut.size, colours(cut)) == ((4, 4), {(255, 0, 0)})
 
 
@@ -138,7 +137,7 @@ def test_a_region_that_is_none_says_why(halves, change, message):
     result = boxed("Red", 0, 0, 50, 50)
     result["value"] |= change
     with pytest.raises(ValueError, match=message):
-        crop(halves, result)
+        crop_region(halves, result)
 
 
 def encoded(values, *, size=8, lengths=(3, 4, 8, 16)):
@@ -184,32 +183,31 @@ def test_a_stroke_is_cut_out_by_the_box_around_it(halves):
         "original_height": 4,
         "value": {"format": "rle", "rle": encoded(np.repeat(mask, 4).tolist())},
     }
-    cut = crop(halves, stroke)
+    cut = crop_region(halves, stroke)
     assert (cut.size, colours(cut)) == ((2, 2), {(0, 0, 255)})
-    twice = crop(halves.resize((16, 8)), stroke)
+    twice = crop_region(halves.resize((16, 8)), stroke)
     assert twice.size == (4, 4)
 
 
 def test_a_stroke_of_nothing_or_too_much_is_refused(halves):
     stroke = {"original_width": 8, "original_height": 4, "value": {"rle": encoded([0] * 128)}}
     with pytest.raises(ValueError, match="the brush stroke is empty"):
-        crop(halves, stroke)
+        crop_region(halves, stroke)
     with pytest.raises(ValueError, match="over the limit of 4,194,304 bytes and 33,554,432 pixels"):
-        crop(halves, stroke | {"original_width": 10**6, "original_height": 10**6})
+        crop_region(halves, stroke | {"original_width": 10**6, "original_height": 10**6})
 
 
 # Events
 
 
-def test_a_recorded_annotation_is_a_note_with_its_time_in_microseconds():
+def test_an_annotation_is_a_record_with_its_time_in_microseconds():
     found = read_event(created(annotation(2, 6, chosen("Red"), second=58.32536), task(6, "/data/upload/2/up.png")))
     assert found.project == ProjectKey(2, 1795241756)
     assert found.project.registry == "project-2.1795241756"
-    (note,) = found.notes.read
-    assert (note.annotation, note.task, note.updated) == (2, 6, 1795241758_325360)
-    assert json.loads(note.body) == [
-        {"control": "choice", "image": "/data/upload/2/up.png", "id": "", "labels": ["Red"]}
-    ]
+    (record,) = found.annotations.records
+    assert (record.annotation, record.task, record.updated) == (2, 6, 1795241758_325360)
+    assert record.labels == (ImageLabels("choice", "/data/upload/2/up.png", "", ("Red",)),)
+    assert record.labels_json == '[{"control":"choice","image":"/data/upload/2/up.png","id":"","labels":["Red"]}]'
 
 
 def test_the_project_is_the_same_in_every_form_that_label_studio_names_it():
@@ -222,35 +220,32 @@ def test_annotations_that_come_in_bulk_are_found_with_their_tasks():
         annotation=[annotation(1, 7, chosen("Red")), annotation(2, 6, chosen("Blue"))],
         task=[task(6, "six"), task(7, "seven")],
     )
-    assert [json.loads(note.body)[0]["image"] for note in read_event(body).notes.read] == ["seven", "six"]
+    assert [record.labels[0].image for record in read_event(body).annotations.records] == ["seven", "six"]
 
 
-def test_a_skipped_annotation_teaches_nothing():
-    (note,) = read_event(created(annotation(2, 6, chosen("Red"), was_cancelled=True), task(6, "x"))).notes.read
-    assert note.body == "[]"
+def test_a_skipped_annotation_has_no_labels():
+    skipped = created(annotation(2, 6, chosen("Red"), was_cancelled=True), task(6, "x"))
+    (record,) = read_event(skipped).annotations.records
+    assert (record.labels, record.labels_json) == ((), "[]")
 
 
-def test_no_box_ticked_is_a_lesson_where_several_may_be_and_none_where_one_must():
-    notes = [
-        read_event(created(annotation(2, 6), task(6, "x"), config=config)).notes.read[0].body
+def test_no_box_ticked_is_none_of_the_classes_for_multiple_choice_only():
+    multiple, single = (
+        read_event(created(annotation(2, 6), task(6, "x"), config=config)).annotations.records[0].labels
         for config in (SEVERAL, CHOICES)
-    ]
-    assert [json.loads(body) for body in notes] == [
-        [{"control": "choice", "image": "x", "id": "", "labels": []}],
-        [],
-    ]
+    )
+    assert (multiple, single) == ((ImageLabels("choice", "x", "", ()),), ())
 
 
-def test_each_labelled_region_is_a_lesson_of_its_own():
+def test_each_labelled_region_has_labels_of_its_own():
     results = [
         boxed("Red", 0, 0, 50, 100, id_="a"),
         boxed(None, 0, 0, 9, 9, id_="b"),
         boxed("Blue", 50, 0, 50, 100, id_="c"),
     ]
-    (note,) = read_event(created(annotation(2, 6, *results), task(6, "x"), config=BOXES)).notes.read
-    lessons = json.loads(note.body)
-    assert [(lesson["id"], lesson["labels"]) for lesson in lessons] == [("a", ["Red"]), ("c", ["Blue"])]
-    assert lessons[0]["region"]["value"] == {"x": 0, "y": 0, "width": 50, "height": 100, "rotation": 0}
+    (record,) = read_event(created(annotation(2, 6, *results), task(6, "x"), config=BOXES)).annotations.records
+    assert [(one.region_id, one.labels) for one in record.labels] == [("a", ("Red",)), ("c", ("Blue",))]
+    assert record.labels[0].region["value"] == {"x": 0, "y": 0, "width": 50, "height": 100, "rotation": 0}
 
 
 def test_deletions_are_ids_and_other_actions_are_nothing():
@@ -260,10 +255,10 @@ def test_deletions_are_ids_and_other_actions_are_nothing():
     assert read_event({"action": ["?"]}) is None
 
 
-def test_an_export_is_notes_like_those_of_the_webhooks():
+def test_an_export_has_the_same_records_as_the_webhooks():
     annotated = annotation(2, 6, chosen("Red"))
-    sent = read_event(created(annotated, task(6, "x"))).notes.read
-    assert notes_of_export([task(6, "x", annotations=[annotated])], CHOICES).read == sent
+    sent = read_event(created(annotated, task(6, "x"))).annotations
+    assert read_export([task(6, "x", annotations=[annotated])], CHOICES) == sent
 
 
 @pytest.mark.parametrize(
@@ -290,41 +285,41 @@ def test_what_names_no_project_never_becomes_a_file_name(text):
         project_key(text)
 
 
-# Answers
+# Suggestions
 
 
-def memory_of(*examples):
-    """What was learned, a label and a colour for each example."""
+def snapshot_of(*examples):
+    """Annotated examples, a label and a colour each."""
     rows = Rows(
         np.arange(1, len(examples) + 1),
         [label for label, _ in examples],
         np.array([vector for _, vector in examples], np.float32),
     )
-    votes = [Vote(n, "choice", "", label, n, None) for n, (label, _) in enumerate(examples, start=1)]
-    return Memory((1, 1), "cosine", rows, votes, {})
+    applied = [AppliedLabel(n, "choice", "", label, n, None) for n, (label, _) in enumerate(examples, start=1)]
+    return AnnotationSnapshot((1, 1), "cosine", rows, applied, {})
 
 
-def test_a_score_leaves_a_chance_to_the_labels_that_were_not_taught():
-    # Three of "Red" and one of "Blue" are taught, of five labels. Not taught: 3 of 5; by Good's estimate with one more,
-    # (1 + 1) / (1 + 4) = 0.4, which is less.
-    memory = memory_of(("Red", (1, 0, 0)), ("Red", (0.9, 0.1, 0)), ("Red", (0.9, 0, 0.1)), ("Blue", (0, 0, 1)))
+def test_a_score_leaves_a_chance_to_labels_without_examples():
+    # Three examples of "Red" and one of "Blue", of five labels. Without examples: 3 of 5; by Good's estimate with one
+    # added, (1 + 1) / (1 + 4) = 0.4, which is less.
+    snapshot = snapshot_of(("Red", (1, 0, 0)), ("Red", (0.9, 0.1, 0)), ("Red", (0.9, 0, 0.1)), ("Blue", (0, 0, 1)))
     (two,), (five,) = (
         parse_config(CHOICES.replace("<Choice ", more + "<Choice ", 1))
         for more in ("", '<Choice value="A"/><Choice value="B"/><Choice value="C"/>')
     )
     query = np.array([(1, 0.1, 0.2)], np.float32)
-    (sure,), (unsure,) = Answerer(two, memory).answer(query), Answerer(five, memory).answer(query)
-    classifier = PrototypeClassifier().fit(memory.rows.vectors, memory.rows.labels)
+    (sure,), (unsure,) = LabelSuggester(two, snapshot).suggest(query), LabelSuggester(five, snapshot).suggest(query)
+    classifier = PrototypeClassifier().fit(snapshot.rows.vectors, snapshot.rows.labels)
     probability = classifier.predict_proba(query).max()
     assert (sure.labels, unsure.labels) == (("Red",), ("Red",))
     assert_allclose([sure.score, unsure.score], [probability, 0.6 * probability], rtol=1e-6)
 
 
-def test_what_was_shown_often_is_believed_before_a_long_list_is_taught_through():
-    memory = memory_of(*[("Red", (1, 0, 0)), ("Blue", (0, 0, 1))] * 20)
+def test_with_many_examples_a_label_without_any_is_unlikely():
+    snapshot = snapshot_of(*[("Red", (1, 0, 0)), ("Blue", (0, 0, 1))] * 20)
     (control,) = parse_config(CHOICES.replace("<Choice ", '<Choice value="A"/>' + "<Choice ", 1))
-    (answer,) = Answerer(control, memory).answer(np.array([(1, 0, 0)], np.float32))
-    assert 0.7 < answer.score <= 40 / 41  # one of the three labels did not come in 40 pictures
+    (suggestion,) = LabelSuggester(control, snapshot).suggest(np.array([(1, 0, 0)], np.float32))
+    assert 0.7 < suggestion.score <= 40 / 41  # one of the three labels did not come in 40 pictures
 
 
 # Tasks
@@ -332,7 +327,7 @@ def test_what_was_shown_often_is_believed_before_a_long_list_is_taught_through()
 
 def regions(task_, context=None):
     controls = parse_config(BOXES)
-    return [(q.control.name, q.region["value"]["x"]) for q in questions(task_, controls, context)]
+    return [(q.control.name, q.region["value"]["x"]) for q in query_images(task_, controls, context)]
 
 
 def test_regions_are_those_of_drafts_annotations_and_predictions_each_once():
@@ -348,7 +343,7 @@ def test_regions_are_those_of_drafts_annotations_and_predictions_each_once():
     assert regions(drawn) == [("box", 1), ("box", 2), ("box", 3)]
 
 
-def test_a_region_drawn_this_moment_is_asked_alone():
+def test_a_region_just_drawn_is_classified_alone():
     drawn = task(6, "x", annotations=[{"result": [boxed("Red", 1, 0, 10, 10)]}])
     assert regions(drawn, {"result": [boxed(None, 5, 0, 10, 10, type="rectangle")]}) == [("box", 5)]
 
@@ -356,8 +351,8 @@ def test_a_region_drawn_this_moment_is_asked_alone():
 def test_what_is_nested_in_a_region_is_no_part_of_its_outline():
     drawn = boxed("Red", 1, 0, 10, 10, original_width={"a": []})
     drawn["value"]["rotation"] = {"a": []}
-    (asked,) = questions(task(6, "x", annotations=[{"result": [drawn]}]), parse_config(BOXES))
-    assert asked.region == {
+    (query,) = query_images(task(6, "x", annotations=[{"result": [drawn]}]), parse_config(BOXES))
+    assert query.region == {
         "id": "r1",
         "original_height": 4,
         "image_rotation": 0,
@@ -365,5 +360,5 @@ def test_what_is_nested_in_a_region_is_no_part_of_its_outline():
     }
 
 
-def test_a_task_without_the_picture_asks_nothing():
+def test_a_task_without_the_image_has_no_queries():
     assert regions({"id": 1}) == regions({"id": 1, "data": {"image": 3}}) == []

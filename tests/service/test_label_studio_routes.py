@@ -10,7 +10,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from fakes import BLUE, GREEN, RED, FakeEncoder, png
+from fakes import BLUE, GREEN, RED, FakeEncoder, png, run_python
 from label_studio_fakes import (
     BOXES,
     CHOICES,
@@ -31,11 +31,9 @@ from service_client import client, problem
 
 from fewshot import ClassRegistry
 from fewshot.cli import main
-from fewshot.integrations.label_studio import server as server_module
-from fewshot.integrations.label_studio.events import read_event
-from fewshot.integrations.label_studio.learning import learn
-from fewshot.integrations.label_studio.server import Server
-from fewshot.registry.annotations.annotation_writer import Lessons
+from fewshot.integrations import LabelStudioClient, apply_pending, read_event
+from fewshot.integrations.label_studio import label_studio_client
+from fewshot.registry import AnnotationWriter
 
 PROJECT = "project-2.1795241756"
 R, B = "/data/upload/2/r.png", "/data/upload/2/b.png"
@@ -65,7 +63,7 @@ def send(backend, body):
     assert answer.json() == {"result": {"seen": body["action"]}, "status": "ok"}
 
 
-def teach(backend, id_, image, *labels, config=CHOICES, second=58.0, action="ANNOTATION_CREATED", **fields):
+def annotate(backend, id_, image, *labels, config=CHOICES, second=58.0, action="ANNOTATION_CREATED", **fields):
     results = [chosen(*labels)] if labels else []
     send(
         backend,
@@ -91,15 +89,15 @@ def test_health_and_versions_answer_as_recorded(backend):
     assert backend.get("/versions").json() == {"versions": ["fewshot-0"], "message": "ok"}
 
 
-def test_before_anything_was_taught_there_is_one_empty_prediction_a_task(backend, server):
+def test_before_the_first_annotation_there_is_one_empty_prediction_a_task(backend, server):
     empty = {"model_version": "fewshot-0", "score": 0.0, "result": []}
     assert suggest(backend, R, B) == [empty, empty]
     assert server.asked == []
 
 
-def test_every_annotation_teaches_and_the_next_prediction_knows_it(backend):
-    teach(backend, 1, R, "Red")
-    teach(backend, 2, B, "Blue")
+def test_the_next_prediction_knows_every_annotation(backend):
+    annotate(backend, 1, R, "Red")
+    annotate(backend, 2, B, "Blue")
     first, second = suggest(backend, R, B)
     assert first["result"] == [
         {
@@ -114,46 +112,46 @@ def test_every_annotation_teaches_and_the_next_prediction_knows_it(backend):
     assert second["result"][0]["value"] == {"choices": ["Blue"]}
 
 
-def test_with_one_of_two_labels_taught_a_suggestion_is_half_sure(backend):
-    teach(backend, 1, R, "Red")
+def test_with_examples_of_one_of_two_labels_the_score_is_one_half(backend):
+    annotate(backend, 1, R, "Red")
     (found,) = suggest(backend, B)
     assert (found["score"], choices([found])) == (0.5, [["Red"]])
 
 
-def test_the_model_version_changes_with_every_lesson_and_with_nothing_else(backend):
+def test_the_model_version_changes_with_every_annotation_and_with_nothing_else(backend):
     seen = []
-    teach(backend, 1, R, "Red")
+    annotate(backend, 1, R, "Red")
     seen.append(suggest(backend, R)[0]["model_version"])
-    teach(backend, 1, R, "Red")  # again
+    annotate(backend, 1, R, "Red")  # again
     assert suggest(backend, R)[0]["model_version"] == seen[-1]
     assert backend.get("/versions").json()["versions"] == seen
-    teach(backend, 1, R, "Blue", second=59.0, action="ANNOTATION_UPDATED")
+    annotate(backend, 1, R, "Blue", second=59.0, action="ANNOTATION_UPDATED")
     seen.append(suggest(backend, R)[0]["model_version"])
     send(backend, event("ANNOTATIONS_DELETED", annotations=[{"id": 1}]))
     seen.append(suggest(backend, R)[0]["model_version"])
     assert len(set(seen)) == 3
 
 
-def test_an_update_a_skip_and_a_deletion_unlearn(backend):
-    teach(backend, 1, R, "Red")
-    teach(backend, 2, B, "Blue")
-    teach(backend, 1, R, "Blue", second=59.0, action="ANNOTATION_UPDATED")
+def test_an_update_replaces_and_a_skip_and_a_deletion_remove_an_annotation(backend):
+    annotate(backend, 1, R, "Red")
+    annotate(backend, 2, B, "Blue")
+    annotate(backend, 1, R, "Blue", second=59.0, action="ANNOTATION_UPDATED")
     assert choices(suggest(backend, R)) == [["Blue"]]
-    teach(backend, 1, R, second=59.5, action="ANNOTATION_UPDATED", was_cancelled=True)
+    annotate(backend, 1, R, second=59.5, action="ANNOTATION_UPDATED", was_cancelled=True)
     assert suggest(backend, R)[0]["score"] == 0.5
     send(backend, event("ANNOTATIONS_DELETED", annotations=[{"id": 2}]))
     assert choices(suggest(backend, R)) == [None]
 
 
-def test_a_deleted_task_is_unlearned(backend):
-    teach(backend, 1, R, "Red")
+def test_a_deleted_task_takes_its_annotations_along(backend):
+    annotate(backend, 1, R, "Red")
     send(backend, event("TASKS_DELETED", tasks=[{"id": 1}]))
-    teach(backend, 1, R, "Red", second=59.0)
+    annotate(backend, 1, R, "Red", second=59.0)
     assert choices(suggest(backend, R)) == [None]
 
 
 def test_a_bad_image_never_spoils_its_batch(backend, server):
-    teach(backend, 1, R, "Red")
+    annotate(backend, 1, R, "Red")
     server.pictures["/data/text.png"] = b"no picture"
     found = suggest(
         backend, "/data/none.png", R, "/data/text.png", "s3://bucket/x.png", "data:image/png;base64,???", "//"
@@ -164,8 +162,8 @@ def test_a_bad_image_never_spoils_its_batch(backend, server):
 
 
 def test_images_come_in_all_four_forms(backend, server):
-    teach(backend, 1, R, "Red")
-    teach(backend, 2, B, "Blue")
+    annotate(backend, 1, R, "Red")
+    annotate(backend, 2, B, "Blue")
     server.pictures["/data/local-files/?d=imgs/mein Bild.png"] = png((250, 0, 0), 9)
     data = "data:image/png;base64," + base64.b64encode(png(BLUE, 9)).decode()
     local = "/data/local-files/?d=imgs/mein Bild.png"
@@ -175,9 +173,9 @@ def test_images_come_in_all_four_forms(backend, server):
 
 def test_a_registry_is_kept_for_each_project_and_names_its_pictures(backend, tmp_path):
     local = "/data/local-files/?d=imgs/a.png"
-    teach(backend, 1, R, "Red")
-    teach(backend, 2, "data:image/png;base64," + base64.b64encode(png(BLUE)).decode(), "Blue")
-    teach(backend, 3, local, "Blue")
+    annotate(backend, 1, R, "Red")
+    annotate(backend, 2, "data:image/png;base64," + base64.b64encode(png(BLUE)).decode(), "Blue")
+    annotate(backend, 3, local, "Blue")
     suggest(backend, R)
     assert [path.name for path in tmp_path.glob("*.fewshot")] == [f"{PROJECT}.fewshot"]
     with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", create=False) as registry:
@@ -186,7 +184,7 @@ def test_a_registry_is_kept_for_each_project_and_names_its_pictures(backend, tmp
 
 
 def test_start_training_brings_the_registry_in_step_with_the_export(backend, server, tmp_path):
-    teach(backend, 1, R, "Red")
+    annotate(backend, 1, R, "Red")
     suggest(backend, R)
     server.tasks = [task(2, B, annotations=[annotation(5, 2, chosen("Blue"))])]
     send(backend, event("START_TRAINING"))
@@ -209,7 +207,7 @@ def wait_for(condition):
 
 def test_start_training_is_not_forgotten_over_a_restart(tmp_path, server):
     with client(tmp_path, label_studio={}) as opened:
-        teach(opened, 1, R, "Red")
+        annotate(opened, 1, R, "Red")
         send(opened, event("START_TRAINING"))  # nobody has said yet where the export is
     server.tasks = [task(2, B, annotations=[annotation(5, 2, chosen("Blue"))])]
     with client(tmp_path, label_studio={}) as opened:
@@ -218,8 +216,8 @@ def test_start_training_is_not_forgotten_over_a_restart(tmp_path, server):
         wait_for(lambda: server.asked)
         server.fails = None
         opened.post("/setup", json=setup(server))
-        with Lessons(tmp_path / f"{PROJECT}.fewshot") as lessons:
-            wait_for(lambda: lessons.asked_again() is None)
+        with AnnotationWriter(tmp_path / f"{PROJECT}.fewshot") as writer:
+            wait_for(lambda: writer.resync_request() is None)
         assert choices(suggest(opened, R)) == [["Blue"]]
         asked = len(server.asked)
         opened.post("/setup", json=setup(server))
@@ -230,7 +228,7 @@ def test_start_training_is_not_forgotten_over_a_restart(tmp_path, server):
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
 def test_what_the_server_failed_at_is_learned_once_it_answers(backend, server, caplog, status):
     server.fails = status
-    teach(backend, 1, R, "Red")
+    annotate(backend, 1, R, "Red")
     assert choices(suggest(backend, R)) == [None]
     assert f"annotations wait to be learned: {server.url}{R} answers {status}" in caplog.text
     server.fails = None
@@ -238,26 +236,22 @@ def test_what_the_server_failed_at_is_learned_once_it_answers(backend, server, c
 
 
 def test_annotations_of_a_dead_host_hold_up_neither_the_others_nor_each_other(tmp_path, server, monkeypatch):
-    tries = []
+    monkeypatch.setattr(label_studio_client, "_PAUSE_FACTOR", 1e6)
+    real, host, tries = label_studio_client.fetch, "http://images.example:80", []
 
-    def dead(request, timeout):
-        tries.append(request.full_url)
+    def fetch(url, **settings):
+        if url.host != "images.example":
+            return real(url, **settings)
+        tries.append(str(url))
         time.sleep(0.01)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(server_module, "_PAUSE", 1e6)
-    real = server_module._OPENER.open
-    host = "http://images.example:80"
-    monkeypatch.setattr(
-        server_module._OPENER,
-        "open",
-        lambda request, timeout: (dead if request.host == "images.example" else real)(request, timeout=timeout),
-    )
+    monkeypatch.setattr(label_studio_client, "fetch", fetch)
     with client(tmp_path, label_studio={"image_hosts": [host]}) as opened:
         opened.post("/setup", json=setup(server))
         for n in range(1, 9):
-            teach(opened, n, f"http://images.example/{n}.png", "Blue")
-        teach(opened, 9, R, "Red")
+            annotate(opened, n, f"http://images.example/{n}.png", "Blue")
+        annotate(opened, 9, R, "Red")
         assert choices(suggest(opened, R)) == [["Red"]]
         opened.post("/setup", json=setup(server))  # says nothing new: what is dead is left alone
         assert choices(suggest(opened, "http://images.example/x.png", R)) == [None, ["Red"]]
@@ -265,10 +259,10 @@ def test_annotations_of_a_dead_host_hold_up_neither_the_others_nor_each_other(tm
 
 
 def test_no_more_projects_are_held_than_fit(tmp_path, server, monkeypatch):
-    monkeypatch.setattr("fewshot.service.routes.label_studio_routes._MOST_PROJECTS", 3)
+    monkeypatch.setattr("fewshot.service.label_studio_backend._MAX_PROJECTS", 3)
     with client(tmp_path, label_studio={}) as opened:
         opened.post("/setup", json=setup(server))
-        teach(opened, 1, R, "Red")
+        annotate(opened, 1, R, "Red")
         for n in range(5):
             opened.post("/setup", json={**setup(server), "project": f"3.{n}"})
         assert opened.get("/versions").json()["versions"] == ["fewshot-0"]
@@ -276,15 +270,15 @@ def test_no_more_projects_are_held_than_fit(tmp_path, server, monkeypatch):
         assert choices(suggest(opened, R)) == [["Red"]]
 
 
-def test_a_damaged_registry_is_told_of_without_its_place(tmp_path, server):
+def test_a_damaged_registry_is_reported_without_its_folder(tmp_path, server):
     with client(tmp_path / "all of them", label_studio={}) as opened:
         (tmp_path / "all of them" / f"{PROJECT}.fewshot").write_bytes(b"damaged" * 1000)
         said = problem(opened.post("/setup", json=setup(server)), 503)
     assert said.startswith(f"{PROJECT}.fewshot is not a fewshot registry")
 
 
-def test_a_lesson_is_learned_in_the_background_too(backend, tmp_path):
-    teach(backend, 1, R, "Red")
+def test_an_annotation_is_applied_in_the_background_too(backend, tmp_path):
+    annotate(backend, 1, R, "Red")
     with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", create=False) as registry:
         wait_for(lambda: registry.classes() == {"Red": 1})
 
@@ -293,22 +287,20 @@ def test_what_was_acknowledged_is_learned_after_a_restart(tmp_path, server):
     server.fails = 503
     with client(tmp_path, label_studio={}) as opened:
         opened.post("/setup", json=setup(server))
-        teach(opened, 1, R, "Red")
+        annotate(opened, 1, R, "Red")
         assert choices(suggest(opened, R)) == [None]
     server.fails = None
     with client(tmp_path, label_studio={}) as opened:
-        teach(opened, 2, B, "Blue")  # before anyone has said where Label Studio is
+        annotate(opened, 2, B, "Blue")  # before anyone has said where Label Studio is
         opened.post("/setup", json=setup(server))
         assert choices(suggest(opened, R, B)) == [["Red"], ["Blue"]]
 
 
-def test_the_webhook_waits_for_no_picture(backend, server, monkeypatch):
+def test_the_webhook_waits_for_no_image(backend, server, monkeypatch):
     hold = threading.Event()
-    monkeypatch.setattr(
-        "fewshot.integrations.label_studio.server.Server.picture", lambda *_: hold.wait(20) and png(RED)
-    )
-    teach(backend, 1, R, "Red")
-    teach(backend, 2, R, "Red")  # while the first is being fetched
+    monkeypatch.setattr(LabelStudioClient, "image", lambda *_: hold.wait(20) and png(RED))
+    annotate(backend, 1, R, "Red")
+    annotate(backend, 2, R, "Red")  # while the first is being fetched
     assert backend.get("/health").status_code == 200
     hold.set()
     assert choices(suggest(backend, R)) == [["Red"]]
@@ -317,13 +309,13 @@ def test_the_webhook_waits_for_no_picture(backend, server, monkeypatch):
 # Several labels
 
 
-def test_each_label_of_several_is_a_question_of_its_own(backend, server):
+def test_each_label_of_a_multiple_choice_is_decided_on_its_own(backend, server):
     purple, yellow = (255, 0, 255), (255, 255, 0)
     for n, (colour, labels) in enumerate(
         [(RED, ["Red"]), (BLUE, ["Blue"]), (purple, ["Red", "Blue"]), (GREEN, []), ((0, 200, 0), []), (yellow, ["Red"])]
     ):
         server.pictures[f"/data/{n}.png"] = png(colour)
-        teach(backend, n + 1, f"/data/{n}.png", *labels, config=SEVERAL)
+        annotate(backend, n + 1, f"/data/{n}.png", *labels, config=SEVERAL)
     for n, colour in enumerate([RED, BLUE, purple, GREEN], start=10):
         server.pictures[f"/data/{n}.png"] = png(colour, 9)
     found = suggest(backend, *(f"/data/{n}.png" for n in range(10, 14)), config=SEVERAL)
@@ -333,9 +325,9 @@ def test_each_label_of_several_is_a_question_of_its_own(backend, server):
 
 def test_one_box_alone_is_learned_from_pictures_without_it(backend, server):
     config = SEVERAL.replace('<Choice value="Blue"/>', "")
-    teach(backend, 1, R, "Red", config=config)
+    annotate(backend, 1, R, "Red", config=config)
     assert suggest(backend, B, config=config)[0]["score"] == 0.5
-    teach(backend, 2, B, config=config)
+    annotate(backend, 2, B, config=config)
     assert choices(suggest(backend, R, B, config=config)) == [["Red"], None]
 
 
@@ -356,8 +348,8 @@ LEFT, RIGHT = (0, 0, 50, 100), (50, 0, 50, 100)
 
 
 def test_the_class_of_a_region_is_suggested_and_its_outline_is_left_as_it_was(backend, halves):
-    taught = annotation(1, 1, boxed("Red", *LEFT, id_="a"), boxed("Blue", *RIGHT, id_="b"))
-    send(backend, created(taught, task(1, halves), config=BOXES))
+    made = annotation(1, 1, boxed("Red", *LEFT, id_="a"), boxed("Blue", *RIGHT, id_="b"))
+    send(backend, created(made, task(1, halves), config=BOXES))
     drawn = boxed(None, 60, 10, 20, 80, id_="mine", type="rectangle", from_name="other")
     asked = task(9, halves, predictions=[{"result": [drawn]}])
     (found,) = backend.post("/predict", json=predict(asked, config=BOXES)).json()["results"]
@@ -367,16 +359,16 @@ def test_the_class_of_a_region_is_suggested_and_its_outline_is_left_as_it_was(ba
 
 
 def test_a_region_drawn_this_moment_is_answered(backend, halves):
-    taught = annotation(1, 1, boxed("Red", *LEFT, id_="a"), boxed("Blue", *RIGHT, id_="b"))
-    send(backend, created(taught, task(1, halves), config=BOXES))
+    made = annotation(1, 1, boxed("Red", *LEFT, id_="a"), boxed("Blue", *RIGHT, id_="b"))
+    send(backend, created(made, task(1, halves), config=BOXES))
     body = predict(task(9, halves), config=BOXES, context={"result": [boxed("Blue", *LEFT)]})
     (found,) = backend.post("/predict", json=body).json()["results"]
     assert [result["value"]["rectanglelabels"] for result in found["result"]] == [["Red"]]
 
 
 def test_one_bad_region_leaves_the_others(backend, halves):
-    taught = annotation(1, 1, boxed("Red", *LEFT, id_="a"), boxed("Blue", 200, 0, 5, 5, id_="b"))
-    send(backend, created(taught, task(1, halves), config=BOXES))
+    made = annotation(1, 1, boxed("Red", *LEFT, id_="a"), boxed("Blue", 200, 0, 5, 5, id_="b"))
+    send(backend, created(made, task(1, halves), config=BOXES))
     asked = task(9, halves, drafts=[{"result": [boxed(None, *LEFT), boxed(None, 200, 0, 5, 5)]}])
     (found,) = backend.post("/predict", json=predict(asked, config=BOXES)).json()["results"]
     assert [result["value"]["x"] for result in found["result"]] == [0]
@@ -384,22 +376,22 @@ def test_one_bad_region_leaves_the_others(backend, halves):
 
 def test_controls_with_the_same_labels_do_not_learn_from_each_other(backend, halves):
     both = BOXES.replace("</View>", CHOICES[len('<View><Image name="image" value="$image"/>') :])
-    taught = annotation(1, 1, chosen("Blue"), boxed("Red", *LEFT, id_="a"), boxed("Blue", *RIGHT, id_="b"))
-    send(backend, created(taught, task(1, halves), config=both))
+    made = annotation(1, 1, chosen("Blue"), boxed("Red", *LEFT, id_="a"), boxed("Blue", *RIGHT, id_="b"))
+    send(backend, created(made, task(1, halves), config=both))
     (found,) = backend.post("/predict", json=predict(task(9, halves), config=both)).json()["results"]
     assert [(r["type"], r["value"], r["score"]) for r in found["result"]] == [("choices", {"choices": ["Blue"]}, 0.5)]
 
 
-# Keeping back, and keeping out
+# Only confident suggestions; where Label Studio is
 
 
-def test_unsure_suggestions_are_kept_back_where_only_confident_ones_are_wanted(tmp_path, server):
+def test_unsure_suggestions_are_left_out_where_only_confident_ones_are_wanted(tmp_path, server):
     with client(tmp_path, label_studio={"only_confident": True}) as opened:
         opened.post("/setup", json=setup(server))
-        teach(opened, 1, R, "Red")
+        annotate(opened, 1, R, "Red")
         (found,) = suggest(opened, R)
         assert (found["result"], found["score"]) == ([], 0.5)
-        teach(opened, 2, B, "Blue")
+        annotate(opened, 2, B, "Blue")
         assert choices(suggest(opened, R)) == [["Red"]]
 
 
@@ -414,7 +406,7 @@ def test_a_host_that_is_not_this_machine_is_not_believed(tmp_path, server):
 def test_the_url_given_at_the_start_is_the_one_asked_whatever_setup_says(tmp_path, server):
     with client(tmp_path, label_studio={"url": server.url}) as opened:
         opened.post("/setup", json=setup(server) | {"hostname": "http://label-studio.example:8080"})
-        teach(opened, 1, "http://label-studio.example:8080" + R, "Red")
+        annotate(opened, 1, "http://label-studio.example:8080" + R, "Red")
         assert choices(suggest(opened, R)) == [["Red"]]
 
 
@@ -431,7 +423,7 @@ def test_the_environment_may_say_where_and_with_which_token(tmp_path, server, mo
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "of an operator")
     server.tokens = {"Token of an operator"}
     with client(tmp_path, label_studio={}) as opened:
-        teach(opened, 1, R, "Red")  # without any /setup
+        annotate(opened, 1, R, "Red")  # without any /setup
         assert choices(suggest(opened, R)) == [["Red"]]
         opened.post("/setup", json=setup(server) | {"access_token": "a foreign one"})
         assert choices(suggest(opened, R)) == [["Red"]]
@@ -450,6 +442,20 @@ def test_the_command_refuses_what_cannot_work(tmp_path, name, options, code, mes
     refused = CliRunner().invoke(main, ["serve", str(tmp_path / name), *options])
     assert refused.exit_code == code, refused.stderr
     assert message in refused.stderr
+
+
+def test_without_its_library_the_backend_says_what_to_install(tmp_path):
+    code = """
+import sys
+from click.testing import CliRunner
+sys.modules["httpx2"] = None
+from fewshot.cli import main
+refused = CliRunner().invoke(main, ["serve", sys.argv[1], "--label-studio", "--port", "0"])
+print(refused.exit_code, refused.stderr.strip().splitlines()[-1])
+"""
+    said = run_python(code, tmp_path / "some").stdout
+    assert "1 " in said
+    assert "Label Studio's backend needs httpx2: pip install 'fewshot[serve]'" in said
 
 
 @pytest.mark.parametrize(
@@ -484,8 +490,8 @@ def test_a_body_that_is_no_json_is_refused(backend):
 @pytest.mark.parametrize("odd", ["1e999", "NaN", '"\\ud800"'])
 @pytest.mark.parametrize("key", ["original_width", "rotation"])
 def test_a_region_that_no_json_holds_goes_without_a_suggestion_and_the_others_have_theirs(backend, halves, key, odd):
-    taught = annotation(1, 1, boxed("Red", *LEFT), boxed("Blue", *RIGHT, id_="b"))
-    send(backend, created(taught, task(1, halves), config=BOXES))
+    made = annotation(1, 1, boxed("Red", *LEFT), boxed("Blue", *RIGHT, id_="b"))
+    send(backend, created(made, task(1, halves), config=BOXES))
     bad = boxed(None, *LEFT)
     (bad["value"] if key == "rotation" else bad)[key] = 77
     tasks = [
@@ -509,7 +515,7 @@ def test_a_region_may_have_any_name(backend, halves, tmp_path):
         assert registry.examples("Red") == [(1, f"{halves}, region ?")]
 
 
-def test_a_lesson_that_makes_learning_fail_fails_alone(tmp_path, server):
+def test_an_image_that_the_encoder_fails_at_fails_alone(tmp_path, server):
     class Picky(FakeEncoder):
         def encode(self, images):
             images = list(images)
@@ -520,13 +526,14 @@ def test_a_lesson_that_makes_learning_fail_fails_alone(tmp_path, server):
     path = tmp_path / "one.fewshot"
     ClassRegistry(path).close()
     server.pictures["/seven.png"] = png(RED, 7)
-    with Lessons(path) as lessons:
+    with AnnotationWriter(path) as writer:
         for n, image in enumerate([R, "/seven.png", B, "/none.png", "http://[::1"], start=1):
-            lessons.note(read_event(created(annotation(n, n, chosen("Red")), task(n, image))).notes.read)
-        learned = learn(lessons, Picky(), Server(server.url, TOKEN))
-        assert lessons.waiting(limit=9) == []
-    assert learned.annotations == 5
-    assert [problem.partition(" (")[0] for problem in learned.problems] == [
+            event = read_event(created(annotation(n, n, chosen("Red")), task(n, image)))
+            writer.record(event.annotations.records)
+        report = apply_pending(writer, Picky(), LabelStudioClient(server.url, TOKEN))
+        assert writer.pending(limit=9) == []
+    assert report.annotations == 5
+    assert [problem.partition(" (")[0] for problem in report.problems] == [
         "annotation 2: /seven.png: it could not be learned",
         "annotation 4: /none.png: the server answers 404 Not Found",
         "annotation 5: task 5: cannot be fetched",
@@ -551,7 +558,7 @@ def test_the_first_annotations_of_a_project_are_all_taken_though_they_come_toget
 
 
 def test_an_address_that_is_none_spoils_neither_its_batch_nor_its_project(backend):
-    teach(backend, 1, R, "Red")
+    annotate(backend, 1, R, "Red")
     send_raw = json.dumps(created(annotation(2, 2, chosen("Blue")), task(2, "/data/\ud800.png"))).encode()
     assert backend.post("/webhook", content=send_raw, headers={"content-type": "application/json"}).status_code == 201
     body = json.dumps(predict(task(3, "/data/\ud800.png"), task(4, R))).encode()
@@ -561,7 +568,7 @@ def test_an_address_that_is_none_spoils_neither_its_batch_nor_its_project(backen
     assert choices(suggest(backend, R)) == [["Red"]]
 
 
-def test_regions_of_one_name_are_each_unlearned_with_their_annotation(backend, halves, tmp_path):
+def test_regions_of_one_id_are_each_removed_with_their_annotation(backend, halves, tmp_path):
     both = [boxed("Red", *LEFT), boxed("Red", *RIGHT)]
     send(backend, created(annotation(1, 1, *both), task(1, halves), config=BOXES))
     suggest(backend, halves, config=BOXES)

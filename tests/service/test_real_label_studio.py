@@ -123,7 +123,7 @@ def colours(studio, backend):
     return project, studio.add_tasks(project, local_images(studio, project, pictures))
 
 
-def test_an_annotation_is_learned_learned_anew_skipped_and_unlearned(studio, colours):
+def test_an_annotation_is_applied_updated_skipped_and_deleted(studio, colours):
     _, (red, blue, more, _) = colours
     first = studio.annotate(red, choice("Red"))
     second = studio.annotate(blue, choice("Blue"))
@@ -171,13 +171,13 @@ def test_start_training_learns_what_was_annotated_before_the_backend_was_there(s
 def test_regions_of_an_annotators_draft_get_their_classes(studio, backend):
     project = studio.project(REGIONS, backend)
     halves = two_halves()
-    taught, asked = studio.add_tasks(project, local_images(studio, project, {"a.png": halves, "b.png": halves}))
+    annotated, asked = studio.add_tasks(project, local_images(studio, project, {"a.png": halves, "b.png": halves}))
     size = {"original_width": 64, "original_height": 32, "image_rotation": 0}
     box = {"from_name": "box", "to_name": "image", "type": "rectanglelabels", **size}
     left = {"x": 0, "y": 0, "width": 50, "height": 100, "rotation": 0}
     right = {**left, "x": 50}
     studio.annotate(
-        taught,
+        annotated,
         {**box, "id": "a", "value": {**left, "rectanglelabels": ["Red"]}},
         {**box, "id": "b", "value": {**right, "rectanglelabels": ["Blue"]}},
     )

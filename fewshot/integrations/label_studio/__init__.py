@@ -1,3 +1,1 @@
-"""Label Studio's side of things: what its machine learning backends are told and asked, without a web framework."""
-
-from __future__ import annotations
+"""A machine learning backend of Label Studio, without a web framework: its events, tasks, images and predictions."""

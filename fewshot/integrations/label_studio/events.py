@@ -1,8 +1,7 @@
-"""From what Label Studio tells of a project and its annotations to notes for a registry."""
+"""Label Studio's webhook events and exports, read into annotation records for a registry."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from reprlib import repr as shown
 from typing import Any
 
 from fewshot.integrations.label_studio.labeling_config import Control, parse_config
-from fewshot.registry import Note, storable
+from fewshot.registry import AnnotationRecord, ImageLabels, storable
 
 _BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # SQLite's and Label Studio's own bound.
@@ -39,36 +38,36 @@ class ProjectKey:
 
 
 @dataclass(frozen=True)
-class Notes:
-    """Annotations that could be read, and why others could not: by their ids, 0 where that cannot be read either."""
+class ReadAnnotations:
+    """Annotations that could be read, and why others were skipped: by id, 0 where that cannot be read either."""
 
-    read: tuple[Note, ...] = ()
+    records: tuple[AnnotationRecord, ...] = ()
     skipped: Mapping[int, str] = field(default_factory=dict)
 
-    def passed_over(self) -> list[str]:
-        """Say of each that could not be read why, a sentence each."""
-        return [f"annotation {id_ or 'without a number'} was passed over: {why}" for id_, why in self.skipped.items()]
+    def problems(self) -> list[str]:
+        """Return why annotations were skipped, a sentence each."""
+        return [f"annotation {id_ or 'without an id'} was skipped: {why}" for id_, why in self.skipped.items()]
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a webhook says has happened.
+    """A webhook event.
 
     Attributes
     ----------
     action : str
     project : ProjectKey
-    notes : Notes
-        Of annotations made or changed.
+    annotations : ReadAnnotations
+        Created or updated.
     deleted, deleted_tasks : tuple of int
-        Annotations, and tasks with all of theirs, that are no more.
+        Deleted annotations, and tasks deleted with all of theirs.
     config : str or None
-        The labelling configuration by which the project is to be learned again from its export, where it is.
+        The labelling configuration to read the project's export by, if training was requested.
     """
 
     action: str
     project: ProjectKey
-    notes: Notes = Notes()
+    annotations: ReadAnnotations = ReadAnnotations()
     deleted: tuple[int, ...] = ()
     deleted_tasks: tuple[int, ...] = ()
     config: str | None = None
@@ -83,7 +82,7 @@ def project_key(text: object) -> ProjectKey:
 
 
 def read_event(body: Mapping[str, Any]) -> Event | None:
-    """Read a webhook's body; None where nothing is to be done about it.
+    """Read a webhook's body; None for an action that changes no annotation.
 
     Raises
     ------
@@ -97,7 +96,7 @@ def read_event(body: Mapping[str, Any]) -> Event | None:
     return _READERS[action](action, key, body)
 
 
-def notes_of_export(tasks: object, config: object) -> Notes:
+def read_export(tasks: object, config: object) -> ReadAnnotations:
     """Read the annotations of a project's export in Label Studio's JSON.
 
     Raises
@@ -107,7 +106,7 @@ def notes_of_export(tasks: object, config: object) -> Notes:
     if not isinstance(tasks, list):
         raise BadRequest(f"an export is a list of tasks, not {type(tasks).__name__}")
     controls = controls_of(config)
-    return _notes(((one, task) for task in tasks for one in _annotations_of(task)), controls)
+    return _read(((one, task) for task in tasks for one in _annotations_of(task)), controls)
 
 
 def controls_of(config: object) -> tuple[Control, ...]:
@@ -123,8 +122,8 @@ def controls_of(config: object) -> tuple[Control, ...]:
 def _annotated(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Event:
     controls = controls_of(_mapping(body, "project").get("label_config"))
     tasks = {_id(task, "id"): task for task in _one_or_many(body, "task")}
-    found = _notes(((one, tasks.get(_whole(one.get("task")))) for one in _one_or_many(body, "annotation")), controls)
-    if found.skipped and not found.read:
+    found = _read(((one, tasks.get(_whole(one.get("task")))) for one in _one_or_many(body, "annotation")), controls)
+    if found.skipped and not found.records:
         raise BadRequest(next(iter(found.skipped.values())))
     return Event(action, key, found)
 
@@ -158,36 +157,37 @@ _READERS = {
 }
 
 
-def _notes(pairs: Iterable[tuple[object, object]], controls: Sequence[Control]) -> Notes:
+def _read(pairs: Iterable[tuple[object, object]], controls: Sequence[Control]) -> ReadAnnotations:
     """Read annotations, each with its task; one that is none leaves the others."""
-    read, skipped = [], {}
+    records, skipped = [], {}
     for annotation, task in pairs:
         try:
-            read.append(_note(annotation, task, controls))
+            records.append(_record(annotation, task, controls))
         except BadRequest as error:
             skipped[_whole(annotation.get("id")) if isinstance(annotation, Mapping) else 0] = str(error)
-    return Notes(tuple(read), skipped)
+    return ReadAnnotations(tuple(records), skipped)
 
 
-def _note(annotation: object, task: object, controls: Sequence[Control]) -> Note:
+def _record(annotation: object, task: object, controls: Sequence[Control]) -> AnnotationRecord:
     if not isinstance(annotation, Mapping):
         raise BadRequest(f"an annotation must be an object, not {type(annotation).__name__}")
     if not isinstance(task, Mapping):
         raise BadRequest(
             f"annotation {shown(annotation.get('id'))} comes without its task {shown(annotation.get('task'))}"
         )
+    labels = () if annotation.get("was_cancelled") else tuple(_image_labels(annotation, task, controls))
+    record = AnnotationRecord(_id(annotation, "id"), _id(task, "id"), _moment(annotation, "updated_at"), labels)
     try:
-        lessons = [] if annotation.get("was_cancelled") else list(_lessons(annotation, task, controls))
-        body = json.dumps(lessons, separators=(",", ":"))
-        return Note(_id(annotation, "id"), _id(task, "id"), _moment(annotation, "updated_at"), body)
+        record.labels_json  # noqa: B018  whether it can be stored shows here, where it leaves the others
     except RecursionError:
         raise BadRequest(f"annotation {shown(annotation.get('id'))} is nested too deep") from None
+    return record
 
 
-def _lessons(
+def _image_labels(
     annotation: Mapping[str, Any], task: Mapping[str, Any], controls: Sequence[Control]
-) -> Iterator[dict[str, Any]]:
-    """Yield what an annotation teaches, one labelled picture or region each, as JSON."""
+) -> Iterator[ImageLabels]:
+    """Yield the labels that an annotation gives the task's image, or each region of it."""
     results = annotation.get("result")
     data = task.get("data")
     if not isinstance(results, list) or not isinstance(data, Mapping):
@@ -195,30 +195,32 @@ def _lessons(
     for control in controls:
         image = data.get(control.image)
         if not isinstance(image, str):
-            continue  # a task without this picture
+            continue  # a task without this image
         found = [
             result
             for result in results
             if isinstance(result, Mapping)
             and (result.get("from_name"), result.get("type")) == (control.name, control.kind)
         ]
-        lesson = {"control": control.name, "image": image}
-        if control.kind == "choices":
-            labels = [label for result in found for label in _labels(result, control)]
-            if labels or control.multiple:  # no box ticked: none of the classes
-                yield {**lesson, "id": "", "labels": list(dict.fromkeys(labels))}
+        if control.kind != "choices":
+            yield from _region_labels(found, control, image)
             continue
-        seen: set[str] = set()
-        for number, result in enumerate(found):
-            if labels := _labels(result, control):
-                id_ = storable(str(result.get("id") or number))
-                if id_ in seen:  # each region is a lesson, whatever it is called
-                    id_ = f"{id_} {number}"
-                seen.add(id_)
-                geometry = {key: result.get(key) for key in ("original_width", "original_height", "image_rotation")}
-                value = {key: part for key, part in result["value"].items() if key != control.kind}
-                region = {**geometry, "value": value}
-                yield {**lesson, "id": id_, "labels": labels, "region": region}
+        labels = dict.fromkeys(label for result in found for label in _labels(result, control))
+        if labels or control.multiple:  # no box ticked: none of the classes
+            yield ImageLabels(control.name, image, "", tuple(labels))
+
+
+def _region_labels(results: Sequence[Mapping[str, Any]], control: Control, image: str) -> Iterator[ImageLabels]:
+    seen: set[str] = set()
+    for number, result in enumerate(results):
+        if labels := _labels(result, control):
+            id_ = storable(str(result.get("id") or number))
+            if id_ in seen:
+                id_ = f"{id_} {number}"
+            seen.add(id_)
+            geometry = {key: result.get(key) for key in ("original_width", "original_height", "image_rotation")}
+            value = {key: part for key, part in result["value"].items() if key != control.kind}
+            yield ImageLabels(control.name, image, id_, tuple(labels), {**geometry, "value": value})
 
 
 def _labels(result: Mapping[str, Any], control: Control) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a Label Studio project asks: the controls of its labelling configuration that a classifier can answer."""
+"""The controls of a Label Studio labelling configuration that a classifier can predict."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _MAX_DEPTH = 100
 
 @dataclass(frozen=True)
 class Control:
-    """A question about an image.
+    """A tag that asks for the class of an image, or of regions of it.
 
     Attributes
     ----------
     name, to_name : str
-        Of the control, and of the image it asks about.
+        Of the control, and of the image it is for.
     kind : str
-        "choices" asks about the picture as a whole, the others about each region; it is also the type of its results,
-        and the key of the labels in them.
+        "choices" is for the image as a whole, the others for each region; it is also the type of its results, and the
+        key of the labels in them.
     labels : tuple of str
-        What may be answered; empty where each task brings its own.
+        The classes; empty where each task brings its own.
     multiple : bool
-        Whether several labels may be chosen together, or none.
+        Whether several labels may be chosen together, or none (multi-label classification).
     image : str
-        Where a task's data holds the image.
+        The key of the image in a task's data.
     """
 
     name: str
@@ -54,7 +54,7 @@ class _Tag:
 
 
 def parse_config(xml: str) -> tuple[Control, ...]:
-    """Read the controls that ask for the class of an image, or of a region of one; others are passed over.
+    """Read the controls that ask for the class of an image, or of a region of one; others are left out.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A registry answers a Label Studio project: from tasks to predictions."""
+"""A registry's predictions for the tasks of a Label Studio project."""
 
 from __future__ import annotations
 
@@ -9,87 +9,88 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.integrations.label_studio.label_studio_client import LabelStudioClient
 from fewshot.integrations.label_studio.labeling_config import Control
-from fewshot.integrations.label_studio.server import Server
-from fewshot.integrations.label_studio.suggestions import CONFIDENT, Answer, Answerer
-from fewshot.integrations.label_studio.task_images import pieces
-from fewshot.integrations.label_studio.tasks import Question, prediction_of, questions
-from fewshot.registry import Lessons, Memory
+from fewshot.integrations.label_studio.suggestions import CONFIDENT, LabelSuggester, Suggestion
+from fewshot.integrations.label_studio.task_images import fetch_images
+from fewshot.integrations.label_studio.tasks import QueryImage, prediction_of, query_images
+from fewshot.registry import AnnotationSnapshot, AnnotationWriter
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-def version_of(state: tuple[int, int]) -> str:
-    """Return the model version of a registry's state: another after each lesson."""
+def model_version(state: tuple[int, int]) -> str:
+    """Return the model version of a registry's (revision, rewrites): another whenever annotations were applied."""
     return f"fewshot-{state[0]}"
 
 
 @dataclass(frozen=True)
-class Model:
-    """What was learned of each control, in one state of the registry.
+class ProjectModel:
+    """A suggester for each control, in one state of the registry.
 
     Attributes
     ----------
     version : str
-    answerers : mapping of Control to Answerer
-    least : float
-        Suggestions with a lower score are kept back.
+    suggesters : mapping of Control to LabelSuggester
+    min_score : float
+        Suggestions of a lower score are left out.
     """
 
     version: str
-    answerers: Mapping[Control, Answerer]
-    least: float
+    suggesters: Mapping[Control, LabelSuggester]
+    min_score: float
 
     def predict(
-        self, tasks: Sequence[Mapping[str, Any]], encoder: Encoder, server: Server, context: object = None
+        self, tasks: Sequence[Mapping[str, Any]], encoder: Encoder, client: LabelStudioClient, context: object = None
     ) -> list[dict[str, Any]]:
-        """Return one prediction a task, in their order; an empty one for a task whose picture cannot be had."""
+        """Return one prediction a task, in their order; an empty one for a task whose image cannot be had."""
         from fewshot.encoders import encode_valid
 
-        taught = [control for control, answerer in self.answerers.items() if not answerer.knows_nothing]
-        asked = [
-            (number, question) for number, task in enumerate(tasks) for question in questions(task, taught, context)
+        controls = [control for control, suggester in self.suggesters.items() if not suggester.is_empty]
+        queries = [
+            (number, query) for number, task in enumerate(tasks) for query in query_images(task, controls, context)
         ]
-        answers: list[list[tuple[Question, Answer]]] = [[] for _ in tasks]
-        for batch in pieces([question for _, question in asked], server):
-            there = [place for place, piece in batch if not isinstance(piece, Exception)]
-            encoded = encode_valid(encoder, [piece for _, piece in batch if not isinstance(piece, Exception)])
-            mine = [asked[there[n]] for n in encoded.kept.tolist()]
-            found = self._answered([question for _, question in mine], encoded.vectors)
-            for (number, question), answer in zip(mine, found, strict=True):
-                answers[number].append((question, answer))
-        return [prediction_of(answered, self.version, self.least) for answered in answers]
+        suggested: list[list[tuple[QueryImage, Suggestion]]] = [[] for _ in tasks]
+        for batch in fetch_images([query for _, query in queries], client):
+            there = [position for position, image in batch if not isinstance(image, Exception)]
+            encoded = encode_valid(encoder, [image for _, image in batch if not isinstance(image, Exception)])
+            readable = [queries[there[n]] for n in encoded.kept.tolist()]
+            found = self._suggest([query for _, query in readable], encoded.vectors)
+            for (number, query), suggestion in zip(readable, found, strict=True):
+                suggested[number].append((query, suggestion))
+        return [prediction_of(of_task, self.version, self.min_score) for of_task in suggested]
 
-    def _answered(self, asked: Sequence[Question], vectors: NDArray[np.float32]) -> list[Answer]:
-        """Answer n questions, given the vectors (n, d) of their pictures, those of each control together."""
-        found: dict[int, Answer] = {}
-        for control in dict.fromkeys(question.control for question in asked):
-            mine = [n for n, question in enumerate(asked) if question.control == control]
-            found.update(zip(mine, self.answerers[control].answer(vectors[mine]), strict=True))
-        return [found[n] for n in range(len(asked))]
+    def _suggest(self, queries: Sequence[QueryImage], vectors: NDArray[np.float32]) -> list[Suggestion]:
+        """Classify q queries, given their embeddings (q, d), those of each control together."""
+        found: dict[int, Suggestion] = {}
+        for control in dict.fromkeys(query.control for query in queries):
+            mine = [n for n, query in enumerate(queries) if query.control == control]
+            found.update(zip(mine, self.suggesters[control].suggest(vectors[mine]), strict=True))
+        return [found[n] for n in range(len(queries))]
 
 
-class Predictor:
-    """Makes models, and keeps what it made of one state of the registry until the next.
+class ProjectPredictor:
+    """Makes the project's model, and remakes it when the registry or the controls change.
 
     Parameters
     ----------
     only_confident : bool
-        Whether suggestions with a score under ``CONFIDENT`` are kept back.
+        Whether suggestions of a score under ``CONFIDENT`` are left out.
     """
 
     def __init__(self, *, only_confident: bool = False) -> None:
-        self._least = CONFIDENT if only_confident else 0.0
-        self._memory: Memory | None = None
-        self._answerers: dict[Control, Answerer] = {}
+        self._min_score = CONFIDENT if only_confident else 0.0
+        self._snapshot: AnnotationSnapshot | None = None
+        self._suggesters: dict[Control, LabelSuggester] = {}
 
-    def model(self, controls: Sequence[Control], lessons: Lessons, encoder: Encoder) -> Model:
-        """Return what the registry knows now."""
-        if self._memory is None or self._memory.state != lessons.state():
-            self._memory, self._answerers = lessons.memory(encoder), {}
-        memory, known = self._memory, self._answerers
-        self._answerers = {
-            control: known.get(control) or Answerer(control, memory, encoder.fingerprint) for control in controls
+    def model(self, controls: Sequence[Control], writer: AnnotationWriter, encoder: Encoder) -> ProjectModel:
+        """Return the model of the registry as it is now."""
+        if self._snapshot is None or self._snapshot.state != writer.state():
+            self._snapshot, self._suggesters = writer.snapshot(encoder), {}
+        snapshot, known = self._snapshot, self._suggesters
+        self._suggesters = {
+            control: known.get(control) or LabelSuggester(control, snapshot, encoder.fingerprint)
+            for control in controls
         }
-        return Model(version_of(memory.state), self._answerers, self._least)
+        return ProjectModel(model_version(snapshot.state), self._suggesters, self._min_score)

@@ -1,4 +1,4 @@
-"""Regions of a picture as Label Studio describes them: rectangles in percent, brush strokes as run lengths."""
+"""Regions of an image as Label Studio describes them: rectangles in percent, brush masks as run lengths."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _CHANNELS = 4
 _OPAQUE = 3  # the channel that holds the mask
 
 
-def crop(image: Image.Image, result: Mapping[str, Any]) -> Image.Image:
-    """Cut a region out of its upright picture.
+def crop_region(image: Image.Image, result: Mapping[str, Any]) -> Image.Image:
+    """Cut a region out of its upright image.
 
     Parameters
     ----------
     image : PIL image
     result : mapping
-        One result of an annotation. A rectangle's ``value`` holds x, y, width and height in percent of the picture, and
-        rotation in degrees, clockwise about the corner (x, y): it is turned upright. Of a brush stroke's ``value``
-        with ``rle`` the box around it is cut out. ``image_rotation`` says how the annotator had turned the picture.
+        One result of an annotation. A rectangle's ``value`` holds x, y, width and height in percent of the image, and
+        rotation in degrees, clockwise about the corner (x, y): it is turned upright. Of a brush mask, a ``value``
+        with ``rle``, the bounding box is cut out. ``image_rotation`` is how the annotator had turned the image.
 
     Raises
     ------
-    ValueError : if the region is empty, lies outside the picture, or is no region.
+    ValueError : if the region is empty, lies outside the image, or is no region.
     """
     value = result.get("value")
     if not isinstance(value, Mapping):
@@ -44,7 +44,7 @@ def crop(image: Image.Image, result: Mapping[str, Any]) -> Image.Image:
 
 
 def _turned(image: Image.Image, rotation: object) -> Image.Image:
-    """Turn a picture as the annotator had it: coordinates are those of the turned one."""
+    """Turn an image as the annotator had it: coordinates are those of the turned one."""
     angle = _number("image_rotation", rotation or 0) % 360
     if angle % 90:
         raise ValueError(f"image_rotation must be a multiple of 90 degrees, not {shown(rotation)}")
@@ -103,17 +103,17 @@ def _brush_box(image: Image.Image, result: Mapping[str, Any], rle: object) -> tu
 
 
 def brush_mask(rle: object, width: int, height: int) -> NDArray[np.bool_]:
-    """Decode a brush stroke.
+    """Decode a brush mask.
 
     Parameters
     ----------
     rle : sequence of int
-        Bytes. As bits, the highest first: 32 say how many values follow (height x width x 4, an RGBA picture row by
-        row), 5 the bits of a value less one, 4 x 4 the bits of a length less one. Then come stretches: one bit says
-        whether a single value is repeated, two which of the four sizes the length has, then the length less one, then
-        the value, or as many values as the length says. The fourth channel is the mask.
+        Bytes. As bits, the highest first: 32 say how many values follow (height x width x 4, an RGBA image row by
+        row), 5 the bits of a value less one, 4 x 4 the bits of a length less one. Then come runs: one bit says whether
+        a single value is repeated, two which of the four sizes the length has, then the length less one, then the
+        value, or as many values as the length says. The fourth channel is the mask.
     width, height : int
-        Of the picture, in pixels.
+        Of the image, in pixels.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def brush_mask(rle: object, width: int, height: int) -> NDArray[np.bool_]:
 
     Raises
     ------
-    ValueError : if it is none, of another picture, or too large.
+    ValueError : if it is none, of another image, or too large.
     """
     if not isinstance(rle, Sequence) or isinstance(rle, (str, bytes)):
         raise ValueError(f"a brush stroke's rle must be a list of bytes, not {type(rle).__name__}")

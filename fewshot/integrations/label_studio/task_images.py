@@ -1,4 +1,4 @@
-"""The pictures that tasks and annotations are about, or regions of them: fetched and cut out a few at a time."""
+"""The images that tasks and annotations are about, or regions of them: fetched and cut out a few at a time."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from PIL.Image import Image
 
 from fewshot.errors import ImageError
-from fewshot.integrations.label_studio.regions import crop
-from fewshot.integrations.label_studio.server import Server, Unreachable
+from fewshot.integrations.label_studio.label_studio_client import LabelStudioClient, Unreachable
+from fewshot.integrations.label_studio.regions import crop_region
 from fewshot.media import attempt, map_ahead, open_image
-from fewshot.registry import storable
 
 if TYPE_CHECKING:
-    Piece: TypeAlias = bytes | Image | Exception
-    """A picture's file, a region cut out of one, or why there is neither."""
+    FetchedImage: TypeAlias = bytes | Image | Exception
+    """An image's file, a region cut out of one, or why there is neither."""
 
 _FETCHERS = 4
-_MOST, _MOST_BYTES = 64, 2**25
-"""Of the pieces that are handed over together; the last of them may exceed the second."""
+_BATCH_IMAGES, _BATCH_BYTES = 64, 2**25
+"""The most in a batch; its last image may exceed the second."""
 
 
-class Wanted(Protocol):
-    """A picture, by its address, or the region of it that a result outlines."""
+class ImageOrRegion(Protocol):
+    """An image, by its address, or the region of it that a result outlines."""
 
     @property
     def image(self) -> str: ...  # noqa: D102
@@ -33,18 +32,20 @@ class Wanted(Protocol):
     def region(self) -> Mapping[str, Any] | None: ...  # noqa: D102
 
 
-def pieces(wanted: Iterable[Wanted], server: Server) -> Iterator[list[tuple[int, Piece]]]:
-    """Yield what is wanted, some at a time, each with its place; or why it cannot be had.
+def fetch_images(
+    wanted: Iterable[ImageOrRegion], client: LabelStudioClient
+) -> Iterator[list[tuple[int, FetchedImage]]]:
+    """Yield images and regions in batches, each with its position; or why it cannot be had.
 
-    However many regions there are, of however large pictures, few are held at once: the list handed over is emptied
-    as soon as more is asked for. A picture is fetched once for all that want it one after another.
+    However many regions there are, of however large images, few are in memory at once: a batch is emptied as soon as
+    the next is asked for. An image is fetched once for neighbours that share it.
     """
-    batch: list[tuple[int, Piece]] = []
+    batch: list[tuple[int, FetchedImage]] = []
     size = 0
-    for place, piece in enumerate(_each(wanted, server)):
-        batch.append((place, piece))
-        size += _bytes_of(piece)
-        if len(batch) >= _MOST or size >= _MOST_BYTES:
+    for position, image in enumerate(_each(wanted, client)):
+        batch.append((position, image))
+        size += _bytes_of(image)
+        if len(batch) >= _BATCH_IMAGES or size >= _BATCH_BYTES:
             yield batch
             batch.clear()
             size = 0
@@ -52,17 +53,14 @@ def pieces(wanted: Iterable[Wanted], server: Server) -> Iterator[list[tuple[int,
         yield batch
 
 
-def _each(wanted: Iterable[Wanted], server: Server) -> Iterator[Piece]:
+def _each(wanted: Iterable[ImageOrRegion], client: LabelStudioClient) -> Iterator[FetchedImage]:
     groups = [list(group) for _, group in groupby(wanted, key=lambda one: one.image)]
 
-    def fetch(group: list[Wanted]) -> bytes | ImageError | Unreachable:
-        address = group[0].image
+    def fetch(group: list[ImageOrRegion]) -> bytes | ImageError | Unreachable:
         try:
-            return server.picture(address)
+            return client.image(group[0].image)
         except (ImageError, Unreachable) as error:
             return error
-        except ValueError as error:  # no address at all
-            return ImageError(storable(address[:100]), f"cannot be fetched ({type(error).__name__})")
 
     files = map_ahead(fetch, groups, workers=_FETCHERS, ahead=_FETCHERS)
     for group, file in zip(groups, files, strict=True):
@@ -78,12 +76,12 @@ def _each(wanted: Iterable[Wanted], server: Server) -> Iterator[Piece]:
 
 def _cut_out(image: Image, region: Mapping[str, Any]) -> Image | Exception:
     try:
-        return crop(image, region)
+        return crop_region(image, region)
     except (ValueError, ArithmeticError, OSError, MemoryError) as error:
         return error
 
 
-def _bytes_of(piece: Piece) -> int:
-    if isinstance(piece, Image):
-        return 3 * piece.width * piece.height
-    return len(piece) if isinstance(piece, bytes) else 0
+def _bytes_of(image: FetchedImage) -> int:
+    if isinstance(image, Image):
+        return 3 * image.width * image.height
+    return len(image) if isinstance(image, bytes) else 0

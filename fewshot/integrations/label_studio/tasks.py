@@ -1,4 +1,4 @@
-"""From Label Studio's tasks to pictures and regions to classify, and back to its predictions."""
+"""Label Studio's tasks read into images and regions to classify, and suggestions written as its predictions."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot.integrations.label_studio.labeling_config import Control
-from fewshot.integrations.label_studio.suggestions import Answer
+from fewshot.integrations.label_studio.suggestions import Suggestion
 
-_MOST_REGIONS = 500
+_MAX_REGIONS = 500
 _SHAPES = {
     "rectanglelabels": ("rectanglelabels", "rectangle"),
     "brushlabels": ("brushlabels", "brush"),
 }
-_KEPT = ("id", "original_width", "original_height", "image_rotation")
+_GEOMETRY = ("id", "original_width", "original_height", "image_rotation")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A picture, or a region of one, that a control asks about.
+class QueryImage:
+    """An image, or a region of one, to be classified for a control.
 
     Attributes
     ----------
     control : Control
     image : str
-        Where the picture lies.
+        The image's address.
     region : mapping or None
-        What outlines the region, as a result does; None for the whole picture.
+        What outlines the region, as a result does; None for the whole image.
     """
 
     control: Control
@@ -36,12 +36,12 @@ class Question:
     region: Mapping[str, Any] | None = None
 
 
-def questions(task: Mapping[str, Any], controls: Sequence[Control], context: object = None) -> Iterator[Question]:
-    """Yield what a task asks.
+def query_images(task: Mapping[str, Any], controls: Sequence[Control], context: object = None) -> Iterator[QueryImage]:
+    """Yield the images and regions of a task that its controls ask to classify.
 
     The regions are those of its drafts, annotations and predictions, each once, 500 at most; or, where an annotator has
-    drawn one this moment, the one in the request's ``context``. One that JSON cannot hold, as it has an endless number,
-    is passed over.
+    just drawn one, the one in the request's ``context``. A region that JSON cannot hold, with an infinite number, is
+    left out.
     """
     data = task.get("data")
     for control in controls:
@@ -49,10 +49,10 @@ def questions(task: Mapping[str, Any], controls: Sequence[Control], context: obj
         if not isinstance(image, str):
             continue
         if control.kind == "choices":
-            yield Question(control, image)
+            yield QueryImage(control, image)
         else:
             for region in _regions(task, control, context):
-                yield Question(control, image, region)
+                yield QueryImage(control, image, region)
 
 
 def _regions(task: Mapping[str, Any], control: Control, context: object) -> list[Mapping[str, Any]]:
@@ -64,19 +64,23 @@ def _regions(task: Mapping[str, Any], control: Control, context: object) -> list
         fits = result.get("type") in _SHAPES[control.kind] and result.get("to_name") == control.to_name
         if not fits or not isinstance(value, Mapping):
             continue
-        outline = {key: part for key, part in value.items() if key == "rle" or not isinstance(part, (list, dict))}
-        kept = {key: result[key] for key in _KEPT if key in result and not isinstance(result[key], (list, dict))}
+        outline = {key: part for key, part in value.items() if key == "rle" or not _is_nested(part)}
+        geometry = {key: result[key] for key in _GEOMETRY if key in result and not _is_nested(result[key])}
         try:
-            _strict_json(kept)
+            _strict_json(geometry)
             same = _strict_json([outline, result.get("image_rotation") or 0])
         except (ValueError, RecursionError):
-            continue  # no answer could tell of it
-        found.setdefault(same, {**kept, "value": outline})
-    return list(found.values())[:_MOST_REGIONS]
+            continue  # no prediction could hold it
+        found.setdefault(same, {**geometry, "value": outline})
+    return list(found.values())[:_MAX_REGIONS]
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, (list, dict))
 
 
 def _strict_json(value: object) -> bytes:
-    """Write what any reader of JSON can read: no endless number, and no half of a letter."""
+    """Write what any reader of JSON can read: no infinite number, no lone surrogate."""
     return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
 
 
@@ -88,27 +92,29 @@ def _results(holders: object) -> list[Mapping[str, Any]]:
     return found
 
 
-def result_of(question: Question, answer: Answer) -> dict[str, Any] | None:
-    """Put an answer as a result of a prediction; None where there is nothing to suggest."""
-    if not answer.labels:
+def _result(query: QueryImage, suggestion: Suggestion) -> dict[str, Any] | None:
+    """Write a suggestion as a result of a prediction; None where there is no label."""
+    if not suggestion.labels:
         return None
-    control, score = question.control, round(answer.score, 4)
+    control, score = query.control, round(suggestion.score, 4)
     named = {"from_name": control.name, "to_name": control.to_name, "type": control.kind, "score": score}
-    labels = {control.kind: list(answer.labels)}
-    if question.region is None:
+    labels = {control.kind: list(suggestion.labels)}
+    if query.region is None:
         return {**named, "value": labels}
-    return {**question.region, **named, "value": {**question.region["value"], **labels}}
+    return {**query.region, **named, "value": {**query.region["value"], **labels}}
 
 
-def prediction_of(answers: Sequence[tuple[Question, Answer]], version: str, least: float = 0.0) -> dict[str, Any]:
-    """Put the answers to a task's questions as its prediction; those with a score under ``least`` are kept back.
+def prediction_of(
+    suggested: Sequence[tuple[QueryImage, Suggestion]], version: str, min_score: float = 0.0
+) -> dict[str, Any]:
+    """Write the suggestions for a task as its prediction, without those of a score under ``min_score``.
 
-    Its score is that of the least sure answer, so that a list sorted by it begins with what is worth looking at; 0
-    where nothing was asked, or nothing known.
+    Its score is the lowest of all suggestions, so that a list sorted by it begins with the least confident; 0 where
+    there is nothing to classify, or no class yet.
     """
-    found = [result_of(question, answer) for question, answer in answers if answer.score >= least]
+    results = [_result(query, suggestion) for query, suggestion in suggested if suggestion.score >= min_score]
     return {
         "model_version": version,
-        "score": round(min((answer.score for _, answer in answers), default=0.0), 4),
-        "result": [result for result in found if result is not None],
+        "score": round(min((suggestion.score for _, suggestion in suggested), default=0.0), 4),
+        "result": [result for result in results if result is not None],
     }

@@ -1,10 +1,13 @@
-"""Notes of annotations, the lessons in them, and what was learned."""
+"""Annotations on their way into a registry: as recorded, with their images, and as applied."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,101 +16,154 @@ from fewshot.registry.store import Rows
 
 
 @dataclass(frozen=True)
-class Note:
-    """An annotation as it was at one time, still to be learned.
+class ImageLabels:
+    """The labels that an annotation gives one image, or one region of it, by the image's address.
+
+    Attributes
+    ----------
+    control : str
+        The control of the labelling configuration that they answer.
+    image : str
+        The image's address.
+    region_id : str
+        "" for the whole image; unique within the annotation and control.
+    labels : tuple of str
+        Empty: none of the classes.
+    region : mapping or None
+        The region's outline, in JSON; None for the whole image.
+    """
+
+    control: str
+    image: str
+    region_id: str
+    labels: tuple[str, ...]
+    region: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class AnnotationRecord:
+    """One version of an annotation.
 
     Attributes
     ----------
     annotation, task : int
         Their ids, unique within the registry.
     updated : int
-        When the annotation was last changed, in microseconds since 1970; the latest note of an annotation counts.
-    body : str
-        What the teacher needs to know of it; "[]" where there is nothing to learn, as of a skipped task.
+        When the annotation was last changed, in microseconds since 1970; its latest record counts.
+    labels : tuple of ImageLabels
+        Empty for a skipped task.
     """
 
     annotation: int
     task: int
     updated: int
-    body: str
+    labels: tuple[ImageLabels, ...] = ()
+
+    @classmethod
+    def from_json(cls, annotation: int, task: int, updated: int, text: str) -> AnnotationRecord:
+        """Read a record whose labels were written by ``labels_json``."""
+        labels = (
+            ImageLabels(one["control"], one["image"], one["id"], tuple(one["labels"]), one.get("region"))
+            for one in json.loads(text)
+        )
+        return cls(annotation, task, updated, tuple(labels))
+
+    @cached_property
+    def labels_json(self) -> str:
+        """The labels as the registry's file stores them.
+
+        Raises
+        ------
+        RecursionError : if a region is nested too deep.
+        """
+        labels = [
+            {"control": one.control, "image": one.image, "id": one.region_id, "labels": one.labels}
+            | ({} if one.region is None else {"region": one.region})
+            for one in self.labels
+        ]
+        return json.dumps(labels, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the body, in hexadecimal: what is kept of it once it is learned."""
-        return hashlib.sha256(self.body.encode()).hexdigest()
+        """The SHA-256 of ``labels_json``, in hexadecimal: what is stored of an applied annotation."""
+        return hashlib.sha256(self.labels_json.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """The labels that an annotation gives one picture, or none of them.
+class LabelledImage:
+    """An image, or a region cut out of one, with the labels that an annotation gives it.
 
     Attributes
     ----------
-    control : str
-        Which question it answers; a project may ask several.
-    region : str
-        Which region of the annotated picture this one is; "" is the whole.
-    labels : tuple of str
-        Empty: it is none of the classes.
-    picture : bytes
+    control, region_id, labels
+        As in ``ImageLabels``.
+    image : bytes
         The file.
     source : str
         Where it came from, for people.
     """
 
     control: str
-    region: str
+    region_id: str
     labels: tuple[str, ...]
-    picture: bytes
+    image: bytes
     source: str
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
-        """The SHA-256 of the picture."""
-        return hashlib.sha256(self.picture).digest()
+        """The SHA-256 of the file."""
+        return hashlib.sha256(self.image).digest()
 
 
 @dataclass(frozen=True)
-class Taught:
-    """What is to be learned of a note, and what of it cannot be, a sentence each.
+class FetchedAnnotation:
+    """An annotation with its images, and why others of them cannot be had, a sentence each.
 
-    Large ones come in parts, so that not all of their pictures need be held at once: with the one that ``begins``,
-    what the annotation taught before is unlearned; with the one that ``ends``, the note no longer waits.
+    One with many images comes in parts, so that not all need be in memory at once: the first part replaces what was
+    applied of the annotation before, after the last the annotation is no longer pending.
     """
 
-    note: Note
-    lessons: tuple[Lesson, ...] = ()
+    record: AnnotationRecord
+    images: tuple[LabelledImage, ...] = ()
     problems: tuple[str, ...] = ()
-    begins: bool = True
-    ends: bool = True
+    is_first: bool = True
+    is_last: bool = True
 
 
 @dataclass(frozen=True)
-class Asked:
-    """That all is to be learned again: when that was asked, in nanoseconds since 1970, and what the teacher needs."""
+class ResyncRequest:
+    """A request to read all annotations of a project again.
 
-    when: int
-    how: str
+    Attributes
+    ----------
+    requested_at : int
+        In nanoseconds since 1970.
+    config : str
+        The labelling configuration to read them by.
+    """
+
+    requested_at: int
+    config: str
 
 
 @dataclass(frozen=True)
-class Vote:
-    """One label, or with "" none, that an annotation gives a picture: an example's or a negative's, by its id."""
+class AppliedLabel:
+    """A label, or "" for none of the classes, that an annotation gives an example or a negative, by its id."""
 
     annotation: int
     control: str
-    region: str
+    region_id: str
     label: str
     example: int | None
     negative: int | None
 
 
 @dataclass(frozen=True)
-class Memory:
-    """All that was learned, in one state of the registry."""
+class AnnotationSnapshot:
+    """What the annotations of a registry amount to, in one state of it."""
 
     state: tuple[int, int]  # revision, rewrites
     metric: str
     rows: Rows
-    votes: list[Vote]
+    applied: list[AppliedLabel]
     negatives: Mapping[int, NDArray[np.float32]]

@@ -1,4 +1,4 @@
-"""What annotations have taught a registry: written down before it is learned, and unlearned with the annotation."""
+"""The annotations of a labelling tool in a registry: recorded first, applied later, removed when they are deleted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.registry import negative_examples
-from fewshot.registry.annotations.annotation_records import Asked, Memory, Note, Taught, Vote
-from fewshot.registry.annotations.applying import Places, Pupil, drop_unsupported, supported
+from fewshot.registry.annotations.annotation_applier import (
+    AnnotationApplier,
+    AppliedImages,
+    drop_unsupported,
+    supported,
+)
+from fewshot.registry.annotations.annotation_records import (
+    AnnotationRecord,
+    AnnotationSnapshot,
+    AppliedLabel,
+    FetchedAnnotation,
+    ResyncRequest,
+)
 from fewshot.registry.encoder_identity import check_encoder, remember_encoder
 from fewshot.registry.store import RegistryStore
 
@@ -23,12 +34,12 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class Lessons:
-    """The annotations that a registry learns from, kept in its file.
+class AnnotationWriter:
+    """Records annotations in a registry, and applies them to its examples and negatives.
 
-    An annotation's note is durable once ``note`` returns, and is learned later by ``learn``. Notes may come twice or
-    out of order: the latest counts, and after ``forget`` none. An example stays as long as a lesson supports it; one
-    that was there before any lesson stays for good.
+    An annotation is durable once ``record`` returns, and pending until ``apply``. Records may come twice or out of
+    order: the latest counts, and after ``delete`` none. An example is removed with the last annotation that gives it;
+    one that was registered before any annotation gave it is never removed.
 
     Parameters
     ----------
@@ -42,13 +53,13 @@ class Lessons:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._store = RegistryStore(path, create=False)
-        self._begun: dict[int, Places] = {}
+        self._before: dict[int, AppliedImages] = {}
 
     def close(self) -> None:
         """Close the file."""
         self._store.close()
 
-    def __enter__(self) -> Lessons:
+    def __enter__(self) -> AnnotationWriter:
         return self
 
     def __exit__(
@@ -57,29 +68,29 @@ class Lessons:
         self.close()
 
     def state(self) -> tuple[int, int]:
-        """Return (revision, rewrites): whenever anything is learned or unlearned, the first grows."""
+        """Return (revision, rewrites): the first grows whenever examples or negatives change."""
         return self._store.state()
 
-    def note(self, notes: Iterable[Note], *, again: bool = False) -> int:
-        """Write notes down, to be learned; returns how many were new.
+    def record(self, records: Iterable[AnnotationRecord], *, refresh: bool = False) -> int:
+        """Record annotations, to be applied; returns how many were new.
 
-        Left out are notes older than what is known of their annotation, those that are known already, and those of
-        annotations and tasks that were deleted. With ``again``, known ones are taken too where they say something
-        else now, as when the project asks another question, or something of what they taught is missing.
+        Left out are records older than the latest of their annotation, those recorded already, and those of deleted
+        annotations and tasks. With ``refresh``, a record of the same time is taken too if its labels differ, as after
+        a change of the labelling configuration, or if some of its images could not be applied or were removed.
         """
-        fresh = [note for note in notes if self._is_news(note, again)]
+        fresh = [record for record in records if self._is_new(record, refresh)]
         if not fresh:
             return 0
         with self._store.write(append=True) as connection:
-            fresh = [note for note in fresh if self._is_news(note, again)]
+            fresh = [record for record in fresh if self._is_new(record, refresh)]
             connection.executemany(
                 "INSERT OR REPLACE INTO annotations (id, task, updated, state, body) VALUES (?, ?, ?, 'waiting', ?)",
-                [(note.annotation, note.task, note.updated, note.body) for note in fresh],
+                [(record.annotation, record.task, record.updated, record.labels_json) for record in fresh],
             )
         return len(fresh)
 
-    def forget(self, annotations: Iterable[int] = (), *, tasks: Iterable[int] = ()) -> None:
-        """Unlearn deleted annotations, and all those of deleted tasks; notes of them that come later count no more."""
+    def delete(self, annotations: Iterable[int] = (), *, tasks: Iterable[int] = ()) -> None:
+        """Remove deleted annotations, and all those of deleted tasks; later records of them are left out."""
         annotations, tasks = set(annotations), set(tasks)
         with self._store.read() as connection:
             annotations -= {id_ for (id_,) in connection.execute("SELECT id FROM annotations WHERE state = 'gone'")}
@@ -92,14 +103,14 @@ class Lessons:
                 of_task = connection.execute("SELECT id FROM annotations WHERE task = ?", (task,))
                 annotations |= {id_ for (id_,) in of_task}
             for annotation in annotations:
-                self._unteach(connection, annotation)
+                self._remove(connection, annotation)
             connection.executemany(
                 "INSERT OR REPLACE INTO annotations (id, updated, state) VALUES (?, 0, 'gone')",
                 [(annotation,) for annotation in annotations],
             )
 
-    def missing(self, annotations: Iterable[int]) -> None:
-        """Unlearn annotations that are not there at present; unlike deleted ones, they may come back."""
+    def retract(self, annotations: Iterable[int]) -> None:
+        """Remove annotations that are absent for now; unlike deleted ones, they may be recorded again."""
         with self._store.read() as connection:
             held = connection.execute(
                 "SELECT annotation FROM lessons UNION SELECT id FROM annotations WHERE state = 'waiting'"
@@ -109,47 +120,48 @@ class Lessons:
             return
         with self._store.write(append=True) as connection:
             for annotation in gone:
-                self._unteach(connection, annotation)
+                self._remove(connection, annotation)
                 connection.execute(
                     "UPDATE annotations SET state = 'learned', body = '', reason = NULL "
                     "WHERE id = ? AND state <> 'gone'",
                     (annotation,),
                 )
 
-    def ask_again(self, how: str) -> None:
-        """Keep in the file that all is to be learned again from the project's export, and how, until ``answered``."""
+    def request_resync(self, config: str) -> None:
+        """Record that the project's export is to be read again by a labelling configuration."""
         with self._store.write(silent=True):
-            self._store.set_meta(learn_again=json.dumps([time.time_ns(), how]))
+            self._store.set_meta(learn_again=json.dumps([time.time_ns(), config]))
 
-    def asked_again(self) -> Asked | None:
-        """Return how all is to be learned again, where that was asked and is not done."""
-        asked = self._store.meta().get("learn_again")
-        return None if asked is None else Asked(*json.loads(asked))
+    def resync_request(self) -> ResyncRequest | None:
+        """Return the request to read the project's export again, if there is one."""
+        text = self._store.meta().get("learn_again")
+        return None if text is None else ResyncRequest(*json.loads(text))
 
-    def answered(self, asked: Asked) -> None:
-        """Take back what was asked by ``ask_again``, unless it was asked once more since."""
+    def finish_resync(self, request: ResyncRequest) -> None:
+        """Remove a request, unless there is a newer one."""
         with self._store.write(silent=True) as connection:
             connection.execute(
-                "DELETE FROM meta WHERE key = 'learn_again' AND value = ?", (json.dumps([asked.when, asked.how]),)
+                "DELETE FROM meta WHERE key = 'learn_again' AND value = ?",
+                (json.dumps([request.requested_at, request.config]),),
             )
 
-    def known(self) -> set[int]:
-        """Return the annotations that were noted and not deleted."""
+    def recorded(self) -> set[int]:
+        """Return the annotations that were recorded and not deleted."""
         with self._store.read() as connection:
             return {id_ for (id_,) in connection.execute("SELECT id FROM annotations WHERE state <> 'gone'")}
 
-    def waiting(self, *, limit: int, after: int = 0) -> list[Note]:
-        """Return notes still to be learned, of annotations with ids above ``after``, in their order."""
+    def pending(self, *, limit: int, after: int = 0) -> list[AnnotationRecord]:
+        """Return the annotations to be applied, of ids above ``after``, by id."""
         with self._store.read() as connection:
             found = connection.execute(
                 "SELECT id, task, updated, body FROM annotations WHERE state = 'waiting' AND id > ? "
                 "ORDER BY id LIMIT ?",
                 (after, limit),
             )
-            return [Note(*row) for row in found]
+            return [AnnotationRecord.from_json(*row) for row in found]
 
     def problems(self, annotations: Iterable[int]) -> dict[int, str]:
-        """Return of some annotations why they could not be learned, or not all of each, by their ids."""
+        """Return, by id, why annotations could not be applied, or not all of each."""
         found: dict[int, str] = {}
         with self._store.read() as connection:
             for annotation in annotations:
@@ -160,91 +172,93 @@ class Lessons:
                 )
         return found
 
-    def learn(self, taught: Sequence[Taught], encoder: Encoder) -> None:
-        """Learn what notes teach, in place of what their annotations taught before, in one transaction.
+    def apply(self, fetched: Sequence[FetchedAnnotation], encoder: Encoder) -> None:
+        """Apply annotations, in place of what was applied of them before, in one transaction.
 
-        Notes that meanwhile were overtaken by a later one, or deleted, are left out. A lesson that cannot be learned
-        is a problem of its annotation, see ``problems``; the others are learned.
+        Those that meanwhile have a later record, or were deleted, are left out. An image that cannot be embedded is a
+        problem of its annotation, see ``problems``; the others are applied.
         """
         remember_encoder(self._store, encoder)
-        pictures = {lesson.digest: lesson.picture for one in taught for lesson in one.lessons}
-        vectors, reasons = self._embedded(pictures, encoder)
-        keep = bool(self._store.meta()["keep_images"])
+        images = {image.digest: image.image for one in fetched for image in one.images}
+        vectors, reasons = self._embedded(images, encoder)
+        keep_images = bool(self._store.meta()["keep_images"])
         with self._store.write(append=True) as connection:
             check_encoder(self._store, encoder)
-            for one in taught:
+            applier = AnnotationApplier(self._store, connection, encoder, keep_images, self._before)
+            for one in fetched:
                 row = connection.execute(
-                    "SELECT updated, body FROM annotations WHERE id = ? AND state = 'waiting'", (one.note.annotation,)
+                    "SELECT updated, body FROM annotations WHERE id = ? AND state = 'waiting'",
+                    (one.record.annotation,),
                 ).fetchone()
-                if row == (one.note.updated, one.note.body):
-                    Pupil(self._store, connection, encoder, keep, self._begun).take(one, vectors, reasons)
+                if row == (one.record.updated, one.record.labels_json):
+                    applier.apply(one, vectors, reasons)
 
-    def memory(self, encoder: Encoder) -> Memory:
-        """Read all that was learned."""
+    def snapshot(self, encoder: Encoder) -> AnnotationSnapshot:
+        """Read examples, negatives and the annotations that give them."""
         negative_examples.load(self._store, encoder, "negative")  # embeds anew those that another encoder made
         with self._store.read() as connection:
             check_encoder(self._store, encoder)
             meta = self._store.meta()
-            votes = connection.execute(
+            applied = connection.execute(
                 "SELECT annotation, control, region, label, example, negative FROM lessons ORDER BY id"
             )
             negatives = connection.execute(
                 "SELECT id, vector FROM outsiders WHERE fingerprint = ? AND id IN (SELECT negative FROM lessons)",
                 (encoder.fingerprint,),
             )
-            return Memory(
+            return AnnotationSnapshot(
                 self._store.state(),
                 str(meta["metric"]),
                 self._store.rows(encoder.dim),
-                [Vote(*row) for row in votes],
+                [AppliedLabel(*row) for row in applied],
                 {id_: np.frombuffer(vector, "<f4") for id_, vector in negatives},
             )
 
-    def _is_news(self, note: Note, again: bool) -> bool:
+    def _is_new(self, record: AnnotationRecord, refresh: bool) -> bool:
         with self._store.read() as connection:
-            if connection.execute("SELECT 1 FROM deleted_tasks WHERE id = ?", (note.task,)).fetchone():
+            if connection.execute("SELECT 1 FROM deleted_tasks WHERE id = ?", (record.task,)).fetchone():
                 return False
             row = connection.execute(
-                "SELECT state, updated, body, reason FROM annotations WHERE id = ?", (note.annotation,)
+                "SELECT state, updated, body, reason FROM annotations WHERE id = ?", (record.annotation,)
             ).fetchone()
             if row is None:
                 return True
             state, updated, body, reason = row
-            if state == "gone" or updated > note.updated:
+            if state == "gone" or updated > record.updated:
                 return False
-            return updated < note.updated or (again and self._is_wanting(note, state, body, reason))
+            return updated < record.updated or (refresh and self._is_outdated(record, state, body, reason))
 
-    def _is_wanting(self, note: Note, state: str, body: str | None, reason: str | None) -> bool:
+    def _is_outdated(self, record: AnnotationRecord, state: str, body: str | None, reason: str | None) -> bool:
         if state == "waiting":
-            return body != note.body
+            return body != record.labels_json
         with self._store.read() as connection:
-            (taught, there) = connection.execute(
+            (applied, there) = connection.execute(
                 "SELECT count(*), count(example) + count(negative) FROM lessons WHERE annotation = ?",
-                (note.annotation,),
+                (record.annotation,),
             ).fetchone()
-        changed = body is not None and body != note.digest  # None: learned before digests were kept
-        return changed or reason is not None or there < taught
+        changed = body is not None and body != record.digest  # None: applied before digests were stored
+        return changed or reason is not None or there < applied
 
-    def _unteach(self, connection: sqlite3.Connection, annotation: int) -> None:
+    def _remove(self, connection: sqlite3.Connection, annotation: int) -> None:
         old = supported(connection, annotation)
         connection.execute("DELETE FROM lessons WHERE annotation = ?", (annotation,))
         drop_unsupported(self._store, connection, old)
 
     def _embedded(
-        self, pictures: Mapping[bytes, bytes], encoder: Encoder
+        self, images: Mapping[bytes, bytes], encoder: Encoder
     ) -> tuple[dict[bytes, NDArray[np.float32]], dict[bytes, str]]:
-        """Return the vectors of pictures by their hashes, or why there is none; known ones are not embedded again."""
+        """Return the embeddings of images by their hashes, or why there is none; known ones are not embedded again."""
         from fewshot.encoders import encode_valid
 
         vectors: dict[bytes, NDArray[np.float32]] = {}
         with self._store.read() as connection:
             check_encoder(self._store, encoder)
-            for digest in pictures:
+            for digest in images:
                 row = connection.execute("SELECT vector FROM examples WHERE sha256 = ? LIMIT 1", (digest,)).fetchone()
                 if row is not None:
                     vectors[digest] = np.frombuffer(row[0], "<f4")
-        fresh = [digest for digest in pictures if digest not in vectors]
-        encoded = encode_valid(encoder, [pictures[digest] for digest in fresh])
+        fresh = [digest for digest in images if digest not in vectors]
+        encoded = encode_valid(encoder, [images[digest] for digest in fresh])
         for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True):
             vectors[fresh[n]] = vector
         return vectors, {fresh[n]: error.reason for n, error in encoded.failed}

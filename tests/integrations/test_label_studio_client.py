@@ -1,16 +1,19 @@
-"""Where pictures are fetched from, and where the token goes."""
+"""Where images are fetched from, where the token goes, and how long a fetch may take."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import socket
+import threading
 
 import pytest
 from fakes import RED, png
 from label_studio_fakes import TOKEN, FakeLabelStudio
 
 from fewshot import ImageError
-from fewshot.integrations.label_studio import server as server_module
-from fewshot.integrations.label_studio.server import Origin, Server, Unreachable
+from fewshot.integrations import LabelStudioClient, Origin, Unreachable
+from fewshot.integrations.label_studio import label_studio_client
 
 A = "/data/upload/2/a.png"
 
@@ -34,66 +37,66 @@ def other():
     fake.server_close()
 
 
-def server(studio, **settings):
-    return Server(studio.url, TOKEN, **settings)
+def client(studio, **settings):
+    return LabelStudioClient(studio.url, TOKEN, **settings)
 
 
 def test_the_token_goes_to_the_server_itself(studio):
-    assert server(studio).picture(A) == server(studio).picture(studio.url + A) == b"a picture"
+    assert client(studio).image(A) == client(studio).image(studio.url + A) == b"a picture"
     assert studio.asked == [(A, f"Token {TOKEN}")] * 2
 
 
 def test_another_host_is_refused_unasked_and_the_message_says_what_allows_it(studio, other):
     with pytest.raises(ImageError, match=rf"--label-studio-images {other.url}") as caught:
-        server(studio).picture(other.url + "/x.png?signature=secret")
+        client(studio).image(other.url + "/x.png?signature=secret")
     assert "secret" not in str(caught.value)
     assert other.asked == []
 
 
 def test_an_allowed_host_is_asked_without_the_token(studio, other):
-    allowed = server(studio, image_hosts={Origin.of(other.url)})
-    assert allowed.picture(other.url + "/x.png") == b"another"
+    allowed = client(studio, image_hosts={Origin.of(other.url)})
+    assert allowed.image(other.url + "/x.png") == b"another"
     assert other.asked == [("/x.png", None)]
 
 
 @pytest.mark.parametrize("prefix", ["//", "http://user:word@", "http://127.0.0.1.example:80@"])
 def test_a_url_that_only_looks_like_the_servers_gets_no_token(studio, other, prefix):
     with pytest.raises(ImageError, match=r"lies on|cannot be fetched"):
-        server(studio).picture(prefix + other.url.removeprefix("http://") + A)
+        client(studio).image(prefix + other.url.removeprefix("http://") + A)
     assert other.asked == []
 
 
 def test_a_redirect_to_another_host_is_refused_or_followed_without_the_token(studio, other):
     studio.redirects = {A: other.url + "/x.png"}
     with pytest.raises(ImageError, match=r"lies on http://127\.0\.0\.1"):
-        server(studio).picture(A)
+        client(studio).image(A)
     assert other.asked == []
-    assert server(studio, image_hosts={Origin.of(other.url)}).picture(A) == b"another"
+    assert client(studio, image_hosts={Origin.of(other.url)}).image(A) == b"another"
     assert other.asked == [("/x.png", None)]
 
 
 def test_redirects_end(studio):
     studio.redirects = {A: A}
     with pytest.raises(ImageError, match="is redirected more than 3 times"):
-        server(studio).picture(A)
+        client(studio).image(A)
     assert len(studio.asked) == 4
 
 
 def test_where_the_server_calls_itself_otherwise_its_pictures_come_from_where_it_is_reached(studio):
-    known = server(studio, alias="http://label-studio:8080")
-    assert known.picture("http://label-studio:8080" + A) == b"a picture"
+    known = client(studio, alias="http://label-studio:8080")
+    assert known.image("http://label-studio:8080" + A) == b"a picture"
 
 
 def test_a_server_below_a_path_is_asked_there(studio):
     studio.pictures = {"/tools/data/a.png": b"below"}
-    below = Server(studio.url + "/tools", TOKEN)
-    assert below.picture("/data/a.png") == below.picture("/tools/data/a.png") == b"below"
+    below = LabelStudioClient(studio.url + "/tools", TOKEN)
+    assert below.image("/data/a.png") == below.image("/tools/data/a.png") == b"below"
 
 
 def test_a_personal_access_token_is_exchanged_once(studio):
     studio.tokens = {"Bearer short-lived"}
-    personal = Server(studio.url, "a.personal.token")
-    assert personal.picture(A) == personal.picture(A) == b"a picture"
+    personal = LabelStudioClient(studio.url, "a.personal.token")
+    assert personal.image(A) == personal.image(A) == b"a picture"
     assert studio.asked == [
         ("/api/token/refresh", json.dumps({"refresh": "a.personal.token"})),
         (A, "Bearer short-lived"),
@@ -103,7 +106,7 @@ def test_a_personal_access_token_is_exchanged_once(studio):
 
 def test_a_refused_personal_access_token_says_so(studio):
     with pytest.raises(Unreachable, match="gives nothing for the personal access token"):
-        Server(studio.url, "a.revoked.token").picture(A)
+        LabelStudioClient(studio.url, "a.revoked.token").image(A)
 
 
 @pytest.mark.parametrize(
@@ -119,27 +122,27 @@ def test_a_refused_personal_access_token_says_so(studio):
 def test_what_may_get_better_is_told_from_what_will_not(studio, status, error, message):
     studio.fails = status
     with pytest.raises(error, match=message):
-        server(studio).picture(A)
+        client(studio).image(A)
 
 
 def test_a_host_that_does_not_answer_is_left_alone_for_a_while_and_the_server_never(studio, other, monkeypatch):
-    monkeypatch.setattr(server_module, "_PAUSE", 1e6)
-    known = server(studio, image_hosts={Origin.of(other.url)})
+    monkeypatch.setattr(label_studio_client, "_PAUSE_FACTOR", 1e6)
+    known = client(studio, image_hosts={Origin.of(other.url)})
     other.shutdown()
     other.server_close()
     studio.redirects = {"/leads/away.png": other.url + "/x.png"}
     with pytest.raises(Unreachable, match=r"does not answer \(.*\)$") as caught:
-        known.picture(other.url + "/x.png")
+        known.image(other.url + "/x.png")
     assert caught.value.pause == 0
     for address in (other.url + "/y.png", "/leads/away.png"):
         with pytest.raises(Unreachable, match=r"does not answer \(.*\); it is asked again in \d+ s"):
-            known.picture(address)
-    assert known.picture(A) == b"a picture"
+            known.image(address)
+    assert known.image(A) == b"a picture"
     studio.shutdown()
     studio.server_close()
     for _ in range(2):
         with pytest.raises(Unreachable, match=r"does not answer \(.*\)$") as caught:
-            known.picture(A)
+            known.image(A)
         assert caught.value.pause > 0
 
 
@@ -147,33 +150,92 @@ def test_a_server_that_is_not_there_is_unreachable(studio):
     studio.shutdown()
     studio.server_close()
     with pytest.raises(Unreachable, match="does not answer"):
-        server(studio).picture(A)
+        client(studio).image(A)
 
 
 def test_too_large_a_picture_is_refused(studio, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_PICTURE_BYTES", 5)
+    monkeypatch.setattr(label_studio_client, "MAX_IMAGE_BYTES", 5)
     with pytest.raises(ImageError, match="is over the limit of 5 bytes"):
-        server(studio).picture(A)
-
-
-def test_a_picture_within_the_task_is_decoded(studio):
-    known = server(studio)
-    assert known.picture("data:image/png;base64,YWJj") == known.picture("data:,abc") == b"abc"
-    assert known.picture("DATA:image/png;BASE64,YWJ%6A") == b"abc"
-    with pytest.raises(ImageError, match="a data: URI"):
-        known.picture("data:image/png;base64")
+        client(studio).image(A)
 
 
 @pytest.mark.parametrize(
-    "address", ["", "imgs/a.png", "s3://bucket/a.png", "file:///etc/passwd", "http://[::1", "ftp://h/x"]
+    "beginning",
+    [b"", b"HTTP/1.1 200 OK\r\nA-header: ", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"],
+    ids=["status", "header", "body"],
+)
+def test_a_host_that_drips_its_answer_is_given_up_after_the_total_time(studio, other, monkeypatch, beginning):
+    monkeypatch.setattr(label_studio_client, "_DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(label_studio_client, "_PAUSE_FACTOR", 1e6)
+    studio.drips = other.drips = beginning
+    known = client(studio, image_hosts={Origin.of(other.url)})
+    with pytest.raises(Unreachable, match=r"does not answer \(it took more than 0\.\d+ s\)$") as caught:
+        known.image(A)
+    assert caught.value.pause > 0
+    for end in ("$", "; it is asked again in"):
+        with pytest.raises(Unreachable, match=rf"does not answer \(it took more than 0\.\d+ s\){end}"):
+            known.image(other.url + "/x.png")
+    assert len(other.asked) <= 1
+
+
+def test_a_name_server_that_does_not_answer_is_given_up_after_the_total_time(studio, monkeypatch):
+    monkeypatch.setattr(label_studio_client, "_DEADLINE_SECONDS", 0.2)
+    given_up, waited = threading.Event(), []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: waited.append(given_up.wait(20)) or [])
+    known = client(studio, image_hosts={Origin.of("http://images.example")})
+    with pytest.raises(Unreachable, match="it took more than"):
+        known.image("http://images.example/x.png")
+    given_up.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("asyncio"):
+            thread.join()
+    assert waited == [True]
+
+
+def test_an_answer_that_breaks_off_is_no_image(studio):
+    studio.headers = {"Content-Length": "1000"}
+    with pytest.raises(Unreachable, match=r"does not answer \(peer closed connection"):
+        client(studio).image(A)
+
+
+def test_a_compressed_answer_is_not_unpacked(studio):
+    studio.headers = {"Content-Encoding": "gzip"}
+    studio.pictures[A] = packed = gzip.compress(bytes(10**6))
+    assert client(studio).image(A) == packed
+
+
+def test_a_cookie_of_the_server_reaches_no_other_port_of_its_host(studio, other):
+    studio.redirects, studio.headers = {A: other.url + "/x.png"}, {"Set-Cookie": "sessionid=secret; Path=/"}
+    assert client(studio, image_hosts={Origin.of(other.url)}).image(A) == b"another"
+    assert other.cookies == [None]
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/a.png", "file:///etc/passwd", "http://user:word@127.0.0.1/a.png"])
+def test_a_redirect_to_what_is_no_url_of_an_image_is_refused(studio, place):
+    studio.redirects = {A: place}
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        client(studio).image(A)
+
+
+def test_a_picture_within_the_task_is_decoded(studio):
+    known = client(studio)
+    assert known.image("data:image/png;base64,YWJj") == known.image("data:,abc") == b"abc"
+    assert known.image("DATA:image/png;BASE64,YWJ%6A") == b"abc"
+    with pytest.raises(ImageError, match="a data: URI"):
+        known.image("data:image/png;base64")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "imgs/a.png", "s3://bucket/a.png", "file:///etc/passwd", "http://[::1", "ftp://h/x", "http://h:65536/x"],
 )
 def test_an_address_that_is_no_url_of_a_picture_is_refused(studio, address):
     with pytest.raises(ImageError, match="cannot be fetched"):
-        server(studio).picture(address)
+        client(studio).image(address)
 
 
 def test_the_token_is_not_shown():
-    assert TOKEN not in repr(Server("http://localhost:8080", TOKEN))
+    assert TOKEN not in repr(LabelStudioClient("http://localhost:8080", TOKEN))
 
 
 @pytest.mark.parametrize(
@@ -196,9 +258,10 @@ def test_this_machine_is_known_by_name_and_number_alone(url, loopback):
 def test_an_origin_has_the_port_that_its_scheme_implies():
     assert Origin.of("HTTPS://Example.COM./x") == Origin("https", "example.com", 443)
     assert str(Origin.of("http://[::1]")) == "http://[::1]:80"
+    assert Origin.of("http://h:0").port == 0
 
 
 def test_a_picture_of_a_proxied_machine_is_fetched_directly(studio, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     studio.pictures = {A: png(RED)}
-    assert server(studio).picture(A) == png(RED)
+    assert client(studio).image(A) == png(RED)

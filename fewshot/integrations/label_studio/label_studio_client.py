@@ -1,0 +1,217 @@
+"""Images and exports from a Label Studio server, whose token goes to that server and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import httpx2
+
+from fewshot.errors import FewShotError, ImageError
+from fewshot.integrations.label_studio.http_fetch import Answer, TooLarge, fetch
+from fewshot.integrations.label_studio.origin import Origin, without_query
+
+MAX_IMAGE_BYTES = 32 * 2**20
+MAX_EXPORT_BYTES = 512 * 2**20
+_DEADLINE_SECONDS = 30.0
+"""For an image or an export, over all redirects."""
+_MAX_REDIRECTS = 3
+_PAUSE_FACTOR = 3.0
+"""A host that does not answer is not asked again for this many times as long as it took to find that out."""
+
+
+class Unreachable(FewShotError):
+    """Label Studio, or another host of images, does not answer now; it may later.
+
+    Attributes
+    ----------
+    pause : float
+        For how many seconds Label Studio should not be asked for the same again, because it hung.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
+
+
+@dataclass(frozen=True)
+class LabelStudioClient:
+    """Gets images and exports from a Label Studio server.
+
+    Parameters
+    ----------
+    url : str
+        Where the server is reached; it may lie below a path.
+    token : str
+        A user's: a legacy token, or a personal access token, which is exchanged for short-lived ones.
+    alias : str, optional
+        The server's own URL for itself, if another: images there are fetched from ``url``.
+    image_hosts : collection of Origin
+        Other hosts that images may be fetched from, without the token; any else is refused.
+
+    Notes
+    -----
+    At most three redirects are followed, within the same rules. A host other than the server that does not answer is
+    not asked again for a while, so that its images do not delay the others. The server itself always is: it was alive
+    when it called us.
+    """
+
+    url: str
+    token: str = field(repr=False)
+    alias: str | None = None
+    image_hosts: Collection[Origin] = ()
+    _access: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _paused: dict[Origin, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
+
+    def image(self, address: str) -> bytes:
+        """Return the image that a task names: a data: URI, a path on the server, or a URL.
+
+        Raises
+        ------
+        ImageError : if it can never be had, with the reason.
+        Unreachable : if it cannot be had now, or the server refuses the token.
+        """
+        if address[:5].lower() == "data:":
+            return _from_data_uri(address)
+        return self._fetch(self._resolve(address), MAX_IMAGE_BYTES)
+
+    def export(self, project: int) -> Any:
+        """Return all annotated tasks of a project, in Label Studio's JSON.
+
+        Raises
+        ------
+        Unreachable : if they cannot be had.
+        """
+        try:
+            url = self._below(f"/api/projects/{project}/export?exportType=JSON")
+            return json.loads(self._fetch(url, MAX_EXPORT_BYTES))
+        except (ImageError, ValueError) as error:
+            raise Unreachable(f"the export of project {project} cannot be read: {error}") from error
+
+    def _below(self, path: str) -> httpx2.URL:
+        return httpx2.URL(self.url.rstrip("/") + path)
+
+    def _resolve(self, address: str) -> httpx2.URL:
+        """Return the URL of an image; a server below a path may give that path or leave it out."""
+        try:
+            if address.startswith("/") and not address.startswith("//"):
+                server = httpx2.URL(self.url)
+                is_whole = address.startswith(f"{server.path.rstrip('/')}/")
+                return server.join(address) if is_whole else self._below(address)
+            return self._permitted(httpx2.URL(address))
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise ImageError(without_query(address), f"cannot be fetched ({error})") from None
+
+    def _permitted(self, url: httpx2.URL) -> httpx2.URL:
+        """Return a URL on the server or an allowed host, the alias replaced.
+
+        Raises
+        ------
+        ImageError : for one on another host.
+        ValueError : for one that is not of http.
+        """
+        origin, server = Origin.of(url), httpx2.URL(self.url)
+        if self.alias is not None and origin == Origin.of(self.alias):
+            return url.copy_with(scheme=server.scheme, host=server.host, port=server.port)
+        if origin != Origin.of(server) and origin not in self.image_hosts:
+            raise ImageError(
+                without_query(str(url)),
+                f"lies on {origin}, neither the Label Studio server nor a host that pictures may come from; allow it "
+                f"with: --label-studio-images {origin}",
+            )
+        return url
+
+    def _fetch(self, url: httpx2.URL, max_bytes: int) -> bytes:
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        first = without_query(str(url))
+        for _ in range(_MAX_REDIRECTS + 1):
+            answer = self._ask(url, max_bytes, deadline)
+            if answer.redirect is None:
+                return answer.body
+            try:
+                url = self._permitted(answer.redirect)
+            except ValueError as error:
+                raise ImageError(first, f"cannot be fetched ({error})") from None
+        raise ImageError(first, f"is redirected more than {_MAX_REDIRECTS} times")
+
+    def _ask(self, url: httpx2.URL, max_bytes: int, deadline: float) -> Answer:
+        """Return the answer, which is a success or a redirect."""
+        origin = Origin.of(url)
+        is_server = origin == Origin.of(self.url)
+        why, until = self._paused.get(origin, ("", 0.0))
+        start = time.monotonic()
+        if start < until:
+            raise Unreachable(f"{why}; it is asked again in {until - start:.0f} s")
+        headers = {"Authorization": self._authorization(deadline)} if is_server else {}
+        try:
+            answer = fetch(url, headers=headers, max_bytes=max_bytes, seconds=deadline - time.monotonic())
+        except TooLarge as error:
+            raise ImageError(without_query(str(url)), str(error)) from None
+        except OSError as error:
+            why = f"{origin} does not answer ({error})"
+            now = time.monotonic()
+            pause = _PAUSE_FACTOR * (now - start)
+            if is_server:
+                raise Unreachable(why, pause) from error
+            self._paused[origin] = why, now + pause
+            raise Unreachable(why) from error
+        self._check_status(answer, url, is_server)
+        return answer
+
+    def _check_status(self, answer: Answer, url: httpx2.URL, is_server: bool) -> None:
+        status = f"{answer.status} {answer.reason}"
+        if 200 <= answer.status < 300 or answer.redirect is not None:
+            return
+        if answer.status in (401, 403) and is_server:
+            self._access.clear()
+            raise Unreachable(
+                f"{Origin.of(url)} refuses the token ({answer.status}). Give that of a user who sees the project, as "
+                "LABEL_STUDIO_API_KEY"
+            )
+        if answer.status >= 500 or answer.status in (408, 425, 429):
+            raise Unreachable(f"{without_query(str(url))} answers {status}")
+        raise ImageError(without_query(str(url)), f"the server answers {status}")
+
+    def _authorization(self, deadline: float) -> str:
+        if self.token.count(".") != 2:
+            return f"Token {self.token}"
+        with self._lock:
+            access, until = self._access.get("access", ("", 0.0))
+            if time.monotonic() >= until:
+                access = self._short_lived_token(deadline)
+                self._access["access"] = access, time.monotonic() + 60.0
+            return f"Bearer {access}"
+
+    def _short_lived_token(self, deadline: float) -> str:
+        """Exchange the personal access token."""
+        url, seconds = self._below("/api/token/refresh"), deadline - time.monotonic()
+        try:
+            answer = fetch(url, headers={}, max_bytes=2**20, seconds=seconds, json={"refresh": self.token})
+            if not answer.body:
+                raise ValueError(f"{answer.status} {answer.reason}")
+            return str(json.loads(answer.body)["access"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Unreachable(
+                f"{Origin.of(self.url)} gives nothing for the personal access token ({error}). Give a valid one as "
+                "LABEL_STUDIO_API_KEY"
+            ) from error
+
+
+def _from_data_uri(uri: str) -> bytes:
+    head, comma, data = uri.partition(",")
+    if not comma or len(data) > 2 * MAX_IMAGE_BYTES:
+        raise ImageError(without_query(uri), "the data: URI holds no picture, or too large a one")
+    try:
+        if head.lower().endswith(";base64"):
+            return base64.b64decode(unquote_to_bytes(data))
+        return unquote_to_bytes(data)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(without_query(uri), f"damaged base64 ({error})") from None
