@@ -128,9 +128,7 @@ def classes(registry: str, label: str | None, negatives: bool) -> None:
         raise click.UsageError("give either LABEL or --negatives: those are of no class")
     with opened_registry(registry) as opened:
         if negatives:
-            from fewshot.registry import list_negatives as listed
-
-            found = listed(opened.store, limit=opened.rejection.n_negatives)
+            found = opened.list_negatives(limit=opened.rejection.n_negatives)
             say([{"negative": one.id, "source": one.source} for one in found])
         elif label is None:
             say(opened.classes())
@@ -157,10 +155,8 @@ def remove(registry: str, label: str | None, example: int | None, negative: int 
         elif example is not None:
             label, count = opened.remove_example(example), 1
         else:
-            from fewshot.registry import remove_negative
-
             assert negative is not None
-            remove_negative(opened.store, negative)
+            opened.remove_negative(negative)
             say({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
             return
         say({"label": label, "removed": count, "classes": opened.info().classes})

@@ -25,10 +25,10 @@ def backup(registry: str, file: str) -> None:
 @click.argument("registry")
 def check(registry: str) -> None:
     """Say whether a registry is what was stored: its pages, vectors and pictures, and its encoder's folder."""
-    from fewshot.registry import lost_encoder, problems_of
+    from fewshot.registry import lost_encoder
 
     with opened_registry(registry) as opened:
-        problems, remedy = problems_of(opened.store), opened.store.remedy
+        problems, remedy = opened.check(), opened.remedy
         lost = None if problems else lost_encoder(registry, opened.info().encoder)
     for problem in problems:
         note(problem)

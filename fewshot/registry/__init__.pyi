@@ -1,17 +1,15 @@
-from . import encoder_identity as encoder_identity
-from . import queries as queries
 from .annotations.annotation_records import AnnotationRecord as AnnotationRecord
 from .annotations.annotation_records import AnnotationSnapshot as AnnotationSnapshot
 from .annotations.annotation_records import FetchedAnnotation as FetchedAnnotation
 from .annotations.annotation_records import ImageLabels as ImageLabels
 from .annotations.annotation_records import LabelledImage as LabelledImage
 from .annotations.annotation_writer import AnnotationWriter as AnnotationWriter
-from .backup import problems_of as problems_of
 from .encoder_identity import encoder_folder as encoder_folder
+from .encoder_identity import found_beside as found_beside
 from .encoder_identity import lost_encoder as lost_encoder
 from .encoder_identity import name_of as name_of
-from .queries import list_negatives as list_negatives
-from .queries import remove_negative as remove_negative
+from .queries import ExportedExample as ExportedExample
+from .queries import StoredExample as StoredExample
 from .registry import ClassRegistry as ClassRegistry
 from .reindex import unavailable as unavailable
 from .repair import repair_registry as repair_registry
@@ -21,4 +19,3 @@ from .results import Failure as Failure
 from .results import Prediction as Prediction
 from .schema import BY_HAND as BY_HAND
 from .schema import storable as storable
-from .store import RegistryStore as RegistryStore

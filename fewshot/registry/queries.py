@@ -1,21 +1,28 @@
-"""A registry's file looked at page by page; its examples and negatives moved and dropped."""
+"""What a registry's file holds, listed page by page; its classes, examples and negatives moved and removed."""
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import ImageError, RegistryError
+from fewshot.registry.backup import problems_of
+from fewshot.registry.reindex import image_of
+from fewshot.registry.results import RegistryInfo
 from fewshot.registry.schema import BY_HAND, checksum
 from fewshot.registry.store import RegistryStore
+from fewshot.validation import check_label
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredExample:
     """An example, or a negative, whose label is then None."""
 
     id: int
@@ -24,8 +31,8 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """An example with its vector (d,), by the encoder of that fingerprint, and the SHA-256 of its picture, in hex."""
+class ExportedExample:
+    """An example with its vector (d,), by the encoder of that fingerprint, and the SHA-256 of its image, in hex."""
 
     id: int
     label: str
@@ -35,199 +42,325 @@ class Whole:
     fingerprint: str
 
 
-def examples(store: RegistryStore, label: str | None = None, *, after: int = 0, limit: int = 100) -> list[Kept]:
-    """Return up to ``limit`` examples with ids above ``after``, rising; of one class or, with None, of all.
+class RegistryQueries:
+    """The part of ``ClassRegistry`` that needs no encoder."""
 
-    Raises
-    ------
-    KeyError : if there is no such class.
-    """
-    with store.read() as connection:
-        of_class = "" if label is None else "class_id = ? AND "
-        values = (after, limit) if label is None else (store.class_id(label), after, limit)
-        found = connection.execute(
-            "SELECT examples.id, label, source FROM examples JOIN classes ON classes.id = class_id "
-            f"WHERE {of_class}examples.id > ? ORDER BY examples.id LIMIT ?",
-            values,
+    _store: RegistryStore
+
+    @property
+    def path(self) -> str:
+        """The registry's file."""
+        return self._store.path
+
+    @property
+    def revision(self) -> int:
+        """How many times the registry was changed."""
+        return self._store.state()[0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no example."""
+        return self._store.is_empty()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For a block, read one consistent state of the file, whatever other processes change meanwhile."""
+        with self._store.read():
+            yield
+
+    def info(self) -> RegistryInfo:
+        """Describe the registry; the encoder is not loaded."""
+        with self._store.read():
+            meta, (classes, examples, images) = self._store.meta(), self._store.counts()
+        return RegistryInfo(
+            path=self.path,
+            encoder=json.loads(meta.get("encoder", "{}")),
+            fingerprint=meta.get("fingerprint", ""),
+            dim=int(meta.get("dim", 0)),
+            metric=meta["metric"],
+            classes=classes,
+            examples=examples,
+            images_kept=images,
+            bytes=os.path.getsize(self._store.file),
         )
-        return [Kept(*row) for row in found]
 
+    def classes(self) -> dict[str, int]:
+        """Return the registered labels, in the order they came, with the number of examples of each."""
+        return self._store.classes()
 
-def first_examples(store: RegistryStore, count: int) -> dict[str, list[int]]:
-    """Return the first ``count`` example ids of each class, in the order in which the classes came."""
-    with store.read() as connection:
-        classes = connection.execute("SELECT id, label FROM classes ORDER BY id").fetchall()
-        return {
-            label: [
-                id_
-                for (id_,) in connection.execute(
-                    "SELECT id FROM examples WHERE class_id = ? ORDER BY id LIMIT ?", (class_id, count)
-                )
-            ]
-            for class_id, label in classes
-        }
+    def examples(self, label: str) -> list[tuple[int, str]]:
+        """Return (id, source name) of each example of a class.
 
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        """
+        return self._store.examples(label)
 
-def with_hashes(store: RegistryStore, hashes: Sequence[bytes], label: str) -> list[int]:
-    """Return the ids of a class's examples whose pictures have these hashes, in that order."""
-    found: dict[int, None] = {}
-    with store.read() as connection:
-        for sha256 in hashes:
-            rows = connection.execute(
-                "SELECT examples.id FROM examples JOIN classes ON classes.id = class_id WHERE sha256 = ? AND label = ?",
-                (sha256, label),
+    def list_examples(self, label: str | None = None, *, after: int = 0, limit: int = 100) -> list[StoredExample]:
+        """Return up to ``limit`` examples with ids above ``after``, rising; of one class or, with None, of all.
+
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        """
+        with self._store.read() as connection:
+            of_class = "" if label is None else "class_id = ? AND "
+            values = (after, limit) if label is None else (self._store.class_id(label), after, limit)
+            found = connection.execute(
+                "SELECT examples.id, label, source FROM examples JOIN classes ON classes.id = class_id "
+                f"WHERE {of_class}examples.id > ? ORDER BY examples.id LIMIT ?",
+                values,
             )
-            found.update((id_, None) for (id_,) in rows)
-    return list(found)
+            return [StoredExample(*row) for row in found]
 
+    def first_examples(self, count: int) -> dict[str, list[int]]:
+        """Return the first ``count`` example ids of each class, in the order in which the classes came."""
+        with self._store.read() as connection:
+            classes = connection.execute("SELECT id, label FROM classes ORDER BY id").fetchall()
+            return {
+                label: [
+                    id_
+                    for (id_,) in connection.execute(
+                        "SELECT id FROM examples WHERE class_id = ? ORDER BY id LIMIT ?", (class_id, count)
+                    )
+                ]
+                for class_id, label in classes
+            }
 
-def negatives_with_hashes(store: RegistryStore, hashes: Sequence[bytes]) -> list[int]:
-    """Return the ids of the negatives of pictures with these hashes, in that order."""
-    with store.read() as connection:
-        rows = [
-            connection.execute("SELECT id FROM outsiders WHERE kind = 'negative' AND sha256 = ?", (sha256,)).fetchone()
-            for sha256 in hashes
+    def find_examples(self, hashes: Sequence[bytes], label: str) -> list[int]:
+        """Return the ids of a class's examples whose images have these SHA-256 hashes, in that order."""
+        found: dict[int, None] = {}
+        with self._store.read() as connection:
+            for sha256 in hashes:
+                rows = connection.execute(
+                    "SELECT examples.id FROM examples JOIN classes ON classes.id = class_id "
+                    "WHERE sha256 = ? AND label = ?",
+                    (sha256, label),
+                )
+                found.update((id_, None) for (id_,) in rows)
+        return list(found)
+
+    def export_page(self, *, after: int, limit: int) -> list[ExportedExample]:
+        """Return up to ``limit`` examples with ids above ``after``, rising, with their vectors.
+
+        Raises
+        ------
+        RegistryError : if one of them is not what was stored.
+        """
+        with self._store.read() as connection:
+            rows = connection.execute(
+                "SELECT examples.id, label, source, sha256, vector, checksum FROM examples "
+                "JOIN classes ON classes.id = class_id WHERE examples.id > ? ORDER BY examples.id LIMIT ?",
+                (after, limit),
+            ).fetchall()
+            fingerprint = str(self._store.meta().get("fingerprint", ""))
+        for id_, _, source, sha256, vector, stored in rows:
+            if checksum(sha256, source, vector) != stored:
+                raise RegistryError(f"{self.path} is damaged: example {id_}, {source}, is not what was stored")
+        return [
+            ExportedExample(id_, label, source, sha256.hex(), np.frombuffer(vector, "<f4"), fingerprint)
+            for id_, label, source, sha256, vector, _ in rows
         ]
-    return list(dict.fromkeys(row[0] for row in rows if row is not None))
 
+    def picture(self, example: int) -> bytes:
+        """Return the original bytes of an example's image.
 
-def whole_examples(store: RegistryStore, *, after: int, limit: int) -> list[Whole]:
-    """Return up to ``limit`` examples with ids above ``after``, rising, with all that is known of each.
+        Raises
+        ------
+        KeyError : if there is no such example.
+        ImageError : if it was not kept and is no longer where it was.
+        """
+        return image_of(self._store, example)
 
-    Raises
-    ------
-    RegistryError : if one of them is not what was stored.
-    """
-    with store.read() as connection:
-        rows = connection.execute(
-            "SELECT examples.id, label, source, sha256, vector, checksum FROM examples "
-            "JOIN classes ON classes.id = class_id WHERE examples.id > ? ORDER BY examples.id LIMIT ?",
-            (after, limit),
-        ).fetchall()
-        fingerprint = str(store.meta().get("fingerprint", ""))
-    for id_, _, source, sha256, vector, stored in rows:
-        if checksum(sha256, source, vector) != stored:
-            raise RegistryError(f"{store.path} is damaged: example {id_}, {source}, is not what was stored")
-    return [
-        Whole(id_, label, source, sha256.hex(), np.frombuffer(vector, "<f4"), fingerprint)
-        for id_, label, source, sha256, vector, _ in rows
-    ]
+    def stored_image(self, example: int) -> bytes:
+        """Return the original bytes of an example's image from the registry itself; no other file is read.
 
-
-def move(store: RegistryStore, example: int, label: str) -> int:
-    """Give an example to another class, known or new, in one transaction.
-
-    Returns
-    -------
-    int
-        The example's id; if that class holds the same picture already, the id it has there, and this one is dropped.
-
-    Raises
-    ------
-    KeyError : if there is no such example.
-    """
-    with store.write() as connection:
-        row = connection.execute("SELECT class_id, sha256 FROM examples WHERE id = ?", (example,)).fetchone()
+        Raises
+        ------
+        KeyError : if there is no such example.
+        ImageError : if it was not kept.
+        """
+        with self._store.read() as connection:
+            row = connection.execute(
+                "SELECT source, data FROM examples LEFT JOIN images USING (sha256) WHERE id = ?", (example,)
+            ).fetchone()
         if row is None:
-            raise KeyError(f"no example {example} in {store.path}")
-        was, sha256 = row
-        connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (label,))
-        target = store.class_id(label)
-        if target == was:
-            return example
-        there = connection.execute(
-            "SELECT id FROM examples WHERE class_id = ? AND sha256 = ?", (target, sha256)
-        ).fetchone()
-        if there is not None:
-            _join(store, connection, [(example, int(there[0]))])
-            return int(there[0])
-        connection.execute("UPDATE examples SET class_id = ? WHERE id = ?", (target, example))
-        connection.execute(
-            "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)", (was,)
-        )
-        return example
+            raise KeyError(f"no example {example} in {self.path}")
+        source, data = row
+        if data is None:
+            raise ImageError(source, "its picture is not kept in the registry")
+        return bytes(data)
+
+    def image_hash(self, example: int) -> bytes:
+        """Return the SHA-256 of an example's image.
+
+        Raises
+        ------
+        KeyError : if there is no such example.
+        """
+        digest = self._store.hash_of(example)
+        if digest is None:
+            raise KeyError(f"no example {example} in {self.path}")
+        return digest
+
+    def remove(self, label: str) -> int:
+        """Remove a class; returns how many examples it had.
+
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        """
+        with self._store.write():
+            ids = [id_ for id_, _ in self._store.examples(label)]
+            self._store.delete(ids)
+        return len(ids)
+
+    def remove_example(self, example: int) -> str:
+        """Remove one example by its id, and its class with the last one; returns the label.
+
+        Raises
+        ------
+        KeyError : if there is no such example.
+        """
+        with self._store.write():
+            known = self._store.described([example])
+            if not known:
+                raise KeyError(f"no example {example} in {self.path}")
+            self._store.delete([example])
+        return known[example][0]
+
+    def rename(self, label: str, new: str) -> None:
+        """Give a class another name, one that is not taken (see ``merge``).
+
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        ValueError : if the name is taken, or can be none.
+        """
+        check_label(new)
+        with self._store.write():
+            self._store.rename(label, new)
+
+    def move_example(self, example: int, label: str) -> StoredExample:
+        """Give an example to another class, known or new, in one transaction.
+
+        Returns
+        -------
+        StoredExample
+            If that class holds the same image already, the example it has there, and this one is dropped.
+
+        Raises
+        ------
+        KeyError : if there is no such example.
+        ValueError : if the label can be none.
+        """
+        check_label(label)
+        with self._store.write() as connection:
+            row = connection.execute(
+                "SELECT class_id, sha256, source FROM examples WHERE id = ?", (example,)
+            ).fetchone()
+            if row is None:
+                raise KeyError(f"no example {example} in {self.path}")
+            old, sha256, source = row
+            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (label,))
+            target = self._store.class_id(label)
+            if target == old:
+                return StoredExample(example, label, source)
+            twin = connection.execute(
+                "SELECT id, source FROM examples WHERE class_id = ? AND sha256 = ?", (target, sha256)
+            ).fetchone()
+            if twin is not None:
+                _drop_twins(self._store, connection, [(example, int(twin[0]))])
+                return StoredExample(int(twin[0]), label, twin[1])
+            connection.execute("UPDATE examples SET class_id = ? WHERE id = ?", (target, example))
+            connection.execute(
+                "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)", (old,)
+            )
+            return StoredExample(example, label, source)
+
+    def merge(self, labels: Sequence[str], into: str) -> int:
+        """Move the examples of classes into another, known or new, in one transaction; returns how many it then has.
+
+        An image that both held is kept once.
+
+        Raises
+        ------
+        KeyError : if there is no such class, with close matches.
+        ValueError : if the label can be none.
+        """
+        check_label(into)
+        if isinstance(labels, str):
+            raise TypeError(f"merge takes a sequence of labels; for one, give [{labels!r}]")
+        with self._store.write() as connection:
+            sources = [self._store.class_id(label) for label in labels]
+            if sources:
+                connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
+            target = self._store.class_id(into)
+            for source in sources:
+                if source != target:
+                    twins = connection.execute(
+                        "SELECT old.id, new.id FROM examples old JOIN examples new USING (sha256) "
+                        "WHERE old.class_id = ? AND new.class_id = ?",
+                        (source, target),
+                    ).fetchall()
+                    _drop_twins(self._store, connection, twins)
+                    connection.execute("UPDATE examples SET class_id = ? WHERE class_id = ?", (target, source))
+                    connection.execute("DELETE FROM classes WHERE id = ?", (source,))
+            (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
+            return int(count)
+
+    def list_negatives(self, *, after: int = 0, limit: int = 100) -> list[StoredExample]:
+        """Return up to ``limit`` negatives with ids above ``after``, rising."""
+        with self._store.read() as connection:
+            found = connection.execute(
+                "SELECT id, NULL, source FROM outsiders WHERE kind = 'negative' AND id > ? ORDER BY id LIMIT ?",
+                (after, limit),
+            )
+            return [StoredExample(*row) for row in found]
+
+    def find_negatives(self, hashes: Sequence[bytes]) -> list[int]:
+        """Return the ids of the negatives whose images have these SHA-256 hashes, in that order."""
+        found: dict[int, None] = {}
+        with self._store.read() as connection:
+            for sha256 in hashes:
+                rows = connection.execute("SELECT id FROM outsiders WHERE kind = 'negative' AND sha256 = ?", (sha256,))
+                found.update((id_, None) for (id_,) in rows)
+        return list(found)
+
+    def remove_negative(self, negative: int) -> None:
+        """Remove one negative.
+
+        Raises
+        ------
+        KeyError : if there is no such negative.
+        """
+        with self._store.write(append=True) as connection:
+            gone = connection.execute("DELETE FROM outsiders WHERE kind = 'negative' AND id = ?", (negative,)).rowcount
+            if not gone:
+                raise KeyError(f"no negative {negative} in {self.path}")
+
+    def check(self) -> list[str]:
+        """Compare the whole file with its checksums; returns what is wrong, a sentence each."""
+        return problems_of(self._store)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file."""
+        return self._store.remedy
 
 
-def merge(store: RegistryStore, labels: Sequence[str], into: str) -> int:
-    """Move the examples of classes into one, known or new, in one transaction; returns how many it then has.
-
-    Raises
-    ------
-    KeyError : if there is no such class, with close matches.
-    """
-    with store.write() as connection:
-        sources = [store.class_id(label) for label in labels]
-        if sources:
-            connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (into,))
-        target = store.class_id(into)
-        for source in sources:
-            if source != target:
-                twins = connection.execute(
-                    "SELECT old.id, new.id FROM examples old JOIN examples new USING (sha256) "
-                    "WHERE old.class_id = ? AND new.class_id = ?",
-                    (source, target),
-                ).fetchall()
-                _join(store, connection, twins)
-                connection.execute("UPDATE examples SET class_id = ? WHERE class_id = ?", (target, source))
-                connection.execute("DELETE FROM classes WHERE id = ?", (source,))
-        (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
-        return int(count)
-
-
-def _join(store: RegistryStore, connection: sqlite3.Connection, twins: Sequence[tuple[int, int]]) -> None:
-    """Drop examples for others of the same picture, given as (dropped, kept); lessons follow. Inside ``write``."""
+def _drop_twins(store: RegistryStore, connection: sqlite3.Connection, twins: Sequence[tuple[int, int]]) -> None:
+    """Drop examples for others of the same image, given as (dropped, kept); annotations follow. Inside ``write``."""
     for gone, kept in twins:
-        taught = [
+        annotated = [
             connection.execute("SELECT 1 FROM lessons WHERE example = ? LIMIT 1", (id_,)).fetchone() is not None
             for id_ in (gone, kept)
         ]
-        if taught[0] != taught[1]:  # the other was registered by hand, and so stays whatever becomes of the lessons
+        if annotated[0] != annotated[1]:  # the other was registered by hand, and stays if the annotation is deleted
             connection.execute(
                 "INSERT OR IGNORE INTO lessons (annotation, control, region, label, example) VALUES (?, '', ?, '', ?)",
                 (BY_HAND, f"example {kept}", kept),
             )
         connection.execute("UPDATE lessons SET example = ? WHERE example = ?", (kept, gone))
     store.delete([gone for gone, _ in twins])
-
-
-def kept_picture(store: RegistryStore, example: int) -> bytes:
-    """Return the original bytes of an example's picture from the registry itself; no other file is read.
-
-    Raises
-    ------
-    KeyError : if there is no such example.
-    ImageError : if its picture was not kept.
-    """
-    with store.read() as connection:
-        row = connection.execute(
-            "SELECT source, data FROM examples LEFT JOIN images USING (sha256) WHERE id = ?", (example,)
-        ).fetchone()
-    if row is None:
-        raise KeyError(f"no example {example} in {store.path}")
-    source, data = row
-    if data is None:
-        raise ImageError(source, "its picture is not kept in the registry")
-    return bytes(data)
-
-
-def list_negatives(store: RegistryStore, *, after: int = 0, limit: int = 100) -> list[Kept]:
-    """Return up to ``limit`` negatives with ids above ``after``, rising."""
-    with store.read() as connection:
-        found = connection.execute(
-            "SELECT id, NULL, source FROM outsiders WHERE kind = 'negative' AND id > ? ORDER BY id LIMIT ?",
-            (after, limit),
-        )
-        return [Kept(*row) for row in found]
-
-
-def remove_negative(store: RegistryStore, negative: int) -> None:
-    """Forget one negative.
-
-    Raises
-    ------
-    KeyError : if there is no such negative.
-    """
-    with store.write(append=True) as connection:
-        gone = connection.execute("DELETE FROM outsiders WHERE kind = 'negative' AND id = ?", (negative,)).rowcount
-        if not gone:
-            raise KeyError(f"no negative {negative} in {store.path}")

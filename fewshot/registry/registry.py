@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from fewshot.errors import ImageError, RegistryError
 from fewshot.media import ImageSource, describe, image_bytes, labelled_images, map_ahead
 from fewshot.progress import Progress
-from fewshot.registry import encoder_identity, queries
+from fewshot.registry import encoder_identity
 from fewshot.registry.backup import backup
 from fewshot.registry.ingest import add_pictures, import_examples
 from fewshot.registry.predictor import RegistryPredictor
-from fewshot.registry.reindex import picture, reindex
+from fewshot.registry.queries import RegistryQueries
+from fewshot.registry.reindex import reindex
 from fewshot.registry.rejection import Rejection
-from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Prediction, Predictions, RegistryInfo
+from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Prediction, Predictions
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import Metric, check_label, check_vectors
 from fewshot.vectors import feature_files
@@ -38,7 +39,7 @@ __all__ = ["AddReport", "ClassRegistry", "Prediction"]
 _CHUNK = 64
 
 
-class ClassRegistry:
+class ClassRegistry(RegistryQueries):
     """A growing set of image classes in one SQLite file.
 
     Parameters
@@ -60,8 +61,8 @@ class ClassRegistry:
 
     Attributes
     ----------
-    unknowns : Rejection, for what is none of the classes
-    store : RegistryStore, the open file, for ``fewshot.registry.queries``
+    rejection : Rejection
+        Open-set recognition: negatives, and the limit on false accepts.
 
     Raises
     ------
@@ -84,28 +85,23 @@ class ClassRegistry:
         keep_images: bool | None = None,
         create: bool = True,
     ) -> None:
-        self.store = RegistryStore(path, create=create)
-        self._predictor = RegistryPredictor(self.store, classifier)
-        self.rejection = Rejection(self.store, lambda: self.encoder)
+        self._store = RegistryStore(path, create=create)
+        self._predictor = RegistryPredictor(self._store, classifier)
+        self.rejection = Rejection(self._store, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
-            encoder_identity.settle(self.store, getattr(classifier, "metric", None), metric, keep_images)
+            encoder_identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
             if isinstance(encoder, str):
                 from fewshot.encoders import load_encoder
 
                 encoder = load_encoder(encoder)
             if encoder is not None:
-                encoder_identity.check_encoder(self.store, encoder)
+                encoder_identity.check_encoder(self._store, encoder)
                 self._encoder = encoder
         except BaseException:
-            self.store.close(unmake=True)
+            self._store.close(unmake=True)
             raise
-
-    @property
-    def path(self) -> str:
-        """The registry's file."""
-        return self.store.path
 
     @property
     def encoder(self) -> Encoder:
@@ -119,11 +115,11 @@ class ClassRegistry:
             if self._encoder is None:
                 from fewshot.encoders import load_encoder
 
-                spec = json.loads(self.store.meta().get("encoder", '{"name": "pocket"}'))
+                spec = json.loads(self._store.meta().get("encoder", '{"name": "pocket"}'))
                 if "name" not in spec:
                     raise RegistryError(f"{self.path} was made with an encoder of your own: give it as encoder=")
                 encoder = load_encoder(**encoder_identity.found_beside(self.path, spec))
-                encoder_identity.check_encoder(self.store, encoder)
+                encoder_identity.check_encoder(self._store, encoder)
                 self._encoder = encoder
             return self._encoder
 
@@ -150,14 +146,14 @@ class ClassRegistry:
     def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
         """Register (picture, label) pairs; each 64 are stored as soon as they are embedded."""
         encoder = self.encoder
-        encoder_identity.remember_encoder(self.store, encoder)
-        keep = bool(self.store.meta()["keep_images"])
+        encoder_identity.remember_encoder(self._store, encoder)
+        keep = bool(self._store.meta()["keep_images"])
         report = AddReport()
         total = len(pairs) if isinstance(pairs, Sequence) else None
         source = iter(pairs)
         with Progress(total, "add") as bar:
             while chunk := list(islice(source, _CHUNK)):
-                report += add_pictures(self.store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
+                report += add_pictures(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
                 bar.advance(len(chunk))
         return report
 
@@ -199,10 +195,10 @@ class ClassRegistry:
         from fewshot.encoders import check_image_batch, encode_valid
 
         sources = list(check_image_batch(images))
-        if self.store.is_empty():
+        if self._store.is_empty():
             raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
         encoder = self.encoder
-        encoder_identity.check_encoder(self.store, encoder)
+        encoder_identity.check_encoder(self._store, encoder)
         encoded = encode_valid(encoder, sources)
         failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
         names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
@@ -235,80 +231,9 @@ class ClassRegistry:
             for (name, _, truth), p in zip(kept, answered.predictions, strict=True)
         )
         hashes = map_ahead(_digest, [image for _, image, _ in kept])
-        seen = sum(isinstance(digest, bytes) and bool(self.store.labels_of(digest)) for digest in hashes)
+        seen = sum(isinstance(digest, bytes) and bool(self._store.labels_of(digest)) for digest in hashes)
         unknown = tuple(sorted({row.label for row in rows} - registered.keys()))
         return Evaluation(rows, answered.failed, unknown, seen, found.ignored)
-
-    def classes(self) -> dict[str, int]:
-        """Return the registered labels, in the order they came, with the number of examples of each."""
-        return self.store.classes()
-
-    def examples(self, label: str) -> list[tuple[int, str]]:
-        """Return (id, source name) of each example of a class."""
-        return self.store.examples(label)
-
-    def picture(self, example: int) -> bytes:
-        """Return the original bytes of an example's picture.
-
-        Raises
-        ------
-        KeyError : if there is no such example.
-        ImageError : if its picture was not kept and is no longer where it was.
-        """
-        return picture(self.store, example)
-
-    def remove(self, label: str) -> int:
-        """Remove a class; returns how many examples it had.
-
-        Raises
-        ------
-        KeyError : if there is no such class, with close matches.
-        """
-        with self.store.write():
-            ids = [id_ for id_, _ in self.store.examples(label)]
-            self.store.delete(ids)
-        return len(ids)
-
-    def remove_example(self, example: int) -> str:
-        """Remove one example by its id, and its class with the last one; returns the label."""
-        with self.store.write():
-            known = self.store.described([example])
-            if not known:
-                raise KeyError(f"no example {example} in {self.path}")
-            self.store.delete([example])
-        return known[example][0]
-
-    def rename(self, label: str, new: str) -> None:
-        """Give a class another name, one that is not taken (see ``merge``)."""
-        check_label(new)
-        with self.store.write():
-            self.store.rename(label, new)
-
-    def merge(self, labels: Sequence[str], into: str) -> int:
-        """Move the examples of classes into another, known or new; returns how many it then has.
-
-        A picture that both held is kept once.
-        """
-        check_label(into)
-        if isinstance(labels, str):
-            raise TypeError(f"merge takes a sequence of labels; for one, give [{labels!r}]")
-        return queries.merge(self.store, labels, into)
-
-    def info(self) -> RegistryInfo:
-        """Describe the registry; the encoder is not loaded."""
-        meta = self.store.meta()
-        classes, examples, images = self.store.counts()
-        return RegistryInfo(
-            path=self.path,
-            encoder=json.loads(meta.get("encoder", "{}")),
-            fingerprint=meta.get("fingerprint", ""),
-            dim=int(meta.get("dim", 0)),
-            metric=meta["metric"],
-            classes=classes,
-            examples=examples,
-            images_kept=images,
-            bytes=os.path.getsize(self.store.file),
-        )
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write ids, labels, vectors, hashes, sources and the fingerprint to a .npz or .parquet file.
@@ -318,10 +243,10 @@ class ClassRegistry:
         int
             How many examples were written. Pictures are not among them.
         """
-        with self.store.read():
-            meta = encoder_identity.described(self.store)
-            rows = self.store.rows(int(meta["dim"]))
-            origins = self.store.origins()
+        with self._store.read():
+            meta = encoder_identity.described(self._store)
+            rows = self._store.rows(int(meta["dim"]))
+            origins = self._store.origins()
         feature_files.write(
             Path(path),
             feature_files.Exported(
@@ -344,7 +269,7 @@ class ClassRegistry:
         ------
         EncoderMismatch : if the file's vectors come from another encoder.
         """
-        return import_examples(self.store, path, self._encoder, allow_conflict=allow_conflict)
+        return import_examples(self._store, path, self._encoder, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
         """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.
@@ -362,8 +287,8 @@ class ClassRegistry:
             from fewshot.encoders import load_encoder
 
             encoder = load_encoder(encoder)
-        encoder_identity.described(self.store)
-        count = reindex(self.store, encoder)
+        encoder_identity.described(self._store)
+        count = reindex(self._store, encoder)
         self._encoder = encoder
         return count
 
@@ -374,11 +299,11 @@ class ClassRegistry:
         ------
         RegistryError : if the registry is damaged; an older copy at ``path`` then stays.
         """
-        return backup(self.store, path)
+        return backup(self._store, path)
 
     def close(self) -> None:
         """Close the file; the object is of no use afterwards."""
-        self.store.close()
+        self._store.close()
 
     def __enter__(self) -> ClassRegistry:
         return self
@@ -386,7 +311,7 @@ class ClassRegistry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
+        self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 
     def __repr__(self) -> str:
         return f"ClassRegistry({self.path!r})"

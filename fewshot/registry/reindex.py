@@ -43,7 +43,7 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
                 return len(ids)
 
 
-def picture(store: RegistryStore, example: int) -> bytes:
+def image_of(store: RegistryStore, example: int) -> bytes:
     """Return an example's picture: the bytes kept, or those of the file it came from, if that is unchanged.
 
     Raises
@@ -85,7 +85,7 @@ def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterato
             found = []
             for id_ in chunk:
                 try:
-                    found.append((id_, picture(store, id_)))
+                    found.append((id_, image_of(store, id_)))
                 except ImageError as error:
                     missing.append(f"example {id_}, {error}")
             encoded = encode_valid(encoder, [data for _, data in found])

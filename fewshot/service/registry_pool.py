@@ -16,7 +16,7 @@ import torch
 
 from fewshot.errors import EncoderMismatch, RegistryError
 from fewshot.media import SUFFIXES
-from fewshot.registry import ClassRegistry, encoder_identity
+from fewshot.registry import ClassRegistry, found_beside
 from fewshot.service.batched_registry import BatchedRegistry
 from fewshot.service.batching_encoder import BatchingEncoder, Identity
 from fewshot.service.limits import Limits
@@ -247,7 +247,7 @@ class Registries:
         if known.fingerprint not in self._encoders:
             if "name" not in known.spec:
                 raise RegistryError(f"{path} was made with an encoder of your own: give it to create_app as encoder=")
-            spec = encoder_identity.found_beside(path, known.spec)
+            spec = found_beside(path, known.spec)
             self._encoders[known.fingerprint] = self._shared(lambda: _loaded(**spec), known)
         return self._encoders[known.fingerprint]
 

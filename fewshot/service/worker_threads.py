@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import Path, Request
 
-from fewshot.registry import AddReport, ClassRegistry, RegistryStore, queries
+from fewshot.registry import AddReport, ClassRegistry
 from fewshot.service.batching_encoder import GONE, use_cores
 from fewshot.service.payloads import NAME_SCHEMA, ConflictAbout
 from fewshot.service.problems import translated
@@ -75,7 +75,7 @@ async def in_thread(request: Request, job: Callable[[], R]) -> R:
     return await to_thread.run_sync(run, limiter=limiter)
 
 
-def conflicts(store: RegistryStore, report: AddReport, sent: Sent) -> list[ConflictAbout]:
+def conflicts(registry: ClassRegistry, report: AddReport, sent: Sent) -> list[ConflictAbout]:
     """Name the pictures that were not added because other classes hold them, and the example that each is there."""
     return [
         ConflictAbout(
@@ -84,7 +84,7 @@ def conflicts(store: RegistryStore, report: AddReport, sent: Sent) -> list[Confl
             example_ids=[
                 id_
                 for label in conflict.held_by
-                for id_ in queries.with_hashes(store, [h for name, h in sent.hashes if name == conflict.source], label)
+                for id_ in registry.find_examples([h for name, h in sent.hashes if name == conflict.source], label)
             ],
         )
         for conflict in report.conflicts

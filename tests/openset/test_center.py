@@ -159,13 +159,13 @@ def test_after_a_reindex_it_is_the_new_encoders_centre_or_none(registry):
 
 def test_a_line_that_was_drawn_in_an_older_way_is_drawn_anew(registry):
     line = registry.rejection.set(0.3)
-    with registry.store.write() as connection:
+    with registry._store.write() as connection:
         (kept,) = connection.execute("SELECT value FROM meta WHERE key = 'line'").fetchone()
         noted = json.loads(kept)
         noted["basis"][0] -= 1
         older = json.dumps(noted | {"value": 0.5})
         connection.execute("UPDATE meta SET value = ? WHERE key = 'line'", (older,))
-    with ClassRegistry(registry.store.path, encoder=FakeEncoder()) as other:
+    with ClassRegistry(registry._store.path, encoder=FakeEncoder()) as other:
         assert other.rejection.threshold() == line
 
 

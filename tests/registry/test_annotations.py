@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import pytest
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, classes, png
 
 from fewshot import ClassRegistry, RegistryError
-from fewshot.registry import AnnotationRecord, AnnotationWriter, FetchedAnnotation, ImageLabels, LabelledImage, queries
-from fewshot.registry.store import RegistryStore
+from fewshot.registry import AnnotationRecord, AnnotationWriter, FetchedAnnotation, ImageLabels, LabelledImage
 
 ENCODER = FakeEncoder(name="colours")
 
@@ -175,9 +172,9 @@ def twins(writer, project):
 
 
 def moved(project):
-    with closing(RegistryStore(project, create=False)) as store:
-        for example in queries.examples(store, "Red"):
-            queries.move(store, example.id, "Blue")
+    with ClassRegistry(project, create=False) as registry:
+        for example in registry.list_examples("Red"):
+            registry.move_example(example.id, "Blue")
 
 
 def merged(project):
@@ -210,9 +207,9 @@ def test_what_was_moved_by_hand_stays_there_when_its_annotation_is_applied_again
     one = record(1)
     writer.record([one])
     writer.apply([FetchedAnnotation(one, tuple(given), ("a bad region",))], ENCODER)  # so that it is incomplete
-    with closing(RegistryStore(project, create=False)) as store:
-        for example in queries.examples(store):
-            queries.move(store, example.id, "Blue")
+    with ClassRegistry(project, create=False) as registry:
+        for example in registry.list_examples():
+            registry.move_example(example.id, "Blue")
     assert classes(project) == {"Blue": 2}
     assert writer.record([one], refresh=True) == 1
     writer.apply([FetchedAnnotation(one, tuple(given[:1]), is_last=False)], ENCODER)

@@ -18,7 +18,6 @@ import fewshot.encoders
 from fewshot import ClassRegistry, EmbeddingCache, FewShotError, RegistryError
 from fewshot.cli import main
 from fewshot.files import replacing
-from fewshot.registry.backup import problems_of
 from fewshot.registry.store import RegistryStore
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -143,7 +142,7 @@ def test_an_error_about_another_file_or_none_is_left_as_it_is(tmp_path):
 def test_a_registry_that_may_not_grow_keeps_what_it_holds_and_takes_more_later(tmp_path):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png(RED)])
-        connection = registry.store._connection
+        connection = registry._store._connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
         rng = np.random.default_rng(0)
@@ -151,7 +150,7 @@ def test_a_registry_that_may_not_grow_keeps_what_it_holds_and_takes_more_later(t
         with pytest.raises(RegistryError, match=r"r\.fewshot was left as it is: the disk is full; free some space"):
             registry.add("noise", noise)
         assert registry.classes() == {"red": 1}
-        assert problems_of(registry.store) == []
+        assert registry.check() == []
         connection.execute("PRAGMA max_page_count = 100000")
         assert registry.add("noise", noise).added == 3
 

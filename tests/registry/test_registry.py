@@ -398,9 +398,9 @@ def test_predictions_follow_what_another_connection_changes(warm_and_cold, path)
 def test_an_append_is_learned_on_top_without_reading_the_file_again(warm_and_cold, monkeypatch):
     warm_and_cold.predict([png(ORANGE)])
     read = []
-    whole = warm_and_cold.store.rows
+    whole = warm_and_cold._store.rows
     monkeypatch.setattr(
-        warm_and_cold.store, "rows", lambda dim, *, after=0: read.append(after) or whole(dim, after=after)
+        warm_and_cold._store, "rows", lambda dim, *, after=0: read.append(after) or whole(dim, after=after)
     )
     warm_and_cold.predict([png(ORANGE)])
     assert read == []

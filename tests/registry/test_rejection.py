@@ -18,7 +18,6 @@ from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
 from fewshot.openset.background import Background
 from fewshot.openset.threshold import set_threshold
-from fewshot.registry.backup import problems_of
 from fewshot.registry.repair import repair_registry
 from fewshot.registry.results import AddReport
 
@@ -214,19 +213,19 @@ def test_a_change_while_a_line_is_drawn_is_in_the_line_that_is_kept(registry, pa
         return draw(*given, **named)
 
     monkeypatch.setattr(fewshot.openset, "leave_out", meanwhile)
-    revision, _ = registry.store.state()
+    revision, _ = registry._store.state()
     assert registry.rejection.set(0.5).n_unknown == 4
     assert len(calls) == 2
-    assert registry.store.state()[0] == revision + 2  # the class and the limit, and nothing for what was begun anew
+    assert registry._store.state()[0] == revision + 2  # the class and the limit, and nothing for what was begun anew
 
 
 def test_noting_a_line_anew_is_no_change_of_what_is_answered(registry, path):
     registry.rejection.set(0.5)
     registry.add("cyan", [png(CYAN)])
-    before = registry.store.state()
+    before = registry._store.state()
     with ClassRegistry(path, encoder=FakeEncoder()) as other:
         assert other.rejection.threshold().n_unknown == 4
-    assert registry.store.state() == before
+    assert registry._store.state() == before
 
 
 def test_a_limit_that_cannot_be_set_any_more_refuses_nothing_and_each_answer_says_so(registry):
@@ -261,13 +260,13 @@ def test_a_changed_byte_of_what_is_of_no_class_is_noticed_and_repaired_away(regi
         connection.execute("UPDATE outsiders SET vector = ? WHERE id = ?", (changed, id_))
         connection.commit()
     with ClassRegistry(path, encoder=FakeEncoder()) as damaged:
-        assert [problem for problem in problems_of(damaged.store) if problem.startswith(f"{kind} {id_}, ")]
+        assert [problem for problem in damaged.check() if problem.startswith(f"{kind} {id_}, ")]
         with pytest.raises(RegistryError, match=rf"{kind} {id_}, .*is not what was stored.*fewshot repair"):
             damaged.predict([png(RED)])
     found = repair_registry(path, tmp_path / "new.fewshot")
     assert found.lost == ("some of what is of no class: negatives, or the background of the threshold",)
     with ClassRegistry(tmp_path / "new.fewshot", encoder=FakeEncoder()) as whole:
-        assert problems_of(whole.store) == []
+        assert whole.check() == []
         assert whole.rejection.n_negatives == (1 if kind == "negative" else 2)
         assert whole.predict([png(RED)])[0].label == "red"
 
@@ -280,7 +279,7 @@ def test_a_file_from_before_the_checksums_is_given_them(registry, path):
         connection.execute("PRAGMA user_version = 4")
         connection.commit()
     with ClassRegistry(path, encoder=FakeEncoder()) as opened:
-        assert problems_of(opened.store) == []
+        assert opened.check() == []
         assert opened.predict([png(RED)])[0].label == "red"
 
 

@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeEncoder, png
 
 from fewshot import ClassRegistry, RegistryError
-from fewshot.registry import queries, store
+from fewshot.registry import store
 from fewshot.registry.store import MIGRATIONS, NewExample, RegistryStore
 
 
@@ -45,9 +45,9 @@ def test_an_example_is_read_back_as_it_was_written(tmp_path):
 def test_an_example_read_page_by_page_names_the_maker_of_its_vector_though_that_changes_between_pages(tmp_path):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder(name="a")) as registry:
         registry.add("cat", [png((n, 0, 0)) for n in (51, 102)])
-        (first,) = queries.whole_examples(registry.store, after=0, limit=1)
+        (first,) = registry.export_page(after=0, limit=1)
         registry.reindex(FakeEncoder(times=2.0, name="b"))
-        (second,) = queries.whole_examples(registry.store, after=first.id, limit=1)
+        (second,) = registry.export_page(after=first.id, limit=1)
     assert (first.fingerprint, second.fingerprint) == ("mean colour times 1.0, 0 more", "mean colour times 2.0, 0 more")
     assert (first.vector[0], second.vector[0]) == (pytest.approx(0.2), pytest.approx(0.8))
 
@@ -74,7 +74,7 @@ def test_removing_asks_nothing_of_sqlite_that_came_after_3_31(tmp_path):
     with ClassRegistry(tmp_path / "my.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png((255, 0, 0))])
         said = []
-        registry.store._connection.set_trace_callback(said.append)
+        registry._store._connection.set_trace_callback(said.append)
         registry.remove("red")
         assert any(statement.startswith("DELETE") for statement in said)
         assert not any("RETURNING" in statement for statement in said)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from fewshot.registry import ClassRegistry, Prediction, queries
+from fewshot.registry import ClassRegistry, Prediction, StoredExample
 from fewshot.service import payloads
 from fewshot.service.openapi import PROBLEMS, pictures_body
 from fewshot.service.problems import Refused
@@ -41,9 +41,8 @@ async def predict(
 def _recognised(
     registry: ClassRegistry, sent: Sent, *, top: int, nearest: int, max_false_accept: float | None
 ) -> payloads.PredictionList:
-    store = registry.store
-    with store.read():
-        revision, empty = store.state()[0], store.is_empty()
+    with registry.reading():
+        revision, empty = registry.revision, registry.is_empty
     if empty:
         raise Refused(409, "this registry has no class yet; add pictures of some first")
     # Named by their places, for two may have one name.
@@ -103,7 +102,7 @@ async def set_unknowns(request: Request, registry: Name, body: payloads.Level) -
     """Keep a limit on the share of unknown pictures that get a label, or forget it."""
 
     def keep(opened: ClassRegistry) -> payloads.Unknowns:
-        if opened.store.is_empty():
+        if opened.is_empty:
             raise Refused(409, "this registry has no class yet; add pictures of some first")
         opened.rejection.set(body.max_false_accept)
         return _unknowns(opened, None)
@@ -113,7 +112,7 @@ async def set_unknowns(request: Request, registry: Name, body: payloads.Level) -
 
 def _unknowns(registry: ClassRegistry, asked: float | None) -> payloads.Unknowns:
     line, problem = None, None
-    if registry.store.is_empty():
+    if registry.is_empty:
         problem = "there is no class yet; add pictures of some first"
     else:
         try:
@@ -151,8 +150,8 @@ async def list_negatives(
 ) -> payloads.NegativePage:
     """List the pictures that are none of the classes, a page at a time."""
 
-    def page(opened: ClassRegistry) -> list[queries.Kept]:
-        return queries.list_negatives(opened.store, after=after, limit=limit + 1)
+    def page(opened: ClassRegistry) -> list[StoredExample]:
+        return opened.list_negatives(after=after, limit=limit + 1)
 
     found = await in_registry(request, registry, page)
     shown = [payloads.Negative(id=n.id, source=n.source) for n in found[:limit]]
@@ -167,15 +166,15 @@ async def add_negatives(request: Request, registry: Name) -> payloads.NegativesA
     sent = await pictures_of(request, payloads.PictureList)
 
     def add(opened: ClassRegistry) -> payloads.NegativesAdded:
-        store, hashes = opened.store, [sha256 for _, sha256 in sent.hashes]
-        before = queries.negatives_with_hashes(store, hashes)
+        hashes = [sha256 for _, sha256 in sent.hashes]
+        before = opened.find_negatives(hashes)
         report = opened.rejection.add_negatives(sent.usable)
-        ids = queries.negatives_with_hashes(store, hashes)
+        ids = opened.find_negatives(hashes)
         return payloads.NegativesAdded(
             added=report.added,
             new_ids=[id_ for id_ in ids if id_ not in before],
             duplicates=report.duplicates,
-            conflicts=conflicts(store, report, sent),
+            conflicts=conflicts(opened, report, sent),
             failed=sent.failures(report),
             negatives=opened.rejection.n_negatives,
         )
@@ -193,5 +192,5 @@ async def remove_negatives(request: Request, registry: Name) -> payloads.Removed
 @router.delete("/negatives/{id}", tags=["unknowns"], operation_id="remove_negative")
 async def remove_negative(request: Request, registry: Name, id: Id) -> payloads.Removed:
     """Forget one negative."""
-    await in_registry(request, registry, lambda opened: queries.remove_negative(opened.store, id))
+    await in_registry(request, registry, lambda opened: opened.remove_negative(id))
     return payloads.Removed(removed=1)

@@ -10,14 +10,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from fewshot.registry import ClassRegistry, name_of, queries
+from fewshot.registry import ClassRegistry, StoredExample, name_of
 from fewshot.service import payloads, thumbnails
 from fewshot.service.openapi import PROBLEMS, pictures_body
 from fewshot.service.problems import Refused, translated
 from fewshot.service.registry_pool import Registries
 from fewshot.service.uploads import Sent, pictures_of
 from fewshot.service.worker_threads import Id, Name, conflicts, in_registry, in_thread
-from fewshot.validation import check_label
 
 router = APIRouter(prefix="/v1/registries", responses=PROBLEMS)
 
@@ -37,8 +36,8 @@ async def list_registries(request: Request) -> payloads.RegistryList:
     def described(name: str) -> payloads.RegistryName:
         try:
             with registries.use(name) as registry:
-                classes, examples, _ = registry.store.counts()
-                return payloads.RegistryName(name=name, classes=classes, examples=examples)
+                about = registry.info()
+                return payloads.RegistryName(name=name, classes=about.classes, examples=about.examples)
         except Exception as error:
             problem = translated(error, registries.place(name), name)
             if problem is None:
@@ -74,10 +73,8 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryAbo
     """Say what a registry is made of."""
 
     def about(opened: ClassRegistry) -> payloads.RegistryAbout:
-        store = opened.store
-        with store.read():
-            info, revision = opened.info(), store.state()[0]
-            negatives = opened.rejection.n_negatives
+        with opened.reading():
+            info, revision, negatives = opened.info(), opened.revision, opened.rejection.n_negatives
         return payloads.RegistryAbout(
             name=registry,
             encoder=name_of(json.dumps(info.encoder)) if info.fingerprint else "",
@@ -100,12 +97,11 @@ async def list_classes(request: Request, registry: Name) -> payloads.ClassList:
     """List the classes, in the order in which they came."""
 
     def listed(opened: ClassRegistry) -> list[payloads.ClassAbout]:
-        store = opened.store
-        with store.read():
-            first = queries.first_examples(store, _SHOWN)
+        with opened.reading():
+            first = opened.first_examples(_SHOWN)
             return [
                 payloads.ClassAbout(label=label, examples=count, example_ids=first[label])
-                for label, count in store.classes().items()
+                for label, count in opened.classes().items()
             ]
 
     return payloads.ClassList(classes=await in_registry(request, registry, listed))
@@ -144,8 +140,8 @@ async def list_examples(
 ) -> payloads.ExamplePage:
     """List examples, a page at a time."""
 
-    def page(opened: ClassRegistry) -> list[queries.Kept]:
-        return queries.examples(opened.store, label, after=after, limit=limit + 1)
+    def page(opened: ClassRegistry) -> list[StoredExample]:
+        return opened.list_examples(label, after=after, limit=limit + 1)
 
     found = await in_registry(request, registry, page)
     shown = [payloads.Example(id=e.id, label=str(e.label), source=e.source) for e in found[:limit]]
@@ -165,19 +161,19 @@ async def add_examples(request: Request, registry: Name) -> payloads.Added:
 
 
 def _added(registry: ClassRegistry, sent: Sent) -> payloads.Added:
-    label, store, hashes = sent.fields["label"], registry.store, [sha256 for _, sha256 in sent.hashes]
-    before = queries.with_hashes(store, hashes, label)
+    label, hashes = sent.fields["label"], [sha256 for _, sha256 in sent.hashes]
+    before = registry.find_examples(hashes, label)
     report = registry.add(label, sent.usable, allow_conflict=sent.fields["allow_conflict"])
-    ids = queries.with_hashes(store, hashes, label)
+    ids = registry.find_examples(hashes, label)
     return payloads.Added(
         label=label,
         added=report.added,
         example_ids=ids,
         new_ids=[id_ for id_ in ids if id_ not in before],
         duplicates=report.duplicates,
-        conflicts=conflicts(store, report, sent),
+        conflicts=conflicts(registry, report, sent),
         failed=sent.failures(report),
-        classes=store.counts()[0],
+        classes=registry.info().classes,
     )
 
 
@@ -186,11 +182,8 @@ async def move_example(request: Request, registry: Name, id: Id, body: payloads.
     """Give an example to another class, known or new."""
 
     def move(opened: ClassRegistry) -> payloads.Example:
-        check_label(body.label)
-        store = opened.store
-        kept = queries.move(store, id, body.label)
-        label, source = store.described([kept]).get(kept, (body.label, ""))
-        return payloads.Example(id=kept, label=label, source=source)
+        moved = opened.move_example(id, body.label)
+        return payloads.Example(id=moved.id, label=str(moved.label), source=moved.source)
 
     return await in_registry(request, registry, move)
 
@@ -218,7 +211,7 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
 )
 async def get_image(request: Request, registry: Name, id: Id) -> Response:
     """Return an example's picture, byte for byte as it came."""
-    data = await in_registry(request, registry, lambda opened: queries.kept_picture(opened.store, id))
+    data = await in_registry(request, registry, lambda opened: opened.stored_image(id))
     return thumbnails.answer(request, data, thumbnails.media_type(data), hashlib.sha256(data).hexdigest())
 
 
@@ -236,11 +229,8 @@ async def get_thumbnail(
     makers: thumbnails.Thumbnails = request.app.state.thumbnails
 
     def small(opened: ClassRegistry) -> tuple[str, bytes]:
-        store = opened.store
-        digest = store.hash_of(id)
-        if digest is None:
-            raise KeyError(f"no example {id} in {opened.path}")
-        return digest.hex(), makers.get(digest, size, lambda: queries.kept_picture(store, id))
+        digest = opened.image_hash(id)
+        return digest.hex(), makers.get(digest, size, lambda: opened.stored_image(id))
 
     digest, data = await in_registry(request, registry, small)
     return thumbnails.answer(request, data, "image/jpeg", f"{digest}-{size}")
@@ -262,7 +252,7 @@ async def export_registry(request: Request, registry: Name) -> Response:
         after = 0
         while True:
             with registries.use(registry) as opened:
-                page = queries.whole_examples(opened.store, after=after, limit=_EXPORTED_AT_ONCE)
+                page = opened.export_page(after=after, limit=_EXPORTED_AT_ONCE)
             if not page:
                 return
             for e in page:
