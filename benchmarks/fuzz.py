@@ -45,7 +45,7 @@ from fewshot import (
 from fewshot.calibration import read_calibration, shipped_calibration, write_calibration
 from fewshot.cli import main as fewshot
 from fewshot.encoders.timm_network import load_network
-from fewshot.media.images import labelled_images
+from fewshot.media import labelled_images
 from fewshot.registry.repair import repair_registry
 from fewshot.training.encoder_folder import write_config, write_weights
 from fewshot.vectors.feature_files import read_features

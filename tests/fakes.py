@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fewshot import ClassRegistry
-from fewshot.media.images import open_image
+from fewshot.media import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,4 @@
-"""Data sets by name: pictures with labels, and, where they have them, groups and a split."""
+"""Data sets by name: images with labels, and, where they have them, groups and a split."""
 
 import lazy_loader
 

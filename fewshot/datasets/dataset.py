@@ -20,7 +20,7 @@ SPLITS: Splits = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures, each with its class.
+    """Images, each with its class.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Dataset:
     images : tuple of image sources
         As ``fewshot.open_image`` takes them; none is read before it is used.
     labels : tuple of str
-        The class of each picture.
+        The class of each image.
     groups : tuple of str, optional
-        The group of each picture, where an episode's classes are drawn from one group, as from one of Omniglot's
+        The group of each image, where an episode's classes are drawn from one group, as from one of Omniglot's
         alphabets.
     split : str, optional
         The part of the set, in the set's own words; None if it has no parts.
@@ -41,7 +41,7 @@ class Dataset:
 
     Raises
     ------
-    ValueError : if there is not one label, or not one group, for each picture.
+    ValueError : if there is not one label, or not one group, for each image.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Dataset:
         return tuple(sorted(set(self.labels)))
 
     def take(self, positions: Sequence[int]) -> Dataset:
-        """Return the data set of the pictures at these positions, in this order."""
+        """Return the data set of the images at these positions, in this order."""
         return replace(
             self,
             images=tuple(self.images[i] for i in positions),

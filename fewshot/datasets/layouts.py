@@ -87,7 +87,7 @@ def _class_folders(folder: Path, own: str, layout: Layout) -> LabelledImages | N
 
 
 def _chosen_classes(folder: Path, names: Iterable[str], of_each: int | None = None) -> LabelledImages:
-    """The pictures, or the first so many in order of their names, of some of a folder's class folders."""
+    """The images, or the first so many in order of their names, of some of a folder's class folders."""
     images: list[ImageSource] = []
     labels: list[str] = []
     ignored: list[str] = []
@@ -167,7 +167,7 @@ LAYOUTS = (
         ("cifarfs", "cifar100"),
         (_listed_classes, _class_folders),
         "the archive linked from https://github.com/bertinetto/r2d2 (with data/ and splits/bertinetto/), unpacked, or "
-        f"the pictures {_FOLDERS}",
+        f"the images {_FOLDERS}",
         "cifar-fs",
         SPLITS,
     ),
@@ -185,8 +185,8 @@ LAYOUTS = (
         "mini-ImageNet",
         ("miniimagenet",),
         (_listed_images, _class_folders),
-        "the pictures from https://image-net.org and the lists train.csv, val.csv and test.csv from "
-        "https://github.com/twitter-research/meta-learning-lstm (images/ beside the lists), or the pictures "
+        "the images from https://image-net.org and the lists train.csv, val.csv and test.csv from "
+        "https://github.com/twitter-research/meta-learning-lstm (images/ beside the lists), or the images "
         f"{_FOLDERS}",
         "mini-imagenet",
         SPLITS,
@@ -197,7 +197,7 @@ LAYOUTS = (
         "tiered-ImageNet",
         ("tieredimagenet",),
         (_class_folders,),
-        "the pictures from https://image-net.org by the lists of https://github.com/renmengye/few-shot-ssl-public, "
+        "the images from https://image-net.org by the lists of https://github.com/renmengye/few-shot-ssl-public, "
         f"{_FOLDERS} (its pickle files are not read)",
         os.path.join("tiered-imagenet", "{split}"),
         SPLITS,
@@ -211,6 +211,6 @@ LAYOUTS = (
         "CUB_200_2011.tgz from https://www.vision.caltech.edu/datasets/cub_200_2011/, unpacked",
         "CUB_200_2011",
         _CUB,
-        (IMAGENET,),  # the project page warns that its pictures may be ImageNet's too
+        (IMAGENET,),  # the project page warns that its images may be ImageNet's too
     ),
 )

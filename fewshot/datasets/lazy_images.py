@@ -1,4 +1,4 @@
-"""Pictures that are made when used: turned, or behind another library; and what lies in a folder or zip."""
+"""Images that are made when used: turned, or behind another library; and what lies in a folder or zip."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from fewshot.media import (
     image_bytes,
     open_image,
     read_member,
-    zips,
+    zip_members,
 )
 
 
 class LazySource:
-    """What ``open_image`` asks of a file object, for a picture that is made at each reading."""
+    """What ``open_image`` asks of a file object, for an image that is made at each reading."""
 
     def seekable(self) -> bool:
-        """There is no position: every reading gives the whole picture."""
+        """There is no position: every reading gives the whole image."""
         return False
 
     def as_image(self) -> ImageSource:
@@ -37,7 +37,7 @@ class LazySource:
 
 @dataclass(frozen=True)
 class RotatedImage(LazySource):
-    """A picture turned counter-clockwise by quarters.
+    """An image turned counter-clockwise by quarters.
 
     Attributes
     ----------
@@ -51,14 +51,14 @@ class RotatedImage(LazySource):
 
     @property
     def name(self) -> str:
-        """The picture's name, and the turn."""
+        """The image's name, and the turn."""
         return f"{describe(self.source)} turned by {90 * self.quarter_turns} degrees"
 
     def __str__(self) -> str:
         return self.name
 
     def read(self, size: int = -1) -> bytes:
-        """Return the turned picture as PNG, whole, whatever ``size`` says.
+        """Return the turned image as PNG, whole, whatever ``size`` says.
 
         Raises
         ------
@@ -67,15 +67,15 @@ class RotatedImage(LazySource):
         return image_bytes(np.rot90(np.asarray(open_image(self.source)), self.quarter_turns))
 
 
-def pictures_below(place: Path, under: str) -> dict[str, ImageSource]:
-    """Return the pictures in the folder ``under`` of a folder or zip, by their path from ``under``, sorted."""
+def images_below(place: Path, under: str) -> dict[str, ImageSource]:
+    """Return the images in the folder ``under`` of a folder or zip, by their path from ``under``, sorted."""
     if place.is_dir():
         folder = place / under
         found = find_images(folder).images if folder.is_dir() else ()
         return {os.path.relpath(str(image), folder).replace(os.sep, "/"): image for image in found}
     if not zipfile.is_zipfile(place):
         raise ValueError(f"{place} is neither a folder nor a zip, or is damaged; fetch it again")
-    names = [name for name in zips.members(place) if name.startswith(f"{under}/")]
+    names = [name for name in zip_members(place) if name.startswith(f"{under}/")]
     return {
         name.removeprefix(f"{under}/"): ZippedImage(str(place), name)
         for name in names

@@ -121,6 +121,6 @@ def _split_folders(place: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
 
 
 def _deep(image: ImageSource, label: str) -> bool:
-    """Whether a zip's picture lies in a folder below its class's."""
+    """Whether a zip's image lies in a folder below its class's."""
     parts = image.member.split("/") if isinstance(image, ZippedImage) else []
     return label in parts and len(parts) > parts.index(label) + 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot.datasets.dataset import Dataset, Splits, entries, missing_data, own_split
-from fewshot.datasets.lazy_images import RotatedImage, pictures_below, text_in
+from fewshot.datasets.lazy_images import RotatedImage, images_below, text_in
 from fewshot.datasets.overlap import BACKGROUND
 from fewshot.media import ImageSource
 
@@ -22,7 +22,7 @@ _PAGE = "https://github.com/brendenlake/omniglot"
 
 @dataclass(frozen=True)
 class OneShotRun:
-    """One of the official 20-way tasks: 20 pictures to learn from, one a class, and 20 to recognise.
+    """One of the official 20-way tasks: 20 images to learn from, one a class, and 20 to recognise.
 
     Attributes
     ----------
@@ -44,11 +44,11 @@ def omniglot(split: str, root: Root, *, rotated: bool = False) -> Dataset:
     """Read the background or the evaluation alphabets; ``rotated``: each quarter turn of a character is a class."""
     part = own_split("Omniglot", split, _PARTS)
     chosen: dict[str, tuple[list[ImageSource], int]] = {}
-    for character, pictures in _characters(root, part).items():
+    for character, sources in _characters(root, part).items():
         if rotated:
-            chosen |= {f"{character}/{word}": (pictures, turns) for word, turns in _TURNS.items()}
+            chosen |= {f"{character}/{word}": (sources, turns) for word, turns in _TURNS.items()}
         else:
-            chosen[character] = (pictures, 0)
+            chosen[character] = (sources, 0)
     contained_in = (BACKGROUND,) if part == "background" else ()
     return _dataset(
         "omniglot-rotated" if rotated else "omniglot", part, chosen, grouped=True, contained_in=contained_in
@@ -104,14 +104,14 @@ def omniglot_one_shot_runs(root: Root = None) -> tuple[OneShotRun, ...]:
     Raises
     ------
     FileNotFoundError : if Omniglot is not there, saying what to fetch, from where, and where to put it.
-    ValueError : if a run names a picture that is not there.
+    ValueError : if a run names an image that is not there.
 
     References
     ----------
     Lake, Salakhutdinov & Tenenbaum 2015, Science 350(6266), 1332-1338.
     """
     for place in entries(root, ("omniglot",)):
-        found = pictures_below(place, "one_shot_runs")
+        found = images_below(place, "one_shot_runs")
         if found:
             return tuple(_run(place, name, found) for name in sorted({path.split("/")[0] for path in found}))
     raise missing_data(
@@ -126,7 +126,7 @@ def _run(place: Path, name: str, found: dict[str, ImageSource]) -> OneShotRun:
     answers = text_in(place, f"one_shot_runs/{name}/class_labels.txt").split()
     missing = [path for path in answers if path not in found]
     if missing or len(answers) % 2:
-        raise ValueError(f"{place}: {name}'s class_labels.txt names pictures that are not there: {missing}")
+        raise ValueError(f"{place}: {name}'s class_labels.txt names images that are not there: {missing}")
     support = [path for path in found if path.startswith(f"{name}/training/")]
     return OneShotRun(
         name,
@@ -138,10 +138,10 @@ def _run(place: Path, name: str, found: dict[str, ImageSource]) -> OneShotRun:
 
 
 def _characters(root: Root, part: str) -> dict[str, list[ImageSource]]:
-    """The pictures of each character of a part, by "Alphabet/character"."""
+    """The images of each character of a part, by "Alphabet/character"."""
     for place in entries(root, ("omniglot",)):
         characters = defaultdict(list)
-        for path, image in pictures_below(place, f"images_{part}").items():
+        for path, image in images_below(place, f"images_{part}").items():
             characters[path.rpartition("/")[0]].append(image)
         if characters:
             return dict(characters)
@@ -163,8 +163,8 @@ def _dataset(
 ) -> Dataset:
     images: list[ImageSource] = []
     labels: list[str] = []
-    for label, (pictures, turns) in chosen.items():
-        images += [RotatedImage(image, turns).as_image() for image in pictures] if turns else pictures
-        labels += [label] * len(pictures)
+    for label, (sources, turns) in chosen.items():
+        images += [RotatedImage(image, turns).as_image() for image in sources] if turns else sources
+        labels += [label] * len(sources)
     groups = tuple(label.split("/")[0] for label in labels) if grouped else None
     return Dataset(name, tuple(images), tuple(labels), groups, part, contained_in)

@@ -17,8 +17,8 @@ _WORDS = {
 }
 
 # What an encoder learned from, by its name: the bundled one; and the tags of timm's networks. ImageNet's 12, 21 and 22
-# thousand classes hold its 1,000; MAE, FCMAE and DINO learned from its pictures without labels; DINOv2's LVD-142M and
-# DINOv3's training hold its training set; EVA-02's merged 38 million pictures hold all of it.
+# thousand classes hold its 1,000; MAE, FCMAE and DINO learned from its images without labels; DINOv2's LVD-142M and
+# DINOv3's training hold its training set; EVA-02's merged 38 million images hold all of it.
 _LEARNED_FROM: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"^pocket$", (TINY_TRAIN, BACKGROUND)),
     (r"(?<![a-z0-9])inw?(1|12|21|22)k", (IMAGENET,)),

@@ -21,7 +21,7 @@ _NO_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset"}  # they need a fold
 
 @dataclass(frozen=True)
 class TorchvisionImage(LazySource):
-    """A picture that a torchvision data set hands out as PIL image."""
+    """An image that a torchvision data set hands out as PIL image."""
 
     set_name: str
     index: int
@@ -29,14 +29,14 @@ class TorchvisionImage(LazySource):
 
     @property
     def name(self) -> str:
-        """The set's name and the picture's number in it."""
+        """The set's name and the image's number in it."""
         return f"{self.set_name}/{self.index}"
 
     def __str__(self) -> str:
         return self.name
 
     def read(self, size: int = -1) -> bytes:
-        """Return the picture as PNG, whole, whatever ``size`` says."""
+        """Return the image as PNG, whole, whatever ``size`` says."""
         return image_bytes(self.data[self.index][0])
 
 
@@ -49,13 +49,13 @@ def torchvision_names() -> list[str]:
 
 
 def torchvision_dataset(name: str, split: str, root: str | os.PathLike[str] | None) -> Dataset:
-    """Make a torchvision data set, as its own class does, and list its pictures.
+    """Make a torchvision data set, as its own class does, and list its images.
 
     torchvision downloads what it can (it may be many gigabytes) into ``torchvision`` in the data folder, unless it is
     there already, and checks it as that class does. ``split`` is passed on as the class's own
     ``split`` or, for "train" and "test", as its ``train``; a class that has neither is read whole. All other arguments
     are that class's defaults. Labels are its class names where it has them, else numbers. They are taken from the
-    lists it keeps; where it keeps none, every picture is decoded once to learn them.
+    lists it keeps; where it keeps none, every image is decoded once to learn them.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def _downloads(kind: type) -> bool:
 
 
 def _targets(name: str, data: Any) -> list[int]:
-    """The class number of each picture, from a list the set keeps, if that agrees with what it hands out."""
+    """The class number of each image, from a list the set keeps, if that agrees with what it hands out."""
     try:
         n = len(data)
         some = {i: operator.index(data[i][1]) for i in {0, n // 2, n - 1}}
@@ -116,7 +116,7 @@ def _targets(name: str, data: Any) -> list[int]:
                 return [operator.index(target) for target in kept]
         return [operator.index(data[i][1]) for i in range(n)]
     except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"torchvision's {name} does not hold pictures of classes ({error})") from error
+        raise ValueError(f"torchvision's {name} does not hold images of classes ({error})") from error
 
 
 def _kept_lists(data: Any) -> Iterator[Sequence[Any]]:

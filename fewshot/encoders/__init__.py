@@ -1,4 +1,4 @@
-"""Encoders: frozen networks that turn pictures into embeddings."""
+"""Encoders: frozen networks that turn images into embeddings."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Vectors kept on disk, so that no picture is embedded twice."""
+"""Vectors kept on disk, so that no image is embedded twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     encoder : Encoder
-        Asked only for pictures not seen before.
+        Asked only for images not seen before.
     path : path
         The cache file; made when absent, shared by any number of encoders and processes. It holds nothing that cannot
         be computed again: delete it at will.
@@ -56,7 +56,7 @@ class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return getattr(self.encoder, "spec", {})
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed n pictures: (n, d) float32; raises ImageError as the encoder would."""
+        """Embed n images: (n, d) float32; raises ImageError as the encoder would."""
         return all_or_raise(self.encode_valid(images))
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
@@ -64,14 +64,14 @@ class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed pictures, as ``encode``."""
+        """Embed images, as ``encode``."""
         return self.encode(X)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
     def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
-        """Embed the pictures that can be read, and list the others; each chunk is stored as soon as it is embedded."""
+        """Embed the images that can be read, and list the others; each chunk is stored as soon as it is embedded."""
         source = iter(check_image_batch(images))
         chunks = []
         start = 0

@@ -1,4 +1,4 @@
-"""What an encoder is, and how a batch goes on when one of its pictures cannot be read."""
+"""What an encoder is, and how a batch goes on when one of its images cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = 256
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Anything that turns pictures into vectors.
+    """Anything that turns images into vectors.
 
     Attributes
     ----------
@@ -36,19 +36,19 @@ class Encoder(Protocol):
     def fingerprint(self) -> str: ...  # noqa: D102
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed n pictures: (n, d) float32, in the order given."""
+        """Embed n images: (n, d) float32, in the order given."""
         ...
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The vectors of the pictures that could be read, and the errors of those that could not.
+    """The vectors of the images that could be read, and the errors of those that could not.
 
     Attributes
     ----------
     vectors : ndarray of shape (m, d), float32
     kept : ndarray of shape (m,)
-        Which of the pictures given each vector belongs to, rising.
+        Which of the images given each vector belongs to, rising.
     failed : tuple of (position, ImageError)
     """
 
@@ -58,9 +58,9 @@ class Encoded:
 
 
 def encode_valid(encoder: Encoder, images: Iterable[ImageSource]) -> Encoded:
-    """Embed the pictures that can be read; the others are listed, each with its reason.
+    """Embed the images that can be read; the others are listed, each with its reason.
 
-    An encoder with an ``encode_valid`` method of its own is asked; any other is given opened pictures.
+    An encoder with an ``encode_valid`` method of its own is asked; any other is given opened images.
     """
     own = getattr(encoder, "encode_valid", None)
     if own is not None:
@@ -83,9 +83,9 @@ def gathered(
     dim: int,
     done: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Put batches together: what became of each picture, an ImageError or anything else, and the vectors of the others.
+    """Put batches together: what became of each image, an ImageError or anything else, and the vectors of the others.
 
-    ``done`` is told how many pictures each had.
+    ``done`` is told how many images each had.
     """
     vectors: list[NDArray[np.float32]] = []
     kept: list[int] = []
@@ -104,7 +104,7 @@ def gathered(
 
 
 def all_or_raise(encoded: Encoded) -> NDArray[np.float32]:
-    """Return the vectors, or raise for the pictures that failed.
+    """Return the vectors, or raise for the images that failed.
 
     Raises
     ------
@@ -119,12 +119,12 @@ def all_or_raise(encoded: Encoded) -> NDArray[np.float32]:
 
 
 def check_image_batch(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """Refuse a single picture where a sequence of them is wanted: a path is a sequence of letters to Python."""
+    """Refuse a single image where a sequence of them is wanted: a path is a sequence of letters to Python."""
     if isinstance(images, (str, bytes, Image.Image)) or hasattr(images, "__fspath__"):
         raise TypeError(f"encode takes a sequence of images; for one, give [image], not {type(images).__name__}")
     return images
 
 
 def counted(images: Iterable[ImageSource]) -> tuple[Iterator[ImageSource], int | None]:
-    """Return an iterator over the pictures and their number, where it is known."""
+    """Return an iterator over the images and their number, where it is known."""
     return iter(images), len(images) if isinstance(images, Sized) else None

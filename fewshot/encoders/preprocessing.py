@@ -1,4 +1,4 @@
-"""From a picture to what a network reads: timm's own resizing and cropping, then normalised pixels."""
+"""From an image to what a network reads: timm's own resizing and cropping, then normalised pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot.media import ImageSource, open_image
 
 # A JPEG is decoded at a half, quarter or eighth of its size where that leaves so many times what the network's own
-# resizing makes of it. The vectors' cosine to those of whole pictures was 0.9996 on average and 0.9985 at the least
+# resizing makes of it. The vectors' cosine to those of whole images was 0.9996 on average and 0.9985 at the least
 # (pocket, 200 photographs of 500 x 375); decoding and resizing 12 megapixels took 0.018 s instead of 0.17.
 _REDUCING_GAP = 2
 
@@ -24,16 +24,16 @@ def preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.ui
     from timm.data import create_transform
 
     steps = create_transform(**config, is_training=False).transforms
-    on_pictures = []
+    image_steps = []
     for step in steps:
         if "Tensor" in type(step).__name__ or "Numpy" in type(step).__name__:
             break  # from here on whole batches are converted at once
-        on_pictures.append(step)
-    at_least = _enough(on_pictures)
+        image_steps.append(step)
+    at_least = _enough(image_steps)
 
     def prepare(source: ImageSource) -> NDArray[np.uint8]:
         image: Image.Image = open_image(source, at_least=at_least)
-        for step in on_pictures:
+        for step in image_steps:
             image = step(image)
         return np.asarray(image)
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 POCKET = Path(__file__).with_name("pocket")
 # Batches of so many pixels stay in a CPU's cache (mobilenetv2 at 224 px: 299 images/s at 8, 223 at 32); of very small
-# pictures, more than so many gain nothing. A GPU wants many at once.
+# images, more than so many gain nothing. A GPU wants many at once.
 _CPU_PIXELS, _CPU_MOST, _GPU_BATCH = 8 * 224 * 224, 32, 64
 # Least cosine between bfloat16 and float32 features of noise for bfloat16 to be taken unasked; 0.99 and up is usual.
 _FAITHFUL = 0.97
@@ -45,10 +45,10 @@ View = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A frozen timm network: pictures in, embeddings out; also a scikit-learn transformer.
+    """A frozen timm network: images in, embeddings out; also a scikit-learn transformer.
 
     The network is loaded at first use. It is in eval mode, without gradients, and preprocesses exactly as its own
-    ``pretrained_cfg`` says, so a picture embeds the same alone, in any batch, after any other call (up to the
+    ``pretrained_cfg`` says, so an image embeds the same alone, in any batch, after any other call (up to the
     rounding of ``precision``).
 
     Parameters
@@ -69,7 +69,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     precision : {"float32", "bfloat16"}, optional
         By default bfloat16 where the hardware computes in it and the network's features allow it, else float32.
     batch_size : int, optional
-        Pictures per forward pass; by default 64 on a GPU, and on a CPU 1 to 32 by their size: 8 at 224 pixels.
+        Images per forward pass; by default 64 on a GPU, and on a CPU 1 to 32 by their size: 8 at 224 pixels.
 
     Raises
     ------
@@ -133,7 +133,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.loaded.precision
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed n pictures.
+        """Embed n images.
 
         Parameters
         ----------
@@ -147,20 +147,20 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises
         ------
-        ImageError : naming the first picture that cannot be read; ``encode_valid`` goes on instead.
+        ImageError : naming the first image that cannot be read; ``encode_valid`` goes on instead.
         """
         return all_or_raise(self.encode_valid(images))
 
     def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
-        """Embed the pictures that can be read, and list the others.
+        """Embed the images that can be read, and list the others.
 
-        Pictures are decoded while the network computes.
+        Images are decoded while the network computes.
         """
         encoded = self.encode_views(images, (_as_is,))
         return replace(encoded, vectors=encoded.vectors[:, 0])
 
     def encode_views(self, images: Iterable[ImageSource], views: Sequence[View]) -> Encoded:
-        """As ``encode_valid``, but v views of each picture: ``vectors`` has the shape (m, v, d).
+        """As ``encode_valid``, but v views of each image: ``vectors`` has the shape (m, v, d).
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         loaded = self.loaded
         set_thread_count(1)
-        batch: list[_Prepared] = [attempt(loaded.prepare, picture) for picture in check_image_batch(images)]
+        batch: list[_Prepared] = [attempt(loaded.prepare, image) for image in check_image_batch(images)]
         return gathered([self._embed(loaded, batch, (_as_is,))], loaded.dim)
 
     def exact_network(self) -> nn.Module:
@@ -231,7 +231,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed pictures, as ``encode``."""
+        """Embed images, as ``encode``."""
         return self.encode(X)
 
     def set_params(self, **params: Any) -> Self:
@@ -258,7 +258,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _embedded(
         self, loaded: LoadedNetwork, source: Iterator[ImageSource], total: int | None, views: Sequence[View]
     ) -> Iterator[tuple[list[_Prepared], NDArray[np.float32]]]:
-        """Yield batches in order: what became of each picture, and the vectors (m, v d) of the good ones."""
+        """Yield batches in order: what became of each image, and the vectors (m, v d) of the good ones."""
         on_cpu = loaded.device.type == "cpu"
         default = loaded.cpu_batch if on_cpu else _GPU_BATCH
         size = default if self.batch_size is None else check_count("batch_size", self.batch_size)
@@ -273,7 +273,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             size = max(1, min(size, -(-total // threads)))
 
         def embed(batch: list[ImageSource]) -> tuple[list[_Prepared], NDArray[np.float32]]:
-            return self._embed(loaded, [attempt(loaded.prepare, picture) for picture in batch], views)
+            return self._embed(loaded, [attempt(loaded.prepare, image) for image in batch], views)
 
         for result in map_ahead(
             embed, _batches(source, size), workers=threads, ahead=2 * threads, initializer=partial(set_thread_count, 1)

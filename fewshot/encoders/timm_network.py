@@ -54,7 +54,7 @@ def _check_folder(name: str) -> None:
 
 
 def _check_preprocessing(network: nn.Module) -> None:
-    """Raise ValueError where a foreign config.json asks for what is no preprocessing, or for pictures beyond memory."""
+    """Raise ValueError where a foreign config.json asks for what is no preprocessing, or for images beyond memory."""
     from timm.data import resolve_model_data_config
 
     sound: dict[str, Callable[[Any], bool]] = {

@@ -1,4 +1,4 @@
-"""A network to be trained: from scratch, or from weights; at the picture size asked for."""
+"""A network to be trained: from scratch, or from weights; at the image size asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POCKET = Path(__file__).with_name("pocket")
 
 @dataclass(frozen=True)
 class Trainable:
-    """A network without classifier, float32, on the CPU, and how pictures become its input.
+    """A network without classifier, float32, on the CPU, and how images become its input.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
     Raises
     ------
     EncoderNotFound : if there is no such network.
-    ValueError : if it does not take pictures of that size, or does not give one vector for each.
+    ValueError : if it does not take images of that size, or does not give one vector for each.
     """
     name = SHORT_NAMES.get(arch, arch)
     if name == "pocket":
@@ -79,7 +79,7 @@ def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
             network = _made(name, seed, from_weights, img_size=size)
         except EncoderNotFound as error:  # but it was found at its own size
             reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-            raise ValueError(f"{arch} does not take pictures of {size} x {size} pixels: {reason}") from error
+            raise ValueError(f"{arch} does not take images of {size} x {size} pixels: {reason}") from error
     size = size or own
     dim = _dim(network, arch, size)
     network.requires_grad_(True)
@@ -92,7 +92,7 @@ def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
 
 
 def learning(network: nn.Module) -> None:
-    """Put a network in training mode, but for batch norms folded into its weights: pictures are not normalised anew."""
+    """Put a network in training mode, but for batch norms folded into its weights: images are not normalised anew."""
     network.train()
     for module in network.modules():
         if getattr(module, "folded", False):
@@ -116,7 +116,7 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def check_sizes(net: Trainable, arch: str, sizes: Iterable[int]) -> None:
-    """Refuse a network that does not take pictures of all these sizes, giving as many features of each.
+    """Refuse a network that does not take images of all these sizes, giving as many features of each.
 
     Raises
     ------
@@ -124,11 +124,11 @@ def check_sizes(net: Trainable, arch: str, sizes: Iterable[int]) -> None:
     """
     dims = {_dim(net.network, arch, side) for side in sizes}
     if len(dims) > 1:
-        raise ValueError(f"{arch} gives {min(dims)} to {max(dims)} features by picture size, so pictures cannot grow")
+        raise ValueError(f"{arch} gives {min(dims)} to {max(dims)} features by image size, so images cannot grow")
 
 
 def _dim(network: nn.Module, arch: str, side: int) -> int:
-    """How many features the network makes of pictures of ``side`` pixels."""
+    """How many features the network makes of images of ``side`` pixels."""
     starved: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -145,17 +145,17 @@ def _dim(network: nn.Module, arch: str, side: int) -> int:
             out = network(torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = first_line(error)
-        raise ValueError(f"{arch} does not take pictures of {side} x {side} pixels: {reason}") from error
+        raise ValueError(f"{arch} does not take images of {side} x {side} pixels: {reason}") from error
     finally:
         for hook in hooks:
             hook.remove()
     if starved:  # and in torch 2.15 its gradient in bfloat16 is whatever lay in memory
         raise ValueError(
-            f"pictures of {side} x {side} pixels are too small for {arch}: its layer {starved[0]} would halve a map of "
+            f"images of {side} x {side} pixels are too small for {arch}: its layer {starved[0]} would halve a map of "
             "one pixel. Raise --size, or take a smaller network"
         )
     if out.ndim != 2:
-        raise ValueError(f"{arch} gives features of shape {tuple(out.shape)}, not one vector a picture")
+        raise ValueError(f"{arch} gives features of shape {tuple(out.shape)}, not one vector per image")
     return int(out.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""From whatever holds a picture to an upright RGB image: files, bytes, arrays, PIL images, folders and zips."""
+"""Opening one image, from a file, bytes, an array, a PIL image or a zip, as upright RGB."""
 
 from __future__ import annotations
 
@@ -6,83 +6,33 @@ import hashlib
 import io
 import os
 import stat
-import zipfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, TypeVar, Union, cast
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot.errors import ImageError
-from fewshot.media import zips
+from fewshot.media.zips import MAX_BYTES, ZippedImage, oversize
 
 if TYPE_CHECKING:
     from typing import TypeAlias
-
-S = TypeVar("S")
-R = TypeVar("R")
 
 # Only these decoders are tried: others (EPS, for one) would start programs on hostile input.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 MAX_PIXELS = 89_478_485
-"""Pictures of more pixels are refused as decompression bombs (Pillow's own limit: 256 MiB of RGB)."""
-MAX_BYTES = 512 * 2**20
-"""Files of more bytes are refused unread."""
-
-
-@dataclass(frozen=True)
-class ZippedImage:
-    """A picture inside a zip archive; read when used, from an archive that stays open between readings."""
-
-    archive: str
-    member: str
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.member}"
-
-    def read(self) -> bytes:
-        """Return the member's bytes, never more than ``MAX_BYTES`` of them."""
-        return read_member(self.archive, self.member)
-
-
-def read_member(archive: str | os.PathLike[str], member: str) -> bytes:
-    """Return a file of a zip, which is kept open until it changes on disk.
-
-    Raises
-    ------
-    ImageError : if the file is over ``MAX_BYTES``, swells as a zip bomb does, is a link, or its name leads elsewhere.
-    """
-    opened, lock = zips.opened(archive)
-    why = zips.refusal(opened.getinfo(member), MAX_BYTES)
-    if why is not None:
-        raise ImageError(f"{archive}/{member}", why)
-    with lock:
-        return opened.read(member)
-
+"""Images of more pixels are refused as decompression bombs (Pillow's own limit: 256 MiB of RGB)."""
 
 ImageSource: TypeAlias = Union[
     str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, NDArray[Any], ZippedImage
 ]
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """Pictures with the class each belongs to, and the files that were passed over."""
-
-    images: tuple[ImageSource, ...]
-    labels: tuple[str, ...]
-    ignored: tuple[str, ...]
-
-
 def describe(source: ImageSource) -> str:
-    """Name a picture for a message: its path where it has one."""
+    """Name an image for a message: its path where it has one."""
     if isinstance(source, (str, ZippedImage)):
         return str(source)
     if isinstance(source, os.PathLike):
@@ -97,7 +47,7 @@ def describe(source: ImageSource) -> str:
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
-    """Open a picture as an upright RGB image.
+    """Open an image, upright and in RGB.
 
     The camera's EXIF rotation is applied; transparency is laid on white; of an animation the first frame is taken;
     16 bits a channel are scaled to 8.
@@ -108,10 +58,10 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
         Files: JPEG, PNG, WebP, BMP, GIF or TIFF. Arrays: (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, uint8,
         uint16, or floats in [0, 1].
     max_pixels : int
-        Larger pictures are refused, before they are decoded.
+        Larger images are refused, before they are decoded.
     at_least : int, optional
         Pixels that suffice for either side: a larger JPEG file may come at 1/2, 1/4 or 1/8 of its size, which is
-        several times as fast for a camera's pictures.
+        several times as fast for photographs of a camera.
 
     Returns
     -------
@@ -146,7 +96,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
 
 
 def image_bytes(source: ImageSource) -> bytes:
-    """Return the picture's file, byte for byte; of a PIL image or array, a lossless PNG of what would be seen.
+    """Return the image's file, byte for byte; for a PIL image or array, a lossless PNG of its pixels.
 
     Raises
     ------
@@ -193,7 +143,7 @@ def _read_file(path: Path) -> bytes:
     if stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode):
         raise ImageError(str(path), "is a device, not an image file")
     if about.st_size > MAX_BYTES:
-        raise ImageError(str(path), _too_big(about.st_size))
+        raise ImageError(str(path), oversize(about.st_size))
     if stat.S_ISFIFO(about.st_mode):  # as of a shell's <(...); its size is not known beforehand
         with open(path, "rb") as pipe:
             return _read_stream(pipe)
@@ -209,12 +159,8 @@ def _read_stream(stream: IO[bytes]) -> bytes:
     if not isinstance(data, bytes):
         raise ImageError(describe(stream), "the file object gives text; open the file in binary mode ('rb')")
     if len(data) > MAX_BYTES:
-        raise ImageError(describe(stream), _too_big(len(data)))
+        raise ImageError(describe(stream), oversize(len(data)))
     return data
-
-
-def _too_big(size: int) -> str:
-    return f"it is {size:,} bytes long, over the limit of {MAX_BYTES:,}"
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -222,7 +168,7 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(name, f"{width} x {height} is over the limit of {max_pixels:,} pixels; scale it down")
     if width == 0 or height == 0:
-        raise ImageError(name, f"{width} x {height} pixels hold no picture")
+        raise ImageError(name, f"{width} x {height} pixels hold no image")
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -274,121 +220,3 @@ def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         name,
         f"{array.dtype} values from {low} to {high}: give uint8, uint16, or floats in [0, 1]",
     )
-
-
-def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
-    """List a folder's pictures, also those of its (linked) subfolders, in sorted order; hidden files are left out.
-
-    The label of each is the first folder below ``folder`` that it lies in, "" for those directly inside.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
-    names = []
-    for where, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
-        names += [os.path.relpath(os.path.join(where, name), root) for name in files]
-    names.sort()
-    found = _sort_out([Path(n).as_posix() for n in names if not _endless(root / n)], lambda name: str(root / name))
-    return replace(found, ignored=(*found.ignored, *(str(root / n) for n in names if _shown(n) and _endless(root / n))))
-
-
-def _endless(path: Path) -> bool:
-    """Whether reading would wait for another program: a pipe, socket or device."""
-    return path.exists() and not path.is_file()
-
-
-def _leads_back(folder: Path) -> bool:
-    """Whether a link leads to a folder it lies in, which would be listed without end."""
-    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
-
-
-def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
-    """List the pictures of a folder, or zip, that holds one subfolder a class.
-
-    Parameters
-    ----------
-    place : path
-        ``place/cat/1.jpg`` is a picture of "cat"; ``place/cat/old/2.jpg`` too. In a zip, one folder around the class
-        folders is allowed.
-
-    Raises
-    ------
-    FileNotFoundError : if there is no such folder or zip.
-    ValueError : if no class folder holds a picture, saying what was found instead.
-    """
-    if os.path.isdir(place):
-        found = find_images(place)
-    elif zipfile.is_zipfile(place):
-        found = _zipped_images(str(place))
-    elif os.path.exists(place):
-        raise ValueError(f"{place} is neither a folder nor a zip of class folders")
-    else:
-        raise FileNotFoundError(f"no such folder or zip: {place}")
-    kept = [(image, label) for image, label in zip(found.images, found.labels, strict=True) if label]
-    loose = tuple(describe(image) for image, label in zip(found.images, found.labels, strict=True) if not label)
-    if not kept:
-        held = f"{len(loose)} images but no class folders" if loose else "no images"
-        raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<image>")
-    return LabelledImages(tuple(i for i, _ in kept), tuple(label for _, label in kept), found.ignored + loose)
-
-
-def _zipped_images(archive: str) -> LabelledImages:
-    names = zips.members(archive)
-    usual = [name for name in names if _shown(name) and _pictured(name) and not zips.is_outside(name)]
-    parts = [PurePosixPath(name).parts for name in usual]
-    wrapped = len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts)
-    return _sort_out(names, lambda name: ZippedImage(archive, name), depth=int(wrapped))
-
-
-def _shown(name: str) -> bool:
-    parts = PurePosixPath(name).parts  # "..", in a zip, is shown: whoever reads it is told that it is refused
-    return not any((part.startswith(".") and not zips.is_outside(part)) or part == "__MACOSX" for part in parts)
-
-
-def _pictured(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def _sort_out(names: Sequence[str], source: Callable[[str], ImageSource], *, depth: int = 0) -> LabelledImages:
-    """Part the shown pictures from other files; a label is the folder ``depth`` levels down."""
-    shown = [name for name in names if _shown(name)]
-    pictures = [name for name in shown if _pictured(name)]
-    labels = [parts[depth] if len(parts := PurePosixPath(name).parts) > depth + 1 else "" for name in pictures]
-    ignored = [describe(source(name)) for name in shown if not _pictured(name)]
-    return LabelledImages(tuple(map(source, pictures)), tuple(labels), tuple(ignored))
-
-
-def map_ahead(
-    function: Callable[[S], R],
-    items: Iterable[S],
-    *,
-    workers: int | None = None,
-    ahead: int = 64,
-    initializer: Callable[[], object] | None = None,
-) -> Iterator[R | ImageError]:
-    """Apply ``function`` in threads, a bounded number of items ahead of the reader; results come in order.
-
-    An ImageError is handed over in its item's place, so that one bad picture does not stop the others; any other
-    exception is raised. ``initializer`` is called once in each thread.
-    """
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, initializer=initializer) as pool:
-        waiting: deque[Future[R | ImageError]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(attempt, function, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def attempt(function: Callable[[S], R], item: S) -> R | ImageError:
-    """Call ``function``; an ImageError is returned instead of raised."""
-    try:
-        return function(item)
-    except ImageError as error:
-        return error

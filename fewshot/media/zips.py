@@ -1,4 +1,4 @@
-"""What may be read of a zip: nothing that leads elsewhere, nothing that swells to more than a picture."""
+"""Reading images from zips safely: nothing that leads out of the archive, nothing that swells as a zip bomb does."""
 
 from __future__ import annotations
 
@@ -7,10 +7,45 @@ import re
 import stat
 import threading
 import zipfile
+from dataclasses import dataclass
 from functools import lru_cache
 
-MAX_SWELLING, UNMEASURED = 100, 16 * 2**20
-"""What is over so many times as large as the zip holds of it is refused, if it has over so many bytes."""
+from fewshot.errors import ImageError
+
+MAX_BYTES = 512 * 2**20
+"""Files of more bytes are refused unread."""
+MAX_RATIO, SMALL = 100, 16 * 2**20
+"""A member of more than ``SMALL`` bytes that would grow more than ``MAX_RATIO`` times is refused."""
+
+
+@dataclass(frozen=True)
+class ZippedImage:
+    """An image inside a zip archive; read when used, from an archive that stays open between readings."""
+
+    archive: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    def read(self) -> bytes:
+        """Return the member's bytes, never more than ``MAX_BYTES`` of them."""
+        return read_member(self.archive, self.member)
+
+
+def read_member(archive: str | os.PathLike[str], member: str) -> bytes:
+    """Return a file of a zip, which is kept open until it changes on disk.
+
+    Raises
+    ------
+    ImageError : if the file is over ``MAX_BYTES``, swells as a zip bomb does, is a link, or its name leads elsewhere.
+    """
+    opened, lock = _opened_zip(archive)
+    why = refusal(opened.getinfo(member))
+    if why is not None:
+        raise ImageError(f"{archive}/{member}", why)
+    with lock:
+        return opened.read(member)
 
 
 def is_outside(name: str) -> bool:
@@ -18,31 +53,36 @@ def is_outside(name: str) -> bool:
     return name.startswith(("/", "\\")) or bool(re.match("[A-Za-z]:", name)) or ".." in re.split(r"[\\/]", name)
 
 
-def refusal(info: zipfile.ZipInfo, most: int) -> str | None:
-    """Say why a file of a zip is not read, None if it is; by the zip's list alone, before anything is unpacked.
+def refusal(info: zipfile.ZipInfo) -> str | None:
+    """Return why a member is not read, None if it is; by the zip's directory alone, before anything is unpacked.
 
-    No more is ever unpacked than the list says: Python's zipfile stops there.
+    No more is ever unpacked than the directory says: Python's zipfile stops there.
     """
     if is_outside(info.filename):
         return "its name leads out of the zip, so it is refused; make the zip anew, or unpack it yourself"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a link, and links in zips are not followed; make the zip anew with the file itself"
-    if info.file_size > most:
-        return f"it is {info.file_size:,} bytes long, over the limit of {most:,}"
-    if info.file_size > max(UNMEASURED, MAX_SWELLING * info.compress_size):
+    if info.file_size > MAX_BYTES:
+        return oversize(info.file_size)
+    if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
         return (
-            f"it would swell from {info.compress_size:,} to {info.file_size:,} bytes, over {MAX_SWELLING} times, as a "
+            f"it would swell from {info.compress_size:,} to {info.file_size:,} bytes, over {MAX_RATIO} times, as a "
             "zip bomb does; unpack it yourself if it is none"
         )
     return None
 
 
-def members(archive: str | os.PathLike[str]) -> list[str]:
+def oversize(size: int) -> str:
+    """Return the message for a file of more than ``MAX_BYTES`` bytes."""
+    return f"it is {size:,} bytes long, over the limit of {MAX_BYTES:,}"
+
+
+def zip_members(archive: str | os.PathLike[str]) -> list[str]:
     """Return the names of a zip's files, sorted.
 
     Raises
     ------
-    ValueError : if its list is damaged.
+    ValueError : if its directory is damaged.
     """
     try:
         with zipfile.ZipFile(archive) as found:
@@ -51,16 +91,16 @@ def members(archive: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{os.fspath(archive)} is a damaged zip ({error}); fetch it again, or make it anew") from error
 
 
-def opened(archive: str | os.PathLike[str]) -> tuple[zipfile.ZipFile, threading.Lock]:
-    """Return an open zip, and what to hold while reading; it is kept open until it changes on disk.
+def _opened_zip(archive: str | os.PathLike[str]) -> tuple[zipfile.ZipFile, threading.Lock]:
+    """An open zip and the lock for reading from it; it stays open until it changes on disk.
 
-    Opening a zip means reading its list of members: 0.2 s for the 33,283 of Omniglot's, too long for each picture.
+    Opening a zip reads its whole directory: 0.2 s for the 33,283 members of Omniglot's, too long for each image.
     """
     about = os.stat(archive)
-    return _opened(os.fspath(archive), about.st_mtime_ns, about.st_size, os.getpid())
+    return _cached_zip(os.fspath(archive), about.st_mtime_ns, about.st_size, os.getpid())
 
 
 @lru_cache(maxsize=8)
-def _opened(archive: str, *version: int) -> tuple[zipfile.ZipFile, threading.Lock]:
+def _cached_zip(archive: str, *version: int) -> tuple[zipfile.ZipFile, threading.Lock]:
     del version  # only part of the key: the file's time and size, and the process, as a fork shares the file's position
     return zipfile.ZipFile(archive), threading.Lock()

@@ -281,7 +281,7 @@ def test_a_folder_of_unseen_photos_is_classified_as_scikit_learn_does_on_the_sam
         predicted = [row["predicted"] for row in csv.DictReader(file)]
 
     from fewshot import load_encoder
-    from fewshot.media.images import labelled_images
+    from fewshot.media import labelled_images
 
     def unit(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)

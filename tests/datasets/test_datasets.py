@@ -24,7 +24,7 @@ from fewshot.datasets.omniglot import omniglot_one_shot_runs
 from fewshot.datasets.overlap import training_overlap
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import ImageError
-from fewshot.media.images import ZippedImage, describe, image_bytes, image_hash, open_image
+from fewshot.media import ZippedImage, describe, image_bytes, image_hash, open_image
 
 CORNERS = np.array([[0, 80], [160, 240]], np.uint8)  # upper left, upper right; lower left, lower right
 
@@ -548,7 +548,7 @@ def test_a_torchvision_set_that_is_not_of_classes_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(Kept, "__getitem__", lambda self, i: (Image.new("L", (2, 2)), {"boxes": []}))
     from fewshot.datasets.torchvision_sets import _targets
 
-    with pytest.raises(ValueError, match="torchvision's Kept does not hold pictures of classes"):
+    with pytest.raises(ValueError, match="torchvision's Kept does not hold images of classes"):
         _targets("Kept", Kept())
 
 

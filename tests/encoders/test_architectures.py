@@ -1,4 +1,4 @@
-"""This project's networks: sizes as published, known to timm, and one vector a picture whatever the company."""
+"""This project's networks: sizes as published, known to timm, and one vector per image whatever the company."""
 
 from __future__ import annotations
 

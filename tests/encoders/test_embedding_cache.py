@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from fewshot import ClassRegistry, EmbeddingCache, ImageError, PrototypeClassifier
-from fewshot.media.images import open_image
+from fewshot.media import open_image
 
 
 class Counting:

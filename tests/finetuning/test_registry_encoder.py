@@ -18,7 +18,7 @@ from fewshot import ClassRegistry, ImageError, RegistryError, TimmEncoder
 from fewshot.cli import main
 from fewshot.finetuning.classifier import FineTuneClassifier
 from fewshot.finetuning.registry_encoder import _examples, tune_registry
-from fewshot.media.images import image_bytes
+from fewshot.media import image_bytes
 
 pytestmark = pytest.mark.usefixtures("pocket_stays")
 SETTINGS = {"trainable": "last", "steps": 2, "learning_rate": 0.01, "views": 2}

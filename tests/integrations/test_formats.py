@@ -230,7 +230,7 @@ def test_a_cameras_turned_picture_has_the_size_it_is_seen_with(parts):
 
 
 def test_a_picture_that_goes_while_it_is_measured_is_a_failure_and_no_image(parts, monkeypatch):
-    from fewshot.media.images import open_image
+    from fewshot.media import open_image
 
     def lost(path):
         os.remove("new/2.png")

@@ -22,8 +22,7 @@ import fewshot.encoders
 from fewshot import EncoderNotFound, ImageError, load_encoder, open_image
 from fewshot.cli import main
 from fewshot.encoders.timm_network import load_network
-from fewshot.media import images, zips
-from fewshot.media.images import ZippedImage, labelled_images
+from fewshot.media import ZippedImage, images, labelled_images, zips
 from fewshot.registry.registry import ClassRegistry
 from fewshot.training.encoder_folder import write_config, write_weights
 from fewshot.validation import check_label
@@ -96,12 +95,12 @@ def test_links_in_a_folder_of_ones_own_are_followed(tmp_path):
 
 
 def test_a_hostile_zip_costs_only_its_hostile_members_and_each_is_told_of(tmp_path, monkeypatch, fake_pocket):
-    monkeypatch.setattr(zips, "UNMEASURED", 100_000)
+    monkeypatch.setattr(zips, "SMALL", 100_000)
     place = zip_of(
         tmp_path / "z.zip",
         ("cat/1.png", png()),
         ("../../home/x.png", png(size=5)),
-        ("cat/bomb.png", bytes(zips.UNMEASURED + 1)),
+        ("cat/bomb.png", bytes(zips.SMALL + 1)),
         ("cat/more.zip", b"PK"),
         links=(("dog/link.png", "/etc/passwd"),),
     )
@@ -118,7 +117,7 @@ def test_a_hostile_zip_costs_only_its_hostile_members_and_each_is_told_of(tmp_pa
 
 def test_a_zip_bomb_is_refused_by_the_zips_list_before_anything_is_unpacked(tmp_path, monkeypatch):
     place = zip_of(tmp_path / "z.zip", ("cat/1.png", bytes(200_000)))
-    monkeypatch.setattr(zips, "UNMEASURED", 100_000)
+    monkeypatch.setattr(zips, "SMALL", 100_000)
     monkeypatch.setattr(zipfile.ZipFile, "read", None)
     monkeypatch.setattr(zipfile.ZipFile, "open", None)
     message = refusal(ZippedImage(str(place), "cat/1.png"))

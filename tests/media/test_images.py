@@ -1,4 +1,4 @@
-"""Opening any picture, naming any that cannot be opened, and finding pictures in folders and zips."""
+"""Opening any image, and naming any that cannot be opened."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import struct
-import threading
 import warnings
 import zipfile
 import zlib
@@ -17,19 +16,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from fewshot.errors import FewShotError, ImageError
-from fewshot.media import images
-from fewshot.media.images import (
-    FORMATS,
-    SUFFIXES,
-    ZippedImage,
-    describe,
-    find_images,
-    image_bytes,
-    image_hash,
-    labelled_images,
-    map_ahead,
-    open_image,
-)
+from fewshot.media import ZippedImage, describe, image_bytes, image_hash, images, open_image, zips
+from fewshot.media.images import FORMATS, SUFFIXES
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
 # Upright: four corners of 8 x 8 blocks, wider than tall, so that any turn shows.
@@ -417,7 +405,8 @@ def test_a_decompression_bomb_is_refused_by_its_header(side):
 
 
 def test_too_many_bytes_are_refused_unread_with_both_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 50)
+    for module in (images, zips):
+        monkeypatch.setattr(module, "MAX_BYTES", 50)
     data = encoded(UPRIGHT, "PNG")
     path = bad_file(tmp_path, "big.png", data)
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
@@ -432,46 +421,6 @@ def test_an_image_error_is_ours_and_a_value_error():
         open_image(b"")
     with pytest.raises(ValueError, match="empty"):
         open_image(b"")
-
-
-# -- members of zips
-
-
-def test_a_zip_member_opens_and_a_wrong_one_is_named(tmp_path):
-    path = tmp_path / "z.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("cat/1.png", encoded(UPRIGHT, "PNG"))
-        archive.writestr("cat/text.png", b"hello")
-    assert_array_equal(pixels(ZippedImage(str(path), "cat/1.png")), UPRIGHT)
-    message = refusal(ZippedImage(str(path), "cat/2.png"))
-    assert message.startswith(f"{path}/cat/2.png: cannot be read")
-    assert refusal(ZippedImage(str(path), "cat/text.png")).startswith(f"{path}/cat/text.png: not an image")
-    assert refusal(ZippedImage(str(tmp_path / "no.zip"), "1.png")) == f"{tmp_path}/no.zip/1.png: no such file"
-    path.write_bytes(b"PK no zip")
-    assert "cannot be read (File is not a zip file)" in refusal(ZippedImage(str(path), "cat/1.png"))
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_zip_member_is_an_image_error_whatever_its_compression(method, tmp_path):
-    path = tmp_path / "z.zip"
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr("1.png", encoded(UPRIGHT, "PNG"))
-    data = bytearray(path.read_bytes())
-    start = 30 + len("1.png")
-    data[start + 4 : start + 40] = bytes(b ^ 0xA5 for b in data[start + 4 : start + 40])
-    path.write_bytes(data)
-    assert f"{path}/1.png: cannot be read" in refusal(ZippedImage(str(path), "1.png"))
-
-
-def test_an_encrypted_zip_member_is_an_image_error(tmp_path):
-    path = tmp_path / "z.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("1.png", b"secret")
-    data = bytearray(path.read_bytes())
-    data[6] |= 1
-    data[data.index(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(data)
-    assert "encrypted" in refusal(ZippedImage(str(path), "1.png"))
 
 
 # -- bytes and hashes
@@ -500,201 +449,9 @@ def test_hashing_a_missing_file_names_it(tmp_path):
         image_hash(tmp_path / "none.jpg")
 
 
-# -- folders and zips
-
-
-TREE = (
-    "cat/1.jpg",
-    "cat/old/2.PNG",
-    "dog/3.webp",
-    "dog/notes.txt",
-    "dog/.hidden.jpg",
-    ".git/4.jpg",
-    "__MACOSX/cat/5.jpg",
-    "__MACOSX/cat/._1.jpg",
-    ".DS_Store",
-    "cat/.DS_Store",
-)
-
-
-def folder_of(root, names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-    return root
-
-
-def zip_of(path, names):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, b"x")
-    return path
-
-
-def test_a_folder_gives_each_picture_its_class_and_names_what_was_passed_over(tmp_path):
-    found = labelled_images(folder_of(tmp_path, (*TREE, "loose.gif")))
-    assert found.images == tuple(str(tmp_path / name) for name in TREE[:3])
-    assert found.labels == ("cat", "cat", "dog")
-    assert found.ignored == (str(tmp_path / "dog/notes.txt"), str(tmp_path / "loose.gif"))
-
-
-def test_find_images_lists_loose_pictures_too_under_no_label(tmp_path):
-    found = find_images(folder_of(tmp_path, ("b.jpg", "a.tif", "sub/c.jpeg", "x.txt")))
-    assert found.images == tuple(str(tmp_path / name) for name in ("a.tif", "b.jpg", "sub/c.jpeg"))
-    assert found.labels == ("", "", "sub")
-    assert found.ignored == (str(tmp_path / "x.txt"),)
-
-
-def test_a_folder_under_a_hidden_one_is_not_hidden_itself(tmp_path):
-    place = folder_of(tmp_path / ".cache" / "photos", ("cat/1.jpg",))
-    assert labelled_images(place).labels == ("cat",)
-
-
-def test_linked_class_folders_are_listed_and_links_that_lead_back_are_not_followed(tmp_path):
-    place, elsewhere = folder_of(tmp_path / "place", ("dog/1.jpg",)), folder_of(tmp_path / "far", ("2.jpg",))
-    try:
-        (place / "cat").symlink_to(elsewhere, target_is_directory=True)
-    except OSError:
-        pytest.skip("no links here")
-    (place / "dog" / "up").symlink_to(place, target_is_directory=True)
-    (elsewhere / "back").symlink_to(place / "dog", target_is_directory=True)
-    found = labelled_images(place)
-    assert found.images == tuple(str(place / name) for name in ("cat/2.jpg", "cat/back/1.jpg", "dog/1.jpg"))
-    assert found.labels == ("cat", "cat", "dog")
-
-
-@pytest.mark.parametrize("wrapper", ["", "photos/", "p/"])
-def test_a_zip_gives_the_same_classes_with_or_without_a_folder_around_them(wrapper, tmp_path):
-    names = [wrapper + name if not name.startswith("__MACOSX") else name for name in TREE]
-    found = labelled_images(zip_of(tmp_path / "z.zip", [*names, ".hidden/cat/6.jpg", "__MACOSX/._photos"]))
-    assert found.images == tuple(ZippedImage(str(tmp_path / "z.zip"), wrapper + name) for name in TREE[:3])
-    assert found.labels == ("cat", "cat", "dog")
-    assert found.ignored == (f"{tmp_path}/z.zip/{wrapper}dog/notes.txt",)
-
-
-def test_a_readme_beside_the_class_folders_of_a_wrapped_zip_does_not_become_a_class_of_all(tmp_path):
-    found = labelled_images(zip_of(tmp_path / "z.zip", ["photos/README.txt", "photos/cat/1.jpg", "photos/dog/2.jpg"]))
-    assert found.labels == ("cat", "dog")
-    assert found.ignored == (f"{tmp_path}/z.zip/photos/README.txt",)
-
-
-def test_a_zip_of_one_class_is_not_taken_for_a_wrapper(tmp_path):
-    assert labelled_images(zip_of(tmp_path / "z.zip", ["cat/1.jpg", "cat/2.jpg"])).labels == ("cat", "cat")
-
-
-def test_zipped_pictures_that_were_listed_can_be_opened(tmp_path):
-    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
-        archive.writestr("photos/cat/1.png", encoded(UPRIGHT, "PNG"))
-    assert_array_equal(pixels(labelled_images(tmp_path / "z.zip").images[0]), UPRIGHT)
-
-
-def test_a_place_without_class_folders_is_refused_saying_what_it_holds_and_what_was_expected(tmp_path):
-    expected = f"expected one subfolder a class: {tmp_path}/<class>/<image>"
-    with pytest.raises(ValueError, match="holds no images; ") as error:
-        labelled_images(tmp_path)
-    assert expected in str(error.value)
-    folder_of(tmp_path, ("1.jpg", "2.jpg", "x.txt"))
-    with pytest.raises(ValueError, match="holds 2 images but no class folders; ") as error:
-        labelled_images(tmp_path)
-    assert expected in str(error.value)
-    with pytest.raises(ValueError, match="holds no images"):
-        labelled_images(zip_of(tmp_path / "z.zip", ["cat/readme.txt"]))
-
-
-def test_a_place_that_is_missing_or_neither_folder_nor_zip_is_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such folder or zip: .*nowhere"):
-        labelled_images(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
-        find_images(tmp_path / "nowhere")
-    path = bad_file(tmp_path, "x.rar", b"Rar!")
-    with pytest.raises(ValueError, match=r"x\.rar is neither a folder nor a zip of class folders"):
-        labelled_images(path)
-
-
 def test_every_suffix_is_known_to_pillow_as_one_of_the_formats():
     Image.init()
     assert {Image.registered_extensions()[suffix] for suffix in SUFFIXES} == set(FORMATS)
-
-
-# -- map_ahead
-
-
-def test_map_ahead_keeps_the_order_and_hands_image_errors_over_in_place():
-    late = threading.Event()
-
-    def work(number):
-        if number == 0:
-            assert late.wait(10)
-        if number == 5:
-            late.set()
-        if number % 10 == 3:
-            raise ImageError(str(number), "bad")
-        return number * 10
-
-    found = list(map_ahead(work, range(50), workers=8))
-    assert [f.source if isinstance(f, ImageError) else f for f in found] == [
-        str(n) if n % 10 == 3 else n * 10 for n in range(50)
-    ]
-
-
-def test_map_ahead_runs_in_threads_at_once():
-    meeting = threading.Barrier(3, timeout=10)
-    assert len(list(map_ahead(lambda _: meeting.wait(), range(3), workers=3))) == 3
-
-
-def test_map_ahead_never_reads_more_than_its_bound_ahead_of_the_reader():
-    read = []
-    many = (read.append(number) or number for number in range(2000))
-    results = map_ahead(lambda number: number, many, workers=2, ahead=4)
-    for taken in range(1, 20):
-        assert next(results) == taken - 1
-        assert len(read) <= taken + 4
-    results.close()
-    assert len(read) <= 24
-
-
-def test_map_ahead_raises_any_other_exception_and_stops():
-    done = []
-
-    def work(number):
-        done.append(number)
-        if number == 2:
-            raise ZeroDivisionError("two")
-        return number
-
-    results = map_ahead(work, range(1000), workers=1, ahead=4)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ZeroDivisionError, match="two"):
-        next(results)
-    assert len(done) < 20
-
-
-def test_map_ahead_raises_what_the_items_raise():
-    def items():
-        yield 1
-        raise KeyError("source")
-
-    with pytest.raises(KeyError, match="source"):
-        list(map_ahead(lambda number: number, items()))
-
-
-def test_map_ahead_of_nothing_is_nothing():
-    assert list(map_ahead(open_image, [])) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_folder_s_pipes_are_passed_over_and_a_named_pipe_is_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")  # listed: whoever reads it is told
-    found = find_images(tmp_path)
-    assert found.images == (str(tmp_path / "gone.png"),)
-    assert found.ignored == (str(tmp_path / "pipe.png"),)
-    data = io.BytesIO()
-    Image.new("RGB", (3, 2), "red").save(data, "PNG")
-    writer = threading.Thread(target=(tmp_path / "pipe.png").write_bytes, args=(data.getvalue(),))
-    writer.start()
-    assert open_image(tmp_path / "pipe.png").size == (3, 2)
-    writer.join()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no device files here")

@@ -211,7 +211,7 @@ def test_a_value_for_each_set_must_match_their_number():
 def test_a_network_that_would_be_starved_or_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"16 x 16 pixels are too small for test_resnet: its layer layer4\.0\.conv1"):
         trainable_network("test_resnet", 16, seed=0)
-    with pytest.raises(ValueError, match=r"conv4 does not take pictures of 9 x 9 pixels: Conv-4 halves .* 16 pixels"):
+    with pytest.raises(ValueError, match=r"conv4 does not take images of 9 x 9 pixels: Conv-4 halves .* 16 pixels"):
         trainable_network("conv4", 9, seed=0)
     with pytest.raises(EncoderNotFound, match="no encoder is called 'resnet13'"):
         trainable_network("resnet13", None, seed=0)

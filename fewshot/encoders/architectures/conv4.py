@@ -21,7 +21,7 @@ class Conv4(StagedNet):
     num_classes : int
         Outputs of the linear classifier; 0 leaves it out, and the network returns its features.
     in_chans : int
-        Channels of the picture.
+        Channels of the image.
     global_pool : str
         "flatten", as in the paper, or timm's name of a pooling; "" keeps the map.
     drop_rate : float
@@ -29,7 +29,7 @@ class Conv4(StagedNet):
     width : int
         Channels of every block.
     img_size : int or (int, int)
-        Sides of the picture, on which the number of flattened features depends.
+        Sides of the image, on which the number of flattened features depends.
 
     References
     ----------
@@ -48,7 +48,7 @@ class Conv4(StagedNet):
         super().__init__(in_chans, drop_rate)
         height, across = to_2tuple(img_size)
         if min(height, across) < 16:
-            raise ValueError(f"Conv-4 halves the picture four times, so it needs 16 pixels a side, not {img_size}")
+            raise ValueError(f"Conv-4 halves the image four times, so it needs 16 pixels a side, not {img_size}")
         self._cells = (height // 16) * (across // 16)
         self.stem = nn.Identity()
         self.stages = nn.Sequential(

@@ -1,4 +1,4 @@
-"""A small residual network for small pictures, characters and photographs: ``fewshot_pocket``."""
+"""A small residual network for small images, characters and photographs: ``fewshot_pocket``."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class _ResidualBlock(nn.Module):
 
 
 class PocketNet(StagedNet):
-    """A small residual network for small pictures: 64x64 in, one vector out.
+    """A small residual network for small images: 64x64 in, one vector out.
 
-    The stem halves the picture once and the first stage keeps that size, so that thin strokes of a glyph survive.
+    The stem halves the image once and the first stage keeps that size, so that thin strokes of a glyph survive.
 
     Parameters
     ----------
     num_classes : int
         Outputs of the linear classifier; 0 leaves it out, and the network returns its pooled features.
     in_chans : int
-        Channels of the picture.
+        Channels of the image.
     global_pool : str
         timm's name of the pooling before the classifier; "" keeps the map.
     drop_rate : float
@@ -71,7 +71,7 @@ class PocketNet(StagedNet):
 
     References
     ----------
-    He, Zhang, Ren & Sun 2016, arXiv:1512.03385, section 4.2 (a residual net for small pictures); it departs in widths
+    He, Zhang, Ren & Sun 2016, arXiv:1512.03385, section 4.2 (a residual net for small images); it departs in widths
     and depths, and in the block's shortcut (see ``_ResidualBlock``).
     """
 

@@ -48,7 +48,7 @@ class ResNet12(StagedNet):
     num_classes : int
         Outputs of the linear classifier; 0 leaves it out, and the network returns its pooled features.
     in_chans : int
-        Channels of the picture.
+        Channels of the image.
     global_pool : str
         timm's name of the pooling before the classifier; "" keeps the map.
     drop_rate : float

@@ -76,7 +76,7 @@ class StagedNet(nn.Module):
         self.fc: nn.Module = classifier.to(like.device, like.dtype).train(self.training)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tell timm which parameters belong together, from the picture to the output.
+        """Tell timm which parameters belong together, from the image to the output.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class StagedNet(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (n, in_chans, h, w)
-            Normalised pictures.
+            Normalised images.
         indices : int or list of int, optional
             The last so many stages, or the stages of these numbers (negative ones count from the end); all by default.
         norm : bool
@@ -175,7 +175,7 @@ class StagedNet(nn.Module):
         return list(wanted)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map pictures (n, in_chans, h, w) to the last stage's map (n, num_features, h / r, w / r)."""
+        """Map images (n, in_chans, h, w) to the last stage's map (n, num_features, h / r, w / r)."""
         return cast(Tensor, self.stages(self.stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -186,7 +186,7 @@ class StagedNet(nn.Module):
         return x if pre_logits else cast(Tensor, self.fc(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures (n, in_chans, h, w) to (n, num_classes), or to pooled features where ``num_classes`` is 0."""
+        """Map images (n, in_chans, h, w) to (n, num_classes), or to pooled features where ``num_classes`` is 0."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -199,7 +199,7 @@ def built(kind: type[N], name: str, pretrained: bool, **kwargs: Any) -> N:
 
 
 def default_cfg(**overrides: Any) -> dict[str, Any]:
-    """How pictures become input: 64x64, whole picture, values of about [-2, 2]."""
+    """How images become input: 64x64, whole image, values of about [-2, 2]."""
     return {
         "url": "",
         "num_classes": 0,

@@ -1,0 +1,49 @@
+"""Reading ahead: a function applied in threads to what comes next."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from fewshot.errors import ImageError
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def map_ahead(
+    function: Callable[[S], R],
+    items: Iterable[S],
+    *,
+    workers: int | None = None,
+    ahead: int = 64,
+    initializer: Callable[[], object] | None = None,
+) -> Iterator[R | ImageError]:
+    """Apply ``function`` in threads, a bounded number of items ahead of the reader; results come in order.
+
+    An ImageError is handed over in its item's place, so that one bad image does not stop the others; any other
+    exception is raised. ``initializer`` is called once in each thread.
+    """
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1, initializer=initializer) as pool:
+        waiting: deque[Future[R | ImageError]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(attempt, function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def attempt(function: Callable[[S], R], item: S) -> R | ImageError:
+    """Call ``function``; an ImageError is returned instead of raised."""
+    try:
+        return function(item)
+    except ImageError as error:
+        return error
