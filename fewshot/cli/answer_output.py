@@ -13,7 +13,7 @@ import click
 from fewshot.cli.options import counted, note, say
 
 if TYPE_CHECKING:
-    from fewshot.integrations import Answers, LabelStudioNames
+    from fewshot.integrations import ImagePredictions, LabelStudioNames
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,7 +70,7 @@ def writing_options(command: F) -> F:
     return gathered  # type: ignore[return-value]
 
 
-def write_answers(answers: Answers, asked: Writing, *, registry: str, classes: Sequence[str]) -> bool:
+def write_answers(answers: ImagePredictions, asked: Writing, *, registry: str, classes: Sequence[str]) -> bool:
     """Write answers to standard output and failures to standard error; says whether there were failures."""
     from fewshot.integrations import formats
     from fewshot.registry import Failure
@@ -109,7 +109,7 @@ def _say(value: Any) -> None:
     _put(as_json(value) + "\n")
 
 
-def _measured(answers: Answers) -> tuple[Answers, dict[str, tuple[int, int]]]:
+def _measured(answers: ImagePredictions) -> tuple[ImagePredictions, dict[str, tuple[int, int]]]:
     """Find the size of each picture as it is seen; one that has gone meanwhile becomes a failure."""
     from fewshot.errors import ImageError
     from fewshot.media import map_ahead, open_image
@@ -122,7 +122,7 @@ def _measured(answers: Answers) -> tuple[Answers, dict[str, tuple[int, int]]]:
     return [(path, gone.get(path, answer)) for path, answer in answers], sizes
 
 
-def _note_changed(answers: Answers) -> None:
+def _note_changed(answers: ImagePredictions) -> None:
     from fewshot.integrations import csv_cell
     from fewshot.registry import Prediction
 

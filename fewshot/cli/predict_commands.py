@@ -22,7 +22,7 @@ from fewshot.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from fewshot.integrations import Answers
+    from fewshot.integrations import ImagePredictions
 
 
 @click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
@@ -54,8 +54,8 @@ def predict(
 ) -> None:
     """Recognise pictures: one answer for each, in the order given.
 
-    IMAGE is a file, folder or pattern; - reads paths from standard input. A picture that cannot be read is answered
-    with "failed" and the reason.
+    IMAGE is a file, folder or pattern; - reads paths from standard input. A picture that cannot be read has an "error"
+    in place of a label.
 
     --format writes what another program imports, to standard output: csv (a row a picture), jsonl (a JSON object a
     line), label-studio (tasks with predictions), coco (a data set; boxes around the whole pictures), fiftyone (the
@@ -82,7 +82,7 @@ def predict(
         classes = list(dict.fromkeys([*opened.classes(), *labels]))  # some may have been renamed meanwhile
     known = iter(answered.predictions)
     failures = {failure.source: failure for failure in answered.failed}
-    answers: Answers = [(name, failures[name] if name in failures else next(known)) for name in names]
+    answers: ImagePredictions = [(name, failures[name] if name in failures else next(known)) for name in names]
     failed = write_answers(answers, writing, registry=registry, classes=classes)
     finish(failed)
 

@@ -1,5 +1,5 @@
 from . import formats as formats
-from .formats import Answers as Answers
+from .formats import ImagePredictions as ImagePredictions
 from .formats import LabelStudioNames as LabelStudioNames
 from .formats import as_json as as_json
 from .formats import csv_cell as csv_cell

@@ -1,7 +1,7 @@
-"""A registry as an auto-annotation function of CVAT: tags for whole pictures, or classes for a detector's shapes.
+"""A registry as an auto-annotation function of CVAT: tags for whole images, or classes for a detector's shapes.
 
 ``cvat-cli task auto-annotate 42 --function-module fewshot.integrations.cvat -p registry=str:parts.fewshot`` tags the
-pictures of a task; ``-p detector=str:MODULE`` gives the shapes that another function finds the classes of the registry.
+images of a task; with ``-p detector=str:MODULE``, shapes that another function finds get the classes of the registry.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _REGIONS = ("rectangle", "polygon", "mask")
 
 
 class RegistryFunction:
-    """An auto-annotation function (``cvat_sdk.auto_annotation.DetectionFunction``) that recognises by a registry.
+    """An auto-annotation function (``cvat_sdk.auto_annotation.DetectionFunction``) that classifies by a registry.
 
-    Nothing is said of a picture, and no shape is made of a detector's, where the registry answers "none of these".
+    An image that the registry rejects gets no tag, a detector's shape that it rejects is left out.
 
     Parameters
     ----------
@@ -42,18 +42,18 @@ class RegistryFunction:
     detector : auto-annotation function, optional
         Finds the shapes; its own labels and attributes are not kept.
     max_false_accept : float, optional
-        As for ``ClassRegistry.predict``; by default the level kept in the registry.
+        As for ``ClassRegistry.predict``; by default the one set in the registry.
 
     Attributes
     ----------
     spec : cvat_sdk.auto_annotation.DetectionFunctionSpec
-        The classes the registry had when the function was made. A label's id comes from its name, so it stays the same
-        when other classes come and go.
+        The classes of the registry when the function was made. A label's id is a hash of its name, so it stays the same
+        when other classes are added or removed.
 
     Raises
     ------
     RegistryError : if no class is registered.
-    ValueError : for a limit that the registry cannot set.
+    ValueError : for a ``max_false_accept`` that the registry has no threshold for.
     MissingExtra : if the SDK is not installed.
     """
 
@@ -68,36 +68,36 @@ class RegistryFunction:
                 f"{registry.path} holds no classes yet; register some with: fewshot add {registry.path} LABEL IMAGE..."
             )
         if max_false_accept != 1:
-            self._check_limit()
+            self._check_threshold()
         self._ids, self._metric = _ids(labels), registry.info().metric
         kind = "tag" if detector is None else _kind(detector)
         self.spec = sdk.DetectionFunctionSpec(
             labels=[sdk.label_spec(label, number, type=kind) for label, number in self._ids.items()]
         )
-        self._newcomers: set[str] = set()
+        self._unlisted: set[str] = set()
 
     def detect(self, context: cvataa.DetectionFunctionContext, image: Image) -> list[cvataa.DetectionAnnotation]:
-        """Recognise a picture, or the shapes that the detector finds in it.
+        """Classify an image, or the shapes that the detector finds in it.
 
         Parameters
         ----------
         context : DetectionFunctionContext
             ``conf_threshold`` is compared with ``Prediction.score``, the cosine to the class prototype; a detector
-            is given it too, for its own scores.
+            gets it too, for its own scores.
         image : PIL.Image.Image
 
         Raises
         ------
         ValueError : for a threshold where the registry's metric is not the cosine; for a detector's tag or line, which
-            encloses nothing.
+            has no inside.
         """
         if context.conf_threshold is not None and self._metric != "cosine":
             raise ValueError(
-                f"a confidence threshold of {context.conf_threshold} says nothing about {self._registry.path}, whose "
+                f"a confidence threshold of {context.conf_threshold} does not apply to {self._registry.path}, whose "
                 f"scores are {self._metric}, not cosines; leave it out and give max_false_accept instead"
             )
         if self._detector is None:
-            label = self._recognised([image], context)[0]
+            label = self._label_ids([image], context)[0]
             return [] if label is None else [_sdk().tag(label)]
         shapes, crops = [], []
         for number, shape in enumerate(self._detector.detect(context, image), start=1):
@@ -108,41 +108,41 @@ class RegistryFunction:
                 _log.warning("%s: shape %d was left out: %s", context.frame_name, number, error)
             else:
                 shapes.append(shape)
-        found = zip(shapes, self._recognised(crops, context), strict=True)
+        found = zip(shapes, self._label_ids(crops, context), strict=True)
         return [_classed(shape, label) for shape, label in found if label is not None]
 
-    def _check_limit(self) -> None:
-        """Find out whether there is a line to refuse by, rather than at the first picture of a task."""
+    def _check_threshold(self) -> None:
+        """Check the rejection threshold now rather than at the first image of a task."""
         try:
-            line = self._registry.rejection.threshold(self._max_false_accept)
+            threshold = self._registry.rejection.threshold(self._max_false_accept)
         except ValueError as error:
             if self._max_false_accept is not None:
                 raise
             _log.warning("no picture is refused: %s", error)
         else:
-            if line is not None and not line.met:
-                _log.warning("%s", line.describe())
+            if threshold is not None and not threshold.met:
+                _log.warning("%s", threshold.describe())
 
-    def _recognised(self, pictures: Sequence[Image], context: cvataa.DetectionFunctionContext) -> list[int | None]:
-        """Return the label id of each picture, None for none of these."""
-        if not pictures:
+    def _label_ids(self, images: Sequence[Image], context: cvataa.DetectionFunctionContext) -> list[int | None]:
+        """Return the label id of each image, None where it is rejected."""
+        if not images:
             return []
-        answered = self._registry.predict_valid(pictures, top=1, nearest=0, max_false_accept=self._max_false_accept)
-        if answered.failed and len(pictures) > 1:  # which of them it is shows when each is asked alone
-            return [label for picture in pictures for label in self._recognised([picture], context)]
-        if answered.failed:  # the others are worth more than this one
-            _log.warning("%s: not recognised: %s", context.frame_name, answered.failed[0].reason)
+        report = self._registry.predict_valid(images, top=1, nearest=0, max_false_accept=self._max_false_accept)
+        if report.failed and len(images) > 1:  # one at a time shows which
+            return [label for image in images for label in self._label_ids([image], context)]
+        if report.failed:  # the others are annotated
+            _log.warning("%s: not recognised: %s", context.frame_name, report.failed[0].reason)
             return [None]
         lowest = -math.inf if context.conf_threshold is None else context.conf_threshold
         return [
             self._id(prediction.label) if prediction.label is not None and prediction.score >= lowest else None
-            for prediction in answered.predictions
+            for prediction in report.predictions
         ]
 
     def _id(self, label: str) -> int | None:
-        if label not in self._ids and label not in self._newcomers:
-            self._newcomers.add(label)
-            _log.warning("class %r was registered after this function started, which says nothing of it", label)
+        if label not in self._ids and label not in self._unlisted:
+            self._unlisted.add(label)
+            _log.warning("class %r was registered after this function was made and is left out", label)
         return self._ids.get(label)
 
 
@@ -162,8 +162,8 @@ def create(
     detector : str or auto-annotation function, optional
         A module's name, or a Python file's path, as ``cvat-cli`` takes for a function.
     max_false_accept : float, optional
-        The largest share of unknown pictures to annotate, in (0, 1); by default the one that ``fewshot threshold``
-        keeps in the registry, if any; 1 refuses none.
+        The largest share of images of no class to annotate, in (0, 1); by default the one that ``fewshot threshold``
+        has set in the registry, if any; 1 rejects none.
     encoder : str, optional
         By default the one the registry was made with.
     **detector_parameters
@@ -180,7 +180,7 @@ def create(
             f"unknown parameter: {', '.join(detector_parameters)}; fewshot.integrations.cvat takes registry, detector, "
             "max_false_accept and encoder, and any others for the detector, of which there is none"
         )
-    found = _loaded(detector, detector_parameters) if detector is not None else None
+    found = _load_detector(detector, detector_parameters) if detector is not None else None
     opened = ClassRegistry(registry, encoder=encoder, create=False)
     try:
         function = RegistryFunction(opened, detector=found, max_false_accept=max_false_accept)
@@ -199,7 +199,7 @@ def _sdk() -> Any:
     return cvat_sdk.auto_annotation
 
 
-def _loaded(detector: Any, parameters: dict[str, Any]) -> Any:
+def _load_detector(detector: Any, parameters: dict[str, Any]) -> Any:
     if isinstance(detector, str):
         detector = _module(detector)
     if hasattr(detector, "create"):
@@ -253,7 +253,7 @@ def _type(shape: Any) -> str:
 
 
 def _cut_out(image: Image, shape: Any) -> Image:
-    """Return the picture inside a shape's box, turned upright with the shape; raise if they share no pixel."""
+    """Return the image inside a shape's box, turned upright with the shape; raise if they share no pixel."""
     points = list(shape.points)
     if _type(shape) == "mask":  # run lengths, then the box with its last pixels
         left, top, right, bottom = points[-4], points[-3], points[-2] + 1, points[-1] + 1
@@ -274,6 +274,6 @@ def _cut_out(image: Image, shape: Any) -> Image:
 
 
 def _classed(shape: Any, label: int) -> Any:
-    """Give a detector's shape a label of ours; attributes and elements were those of its own labels."""
-    kept = {name: getattr(shape, name) for name in ("rotation", "occluded", "z_order") if hasattr(shape, name)}
-    return _sdk().shape(label, type=shape.type, points=list(shape.points), **kept)
+    """Give a detector's shape a label of the registry, without the attributes and elements of its own label."""
+    geometry = {name: getattr(shape, name) for name in ("rotation", "occluded", "z_order") if hasattr(shape, name)}
+    return _sdk().shape(label, type=shape.type, points=list(shape.points), **geometry)

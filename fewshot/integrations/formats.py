@@ -1,4 +1,4 @@
-"""Answers about pictures in the words of other tools: CSV, JSON Lines, Label Studio, COCO and FiftyOne."""
+"""Predictions in the formats of other tools: CSV, JSON Lines, Label Studio, COCO and FiftyOne."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from xml.sax.saxutils import quoteattr
 
 from fewshot.registry import Failure, Prediction
 
-Answers: TypeAlias = Sequence[tuple[str, Prediction | Failure]]
-"""Paths as they were given, each with what was recognised in the picture or why it could not be read."""
+ImagePredictions: TypeAlias = Sequence[tuple[str, Prediction | Failure]]
+"""Paths of images as they were given, each with its prediction, or why it could not be read."""
 
-CSV_COLUMNS = ("path", "label", "closest", "score", "unknown_score", "failed")
+CSV_COLUMNS = ("path", "label", "top_label", "score", "unknown_score", "error")
 
-# A cell that begins so is computed by a spreadsheet, and may call programs: OWASP, "CSV Injection".
+# A spreadsheet takes a cell that begins so for a formula, which may call programs: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
 class LabelStudioNames:
-    """What a project's labelling configuration calls its Choices, its Image, and the image's place in a task's data.
+    """The names of a project's Choices and Image in its labelling configuration, and the image's key in a task's data.
 
     The defaults are those of Label Studio's own template for image classification.
     """
@@ -46,48 +46,49 @@ class LabelStudioNames:
 
 
 def as_json(value: Any) -> str:
-    r"""Return JSON in one line, in Unicode; a file name that is no text keeps its bytes as ``\udc..`` escapes."""
+    r"""Return JSON in one line, in Unicode; a file name that is not Unicode keeps its bytes as ``\udc..`` escapes."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isascii() or _is_text(text) else json.dumps(value)
 
 
-def row(path: str, answer: Prediction | Failure) -> dict[str, Any]:
-    """Return what ``fewshot predict`` says of one picture."""
-    if isinstance(answer, Failure):
-        return {"path": path, "failed": answer.reason}
-    said: dict[str, Any] = {
+def row(path: str, prediction: Prediction | Failure) -> dict[str, Any]:
+    """Return the prediction for one image as ``fewshot predict`` prints it."""
+    if isinstance(prediction, Failure):
+        return {"path": path, "error": prediction.reason}
+    found: dict[str, Any] = {
         "path": path,
-        "label": answer.label,
-        "score": _rounded(answer.score),
-        "probability": _rounded(answer.probability),
-        "unknown_score": _rounded(answer.unknown_score),
-        "top": [[label, _rounded(score)] for label, score in answer.top],
+        "label": prediction.label,
+        "score": _rounded(prediction.score),
+        "probability": _rounded(prediction.probability),
+        "unknown_score": _rounded(prediction.unknown_score),
+        "top": [[label, _rounded(score)] for label, score in prediction.top],
     }
-    if answer.nearest:
-        said["nearest"] = [
+    if prediction.nearest:
+        found["nearest"] = [
             {"example": n.example, "label": n.label, "source": n.source, "score": _rounded(n.score)}
-            for n in answer.nearest
+            for n in prediction.nearest
         ]
-    return said
+    return found
 
 
-def to_jsonl(answers: Answers) -> str:
-    """Write a JSON object a line, one for each picture in the order given; failures too."""
-    return "".join(f"{as_json(row(path, answer))}\n" for path, answer in answers)
+def to_jsonl(predictions: ImagePredictions) -> str:
+    """Write one JSON object a line for each image, in the order given; failures too."""
+    return "".join(f"{as_json(row(path, prediction))}\n" for path, prediction in predictions)
 
 
-def to_csv(answers: Answers) -> str:
-    """Write a table with the columns of ``CSV_COLUMNS``, one row for each picture in the order given; failures too.
+def to_csv(predictions: ImagePredictions) -> str:
+    """Write a table with the columns of ``CSV_COLUMNS``, one row for each image in the order given; failures too.
 
-    ``label`` is empty for none of these, whose closest class is still named. ``csv_cell`` says what is changed.
+    ``label`` is empty for a rejected image, ``top_label`` is its closest class all the same. Text is escaped by
+    ``csv_cell``.
     """
     rows: list[tuple[Any, ...]] = [CSV_COLUMNS]
-    for path, answer in answers:
-        if isinstance(answer, Failure):
-            rows.append((path, "", "", "", "", answer.reason))
+    for path, prediction in predictions:
+        if isinstance(prediction, Failure):
+            rows.append((path, "", "", "", "", prediction.reason))
         else:
-            scores = (_rounded(answer.score), _rounded(answer.unknown_score))
-            rows.append((path, answer.label or "", answer.top[0][0], *scores, ""))
+            scores = (_rounded(prediction.score), _rounded(prediction.unknown_score))
+            rows.append((path, prediction.label or "", prediction.top[0][0], *scores, ""))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerows([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells] for cells in rows)
@@ -95,33 +96,33 @@ def to_csv(answers: Answers) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """Return text that a spreadsheet shows instead of computing it: after a ' where it begins like a formula.
+    """Return text that a spreadsheet shows instead of evaluating it: after a ' where it begins like a formula.
 
-    A byte of a file name that is no text is written as an escape, for a table that is not UTF-8 is not read at all.
+    A byte of a file name that is not Unicode is written as an escape: a table that is not UTF-8 cannot be read at all.
     """
     shown = text.encode("utf-8", "backslashreplace").decode()
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 def to_label_studio(
-    answers: Answers, *, prefix: str, model_version: str, names: LabelStudioNames | None = None
+    predictions: ImagePredictions, *, prefix: str, model_version: str, names: LabelStudioNames | None = None
 ) -> list[dict[str, Any]]:
     """Return tasks with predictions, as a Label Studio project imports them.
 
     Parameters
     ----------
-    answers : Answers
-        A picture given twice is one task, a failed one is none; one of no known class comes without prediction.
+    predictions : ImagePredictions
+        An image given twice is one task, a failed one is none; a rejected one is a task without prediction.
     prefix : str
-        Put before each path, which must then be relative to what it stands for; "" leaves paths as they are. In a URL,
+        Put before each path, which must then be relative to the prefix's folder; "" leaves paths as they are. In a URL,
         paths are percent-encoded.
     model_version : str
-        What the project is to call the predictions' origin.
+        The predictions' model version in the project.
     names : LabelStudioNames, optional
 
     Raises
     ------
-    ValueError : if a path does not lie in what ``prefix`` stands for.
+    ValueError : if a path does not lie in the folder of ``prefix``.
 
     Notes
     -----
@@ -129,26 +130,28 @@ def to_label_studio(
     """
     names = names or LabelStudioNames()
     tasks = []
-    for path, answer in _read_once(answers):
-        predictions = []
-        if answer.label is not None:
+    for path, one in _read_once(predictions):
+        suggested = []
+        if one.label is not None:
             chosen: dict[str, Any] = {"from_name": names.choices, "to_name": names.image, "type": "choices"}
-            chosen["value"] = {"choices": [answer.label]}
+            chosen["value"] = {"choices": [one.label]}
             prediction: dict[str, Any] = {"model_version": model_version, "result": [chosen]}
-            if 0 <= answer.score <= 1:
-                prediction["score"] = _rounded(answer.score)
-            predictions.append(prediction)
-        tasks.append({"data": {names.data: _address(path, prefix)}, "predictions": predictions})
+            if 0 <= one.score <= 1:
+                prediction["score"] = _rounded(one.score)
+            suggested.append(prediction)
+        tasks.append({"data": {names.data: _address(path, prefix)}, "predictions": suggested})
     return tasks
 
 
-def to_coco(answers: Answers, *, sizes: Mapping[str, tuple[int, int]], classes: Sequence[str]) -> dict[str, Any]:
-    """Return a COCO data set: an annotation is the whole picture as a box, with the score.
+def to_coco(
+    predictions: ImagePredictions, *, sizes: Mapping[str, tuple[int, int]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return a COCO data set: each annotation is a box around a whole image, with the score.
 
     Parameters
     ----------
-    answers : Answers
-        A picture given twice stands once, a failed one not at all; one of no known class has no annotation.
+    predictions : ImagePredictions
+        An image given twice is there once, a failed one not at all; a rejected one has no annotation.
     sizes : mapping of path to (width, height), in pixels
     classes : sequence of str
         All labels; categories are numbered from 1 in their order.
@@ -156,47 +159,45 @@ def to_coco(answers: Answers, *, sizes: Mapping[str, tuple[int, int]], classes: 
     category = {label: number for number, label in enumerate(classes, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, (path, answer) in enumerate(_read_once(answers), start=1):
+    for number, (path, one) in enumerate(_read_once(predictions), start=1):
         width, height = sizes[path]
         images.append({"id": number, "file_name": PurePath(path).as_posix(), "width": width, "height": height})
-        if answer.label is not None:
+        if one.label is not None:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
-                    "category_id": category[answer.label],
+                    "category_id": category[one.label],
                     "bbox": [0, 0, width, height],
                     "area": width * height,
                     "iscrowd": 0,
-                    "score": _rounded(answer.score),
+                    "score": _rounded(one.score),
                 }
             )
     categories = [{"id": number, "name": label} for label, number in category.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def to_fiftyone(answers: Answers, *, classes: Sequence[str]) -> dict[str, Any]:
+def to_fiftyone(predictions: ImagePredictions, *, classes: Sequence[str]) -> dict[str, Any]:
     """Return the labels file of FiftyOne's ``FiftyOneImageClassificationDataset``; its confidence is our score.
 
     Parameters
     ----------
-    answers : Answers
-        A failed picture is left out; one of no known class is there without a label.
+    predictions : ImagePredictions
+        A failed image is left out; a rejected one is there without a label.
     classes : sequence of str
         All labels.
     """
     labels = {
-        # An absolute path finds its picture wherever the file is read, and keeps its suffix: a.jpg and a.png differ.
-        os.path.abspath(path): None
-        if answer.label is None
-        else {"label": answer.label, "confidence": _rounded(answer.score)}
-        for path, answer in _read_once(answers)
+        # An absolute path finds its image wherever the file is read, and keeps its suffix: a.jpg and a.png differ.
+        os.path.abspath(path): None if one.label is None else {"label": one.label, "confidence": _rounded(one.score)}
+        for path, one in _read_once(predictions)
     }
     return {"classes": list(classes), "labels": labels}
 
 
-def _read_once(answers: Answers) -> list[tuple[str, Prediction]]:
-    return [(path, answer) for path, answer in dict(answers).items() if isinstance(answer, Prediction)]
+def _read_once(predictions: ImagePredictions) -> list[tuple[str, Prediction]]:
+    return [(path, one) for path, one in dict(predictions).items() if isinstance(one, Prediction)]
 
 
 def _address(path: str, prefix: str) -> str:
@@ -205,8 +206,8 @@ def _address(path: str, prefix: str) -> str:
     pure = PurePath(os.path.normpath(path))
     if pure.is_absolute() or pure.drive or ".." in pure.parts:
         raise ValueError(
-            f"{path} does not lie in the folder that the prefix {prefix} stands for: run this in that folder, and give "
-            "paths relative to it"
+            f"{path} does not lie in the folder of the prefix {prefix}: run this in that folder, and give paths "
+            "relative to it"
         )
     is_url = prefix.startswith(("/", "http://", "https://"))
     return prefix + (quote(os.fsencode(pure.as_posix())) if is_url else pure.as_posix())

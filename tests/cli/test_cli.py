@@ -86,14 +86,14 @@ def test_pictures_that_fail_are_listed_and_the_others_answered(registry, photos,
     good = photos / "new-photos" / "temple" / "1.jpg"
     result = call("predict", registry, tmp_path / "empty.jpg", good, tmp_path / "none.jpg", status=1)
     rows = json.loads(result.stdout)
-    assert rows[0] == {"path": str(tmp_path / "empty.jpg"), "failed": "the file is empty (0 bytes)"}
+    assert rows[0] == {"path": str(tmp_path / "empty.jpg"), "error": "the file is empty (0 bytes)"}
     assert rows[1]["label"] == "temple"
-    assert rows[2] == {"path": str(tmp_path / "none.jpg"), "failed": "no such file"}
+    assert rows[2] == {"path": str(tmp_path / "none.jpg"), "error": "no such file"}
     assert "empty.jpg: the file is empty" in result.stderr
     added = answer("add", registry, "temple", tmp_path / "empty.jpg", good, status=1)
     assert (added["added"], added["failed"]) == (
         1,
-        [{"path": str(tmp_path / "empty.jpg"), "reason": rows[0]["failed"]}],
+        [{"path": str(tmp_path / "empty.jpg"), "reason": rows[0]["error"]}],
     )
 
 
@@ -118,7 +118,7 @@ def test_folders_patterns_and_standard_input_are_answered_in_the_order_given(reg
 def test_a_path_given_twice_is_answered_twice(registry, photos, tmp_path):
     good, bad = photos / "new-photos" / "temple" / "1.jpg", tmp_path / "none.jpg"
     rows = answer("predict", registry, good, bad, good, bad, status=1)
-    assert ["failed" in row for row in rows] == [False, True, False, True]
+    assert ["error" in row for row in rows] == [False, True, False, True]
 
 
 def test_the_same_picture_under_two_labels_is_refused_unless_allowed(registry, photos):

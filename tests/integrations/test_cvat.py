@@ -89,21 +89,21 @@ def test_a_whole_picture_gets_one_tag_of_its_class(registry):
     assert (tag.frame, names(function, [tag])) == (0, ["blue"])
 
 
-def test_none_of_these_gets_no_tag_by_the_limit_given_or_kept(registry):
+def test_none_of_these_gets_no_tag_by_the_max_false_accept_given_or_set(registry):
     registry.rejection.set(0.05, background=np.random.default_rng(0).random((60, 3)).astype(np.float32))
     assert RegistryFunction(registry).detect(Context(), plain(ORANGE)) == []
     assert len(RegistryFunction(registry).detect(Context(), plain(RED))) == 1
     assert len(RegistryFunction(registry, max_false_accept=1).detect(Context(), plain(ORANGE))) == 1
 
 
-def test_a_limit_that_cannot_be_set_is_refused_before_the_first_picture(tmp_path):
+def test_a_max_false_accept_without_threshold_is_refused_before_the_first_image(tmp_path):
     with ClassRegistry(tmp_path / "one.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png(RED)])
         with pytest.raises(ValueError, match="class"):
             RegistryFunction(registry, max_false_accept=0.05)
 
 
-def test_a_kept_limit_that_can_no_longer_be_set_is_told_and_refuses_nothing(registry, caplog):
+def test_a_max_false_accept_that_has_lost_its_threshold_is_logged_and_rejects_nothing(registry, caplog):
     registry.rejection.set(0.4)
     registry.remove("green")
     registry.remove("blue")
@@ -130,7 +130,7 @@ def test_a_threshold_for_scores_that_are_no_cosines_is_refused(tmp_path):
             function.detect(Context(0.5), plain(RED))
 
 
-def test_the_id_of_a_label_stays_when_others_come_and_go(registry):
+def test_the_id_of_a_label_stays_when_others_are_added_or_removed(registry):
     before = {label.name: label.id for label in RegistryFunction(registry).spec.labels}
     registry.remove("red")
     registry.add("cyan", [png((0, 255, 255))])
@@ -147,16 +147,16 @@ def test_two_names_never_share_an_id(registry, monkeypatch):
     assert ids == [2**31 - 1, 0, 1]
 
 
-def test_a_class_that_came_after_the_start_is_not_annotated_and_told_once(registry, caplog):
+def test_a_class_registered_after_the_function_was_made_is_left_out_and_logged_once(registry, caplog):
     function = RegistryFunction(registry)
     registry.add("black", [png(ORANGE)])
     with caplog.at_level(logging.WARNING):
         assert function.detect(Context(), plain(ORANGE)) == []
         assert function.detect(Context(), plain(ORANGE)) == []
-    assert caplog.messages == ["class 'black' was registered after this function started, which says nothing of it"]
+    assert caplog.messages == ["class 'black' was registered after this function was made and is left out"]
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_does_not_stop_the_task(registry, caplog, tmp_path):
+def test_an_image_that_cannot_be_read_is_logged_and_does_not_stop_the_task(registry, caplog, tmp_path):
     file = tmp_path / "cut.png"
     Image.effect_noise((64, 64), 50).save(file)
     file.write_bytes(file.read_bytes()[:-500])
@@ -165,7 +165,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_does_not_stop_the_task(regist
     assert caplog.messages[0].startswith("frame.png: not recognised: the file is truncated or damaged")
 
 
-def test_the_shapes_of_a_detector_get_our_classes(registry, halves):
+def test_the_shapes_of_a_detector_get_the_classes_of_the_registry(registry, halves):
     detector = Detector(
         rectangle(0, 0, 10, 10), rectangle(10.2, 0.5, 19.7, 9.5, z_order=3, attributes=[{"spec_id": 1, "value": "x"}])
     )
@@ -253,20 +253,20 @@ def test_a_crop_that_the_encoder_fails_at_leaves_the_others(tmp_path, halves, ca
 @pytest.mark.parametrize(
     "given", [sdk.tag(0), sdk.shape(0, type="polyline", points=[0, 0, 1, 1])], ids=["tag", "polyline"]
 )
-def test_what_encloses_nothing_is_refused(registry, halves, given):
+def test_a_shape_without_inside_is_refused(registry, halves, given):
     function = RegistryFunction(registry, detector=Detector(given))
     with pytest.raises(ValueError, match="only rectangle, polygon, mask can be cut out of a picture"):
         function.detect(Context(), halves)
 
 
-def test_a_picture_without_shapes_is_not_looked_at(registry, halves):
+def test_an_image_without_shapes_is_not_encoded(registry, halves):
     encoder = registry.encoder
     function, before = RegistryFunction(registry, detector=Detector()), encoder.encoded
     assert function.detect(Context(), halves) == []
     assert encoder.encoded == before
 
 
-def test_the_sdk_takes_it_all(registry, halves, monkeypatch):
+def test_the_sdk_accepts_every_annotation(registry, halves, monkeypatch):
     """Through ``annotate_task`` with its real checks; only the server's data and answer are made up."""
     from cvat_sdk import models
     from cvat_sdk.auto_annotation import driver

@@ -1,4 +1,4 @@
-"""Each format says of each picture what was recognised, in the words that its tool reads."""
+"""Each format holds the prediction for each image as its tool reads it."""
 
 from __future__ import annotations
 
@@ -29,49 +29,51 @@ from fewshot.registry.results import Failure, Neighbor, Prediction
 
 BOLT = Prediction("bolt", 0.87654, (("bolt", 0.87654), ("nut", 0.5)), (Neighbor(3, "bolt", "b.jpg", 0.9),), -0.4)
 NONE = Prediction(None, 0.25, (("nut", 0.25), ("bolt", 0.125)), (), 0.75)
-ANSWERS = [("in/a.jpg", BOLT), ("in/b.jpg", Failure("in/b.jpg", "no such file")), ("in/c.jpg", NONE)]
+PREDICTIONS = [("in/a.jpg", BOLT), ("in/b.jpg", Failure("in/b.jpg", "no such file")), ("in/c.jpg", NONE)]
 CLASSES = ["bolt", "nut"]
 NOT_TEXT = os.fsdecode(b"caf\xe9.jpg")
 
 
-def table(answers):
-    return list(csv.DictReader(io.StringIO(to_csv(answers))))
+def table(predictions):
+    return list(csv.DictReader(io.StringIO(to_csv(predictions))))
 
 
-def label_studio(answers, **asked):
-    return to_label_studio(answers, **{"prefix": "/data/local-files/?d=", "model_version": "parts.fewshot", **asked})
+def label_studio(predictions, **asked):
+    return to_label_studio(
+        predictions, **{"prefix": "/data/local-files/?d=", "model_version": "parts.fewshot", **asked}
+    )
 
 
 def test_json_lines_are_the_rows_of_predict_failures_among_them():
-    first, second, third = map(json.loads, to_jsonl(ANSWERS).splitlines())
+    first, second, third = map(json.loads, to_jsonl(PREDICTIONS).splitlines())
     assert first == {
         "path": "in/a.jpg", "label": "bolt", "score": 0.8765, "probability": None, "unknown_score": -0.4,
         "top": [["bolt", 0.8765], ["nut", 0.5]],
         "nearest": [{"example": 3, "label": "bolt", "source": "b.jpg", "score": 0.9}],
     }  # fmt: skip
-    assert second == {"path": "in/b.jpg", "failed": "no such file"}
+    assert second == {"path": "in/b.jpg", "error": "no such file"}
     assert (third["label"], third["top"][0]) == (None, ["nut", 0.25])
 
 
-def test_a_table_has_a_row_a_picture_and_names_the_closest_class_of_a_refused_one():
-    assert table(ANSWERS) == [
+def test_a_table_has_a_row_an_image_and_the_top_label_of_a_rejected_one():
+    assert table(PREDICTIONS) == [
         {
             "path": "in/a.jpg",
             "label": "bolt",
-            "closest": "bolt",
+            "top_label": "bolt",
             "score": "0.8765",
             "unknown_score": "-0.4",
-            "failed": "",
+            "error": "",
         },
-        {"path": "in/b.jpg", "label": "", "closest": "", "score": "", "unknown_score": "", "failed": "no such file"},
-        {"path": "in/c.jpg", "label": "", "closest": "nut", "score": "0.25", "unknown_score": "0.75", "failed": ""},
+        {"path": "in/b.jpg", "label": "", "top_label": "", "score": "", "unknown_score": "", "error": "no such file"},
+        {"path": "in/c.jpg", "label": "", "top_label": "nut", "score": "0.25", "unknown_score": "0.75", "error": ""},
     ]
 
 
 @pytest.mark.parametrize("label", ["=cmd|' /C calc'!A0", "+1", "-10 C", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
-def test_a_name_that_a_spreadsheet_would_compute_comes_after_a_quote(label):
+def test_a_name_that_a_spreadsheet_would_evaluate_comes_after_a_quote(label):
     (row,) = table([("=a.jpg", Prediction(label, 0.5, ((label, 0.5),), (), -0.5))])
-    assert (row["path"], row["label"], row["closest"]) == ("'=a.jpg", f"'{label}", f"'{label}")
+    assert (row["path"], row["label"], row["top_label"]) == ("'=a.jpg", f"'{label}", f"'{label}")
     assert row["unknown_score"] == "-0.5"  # a number is no formula
 
 
@@ -81,20 +83,20 @@ def test_commas_quotes_and_lines_in_names_stay_in_their_cell():
     assert (row["path"], row["label"]) == ("a, b.jpg", label)
 
 
-def test_a_file_name_that_is_no_text_leaves_every_format_readable():
-    answers = [(NOT_TEXT, BOLT)]
-    assert os.fsencode(json.loads(to_jsonl(answers).encode())["path"]) == b"caf\xe9.jpg"
-    assert table(answers)[0]["path"] == r"caf\udce9.jpg"
-    to_csv(answers).encode()
-    assert label_studio(answers)[0]["data"]["image"] == "/data/local-files/?d=caf%E9.jpg"
-    (path,) = json.loads(as_json(to_fiftyone(answers, classes=CLASSES)).encode())["labels"]
+def test_a_file_name_that_is_not_unicode_leaves_every_format_readable():
+    predictions = [(NOT_TEXT, BOLT)]
+    assert os.fsencode(json.loads(to_jsonl(predictions).encode())["path"]) == b"caf\xe9.jpg"
+    assert table(predictions)[0]["path"] == r"caf\udce9.jpg"
+    to_csv(predictions).encode()
+    assert label_studio(predictions)[0]["data"]["image"] == "/data/local-files/?d=caf%E9.jpg"
+    (path,) = json.loads(as_json(to_fiftyone(predictions, classes=CLASSES)).encode())["labels"]
     assert os.fsencode(path).endswith(b"/caf\xe9.jpg")
 
 
 def test_what_was_not_asked_is_null_in_json_and_empty_in_a_table():
-    answers = [("a.jpg", Prediction("bolt", 0.5, (("bolt", 0.5),)))]
-    assert json.loads(to_jsonl(answers), parse_constant=pytest.fail)["unknown_score"] is None
-    assert table(answers)[0]["unknown_score"] == ""
+    predictions = [("a.jpg", Prediction("bolt", 0.5, (("bolt", 0.5),)))]
+    assert json.loads(to_jsonl(predictions), parse_constant=pytest.fail)["unknown_score"] is None
+    assert table(predictions)[0]["unknown_score"] == ""
 
 
 def test_json_is_in_unicode_unless_it_cannot():
@@ -102,7 +104,7 @@ def test_json_is_in_unicode_unless_it_cannot():
 
 
 def test_label_studio_gets_a_task_a_picture_and_no_prediction_for_none_of_these():
-    first, second = label_studio(ANSWERS)
+    first, second = label_studio(PREDICTIONS)
     assert first == {
         "data": {"image": "/data/local-files/?d=in/a.jpg"},
         "predictions": [
@@ -132,7 +134,7 @@ def test_buckets_and_plain_paths_are_not_percent_encoded():
 
 @pytest.mark.parametrize("path", ["/abs/a.jpg", "../a.jpg", "in/../../a.jpg"])
 def test_a_path_outside_the_folder_of_the_prefix_is_refused_with_the_remedy(path):
-    with pytest.raises(ValueError, match=r"does not lie in the folder that the prefix .* run this in that folder"):
+    with pytest.raises(ValueError, match=r"does not lie in the folder of the prefix .* run this in that folder"):
         label_studio([(path, BOLT)])
 
 
@@ -156,7 +158,7 @@ def test_label_studio_gets_the_names_of_its_configuration():
 def test_coco_gets_the_whole_picture_as_a_box_of_its_class(tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     sizes = {"in/a.jpg": (640, 480), "in/c.jpg": (30, 20)}
-    made = to_coco([*ANSWERS, ("in/a.jpg", BOLT)], sizes=sizes, classes=CLASSES)
+    made = to_coco([*PREDICTIONS, ("in/a.jpg", BOLT)], sizes=sizes, classes=CLASSES)
     (tmp_path / "coco.json").write_text(json.dumps(made))
     read = coco.COCO(str(tmp_path / "coco.json"))
     assert [c["name"] for c in read.loadCats(read.getCatIds())] == CLASSES
@@ -168,7 +170,7 @@ def test_coco_gets_the_whole_picture_as_a_box_of_its_class(tmp_path):
 
 
 def test_fiftyone_gets_absolute_paths_and_no_label_for_none_of_these():
-    made = to_fiftyone(ANSWERS, classes=CLASSES)
+    made = to_fiftyone(PREDICTIONS, classes=CLASSES)
     assert made["classes"] == CLASSES
     assert made["labels"] == {
         os.path.abspath("in/a.jpg"): {"label": "bolt", "confidence": 0.8765},
@@ -229,7 +231,7 @@ def test_a_cameras_turned_picture_has_the_size_it_is_seen_with(parts):
     assert (image["width"], image["height"]) == (4, 8)
 
 
-def test_a_picture_that_goes_while_it_is_measured_is_a_failure_and_no_image(parts, monkeypatch):
+def test_an_image_that_is_deleted_meanwhile_is_a_failure(parts, monkeypatch):
     from fewshot.media import open_image
 
     def lost(path):
@@ -259,7 +261,7 @@ def test_the_rows_of_evaluate_are_a_table_like_any_other(parts):
         assert next(csv.DictReader(file))["label"] == "'=1+1"
 
 
-def test_a_configuration_gives_the_names_and_what_it_lacks_is_told(parts):
+def test_a_configuration_gives_the_names_and_what_it_lacks_is_noted(parts):
     (parts / "view.xml").write_text(
         '<View><Image name="photo" value="$url"/>'
         '<Choices name="what" toName="photo"><Choice value="red"/></Choices></View>'
@@ -277,7 +279,7 @@ def test_a_configuration_gives_the_names_and_what_it_lacks_is_told(parts):
     assert refused.stdout == ""
 
 
-def test_without_a_configuration_the_one_to_use_is_told(parts):
+def test_without_a_configuration_the_one_to_use_is_noted(parts):
     told = predict("--format", "label-studio", "new/1.png", status=0).stderr
     view = ElementTree.fromstring(told.split(": ", 1)[1])
     assert [choice.get("value") for choice in view.iter("Choice")] == ["red", "green", "blue"]
