@@ -39,5 +39,19 @@ class EncoderMismatch(RegistryError):
     """A registry's embeddings come from another encoder (or metric) than the one given."""
 
 
+class PartlyAdded(RegistryError):
+    """Some images were registered before an error, its ``__cause__``, stopped the others.
+
+    Attributes
+    ----------
+    report : AddReport
+        What became of those that came before the error.
+    """
+
+    def __init__(self, message: str, report: object) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class MissingExtra(FewShotError, ImportError):
     """An optional dependency is not installed; the message gives the pip command."""

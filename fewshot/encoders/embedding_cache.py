@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _CHUNK = 1024
+_BUSY_SECONDS = 60.0
 
 
 class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -141,7 +142,7 @@ class _Connection:
 
     def __enter__(self) -> sqlite3.Connection:
         try:
-            self._connection = sqlite3.connect(self._path, timeout=60.0)
+            self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
             try:
                 tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
                 if tables and "vectors" not in tables:
@@ -168,5 +169,10 @@ class _Connection:
             raise self._refusal(error) from error
 
     def _refusal(self, error: sqlite3.Error) -> ValueError:
+        if "locked" in str(error):
+            return ValueError(
+                f"the embedding cache {self._path} is in use by another process, which has been writing to it for "
+                f"longer than {_BUSY_SECONDS:g} s; wait for that to end, or give another file"
+            )
         why = f" ({error}); give another file" if code_of(error) is None else f": {why_not(error)}"
         return ValueError(f"{self._path} cannot be used as an embedding cache{why}")

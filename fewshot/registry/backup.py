@@ -12,7 +12,7 @@ from pathlib import Path
 from fewshot.errors import RegistryError
 from fewshot.files import code_of, replacing, unwritable
 from fewshot.progress import Progress
-from fewshot.registry.schema import DAMAGE, checksum, outsider_checksum
+from fewshot.registry.schema import DAMAGE, checksum, is_busy, outsider_checksum
 from fewshot.registry.store import RegistryStore
 
 _PAGES_AT_ONCE = 1024
@@ -78,6 +78,8 @@ def problems_in(connection: sqlite3.Connection) -> list[str]:
         ]
         return found or list(_changed(connection))
     except DAMAGE as error:
+        if is_busy(error):
+            raise
         return [str(error)]
     except (TypeError, AttributeError):
         return ["a row is not what was stored: it holds a number for bytes, or the like"]

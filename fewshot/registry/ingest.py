@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from fewshot.errors import EncoderMismatch, ImageError
+from fewshot.errors import EncoderMismatch, FewShotError, ImageError, PartlyAdded
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
+from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import check_encoder, encoder_meta, name_of
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.registry.store import NewExample, RegistryStore
@@ -18,6 +20,35 @@ from fewshot.vectors import feature_files
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
+
+T = TypeVar("T")
+# Images per transaction: what a killed process loses at most, and what is held in memory at once.
+CHUNK = 64
+
+
+def add_in_chunks(store: RegistryStore, items: Iterable[T], add: Callable[[list[T]], AddReport]) -> AddReport:
+    """Add items 64 at a time, each chunk as soon as it is embedded, with a progress bar.
+
+    Raises
+    ------
+    PartlyAdded : if an error stops it after images were added; before, the error itself.
+    """
+    total = len(items) if isinstance(items, Sequence) else None
+    source, report = iter(items), AddReport()
+    with Progress(total, "add") as bar:
+        while chunk := list(islice(source, CHUNK)):
+            try:
+                report += add(chunk)
+            except (FewShotError, OSError) as error:
+                if not report.added:
+                    raise
+                raise PartlyAdded(
+                    f"{report.added} images were added to {store.path} before this stopped the others: {error}. "
+                    "Those are kept; add all again to go on",
+                    report,
+                ) from error
+            bar.advance(len(chunk))
+    return report
 
 
 def add_pictures(

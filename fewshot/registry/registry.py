@@ -6,18 +6,16 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fewshot.errors import ImageError, RegistryError
 from fewshot.media import ImageSource, describe, image_bytes, labelled_images, map_ahead
-from fewshot.progress import Progress
 from fewshot.registry import encoder_identity
 from fewshot.registry.backup import backup
-from fewshot.registry.ingest import add_pictures, import_examples
+from fewshot.registry.ingest import add_in_chunks, add_pictures, import_examples
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.reindex import reindex
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 __all__ = ["AddReport", "ClassRegistry", "Prediction"]
-
-# Pictures per transaction: what a killed `add` loses at most, and what is held in memory at once.
-_CHUNK = 64
 
 
 class ClassRegistry(RegistryQueries):
@@ -144,18 +139,20 @@ class ClassRegistry(RegistryQueries):
         return self.add_labelled(((image, label) for image in check_image_batch(images)), allow_conflict=allow_conflict)
 
     def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
-        """Register (picture, label) pairs; each 64 are stored as soon as they are embedded."""
+        """Register (picture, label) pairs; each 64 are stored as soon as they are embedded.
+
+        Raises
+        ------
+        PartlyAdded : if an error stops it after images were added; its ``report`` says what became of them.
+        """
         encoder = self.encoder
         encoder_identity.remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
-        report = AddReport()
-        total = len(pairs) if isinstance(pairs, Sequence) else None
-        source = iter(pairs)
-        with Progress(total, "add") as bar:
-            while chunk := list(islice(source, _CHUNK)):
-                report += add_pictures(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
-                bar.advance(len(chunk))
-        return report
+
+        def add(chunk: list[tuple[ImageSource, str]]) -> AddReport:
+            return add_pictures(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
+
+        return add_in_chunks(self._store, pairs, add)
 
     def predict(
         self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None

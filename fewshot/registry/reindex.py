@@ -86,6 +86,8 @@ def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterato
             for id_ in chunk:
                 try:
                     found.append((id_, image_of(store, id_)))
+                except KeyError:
+                    continue  # removed meanwhile by another process
                 except ImageError as error:
                     missing.append(f"example {id_}, {error}")
             encoded = encode_valid(encoder, [data for _, data in found])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
 from fewshot.media import ImageSource
-from fewshot.progress import Progress
 from fewshot.registry import negative_examples
 from fewshot.registry.encoder_identity import described, remember_encoder
+from fewshot.registry.ingest import add_in_chunks
 from fewshot.registry.results import AddReport, Prediction
 from fewshot.registry.store import RegistryStore, Rows
 from fewshot.validation import check_vectors
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 _LEVEL, _LINE = "max_false_accept", "line"
 # Counts the ways in which lines have been drawn: one drawn in an older way is drawn anew.
 _WAY = 3
-# Pictures per transaction, as of ``ClassRegistry.add``.
-_CHUNK = 64
 
 
 class _Changed(Exception):
@@ -84,13 +81,11 @@ class Rejection:
         encoder = self._encoder()
         remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
-        total = len(images) if isinstance(images, Sequence) else None
-        source, report = iter(check_image_batch(images)), AddReport()
-        with Progress(total, "add") as bar:
-            while chunk := list(islice(source, _CHUNK)):
-                report += negative_examples.add_negatives(self._store, encoder, chunk, keep_images=keep)
-                bar.advance(len(chunk))
-        return report
+
+        def add(chunk: list[ImageSource]) -> AddReport:
+            return negative_examples.add_negatives(self._store, encoder, chunk, keep_images=keep)
+
+        return add_in_chunks(self._store, check_image_batch(images), add)
 
     def renewed(self) -> list[str]:
         """After a reindex, embed negatives anew; say in a sentence each what cannot be used any more."""

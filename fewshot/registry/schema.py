@@ -8,6 +8,13 @@ from collections.abc import Callable
 
 # What reading a damaged file raises: some damage shows only when Python decodes SQLite's own message about it.
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether this is SQLite's error for a file that another process is writing to: nothing is wrong with it."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
 APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
 
 BY_HAND = 0

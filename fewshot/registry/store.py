@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
 from fewshot.files import DISK, code_of, identity_of, why_not
-from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, storable
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, is_busy, storable
 
 _BUSY_SECONDS = 120.0
 _ROWS_AT_ONCE = 4096
@@ -124,7 +124,7 @@ class RegistryStore:
             try:
                 yield self._connection
             except DAMAGE as error:
-                raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
+                raise self._unreadable(error) from error
             finally:
                 if self._in_transaction():
                     self._connection.execute("ROLLBACK")  # of a damaged file, COMMIT would fail again
@@ -321,11 +321,19 @@ class RegistryStore:
         except sqlite3.ProgrammingError as error:
             raise RegistryError(f"{self.path} has been closed; open it again") from error
 
-    def _refusal(self, error: sqlite3.DatabaseError) -> RegistryError:
-        if "locked" in str(error):
-            return RegistryError(f"{self.path} is in use by another process ({error}); try again")
+    def _refusal(self, error: Exception) -> RegistryError:
+        if is_busy(error):
+            return RegistryError(
+                f"{self.path} is in use by another process, which has been writing to it for longer than "
+                f"{_BUSY_SECONDS:g} s, as a large import or a reindex may. Wait for that to end, then try again"
+            )
         why = str(error) if code_of(error) is None else why_not(error)
         return RegistryError(f"{self.path} was left as it is: {why}")
+
+    def _unreadable(self, error: Exception) -> RegistryError:
+        if is_busy(error):
+            return self._refusal(error)
+        return RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}")
 
     def _remove_if_bare(self) -> None:
         """Remove the file if it holds nothing; who has opened it meanwhile notices at the next ``write``."""
@@ -362,14 +370,14 @@ class RegistryStore:
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute("COMMIT")
         except DAMAGE as error:
-            if code_of(error) in DISK:  # no damage: there is no room, or no right, to make it or to bring it up to date
-                raise self._refusal(error) from error  # type: ignore[arg-type]
+            if code_of(error) in DISK:  # no room, or no right, to bring it up to date
+                raise self._refusal(error) from error
             # Only SQLite may open the file: closing it elsewhere in this process would drop SQLite's POSIX locks.
             if "not a database" in str(error):
                 raise RegistryError(
                     f"{self.path} is not a fewshot registry; it was left as it is. Choose another name"
                 ) from error
-            raise RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}") from error
+            raise self._unreadable(error) from error
 
     def _version(self) -> int:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()

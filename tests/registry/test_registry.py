@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from fewshot import (
     PrototypeClassifier,
     RegistryError,
 )
+from fewshot.errors import PartlyAdded
+from fewshot.registry import ingest, reindex
 from fewshot.registry.results import AddReport, Conflict, Failure, Judged
 from fewshot.vectors import index
 from fewshot.vectors.index import VectorIndex
@@ -90,6 +93,39 @@ def test_two_labels_for_one_picture_in_one_call_are_a_conflict_and_embedded_once
     report = registry.add_labelled([(png(), "red"), (png(), "crimson")])
     assert report == AddReport(added=1, conflicts=(Conflict(f"<{len(png())} bytes>", "crimson", ("red",)),))
     assert registry.encoder.encoded == 1
+
+
+class Failing(FakeEncoder):
+    """Of a disk, a memory or a queue that is full from the third batch on."""
+
+    def encode(self, images):
+        if self.encoded >= 2 * ingest.CHUNK:
+            raise OSError("no room")
+        return super().encode(images)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_an_error_midway_says_what_was_added_before_and_adding_again_goes_on(path, negative):
+    pictures = [png((n, 0, 0)) for n in range(2 * ingest.CHUNK + 1)]
+    with ClassRegistry(path, encoder=Failing()) as registry:
+        add = registry.rejection.add_negatives if negative else partial(registry.add, "red")
+        with pytest.raises(PartlyAdded, match=r"128 images were added to .* before this stopped the others: no room"):
+            add(pictures)
+        with pytest.raises(OSError, match=r"^no room$"):
+            add([png(BLUE)])
+    with ClassRegistry(path, encoder=FakeEncoder()) as registry:
+        assert (registry.rejection.n_negatives if negative else registry.classes()["red"]) == 128
+        add = registry.rejection.add_negatives if negative else partial(registry.add, "red")
+        assert add(pictures) == AddReport(added=1, duplicates=128)
+
+
+def test_what_was_added_before_an_error_is_its_report(path):
+    pairs = [(png((n // 2, 0, 0)), "red") for n in range(2 * ingest.CHUNK + 1)]
+    with ClassRegistry(path, encoder=Failing()) as registry:
+        registry.encoder.encoded = ingest.CHUNK
+        with pytest.raises(PartlyAdded) as caught:
+            registry.add_labelled(pairs + [(png(BLUE, n), "blue") for n in range(1, ingest.CHUNK)])
+    assert caught.value.report == AddReport(added=64, duplicates=64)
 
 
 def test_allow_conflict_accepts_a_picture_under_two_labels_and_keeps_it_once(registry, path):
@@ -545,6 +581,21 @@ def test_reindexing_embeds_every_picture_anew_and_keeps_ids_and_labels(warm_and_
     assert warm_and_cold.examples("cold") == before
     (answer,) = warm_and_cold.predict([png(RED, 9)])  # (1, 0, 0, 1, 1) on itself, and on (0, 1/2, 1/2, 1, 1)
     assert [s for _, s in answer.top] == pytest.approx([1.0, 2 / math.sqrt(3 * 2.5)], abs=1e-6)
+
+
+def test_an_example_removed_by_another_process_during_a_reindex_is_left_out_of_it(warm_and_cold, path, monkeypatch):
+    monkeypatch.setattr(reindex, "_CHUNK", 1)
+
+    class Removing(FakeEncoder):
+        def encode(self, images):
+            if self.encoded == 0:
+                with ClassRegistry(path, create=False) as other:
+                    other.remove("cold")
+            return super().encode(images)
+
+    encoder = Removing(more=2)
+    assert warm_and_cold.reindex(encoder) == encoder.encoded == sum(warm_and_cold.classes().values()) == 1
+    assert warm_and_cold.predict([png(BLUE)])[0].label == "red"
 
 
 def test_reindexing_without_kept_pictures_reads_the_files_and_all_or_none_are_changed(tmp_path, path):

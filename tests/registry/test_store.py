@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from fakes import FakeEncoder, png
 
 from fewshot import ClassRegistry, RegistryError
+from fewshot.cli import main
 from fewshot.registry import store
 from fewshot.registry.store import MIGRATIONS, NewExample, RegistryStore
 
@@ -325,3 +327,49 @@ def test_at_rest_a_registry_is_one_file(tmp_path):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("cat", [png()])
         assert [p.name for p in tmp_path.iterdir()] == ["r.fewshot"]
+
+
+# Busy is not damaged
+
+
+@pytest.fixture
+def written_to(tmp_path, monkeypatch):
+    """A registry that another process is in the middle of writing to, and that is not waited for."""
+    path = tmp_path / "busy.fewshot"
+    with ClassRegistry(path, encoder=FakeEncoder()) as registry:
+        registry.add("red", [png()])
+    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.01)
+    with ClassRegistry(path, encoder=FakeEncoder()) as opened, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield opened
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda registry: registry.classes(),
+        lambda registry: registry.predict([png()]),
+        lambda registry: registry.check(),
+        lambda registry: registry.backup(f"{registry.path}.copy"),
+        lambda registry: registry.export(f"{registry.path}.npz"),
+        lambda registry: registry.add("red", [png(size=9)]),
+        lambda registry: registry.remove("red"),
+        lambda registry: ClassRegistry(registry.path, create=False),
+    ],
+)
+def test_whoever_waits_in_vain_for_a_writer_is_told_of_it_and_of_no_damage(written_to, use):
+    with pytest.raises(RegistryError) as caught:
+        use(written_to)
+    assert str(caught.value) == (
+        f"{written_to.path} is in use by another process, which has been writing to it for longer than 0.01 s, as a "
+        "large import or a reindex may. Wait for that to end, then try again"
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "classes"])
+def test_on_the_command_line_a_busy_registry_is_an_error_that_suggests_to_wait(written_to, command):
+    result = CliRunner().invoke(main, [command, str(written_to.path)])
+    assert result.exit_code == 1
+    assert "Wait for that to end, then try again" in result.stderr
+    assert "repair" not in result.stderr
+    assert "copy" not in result.stderr
