@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot import Episodes, EpisodeSampler
-from fewshot.benchmark.runner import EpisodeScorer
+from fewshot.benchmark.runner import EpisodePredictor
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.vectors.feature_files import read_features
 
@@ -84,5 +84,5 @@ def looped(rival: Rival, X: NDArray[np.float32], episodes: list[Episodes], count
 
 def batched(ours: FewShotClassifier, X: NDArray[np.float32], episodes: list[Episodes]) -> NDArray[np.int64]:
     """Ours, from the same vectors in memory."""
-    scorer = EpisodeScorer(ours, torch.from_numpy(X), 2**22)
-    return np.concatenate([scorer(some) for some in episodes])
+    predict = EpisodePredictor(ours, torch.from_numpy(X), 2**22)
+    return np.concatenate([predict(some) for some in episodes])

@@ -17,9 +17,9 @@ from typing import Any
 
 from common import save, shared_file
 
+from fewshot.benchmark import Protocol, run_suite
 from fewshot.benchmark.methods import METHODS
-from fewshot.benchmark.result_files import Outcome, Row
-from fewshot.benchmark.suite import Protocol, run_bench
+from fewshot.benchmark.result_files import MethodRow, ResultFile
 from fewshot.benchmark.tables import leaders
 
 # How many episodes; the closed forms 10,000. Distribution calibration fits thousands of drawn examples in each episode.
@@ -60,7 +60,7 @@ def main() -> None:
                     continue  # it would take hours
                 methods = [name for name in METHODS if FEWER.get(name, 10_000) == episodes]
                 for plain in (False, True) if episodes == 10_000 else (False,):
-                    report = run_bench(
+                    report = run_suite(
                         [data],
                         work / ("plain" if plain else "results"),
                         encoders=[f"local-dir:{shared_file(*place)}" if place else encoder],
@@ -76,9 +76,9 @@ def main() -> None:
                         name = _PLAIN if plain else row.method
                         rows.append({"task": title, "encoder": encoder, **summary(row), "method": name})
                         if row.episodes >= _COMMON:
-                            outcome = Outcome(work / ("plain" if plain else "results") / row.file)
-                            answers = outcome.accuracies()[row.method][:_COMMON]
-                            settings[title, encoder, row.shots, row.transductive][name] = answers
+                            file = ResultFile(work / ("plain" if plain else "results") / row.file, MethodRow)
+                            accuracies = file.arrays("accuracies")[row.method][:_COMMON]
+                            settings[title, encoder, row.shots, row.transductive][name] = accuracies
     best = {(*setting, name) for setting, accuracies in settings.items() for name in leaders(accuracies)}
     for row in rows:
         row["best"] = (row["task"], row["encoder"], row["shots"], row["transductive"], row["method"]) in best
@@ -86,7 +86,7 @@ def main() -> None:
     print(markdown(rows))
 
 
-def summary(row: Row) -> dict[str, Any]:
+def summary(row: MethodRow) -> dict[str, Any]:
     """What is kept of a row, rounded as it is shown."""
     kept = {name: value for name, value in asdict(row).items() if name in KEPT}
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in kept.items()}

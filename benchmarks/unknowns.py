@@ -26,7 +26,7 @@ from common import ROOT, save, shared_file
 
 from fewshot import EpisodeSampler
 from fewshot.benchmark.inputs import Features, embedded, load_encoders, open_source
-from fewshot.benchmark.openset_runner import run_open_set
+from fewshot.benchmark.openset_runner import run_openset_benchmark
 from fewshot.classifiers.membership import Membership
 from fewshot.openset.background import Background
 from fewshot.openset.center import Center, shipped_center, write_center
@@ -145,7 +145,7 @@ def scores_table(
     table: dict[str, dict[str, list[float]]] = {}
     for shots in (1, 5):
         sampler = EpisodeSampler(test.labels, n_way=10, n_shot=shots, n_query=15, n_episodes=episodes)
-        result = run_open_set(names, test.vectors, sampler, background=background, center=center)
+        result = run_openset_benchmark(names, test.vectors, sampler, background=background, center=center)
         for name in names:
             auroc, gain = result[name].mean("auroc"), result.paired(name, "softmax")
             table.setdefault(name, {})[f"{shots}-shot"] = [round(100 * value, 2) for value in (*auroc, *gain)]

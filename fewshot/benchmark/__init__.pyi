@@ -2,14 +2,14 @@ from .calibrate import run_calibration as run_calibration
 from .inputs import Features as Features
 from .inputs import embedded_base as embedded_base
 from .inputs import open_base as open_base
-from .openset_suite import run_open_bench as run_open_bench
+from .openset_suite import run_openset_suite as run_openset_suite
 from .plots import check_matplotlib as check_matplotlib
 from .plots import draw_reliability as draw_reliability
 from .plots import draw_training as draw_training
+from .protocol import Protocol as Protocol
 from .runner import BenchmarkResult as BenchmarkResult
 from .runner import MethodResult as MethodResult
 from .runner import episode_accuracies as episode_accuracies
 from .runner import joined as joined
 from .runner import run_benchmark as run_benchmark
-from .suite import Protocol as Protocol
-from .suite import run_bench as run_bench
+from .suite import run_suite as run_suite

@@ -96,7 +96,7 @@ def run_calibration(
     Parameters
     ----------
     data : path or name
-        As ``run_bench`` takes it; a class needs 5 + ``queries`` examples, and there must be 10 classes.
+        As ``run_suite`` takes it; a class needs 5 + ``queries`` examples, and there must be 10 classes.
     encoder : str, optional
         Embeds images; a feature file needs none.
     methods : sequence of names

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot.benchmark.result_files import Row
+from fewshot.benchmark.result_files import MethodRow
 from fewshot.calibration import Reliability
 from fewshot.files import replacing
 from fewshot.validation import check_extra
@@ -20,11 +20,11 @@ _WIDTH, _HEIGHT, _COLUMNS = 4.2, 3.6, 3
 
 
 def check_matplotlib() -> None:
-    """Raise MissingExtra if no picture can be drawn."""
-    check_extra("plot", "pictures of results need", "matplotlib")
+    """Raise MissingExtra if nothing can be plotted."""
+    check_extra("plot", "plots need", "matplotlib")
 
 
-def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
+def draw(rows: Sequence[MethodRow], folder: Path) -> tuple[Path, ...]:
     """Write accuracy_by_shots.png and accuracy_by_time.png into a folder; rows of "various" shots are left out.
 
     Panels and methods stand in the order of the rows.
@@ -133,11 +133,11 @@ def _figure(width: float, height: float) -> Figure:
 
 def _picture(
     path: Path,
-    rows: list[Row],
-    key: Callable[[Row], tuple[str, ...]],
-    panel: Callable[[Axes, list[Row], dict[str, dict[str, Any]]], None],
+    rows: list[MethodRow],
+    key: Callable[[MethodRow], tuple[str, ...]],
+    panel: Callable[[Axes, list[MethodRow], dict[str, dict[str, Any]]], None],
 ) -> None:
-    grouped: dict[tuple[str, ...], list[Row]] = {}
+    grouped: dict[tuple[str, ...], list[MethodRow]] = {}
     for row in rows:
         grouped.setdefault(key(row), []).append(row)
     panels = list(grouped.values())
@@ -161,7 +161,7 @@ def _picture(
         figure.savefig(temporary, format="png")
 
 
-def _styles(rows: list[Row]) -> dict[str, dict[str, Any]]:
+def _styles(rows: list[MethodRow]) -> dict[str, dict[str, Any]]:
     """A colour and marker for each method, the same in all panels; transductive ones hollow, with broken lines."""
     from matplotlib import colormaps
 
@@ -182,11 +182,11 @@ def _styles(rows: list[Row]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _title(row: Row, shots: str) -> str:
+def _title(row: MethodRow, shots: str) -> str:
     return f"{row.data}, {row.encoder}{' †' if row.flag else ''}\n{row.ways}-way{shots}"
 
 
-def _by_shots(axis: Axes, rows: list[Row], styles: dict[str, dict[str, Any]]) -> None:
+def _by_shots(axis: Axes, rows: list[MethodRow], styles: dict[str, dict[str, Any]]) -> None:
     shots = sorted({int(row.shots) for row in rows})
     # A little apart, so that intervals at one number of shots do not cover each other.
     spread = {name: (n - (len(styles) - 1) / 2) * 0.4 / max(1, len(styles)) for n, name in enumerate(styles)}
@@ -203,7 +203,7 @@ def _by_shots(axis: Axes, rows: list[Row], styles: dict[str, dict[str, Any]]) ->
     _protocol(axis, rows[0])
 
 
-def _by_time(axis: Axes, rows: list[Row], styles: dict[str, dict[str, Any]]) -> None:
+def _by_time(axis: Axes, rows: list[MethodRow], styles: dict[str, dict[str, Any]]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for name, style in styles.items():
@@ -220,7 +220,7 @@ def _by_time(axis: Axes, rows: list[Row], styles: dict[str, dict[str, Any]]) -> 
     _protocol(axis, rows[0])
 
 
-def _errorbar(axis: Axes, places: Sequence[float], rows: list[Row], style: dict[str, Any]) -> None:
+def _errorbar(axis: Axes, places: Sequence[float], rows: list[MethodRow], style: dict[str, Any]) -> None:
     axis.errorbar(
         places,
         [100 * row.accuracy for row in rows],
@@ -230,5 +230,5 @@ def _errorbar(axis: Axes, places: Sequence[float], rows: list[Row], style: dict[
     )
 
 
-def _protocol(axis: Axes, row: Row) -> None:
+def _protocol(axis: Axes, row: MethodRow) -> None:
     axis.text(0.98, 0.02, row.protocol, transform=axis.transAxes, fontsize=5.5, ha="right", va="bottom", alpha=0.6)

@@ -1,4 +1,4 @@
-"""What a benchmark leaves on disk: one .npz for each setting, to which each finished method is added."""
+"""What a suite leaves on disk: a row for each method, or unknown score, and an .npz for each setting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,50 +17,40 @@ from fewshot.files import replacing
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method in one setting, as a row of results.json.
+class ResultRow:
+    """What the rows of both suites have in common.
 
     Attributes
     ----------
-    data, encoder, encoder_fingerprint, method : str
-    classifier : str
-        The method with all its hyper-parameters.
-    transductive : bool
+    data, encoder, encoder_fingerprint : str
+    content : str
+        Hash of the data's vectors, labels and groups.
     ways, shots : int or "various"
     queries : int
         Of each class.
     episodes, seed : int
     query_imbalance : float or None
     replacement, within_groups : bool
-    accuracy, ci95 : float
-        Mean over episodes, in [0, 1], and the half-width of its interval, NaN for one episode.
-    ci95_disjoint : float
-        The half-width from episodes no two of which share an image, which speaks of other images of the same classes;
-        NaN where fewer than two such episodes can be drawn.
-    disjoint_episodes : int
-        How many those are; without replacement, all.
+    classes, examples : int
+        In the data.
+    accuracy : float
+        Mean over episodes, in [0, 1].
     seconds : float
         From vectors in memory to predictions, sampling included.
     device : str
     flag : str or None
-        Why the row flatters.
-    classes, examples : int
-        In the data.
-    content : str
-        Hash of the data's vectors, labels and groups.
+        Why the figures are optimistic.
     file : str
         The setting's .npz.
     key : str
-        Hash of all that the numbers depend on.
+        Hash of all that the figures depend on.
     versions : dict of str to str
     """
 
     data: str
     encoder: str
     encoder_fingerprint: str
-    method: str
-    classifier: str
-    transductive: bool
+    content: str
     ways: int | Literal["various"]
     shots: int | Literal["various"]
     queries: int
@@ -69,24 +59,15 @@ class Row:
     query_imbalance: float | None
     replacement: bool
     within_groups: bool
+    classes: int
+    examples: int
     accuracy: float
-    ci95: float
-    ci95_disjoint: float
-    disjoint_episodes: int
     seconds: float
     device: str
     flag: str | None
-    classes: int
-    examples: int
-    content: str
     file: str
     key: str
     versions: dict[str, str]
-
-    @property
-    def setting(self) -> str:
-        """Data, encoder, ways and shots in words."""
-        return f"{self.data}, {self.encoder}, {self.ways}-way {self.shots}-shot"
 
     @property
     def protocol(self) -> str:
@@ -100,13 +81,90 @@ class Row:
 
     @property
     def section(self) -> tuple[str, ...]:
-        """What rows of one table share: data, encoder and protocol."""
+        """Data, encoder and protocol."""
         return (self.data, self.encoder, self.content, self.encoder_fingerprint, self.protocol)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """What rows that compete have in common: the setting."""
+        return (self.file,)
+
+    @property
+    def figure(self) -> float:
+        """What is highest in the best row of a group: the accuracy."""
+        return self.accuracy
+
+
+@dataclass(frozen=True)
+class MethodRow(ResultRow):
+    """A method's accuracy in one setting.
+
+    Attributes
+    ----------
+    method : str
+    classifier : str
+        The method with all its hyper-parameters.
+    transductive : bool
+    ci95 : float
+        Half-width of the accuracy's 95 % interval; NaN for one episode.
+    ci95_disjoint : float
+        Half-width from episodes no two of which share an image, an interval for new images of the same classes; NaN
+        where fewer than two such episodes can be drawn.
+    disjoint_episodes : int
+        How many those are; without replacement, all.
+    """
+
+    method: str
+    classifier: str
+    transductive: bool
+    ci95: float
+    ci95_disjoint: float
+    disjoint_episodes: int
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """The setting, and whether it is transductive."""
+        return (self.file, self.transductive)
+
+
+@dataclass(frozen=True)
+class OpenSetRow(ResultRow):
+    """An unknown score in one setting, with ``ways`` known classes and as many unknown ones.
+
+    ``accuracy`` is that of the known queries, none being rejected: the same for all scores.
+
+    Attributes
+    ----------
+    score : str
+        Of ``fewshot.openset.SCORES``.
+    background : str or None
+        The base data's name.
+    center : int or None
+        Of how many classes the encoder's centre was made; None where there is a background, or no such centre.
+    metrics : dict of name to [mean, half-width]
+        Of ``OpenSetMetrics``, in [0, 1], each with its 95 % interval over episodes.
+    gain : [mean, half-width]
+        Paired difference of the AUROC to the softmax baseline's.
+    """
+
+    score: str
+    background: str | None
+    center: int | None
+    metrics: dict[str, list[float]]
+    gain: list[float]
+
+    @property
+    def figure(self) -> float:
+        """The AUROC."""
+        return self.metrics["auroc"][0]
+
+
+R = TypeVar("R", bound=ResultRow)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One method's answers, one entry a query: episode, picture's file, its class, and the class predicted."""
+    """One method's predictions, one entry a query: its episode, the image's file, its class and the class predicted."""
 
     episode: NDArray[np.int64]
     file: NDArray[np.str_]
@@ -114,19 +172,21 @@ class Predictions:
     predicted: NDArray[np.str_]
 
 
-class Outcome:
-    """One setting's .npz, no pickle in it.
+class ResultFile(Generic[R]):
+    """The rows and arrays of one setting's methods in an .npz, without pickle.
 
-    It holds "classes" and "files", the names; "query" (e, q), positions in "files"; "true" (e, q), positions in
-    "classes"; and for each method "accuracies/METHOD" (e,), "predicted/METHOD" (e, q) and "row/METHOD", its row as
-    JSON. -1 is padding.
+    For each method it holds "row/METHOD", its row as JSON, and "NAME/METHOD", its arrays. The closed-set suite's are
+    "accuracies/METHOD" (e,) and "predicted/METHOD" (e, q), beside four that all methods share: "classes" and "files",
+    the names; "query" (e, q), positions in "files"; and "true" (e, q), positions in "classes", as "predicted" has them.
+    -1 is padding. The open-set suite's are the metrics of each episode, such as "auroc/SCORE" (e,).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
+        self._kind = kind
 
-    def rows(self) -> dict[str, Row]:
-        """Return the row of each method that is there; none if there is no file yet.
+    def rows(self) -> dict[str, R]:
+        """Return the row of each method in the file; none if there is no file yet.
 
         Raises
         ------
@@ -135,48 +195,48 @@ class Outcome:
         if not self.path.exists():
             return {}
         try:
-            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                found = {n.removeprefix("row/"): Row(**json.loads(str(file[n]))) for n in file if n.startswith("row/")}
+            return {name: self._kind(**json.loads(str(row))) for name, row in self.arrays("row").items()}
         except Exception as error:
             raise ValueError(
                 f"{self.path} is damaged, or another version's ({error}); delete it, or choose another --out"
             ) from error
-        return found
 
-    def accuracies(self) -> dict[str, NDArray[np.float64]]:
-        """Return the accuracies (e,) of each method."""
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Return the array "NAME/METHOD" of each method."""
         with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {n.removeprefix("accuracies/"): file[n] for n in file if n.startswith("accuracies/")}
+            return {n.removeprefix(f"{name}/"): file[n] for n in file if n.startswith(f"{name}/")}
 
     def predictions(self, method: str) -> Predictions:
-        """Return a method's answers with the names of pictures and classes."""
+        """Return a method's predictions with the names of images and classes."""
         with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            asked = file["true"] >= 0
+            real = file["true"] >= 0
             return Predictions(
-                np.nonzero(asked)[0],
-                file["files"][file["query"][asked]],
-                file["classes"][file["true"][asked]],
-                file["classes"][file[f"predicted/{method}"][asked]],
+                np.nonzero(real)[0],
+                file["files"][file["query"][real]],
+                file["classes"][file["true"][real]],
+                file["classes"][file[f"predicted/{method}"][real]],
             )
 
-    def add(self, row: Row, arrays: Mapping[str, NDArray[Any]], shared: Mapping[str, NDArray[Any]]) -> None:
-        """Add one method, or put it in its former place; the file appears whole or stays as it was.
+    def add(self, method: str, row: R, arrays: Mapping[str, NDArray[Any]], shared: Mapping[str, NDArray[Any]]) -> None:
+        """Add a method, or put it in its former place; the file appears whole or stays as it was.
 
         Parameters
         ----------
-        row : Row
-        arrays : "accuracies" and "predicted"
-        shared : "classes", "files", "query" and "true", written with the first method
+        method : str
+        row : ResultRow
+        arrays : mapping of NAME to the method's array
+        shared : mapping of name to array
+            Written with the first method.
         """
-        mine = {f"{name}/{row.method}": array for name, array in arrays.items()}
-        mine[f"row/{row.method}"] = np.array(json.dumps(asdict(row)))
+        added = {f"{name}/{method}": array for name, array in arrays.items()}
+        added[f"row/{method}"] = np.array(json.dumps(asdict(row)))
         with replacing(self.path) as temporary:
             if self.path.exists():
-                self._copy(temporary, without={f"{name}.npy" for name in mine})
+                self._copy(temporary, without={f"{name}.npy" for name in added})
             else:
-                mine = {**shared, **mine}
+                added = {**shared, **added}
             with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as target:
-                for name, array in mine.items():
+                for name, array in added.items():
                     with target.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.save(member, array, allow_pickle=False)
 
@@ -190,9 +250,3 @@ class Outcome:
                 for info in source.infolist():
                     if info.filename not in without:
                         opened.writestr(info, source.read(info))
-
-
-def smallest(array: NDArray[np.int64]) -> NDArray[Any]:
-    """Return whole numbers in the smallest signed type that holds them."""
-    reach = int(np.abs(array).max(initial=0))
-    return array.astype(next(t for t in (np.int8, np.int16, np.int32, np.int64) if reach <= np.iinfo(t).max))

@@ -1,4 +1,4 @@
-"""Thousands of episodes for several methods on the same draws, with intervals that mean something."""
+"""Several methods on the same thousands of episodes, with intervals."""
 
 from __future__ import annotations
 
@@ -19,25 +19,23 @@ from fewshot.episodes import Episodes, EpisodeSampler
 from fewshot.progress import Progress
 from fewshot.validation import check_count, check_vectors
 
-# The half-width of a 95 % interval, in standard errors.
-_Z = 1.96
+_Z = 1.96  # the half-width of a 95 % interval, in standard errors
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method's answers.
+    """One method's predictions.
 
     Attributes
     ----------
     method : str
     accuracies : ndarray of shape (e,)
-        Share of the queries answered rightly, of each episode.
+        Share of the queries predicted correctly, of each episode.
     predicted : ndarray of shape (e, q)
         The class within the episode, 0 to c - 1, for each query of ``BenchmarkResult.episodes``; -1 where padded.
     seconds : float
-        From vectors in memory to predictions, everything included: checking and moving the vectors and sampling the
-        episodes, which several methods of one run share and each is charged for in full, gathering and scoring; all
-        but the disjoint episodes.
+        From vectors in memory to predictions: checking and moving the vectors and sampling the episodes, which
+        methods of one run share and which count for each in full; gathering and scoring. Without the disjoint episodes.
     disjoint : ndarray of shape (t,)
         Accuracies of ``EpisodeSampler.disjoint``'s episodes, no two of which share an image; empty if there are none.
     """
@@ -55,26 +53,26 @@ class MethodResult:
 
     @property
     def ci95(self) -> float:
-        """Half-width of the usual interval, 1.96 sd / sqrt(e).
+        """Half-width of the usual 95 % interval, 1.96 sd / sqrt(e).
 
-        It speaks of other episodes from the same images, and shrinks to nothing as more are drawn. For other images of
-        the same classes it is too narrow unless the episodes share none: see ``ci95_disjoint``.
+        It is for other episodes of the same images, and vanishes as more are drawn. For other images of the same
+        classes it is too narrow unless the episodes share none: see ``ci95_disjoint``.
         """
-        return _half_width(self.accuracies)
+        return half_width(self.accuracies)
 
     @property
     def ci95_disjoint(self) -> float:
         """Half-width from the disjoint episodes, 1.96 sd / sqrt(t); NaN where there are fewer than two.
 
-        It speaks of other images of the same classes, exactly of ``disjoint.mean()``; around ``accuracy`` it is too
-        wide rather than too narrow, for a mean over many episodes, in which each image meets many others, varies less
-        with the images. With fewer than some 30 episodes it is itself rough. Without replacement it is ``ci95``.
+        It is for other images of the same classes, and exact around ``disjoint.mean()``; around ``accuracy`` it is
+        conservative, as a mean over many episodes varies less with the images. With fewer than some 30 episodes it is
+        itself rough. Without replacement it is ``ci95``.
 
         References
         ----------
         Lafargue et al. 2024, arXiv:2409.02850, section 3.
         """
-        return _half_width(self.disjoint)
+        return half_width(self.disjoint)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class PairedDifference:
     ) -> PairedDifference:
         """Compare two methods by their accuracies (e,) on the same episodes."""
         difference = accuracies - others
-        return cls(first, second, float(difference.mean()), _half_width(difference))
+        return cls(first, second, float(difference.mean()), half_width(difference))
 
     @property
     def significant(self) -> bool:
@@ -102,7 +100,7 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What ``run_benchmark`` found.
+    """Result of ``run_benchmark``.
 
     Attributes
     ----------
@@ -140,13 +138,13 @@ def run_benchmark(
     device: str | None = None,
     memory: int | None = None,
 ) -> BenchmarkResult:
-    """Score classifiers on the sampler's episodes, and on disjoint ones for the interval that speaks of other images.
+    """Evaluate classifiers on the sampler's episodes, and on disjoint ones for an interval that holds for other images.
 
     Parameters
     ----------
     classifiers : sequence of estimators, or dict of name to estimator
         ``FewShotClassifier`` methods are scored many episodes at once; any other scikit-learn classifier is cloned,
-        fitted and asked episode by episode.
+        fitted and evaluated episode by episode.
     X : array-like of shape (n, d)
         Embeddings of the examples that the sampler's labels are of.
     sampler : EpisodeSampler
@@ -158,7 +156,8 @@ def run_benchmark(
 
     Raises
     ------
-    ValueError : if X has fewer rows than the sampler has labels, or holds NaN or infinity; or a name is given twice.
+    ValueError : if X has another number of rows than the sampler has labels, or holds NaN or infinity; or a name is
+        given twice.
     """
     named = _named(classifiers)
     if memory is not None:
@@ -168,46 +167,52 @@ def run_benchmark(
         memory = 2**22 if place.type == "cpu" else 2**28
     torch.zeros(1, device=place)  # a device's own start is not the methods' time
     begun = time.perf_counter()
-    vectors = np.asarray(X)
-    vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
-    if len(vectors) != sampler.n_examples:
-        raise ValueError(f"X has {len(vectors)} rows, but the sampler was given {sampler.n_examples} labels")
+    vectors = check_examples(X, sampler)
     data = torch.from_numpy(vectors).to(place)
     chunks = list(sampler)
     shared = time.perf_counter() - begun
-    apart = sampler.disjoint() if sampler.replacement else None
-    disjoint = [] if apart is None else list(apart)
+    disjoint_sampler = sampler.disjoint() if sampler.replacement else None
+    disjoint = [] if disjoint_sampler is None else list(disjoint_sampler)
     results = {}
     with Progress((len(sampler) + sum(map(len, disjoint))) * len(named), "bench", unit="episode") as bar:
         for name, classifier in named.items():
             start = time.perf_counter()
             if isinstance(classifier, FewShotClassifier):
-                answer: Callable[[Episodes], NDArray[np.int64]] = EpisodeScorer(classifier, data, memory)
+                predict: Callable[[Episodes], NDArray[np.int64]] = EpisodePredictor(classifier, data, memory)
             else:
-                answer = partial(_looped, classifier, vectors)
-            answers = []
+                predict = partial(_looped, classifier, vectors)
+            predicted = []
             for some in chunks:
-                answers.append(answer(some))
+                predicted.append(predict(some))
                 bar.advance(len(some))
             seconds = shared + time.perf_counter() - start
-            found: list[NDArray[np.float64]] = [np.empty(0)]
+            accuracies: list[NDArray[np.float64]] = [np.empty(0)]
             for some in disjoint:
-                found.append(episode_accuracies(answer(some), some))
+                accuracies.append(episode_accuracies(predict(some), some))
                 bar.advance(len(some))
-            results[name] = (_stacked(answers, -1), seconds, np.concatenate(found))
+            results[name] = (_stacked(predicted, -1), seconds, np.concatenate(accuracies))
     episodes = joined(chunks)
     methods = {}
-    for name, (predicted, seconds, others) in results.items():
-        accuracies = episode_accuracies(predicted, episodes)
+    for name, (classes, seconds, of_disjoint) in results.items():
+        of_episodes = episode_accuracies(classes, episodes)
         methods[name] = MethodResult(
-            name, accuracies, predicted, seconds, others if sampler.replacement else accuracies
+            name, of_episodes, classes, seconds, of_disjoint if sampler.replacement else of_episodes
         )
-    return BenchmarkResult(
-        methods=methods,
-        episodes=episodes,
-        random_state=sampler.random_state,
-        replacement=sampler.replacement,
-    )
+    return BenchmarkResult(methods, episodes, sampler.random_state, sampler.replacement)
+
+
+def check_examples(X: ArrayLike, sampler: EpisodeSampler) -> NDArray[np.float32]:
+    """Return embeddings as float32 of shape (n, d), one for each of the sampler's labels.
+
+    Raises
+    ------
+    ValueError : for another number, NaN or infinity.
+    """
+    vectors = np.asarray(X)
+    vectors = check_vectors(vectors, vectors.shape[1] if vectors.ndim == 2 else 0)
+    if len(vectors) != sampler.n_examples:
+        raise ValueError(f"X has {len(vectors)} rows, but the sampler was given {sampler.n_examples} labels")
+    return vectors
 
 
 def _named(classifiers: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def _named(classifiers: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     return named
 
 
-class EpisodeScorer:
+class EpisodePredictor:
     """Predicts episodes with one classifier, as many at once as fit the memory.
 
     Parameters
@@ -238,7 +243,7 @@ class EpisodeScorer:
         self._classifier, self._memory = classifier, memory
         with torch.inference_mode():
             self._data = classifier.prepare(data)
-        # Used again for each batch: memory fresh from the system costs more than the copy into it.
+        # Reused for each batch: fresh memory costs more than the copy into it.
         self._buffers = {"support": data.new_empty(0), "query": data.new_empty(0)}
 
     def __call__(self, some: Episodes) -> NDArray[np.int64]:
@@ -268,18 +273,18 @@ class EpisodeScorer:
 
 def _alike(some: Episodes) -> Iterator[tuple[NDArray[np.int64], Episodes]]:
     """Split a chunk into parts of one number of classes and of queries each; the support may still be padded."""
-    ways, queries = (some.classes >= 0).sum(1), (some.query_labels >= 0).sum(1)
-    for way, asked in np.unique(np.stack([ways, queries], axis=1), axis=0):
-        rows = np.flatnonzero((ways == way) & (queries == asked))
+    n_ways, n_queries = (some.classes >= 0).sum(1), (some.query_labels >= 0).sum(1)
+    for ways, queries in np.unique(np.stack([n_ways, n_queries], axis=1), axis=0):
+        rows = np.flatnonzero((n_ways == ways) & (n_queries == queries))
         shots = int((some.support_labels[rows] >= 0).sum(1).max())
         yield (
             rows,
             Episodes(
-                some.classes[rows, :way],
+                some.classes[rows, :ways],
                 some.support[rows, :shots],
                 some.support_labels[rows, :shots],
-                some.query[rows, :asked],
-                some.query_labels[rows, :asked],
+                some.query[rows, :queries],
+                some.query_labels[rows, :queries],
             ),
         )
 
@@ -287,9 +292,9 @@ def _alike(some: Episodes) -> Iterator[tuple[NDArray[np.int64], Episodes]]:
 def _looped(classifier: Any, vectors: NDArray[np.float32], some: Episodes) -> NDArray[np.int64]:
     predicted = np.full(some.query.shape, -1, np.int64)
     for row in range(len(some)):
-        known, asked = some.support_labels[row] >= 0, some.query_labels[row] >= 0
-        fitted = clone(classifier).fit(vectors[some.support[row, known]], some.support_labels[row, known])
-        predicted[row, asked] = fitted.predict(vectors[some.query[row, asked]])
+        support, query = some.support_labels[row] >= 0, some.query_labels[row] >= 0
+        fitted = clone(classifier).fit(vectors[some.support[row, support]], some.support_labels[row, support])
+        predicted[row, query] = fitted.predict(vectors[some.query[row, query]])
     return predicted
 
 
@@ -301,9 +306,9 @@ def joined(chunks: Sequence[Episodes]) -> Episodes:
 
 
 def episode_accuracies(predicted: NDArray[np.int64], episodes: Episodes) -> NDArray[np.float64]:
-    """Return the share of right answers (e,) among predicted classes (e, q)."""
-    asked = episodes.query_labels >= 0
-    shares: NDArray[np.float64] = ((predicted == episodes.query_labels) & asked).sum(1) / asked.sum(1)
+    """Return the share (e,) of predicted classes (e, q) that are correct."""
+    real = episodes.query_labels >= 0
+    shares: NDArray[np.float64] = ((predicted == episodes.query_labels) & real).sum(1) / real.sum(1)
     return shares
 
 
@@ -314,5 +319,6 @@ def _stacked(arrays: Sequence[NDArray[np.int64]], fill: int) -> NDArray[np.int64
     )
 
 
-def _half_width(values: NDArray[np.float64]) -> float:
+def half_width(values: NDArray[np.float64]) -> float:
+    """Return the half-width of the 95 % interval of the mean of values (e,), 1.96 sd / sqrt(e); NaN for one value."""
     return float(_Z * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

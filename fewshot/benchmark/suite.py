@@ -1,120 +1,29 @@
-"""A whole benchmark: data x encoders x ways x shots x methods, kept on disk as it goes, nothing done twice."""
+"""The closed-set suite: data x encoders x ways x shots x methods, kept on disk as it goes, nothing done twice."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import sklearn
-import torch
 from numpy.typing import NDArray
 
-from fewshot import __version__
-from fewshot.benchmark.inputs import Features, Inputs, Source
+from fewshot.benchmark.inputs import Features, Inputs
 from fewshot.benchmark.methods import METHODS, chosen, described
-from fewshot.benchmark.plots import draw
-from fewshot.benchmark.result_files import Outcome, Row, smallest
-from fewshot.benchmark.runner import BenchmarkResult, run_benchmark
-from fewshot.benchmark.tables import leaders, markdown
+from fewshot.benchmark.plots import check_matplotlib, draw
+from fewshot.benchmark.protocol import Count, Protocol, ways_and_shots
+from fewshot.benchmark.result_files import MethodRow
+from fewshot.benchmark.result_store import Result, ResultStore, SuiteReport
+from fewshot.benchmark.runner import run_benchmark
+from fewshot.benchmark.tables import leaders, method_tables, percent
 from fewshot.classifiers import FewShotClassifier
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import MissingExtra
-from fewshot.files import replacing
-
-Count = int | Literal["various"]
-_EPISODES_FOLDER, _VECTORS = "episodes", "vectors.sqlite"
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How episodes are drawn, ways and shots apart; the words are ``EpisodeSampler``'s.
-
-    Attributes
-    ----------
-    queries, episodes, seed : int
-    query_imbalance : float, optional
-    replacement : bool
-    within_groups : bool
-        The classes of an episode come from one of the data's groups.
-    """
-
-    queries: int = 15
-    episodes: int = 10_000
-    seed: int = 0
-    query_imbalance: float | None = None
-    replacement: bool = True
-    within_groups: bool = False
-
-    def sampler(self, source: Source | Features, ways: Count, shots: Count) -> EpisodeSampler:
-        """Make the sampler of one setting.
-
-        Raises
-        ------
-        ValueError : if the data cannot serve it, naming the data, the class and its count.
-        """
-        name = source.name if isinstance(source, Source) else source.data
-        if self.within_groups and source.groups is None:
-            raise ValueError(f"{name} has no groups, which --within-groups asks for")
-        try:
-            return EpisodeSampler(
-                source.labels,
-                n_way=ways,
-                n_shot=shots,
-                n_query=self.queries,
-                n_episodes=self.episodes,
-                groups=source.groups if self.within_groups else None,
-                query_imbalance=self.query_imbalance,
-                replacement=self.replacement,
-                random_state=self.seed,
-            )
-        except ValueError as error:
-            raise ValueError(f"{name}, {ways}-way {shots}-shot: {error}") from error
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A method that could not answer in a setting, and why."""
-
-    setting: str
-    method: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """What ``run_bench`` has done.
-
-    Attributes
-    ----------
-    rows : tuple of Row
-        Of all that was asked for, computed now or before.
-    computed, skipped : int
-        How many of them were computed now, and how many were there.
-    failed : tuple of Refusal
-    """
-
-    rows: tuple[Row, ...]
-    computed: int
-    skipped: int
-    failed: tuple[Refusal, ...]
-
-    def best(self) -> tuple[Row, ...]:
-        """Return the most accurate row of each setting, inductive and transductive apart."""
-        found: dict[tuple[str, bool], Row] = {}
-        for row in self.rows:
-            held = found.setdefault((row.file, row.transductive), row)
-            if row.accuracy > held.accuracy:
-                found[row.file, row.transductive] = row
-        return tuple(found.values())
-
-
-def run_bench(
+def run_suite(
     data: Sequence[str],
     out: str | Path,
     *,
@@ -128,11 +37,12 @@ def run_bench(
     cache: str | None = None,
     device: str | None = None,
     note: Callable[[str], None] = lambda _: None,
-) -> BenchReport:
-    """Benchmark methods on data and write results.json, results.md, episodes/*.npz and, with matplotlib, two pictures.
+) -> SuiteReport[MethodRow]:
+    """Benchmark methods on data and write results.json, results.md, episodes/*.npz and, with matplotlib, two plots.
 
-    Each method is kept as soon as it is finished; what the folder holds with the same vectors, labels, protocol,
-    hyper-parameters, device and version of fewshot is not computed again. The tables are of all that the folder holds.
+    Each method is kept as soon as it is finished; what the folder holds with the same embeddings, labels, protocol,
+    hyper-parameters, device and version of fewshot is not computed again. A method that fails is listed, and the
+    others go on. The tables are of all that the folder holds.
 
     Parameters
     ----------
@@ -141,7 +51,7 @@ def run_bench(
     out : path
         A folder; made if it does not exist.
     encoders : sequence of names
-        What embeds pictures; feature files need none.
+        What embeds images; feature files need none.
     methods : sequence of names
         As ``fewshot.benchmark.methods.chosen`` takes them; "all", "inductive" and "transductive" name many.
     ways, shots : sequences of int, or of "various"
@@ -152,16 +62,16 @@ def run_bench(
     split : str
         Of named data sets.
     cache : path, optional
-        Where pictures' vectors are kept; by default vectors.sqlite in ``out``.
+        File of the images' embeddings; by default vectors.sqlite in ``out``.
     device : str, optional
         For encoders and methods; by default the best there is.
     note : callable
-        Told of each finished, skipped or refused method in one line.
+        Called with a line for each finished, skipped or failed method.
 
     Raises
     ------
     ValueError : for a device that is not there, an unknown method, one without the base it needs, data that cannot
-        serve a setting, or pictures without an encoder; all before anything is embedded.
+        serve a setting, or images without an encoder; all before anything is embedded.
     """
     protocol = protocol or Protocol()
     inputs = Inputs.open(data, encoders=encoders, base=base, split=split, device=device)
@@ -170,178 +80,102 @@ def run_bench(
         note(f"left out, for it learns from base data with labels (--base): {name}")
     for remark in inputs.remarks("base", "the base gives it away"):
         note(remark)
-    settings = _settings(ways, shots)
+    plots = _can_plot(note)
+    settings = ways_and_shots(ways, shots)
     for source in inputs.sources:
         for way, shot in settings:
             protocol.sampler(source, way, shot)
     folder = Path(out)
-    bench = _Bench(folder, protocol, inputs.place, note)
+    store = ResultStore(folder, "episodes", MethodRow, protocol, inputs.place, note)
     with_base = any(make.takes_center or make.needs_base for make in makers.values())
-    (folder / _EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
     try:
-        for features, given in inputs.embedded(cache=cache or str(folder / _VECTORS), with_base=with_base):
+        for features, given in inputs.embedded(cache=cache or str(folder / "vectors.sqlite"), with_base=with_base):
             classifiers = {name: make(given) for name, make in makers.items()}
+            descriptions = {name: described(classifier) for name, classifier in classifiers.items()}
             for way, shot in settings:
-                bench.setting(features, way, shot, classifiers)
+                sampler = protocol.sampler(features, way, shot)
+                compute = partial(_results, features, sampler, classifiers, inputs.place)
+                store.setting(features, sampler, way, shot, descriptions, compute)
     finally:
-        _summarise(folder, note)
-    return BenchReport(tuple(bench.rows), bench.computed, len(bench.rows) - bench.computed, tuple(bench.failed))
+        _summarise(store, plots=plots)
+    return store.report()
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a number may depend on."""
-    return {
-        "fewshot": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scikit-learn": sklearn.__version__,
-        "python": platform.python_version(),
-    }
+def _results(
+    features: Features,
+    sampler: EpisodeSampler,
+    classifiers: Mapping[str, FewShotClassifier],
+    device: str,
+    names: Sequence[str],
+) -> dict[str, Result]:
+    """Run some of the methods."""
+    chosen = {name: classifiers[name] for name in names}
+    found = run_benchmark(chosen, features.vectors, sampler, device=device)
+    episodes = found.episodes
+    real = episodes.query_labels >= 0
 
-
-def _settings(ways: Sequence[Count], shots: Sequence[Count]) -> list[tuple[Count, Count]]:
-    if ("various" in ways) != ("various" in shots):
-        raise ValueError("ways and shots are both 'various' or both numbers: give 'various' to both or to none")
-    pairs = [(way, shot) for way in dict.fromkeys(ways) for shot in dict.fromkeys(shots)]
-    return [(way, shot) for way, shot in pairs if (way == "various") == (shot == "various")]
-
-
-class _Bench:
-    """A run in progress."""
-
-    def __init__(self, folder: Path, protocol: Protocol, device: str, note: Callable[[str], None]) -> None:
-        self._folder, self._protocol, self._device, self._note = folder, protocol, device, note
-        self._hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-        self.rows: list[Row] = []
-        self.failed: list[Refusal] = []
-        self.computed = 0
-
-    def setting(
-        self, features: Features, ways: Count, shots: Count, classifiers: Mapping[str, FewShotClassifier]
-    ) -> None:
-        """Run the methods that are not there yet, and keep each when it is finished."""
-        where = {
-            "content": features.content,
-            "encoder_fingerprint": features.fingerprint,
-            "ways": ways,
-            "shots": shots,
-            **asdict(self._protocol),
-        }
-        outcome = Outcome(self._file(f"{features.data}-{features.encoder}-{ways}way-{shots}shot", _hash(where)))
-        there = outcome.rows()
-        keys = {name: self._key(where, classifier) for name, classifier in classifiers.items()}
-        found = [name for name, key in keys.items() if name in there and there[name].key == key]
-        title = f"{features.data}, {features.encoder}, {ways}-way {shots}-shot"
-        if found:
-            self._note(f"already there, skipped: {title}: {', '.join(found)}")
-        for name, classifier in classifiers.items():
-            if name in found:
-                self.rows.append(there[name])
-                continue
-            sampler = self._protocol.sampler(features, ways, shots)
-            try:
-                result = run_benchmark({name: classifier}, features.vectors, sampler, device=self._device)
-            except (ValueError, RuntimeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                self._note(f"failed: {title}: {name}: {reason}")
-                self.failed.append(Refusal(title, name, reason))
-                continue
-            row = Row(
-                data=features.data,
-                encoder=features.encoder,
-                method=name,
-                classifier=described(classifier),
-                transductive=classifier.transductive,
-                accuracy=result[name].accuracy,
-                ci95=result[name].ci95,
-                ci95_disjoint=result[name].ci95_disjoint,
-                disjoint_episodes=len(result[name].disjoint),
-                seconds=result[name].seconds,
-                device=self._hardware,
-                flag=features.flag,
-                classes=len(sampler.classes_),
-                examples=sampler.n_examples,
-                file=f"{_EPISODES_FOLDER}/{outcome.path.name}",
-                key=keys[name],
-                versions=versions(),
-                **where,
-            )
-            outcome.add(row, *_arrays(name, result, features, sampler))
-            self.rows.append(row)
-            self.computed += 1
-            self._note(f"{title}: {name}: {100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %, {row.seconds:.2f} s")
-
-    def _key(self, where: dict[str, Any], classifier: FewShotClassifier) -> str:
-        return _hash({**where, "method": described(classifier), "device": self._hardware, "fewshot": __version__})
-
-    def _file(self, title: str, digest: str) -> Path:
-        """The setting's file: that of its hash, whatever its data were called when it was made."""
-        folder = self._folder / _EPISODES_FOLDER
-        known = sorted(folder.glob(f"*-{digest[:12]}.npz"))
-        plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in title)
-        return known[0] if known else folder / f"{plain[-120:]}-{digest[:12]}.npz"
-
-
-def _hash(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _arrays(
-    name: str, result: BenchmarkResult, features: Features, sampler: EpisodeSampler
-) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """What ``Outcome.add`` keeps: the method's arrays, and those all methods share."""
-    episodes, method = result.episodes, result[name]
-    asked = episodes.query_labels >= 0
-
-    def named(within: NDArray[np.int64]) -> NDArray[Any]:
+    def of_all(within: NDArray[np.int64]) -> NDArray[Any]:
         """From classes within the episode to positions among all."""
         positions = np.take_along_axis(episodes.classes, np.maximum(within, 0), axis=1)
-        return smallest(np.where(asked, positions, -1))
+        return _smallest(np.where(real, positions, -1))
 
-    own = {"accuracies": method.accuracies, "predicted": named(method.predicted)}
     shared = {
         "classes": np.array(sampler.classes_, str),
         "files": np.array(features.files, str),
-        "query": smallest(np.where(asked, episodes.query, -1)),
-        "true": named(episodes.query_labels),
+        "query": _smallest(np.where(real, episodes.query, -1)),
+        "true": of_all(episodes.query_labels),
     }
-    return own, shared
+    results = {}
+    for name, method in found.methods.items():
+        fields = {
+            "method": name,
+            "classifier": described(classifiers[name]),
+            "transductive": classifiers[name].transductive,
+            "accuracy": method.accuracy,
+            "ci95": method.ci95,
+            "ci95_disjoint": method.ci95_disjoint,
+            "disjoint_episodes": len(method.disjoint),
+            "seconds": method.seconds,
+        }
+        summary = f"{percent(method.accuracy, method.ci95)} %, {method.seconds:.2f} s"
+        arrays = {"accuracies": method.accuracies, "predicted": of_all(method.predicted)}
+        results[name] = Result(summary, fields, arrays, shared)
+    return results
 
 
-def _summarise(folder: Path, note: Callable[[str], None]) -> None:
-    """Write the tables and pictures of all that the folder holds."""
-    rows: list[Row] = []
+def _smallest(array: NDArray[np.int64]) -> NDArray[Any]:
+    """Return whole numbers in the smallest signed type that holds them."""
+    largest = int(np.abs(array).max(initial=0))
+    return array.astype(next(t for t in (np.int8, np.int16, np.int32, np.int64) if largest <= np.iinfo(t).max))
+
+
+def _can_plot(note: Callable[[str], None]) -> bool:
+    try:
+        check_matplotlib()
+    except MissingExtra as error:
+        note(f"no plots: {error}")
+        return False
+    return True
+
+
+def _summarise(store: ResultStore[MethodRow], *, plots: bool) -> None:
+    """Write the tables and plots of all that the folder holds."""
+    rows: list[MethodRow] = []
     bold: set[tuple[str, str]] = set()
-    for path in sorted((folder / _EPISODES_FOLDER).glob("*.npz")):
-        outcome = Outcome(path)
-        mine = outcome.rows()
-        accuracies = outcome.accuracies()
-        rows += mine.values()
+    for file in store.files():
+        of_file, accuracies = file.rows(), file.arrays("accuracies")
+        rows += of_file.values()
         for transductive in (False, True):
-            some = {name: accuracies[name] for name, row in mine.items() if row.transductive == transductive}
-            bold |= {(mine[name].file, name) for name in leaders(some)}
+            some = {name: accuracies[name] for name, row in of_file.items() if row.transductive == transductive}
+            bold |= {(of_file[name].file, name) for name in leaders(some)}
     if not rows:
         return
     order = {name: n for n, name in enumerate(METHODS)}
     rows.sort(key=lambda row: (*row.section, _number(row.ways), _number(row.shots), order.get(row.method, 99)))
-    with replacing(folder / "results.json") as temporary:
-        value = {"versions": versions(), "rows": [_plain(row) for row in rows]}
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with replacing(folder / "results.md") as temporary:
-        temporary.write_text(markdown(rows, bold), encoding="utf-8")
-    try:
-        draw(rows, folder)
-    except MissingExtra as error:
-        note(f"no pictures: {error}")
+    store.write_tables("results", rows, method_tables(rows, bold))
+    if plots:
+        draw(rows, store.folder)
 
 
 def _number(count: Count) -> int:
     return 0 if count == "various" else int(count)
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    """A row for results.json: NaN as null, and its versions only where they are not this run's."""
-    value = {name: None if item != item else item for name, item in asdict(row).items() if name != "key"}
-    if row.versions == versions():
-        del value["versions"]
-    return value

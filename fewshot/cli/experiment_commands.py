@@ -56,46 +56,29 @@ def bench(
     DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels, as `fewshot
     export` writes), or a data set's name. Interrupt it when you like: the same command goes on where it was.
     """
-    from fewshot.benchmark import Protocol, run_bench
+    from fewshot.benchmark import Protocol, run_openset_suite, run_suite
 
-    protocol = Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups)
+    settings["protocol"] = Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups)
+    report: Any
     if open_set:
-        _bench_open_set(data, out, methods, protocol=protocol, **settings)
-        return
-    report = run_bench(
-        data,
-        out,
-        methods=[name.strip() for name in methods.split(",") if name.strip()],
-        protocol=protocol,
-        note=note,
-        **settings,
-    )
-    named = ("data", "encoder", "ways", "shots", "transductive", "method", "accuracy")
-    answer: dict[str, Any] = {
-        "out": out,
-        "rows": len(report.rows),
-        "computed": report.computed,
-        "skipped": report.skipped,
-        "best": [{name: getattr(row, name) for name in named} for row in report.best()],
-    }
+        if methods != "all":
+            raise click.UsageError("--open-set compares unknown scores, not methods: leave --methods out")
+        report = run_openset_suite(data, out, note=note, **settings)
+        best = [_named(row, "score") | {"auroc": row.metrics["auroc"][0]} for row in report.best()]
+    else:
+        names = [name.strip() for name in methods.split(",") if name.strip()]
+        report = run_suite(data, out, methods=names, note=note, **settings)
+        best = [_named(row, "transductive", "method", "accuracy") for row in report.best()]
+    numbers = {"rows": len(report.rows), "computed": report.computed, "skipped": report.skipped}
+    answer: dict[str, Any] = {"out": out, **numbers, "best": best}
     if report.failed:
-        answer["failed"] = [{"setting": f.setting, "method": f.method, "reason": f.reason} for f in report.failed]
+        answer["failed"] = [vars(failure) for failure in report.failed]
     say(answer)
     finish(bool(report.failed))
 
 
-def _bench_open_set(data: tuple[str, ...], out: str, methods: str, **settings: Any) -> None:
-    if methods != "all":
-        raise click.UsageError("--open-set compares unknown scores, not methods: leave --methods out")
-    from fewshot.benchmark import run_open_bench
-
-    report = run_open_bench(data, out, note=note, **settings)
-    named = ("data", "encoder", "ways", "shots", "score")
-    best: dict[str, Any] = {}
-    for row in report.rows:
-        if row.key not in best or row.metrics["auroc"][0] > best[row.key]["auroc"]:
-            best[row.key] = {name: getattr(row, name) for name in named} | {"auroc": row.metrics["auroc"][0]}
-    say({"out": out, "rows": len(report.rows), "computed": report.computed, "best": list(best.values())})
+def _named(row: Any, *more: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ("data", "encoder", "ways", "shots", *more)}
 
 
 @click.command(epilog="Example: fewshot train my-photos/ --arch resnet12 --size 64 --epochs 40 --out my-encoder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,18 +154,23 @@ def test_what_does_not_fit_together_is_refused(data, classifiers, rows, message)
         run_benchmark(classifiers, X[rows], sampler(y))
 
 
-def test_the_seconds_of_each_method_hold_the_sampling_once(data):
+def test_the_seconds_of_each_method_hold_the_sampling_once_and_no_disjoint_episodes(data, monkeypatch):
     X, y = data
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr("fewshot.benchmark.runner.time", clock)
 
-    times = []
-
-    class Slow(EpisodeSampler):
+    class Sampler(EpisodeSampler):
         def __iter__(self):
-            times.append(self.replacement)
-            time.sleep(0.2 if self.replacement else 0.4)
+            clock.now += 1 if self.replacement else 1000
             yield from super().__iter__()
 
-    slow = Slow(y, n_way=5, n_shot=2, n_query=6, n_episodes=5)
-    result = run_benchmark({"a": PrototypeClassifier(), "b": PrototypeClassifier()}, X, slow)
-    assert times == [True, False]
-    assert all(0.2 <= result[name].seconds < 0.4 for name in "ab")  # nor the disjoint episodes
+    class Classifier(PrototypeClassifier):
+        def episode_scores(self, *args, **kwargs):
+            clock.now += 10
+            return super().episode_scores(*args, **kwargs)
+
+    asked = Sampler(y, n_way=5, n_shot=2, n_query=6, n_episodes=5)
+    result = run_benchmark({"a": Classifier(), "b": Classifier()}, X, asked)
+    assert len(result["a"].disjoint) > 1
+    assert [result[name].seconds for name in "ab"] == [11, 11]
+    assert clock.now == 1 + 1000 + 4 * 10  # each method once on the episodes, once on the disjoint ones

@@ -27,8 +27,9 @@ from fewshot import (
     run_benchmark,
 )
 from fewshot.benchmark.methods import METHODS, Method, chosen, described
-from fewshot.benchmark.result_files import Outcome
-from fewshot.benchmark.suite import Protocol, run_bench
+from fewshot.benchmark.protocol import Protocol
+from fewshot.benchmark.result_files import MethodRow, ResultFile
+from fewshot.benchmark.suite import run_suite
 from fewshot.benchmark.tables import leaders
 from fewshot.cli import main
 from fewshot.vectors import feature_files
@@ -119,8 +120,8 @@ def test_the_command_writes_rows_that_agree_with_every_single_answer(data, tmp_p
 def test_predictions_are_those_of_scikit_learn_on_the_named_pictures(tmp_path):
     files = np.array([f"picture-{n}.jpg" for n in range(96)])
     path = toy(tmp_path / "toy.npz", sources=files)
-    report = run_bench([path], tmp_path / "out", methods=["prototype-euclidean"], shots=[2], protocol=SMALL)
-    answers = Outcome(tmp_path / "out" / report.rows[0].file).predictions("prototype-euclidean")
+    report = run_suite([path], tmp_path / "out", methods=["prototype-euclidean"], shots=[2], protocol=SMALL)
+    answers = ResultFile(tmp_path / "out" / report.rows[0].file, MethodRow).predictions("prototype-euclidean")
     with np.load(path) as file:
         X, y = file["vectors"], file["labels"]
     (some,) = EpisodeSampler(y, n_way=5, n_shot=2, n_query=4, n_episodes=40, random_state=3)
@@ -148,7 +149,7 @@ def test_running_again_computes_only_what_is_missing_and_says_so(data, tmp_path,
 def test_whatever_the_numbers_depend_on_is_computed_anew(data, tmp_path, runs):
     def bench(source=data, methods=("simpleshot",), **more):
         protocol = more.pop("protocol", SMALL)
-        return run_bench([source], tmp_path / "out", methods=methods, shots=[1], protocol=protocol, **more)
+        return run_suite([source], tmp_path / "out", methods=methods, shots=[1], protocol=protocol, **more)
 
     bench()
     bench(toy(tmp_path / "renamed.npz"))  # the same vectors and labels
@@ -174,17 +175,17 @@ def test_an_interrupted_run_keeps_what_was_finished(data, tmp_path, monkeypatch,
     with monkeypatch.context() as patched:
         patched.setattr(fewshot.benchmark.suite, "run_benchmark", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_bench([data], tmp_path / "out", **arguments)
+            run_suite([data], tmp_path / "out", **arguments)
     assert [row["method"] for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]] == ["ridge"]
     assert not list((tmp_path / "out").rglob("*.part"))
-    report = run_bench([data], tmp_path / "out", **arguments)
+    report = run_suite([data], tmp_path / "out", **arguments)
     assert runs == ["ridge", "cache", "matching"]
     assert (report.computed, report.skipped) == (2, 1)
 
 
 def test_a_method_run_anew_takes_its_former_place_beside_the_others(data, tmp_path):
     def bench(**more):
-        return run_bench(
+        return run_suite(
             [data], tmp_path / "out", methods=["simpleshot", "ridge"], shots=[1], protocol=SMALL, **more
         ).rows
 
@@ -199,7 +200,7 @@ def test_a_method_run_anew_takes_its_former_place_beside_the_others(data, tmp_pa
 
 def test_the_base_gives_simpleshot_its_centre(data, tmp_path):
     base = toy(tmp_path / "base.npz", seed=5)
-    (row,) = run_bench([data], tmp_path / "out", methods=["simpleshot"], shots=[1], protocol=SMALL, base=base).rows
+    (row,) = run_suite([data], tmp_path / "out", methods=["simpleshot"], shots=[1], protocol=SMALL, base=base).rows
     with np.load(base) as file, np.load(data) as asked:
         center, X, y = file["vectors"].mean(axis=0), asked["vectors"], asked["labels"]
     (some,) = EpisodeSampler(y, n_way=5, n_shot=1, n_query=4, n_episodes=40, random_state=3)
@@ -220,7 +221,7 @@ def test_the_base_gives_distribution_calibration_its_classes_without_what_has_no
     np.savez(tmp_path / "partly.npz", vectors=vectors, labels=np.where(known, labels, ""))
     arguments = {"methods": [CALIBRATION], "shots": [1], "protocol": Protocol(queries=4, episodes=3)}
     for name, some in (("base", slice(None)), ("partly", known)):
-        (row,) = run_bench([data], tmp_path / "out", base=str(tmp_path / f"{name}.npz"), **arguments).rows
+        (row,) = run_suite([data], tmp_path / "out", base=str(tmp_path / f"{name}.npz"), **arguments).rows
         made = DistributionCalibrationClassifier(base=vectors[some], base_labels=labels[some].astype("<U1"))
         assert row.classifier == described(made)
 
@@ -261,7 +262,7 @@ def test_asked_for_by_name_without_base_classes_it_is_refused_before_anything_is
 
 
 def test_a_base_of_pictures_has_the_labels_of_its_folders(colours, fakes, tmp_path):
-    report = run_bench([str(colours)], tmp_path / "out", encoders=["mean"], methods=[CALIBRATION], ways=[3], shots=[1],
+    report = run_suite([str(colours)], tmp_path / "out", encoders=["mean"], methods=[CALIBRATION], ways=[3], shots=[1],
                        protocol=Protocol(queries=3, episodes=2), base=str(colours))  # fmt: skip
     paths = sorted(colours.rglob("*.png"))
     vectors, labels = fakes["mean"].encode(list(map(str, paths))), [path.parent.name for path in paths]
@@ -277,8 +278,8 @@ def cells(markdown):
 def test_bold_are_the_best_and_those_not_significantly_worse(data, tmp_path):
     methods = ["prototype", "prototype-euclidean", "ridge", "nearest", "cosine-head", "mahalanobis"]
     protocol = Protocol(queries=4, episodes=150)
-    report = run_bench([data], tmp_path / "out", methods=methods, shots=[3], protocol=protocol)
-    accuracies = Outcome(tmp_path / "out" / report.rows[0].file).accuracies()
+    report = run_suite([data], tmp_path / "out", methods=methods, shots=[3], protocol=protocol)
+    accuracies = ResultFile(tmp_path / "out" / report.rows[0].file, MethodRow).arrays("accuracies")
     best = max(accuracies.values(), key=np.mean)
     expected = set()
     for name, values in accuracies.items():
@@ -306,7 +307,7 @@ def test_leaders_by_hand():
 
 def test_the_interval_of_new_images_is_shown_where_there_is_one(tmp_path):
     arguments = {"methods": ["ridge"], "ways": [3], "shots": [1]}
-    (row,) = run_bench([toy(tmp_path / "toy.npz")], tmp_path / "both", protocol=SMALL, **arguments).rows
+    (row,) = run_suite([toy(tmp_path / "toy.npz")], tmp_path / "both", protocol=SMALL, **arguments).rows
     with np.load(tmp_path / "toy.npz") as file:
         X, y = file["vectors"], file["labels"]
     apart = EpisodeSampler(y, n_way=3, n_shot=1, n_query=4, n_episodes=5, replacement=False, random_state=3)
@@ -322,7 +323,7 @@ def test_the_interval_of_new_images_is_shown_where_there_is_one(tmp_path):
         (Protocol(2, 2, 0, replacement=False), "No two episodes share an image"),
     ):
         out = tmp_path / str(protocol.queries)
-        (row,) = run_bench([few], out, protocol=protocol, **arguments).rows
+        (row,) = run_suite([few], out, protocol=protocol, **arguments).rows
         text = (out / "results.md").read_text()
         assert f" ± {100 * row.ci95:.2f} |" in text
         assert words in text
@@ -392,7 +393,7 @@ def test_pictures_are_embedded_by_each_encoder_once(colours, fakes, tmp_path, mo
         ("mean", fakes["mean"].fingerprint, None),
         ("double", fakes["double"].fingerprint, "double has seen these classes"),
     }
-    answers = Outcome(tmp_path / "out" / rows[0]["file"]).predictions("prototype")
+    answers = ResultFile(tmp_path / "out" / rows[0]["file"], MethodRow).predictions("prototype")
     assert all(f"/{label}/" in file for label, file in zip(answers.true, answers.file, strict=True))
     text = (tmp_path / "out" / "results.md").read_text()
     flagged, plain = re.findall(r"^## .*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
@@ -406,7 +407,7 @@ def test_unlabelled_pictures_serve_as_a_base(colours, fakes, tmp_path):
     (tmp_path / "base").mkdir()
     for n in range(3):
         (tmp_path / "base" / f"{n}.png").write_bytes(png((30 * n, 60, 90), 4))
-    (row,) = run_bench([str(colours)], tmp_path / "out", encoders=["mean"], methods=["simpleshot"], ways=[3], shots=[1],
+    (row,) = run_suite([str(colours)], tmp_path / "out", encoders=["mean"], methods=["simpleshot"], ways=[3], shots=[1],
                        protocol=SMALL, base=str(tmp_path / "base")).rows  # fmt: skip
     center = np.array([30, 60, 90], np.float32) / 255
     assert row.classifier == described(SimpleShotClassifier(center=center.astype(np.float32)))
@@ -414,7 +415,7 @@ def test_unlabelled_pictures_serve_as_a_base(colours, fakes, tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_the_pictures_open_and_are_not_blank(drawn, data, tmp_path):
-    run_bench([data], tmp_path / "out", methods=["ridge", "soft-k-means"], ways=[3, 5], protocol=SMALL)
+    run_suite([data], tmp_path / "out", methods=["ridge", "soft-k-means"], ways=[3, 5], protocol=SMALL)
     for name in ("accuracy_by_shots.png", "accuracy_by_time.png"):
         with Image.open(io.BytesIO((tmp_path / "out" / name).read_bytes())) as picture:
             assert picture.format == "PNG"
@@ -422,10 +423,13 @@ def test_the_pictures_open_and_are_not_blank(drawn, data, tmp_path):
             assert len(picture.convert("RGB").getcolors(2**20)) > 50
 
 
-def test_without_matplotlib_there_are_tables_and_a_word_on_the_pictures(drawn, data, tmp_path, monkeypatch):
+def test_without_matplotlib_a_line_says_so_before_any_work_and_there_are_tables(drawn, data, tmp_path, monkeypatch):
     monkeypatch.setattr("fewshot.validation.find_spec", {}.get)
-    result = call(data, "--methods", "ridge", "--queries", 4, "--episodes", 5, "--out", tmp_path / "out")
-    assert "no pictures: pictures of results need matplotlib: pip install 'fewshot[plot]'" in result.stderr
+    arguments = [data, "--methods", "ridge", "--shots", 1, "--queries", 4, "--episodes", 5, "--out", tmp_path / "out"]
+    result = call(*arguments)
+    first, second = result.stderr.splitlines()
+    assert first == "no plots: plots need matplotlib: pip install 'fewshot[plot]'"
+    assert second.startswith("toy, features, 5-way 1-shot: ridge: ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["episodes", "results.json", "results.md"]
 
 
@@ -437,10 +441,10 @@ def test_protocols_other_than_the_plain_one(tmp_path):
         (Protocol(2, 6, 0, replacement=False), "no image in two episodes"),
         (Protocol(2, 6, 0, within_groups=True), "classes of one group"),
     ]:
-        (row,) = run_bench([path], tmp_path / "out", protocol=protocol, **arguments).rows
+        (row,) = run_suite([path], tmp_path / "out", protocol=protocol, **arguments).rows
         assert words in row.protocol
         assert words in (tmp_path / "out" / "results.md").read_text()
-        answers = Outcome(tmp_path / "out" / row.file).predictions("ridge")
+        answers = ResultFile(tmp_path / "out" / row.file, MethodRow).predictions("ridge")
         if protocol.within_groups:
             for n in range(6):
                 assert len({int(label) // 4 for label in answers.true[answers.episode == n]}) == 1
@@ -450,11 +454,11 @@ def test_protocols_other_than_the_plain_one(tmp_path):
 
 def test_various_episodes_are_kept_without_their_padding(tmp_path):
     path = toy(tmp_path / "toy.npz", classes=9)
-    (row,) = run_bench(
+    (row,) = run_suite(
         [path], tmp_path / "out", methods=["prototype"], ways=["various"], shots=["various"], protocol=SMALL
     ).rows
-    outcome = Outcome(tmp_path / "out" / row.file)
-    answers, accuracies = outcome.predictions("prototype"), outcome.accuracies()["prototype"]
+    file = ResultFile(tmp_path / "out" / row.file, MethodRow)
+    answers, accuracies = file.predictions("prototype"), file.arrays("accuracies")["prototype"]
     right = answers.predicted == answers.true
     assert_allclose([right[answers.episode == n].mean() for n in range(40)], accuracies)
     assert len(set(np.bincount(answers.episode).tolist())) > 1
@@ -470,6 +474,21 @@ def test_a_method_that_refuses_is_listed_and_the_others_go_on(data, tmp_path, mo
     assert (failed["setting"], failed["method"]) == ("toy, features, 5-way 1-shot", "broken")
     assert "not 'manhattan'" in failed["reason"]
     assert "failed: toy, features, 5-way 1-shot: broken: metric must be one of" in result.stderr
+
+
+class _Broken(PrototypeClassifier):
+    """A method with a mistake that no one foresaw."""
+
+    def _learn(self, support, membership):
+        raise KeyError("support")
+
+
+def test_whatever_error_a_method_raises_the_others_go_on(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "broken", Method(_Broken))
+    report = run_suite([data], tmp_path / "out", methods=["broken", "ridge"], ways=[3, 5], shots=[1], protocol=SMALL)
+    assert [(row.ways, row.method) for row in report.rows] == [(3, "ridge"), (5, "ridge")]
+    failures = [(failure.setting, failure.method, failure.reason) for failure in report.failed]
+    assert failures == [(f"toy, features, {ways}-way 1-shot", "broken", "KeyError: 'support'") for ways in (3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -525,8 +544,8 @@ def test_an_export_as_parquet_is_read_as_its_npz(data, tmp_path):
     table = pyarrow.table({"label": y.astype(str), "vector": pyarrow.array(list(X))})
     parquet.write_table(table, tmp_path / "other.parquet")
     arguments = {"methods": ["ridge"], "shots": [1], "protocol": SMALL}
-    (first,) = run_bench([data], tmp_path / "out", **arguments).rows
-    report = run_bench([str(tmp_path / "other.parquet")], tmp_path / "out", **arguments)
+    (first,) = run_suite([data], tmp_path / "out", **arguments).rows
+    report = run_suite([str(tmp_path / "other.parquet")], tmp_path / "out", **arguments)
     assert report.skipped == 1
     assert report.rows == (first,)
 
@@ -555,12 +574,12 @@ def test_every_name_makes_its_method_and_the_groups_part_them():
     assert len({described(make(None)) for make in METHODS.values()}) == len(METHODS)
 
 
-def test_a_damaged_outcome_is_named(data, tmp_path):
+def test_a_damaged_result_file_is_named(data, tmp_path):
     arguments = {"methods": ["ridge"], "shots": [1], "protocol": SMALL}
-    (row,) = run_bench([data], tmp_path / "out", **arguments).rows
+    (row,) = run_suite([data], tmp_path / "out", **arguments).rows
     (tmp_path / "out" / row.file).write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"\.npz is damaged, or another version's .* delete it"):
-        run_bench([data], tmp_path / "out", **arguments)
+        run_suite([data], tmp_path / "out", **arguments)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
@@ -575,8 +594,8 @@ def test_an_export_needs_no_encoder_and_brings_its_name_and_fingerprint(suffix, 
         feature_files.write(tmp_path / f"{name}{suffix}", Exported(*columns, print_, '{"name": "pocket"}', "cosine"))
     arguments = {"methods": ["simpleshot"], "shots": [1], "protocol": SMALL}
     mine, others = str(tmp_path / f"mine{suffix}"), str(tmp_path / f"others{suffix}")
-    (row,) = run_bench([mine], tmp_path / "out", base=mine, **arguments).rows
+    (row,) = run_suite([mine], tmp_path / "out", base=mine, **arguments).rows
     assert (row.encoder, row.encoder_fingerprint, row.data) == ("pocket", "f" * 32, "mine")
-    assert set(Outcome(tmp_path / "out" / row.file).predictions("simpleshot").file) <= set(sources)
+    assert set(ResultFile(tmp_path / "out" / row.file, MethodRow).predictions("simpleshot").file) <= set(sources)
     with pytest.raises(ValueError, match=r"vectors of pocket \(d=10, 000.*give a base by the same encoder"):
-        run_bench([mine], tmp_path / "out", base=others, **arguments)
+        run_suite([mine], tmp_path / "out", base=others, **arguments)
