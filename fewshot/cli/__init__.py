@@ -1,6 +1,9 @@
-"""The command line: one JSON value on stdout, everything meant for people on stderr."""
+"""The command line: one JSON value on standard output, messages for people on standard error."""
 
 from __future__ import annotations
+
+import warnings
+from typing import Any
 
 import click
 
@@ -14,9 +17,35 @@ from fewshot.cli import (
     serve_command,
     threshold_commands,
 )
-from fewshot.cli.options import Commands
+from fewshot.cli.output import printable
+from fewshot.errors import FewShotError
+from fewshot.files import DISK, unwritable
 
 __all__ = ["main"]
+
+
+class Commands(click.Group):
+    """Commands in the order they were added; an error a user can mend is one line, with exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, unsorted."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; FewShotError, OSError, ValueError, TypeError and KeyError become one line on stderr."""
+        warnings.filterwarnings("ignore", message=".*decompression bomb")  # Pillow's; such images are refused anyway
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader, as `head`, has gone
+        except OSError as error:
+            if error.errno in DISK and error.filename is not None:
+                error = unwritable(error.filename, error)
+            raise click.ClickException(printable(str(error))) from error
+        except (FewShotError, ValueError, TypeError) as error:
+            raise click.ClickException(printable(str(error))) from error
+        except KeyError as error:
+            raise click.ClickException(printable(str(error.args[0]))) from error
 
 
 @click.group(
@@ -26,10 +55,10 @@ __all__ = ["main"]
 )
 @click.version_option(__version__)
 def main() -> None:
-    """Learn a new image class from one to five pictures.
+    """Learn a new image class from one to five examples.
 
-    A REGISTRY is one file that holds the classes. Every command prints one JSON value on one line; exit status 0 is
-    done, 1 an error or some inputs failed (the JSON lists them), 2 wrong usage.
+    A REGISTRY is a file that holds the classes. Every command prints one JSON value on one line, and messages on
+    standard error. Exit status: 0 done; 1 an error, or some inputs failed (the JSON lists them); 2 wrong usage.
     """
 
 

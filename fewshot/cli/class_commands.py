@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.options import (
-    counted,
-    encoder_options,
-    expanded,
-    finish,
-    load_asked,
-    note,
-    note_ignored,
-    opened_registry,
-    say,
-)
+from fewshot.cli.image_paths import image_paths, note_ignored
+from fewshot.cli.options import encoder_options
+from fewshot.cli.output import counted, exit_if_failed, note, print_json
+from fewshot.cli.registry_access import open_registry, requested_encoder
 
 if TYPE_CHECKING:
     from fewshot.registry import AddReport, ClassRegistry
@@ -36,22 +29,22 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
         answer["failed"] = [{"path": f.source, "reason": f.reason} for f in report.failed]
         for failure in report.failed:
             note(f"not added: {failure.source}: {failure.reason}")
-    say(answer)
-    finish(bool(report.conflicts or report.failed))
+    print_json(answer)
+    exit_if_failed(bool(report.conflicts or report.failed))
 
 
 def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: bool) -> None:
     from fewshot.registry import NONE_OF_THESE
 
     both = "" if negative else ", or accept both with --allow-conflict"
-    place = shlex.quote(registry.path)
+    path = shlex.quote(registry.path)
     negatives = sum(conflict.held_by == (NONE_OF_THESE,) for conflict in report.conflicts)
     if others := len(report.conflicts) - negatives:
-        note(f"not added: {counted(others, 'picture')} registered under another label already; remove them there{both}")
+        note(f"not added: {counted(others, 'image')} registered under another label; remove them there{both}")
     if negatives:
         note(
-            f"not added: {counted(negatives, 'picture')} given as none of these before; forget that with: fewshot "
-            f"remove {place} --negative ID, its ID from: fewshot classes {place} --negatives{both}"
+            f"not added: {counted(negatives, 'image')} registered as negatives; remove them with: fewshot remove "
+            f"{path} --negative ID, the IDs from: fewshot classes {path} --negatives{both}"
         )
 
 
@@ -59,11 +52,13 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.argument("registry")
 @click.argument("label", required=False)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@click.option("--from-folder", metavar="DIR", help="Add a folder, or zip, that holds one subfolder a class.")
-@click.option("--negative", is_flag=True, help="The pictures are none of the classes: REGISTRY --negative IMAGE...")
-@click.option("--allow-conflict", is_flag=True, help="Accept pictures that another class holds already.")
-@click.option("--metric", type=click.Choice(_METRICS), help="For a new registry; by default cosine.")
-@click.option("--keep-images/--no-keep-images", default=None, help="Keep the pictures' bytes, or only their paths.")
+@click.option("--from-folder", metavar="DIR", help="Add a folder or zip with one subfolder per class.")
+@click.option("--negative", is_flag=True, help="The images are of none of the classes: REGISTRY --negative IMAGE...")
+@click.option("--allow-conflict", is_flag=True, help="Accept images that are registered under another label.")
+@click.option("--metric", type=click.Choice(_METRICS), help="Of a new registry; by default cosine.")
+@click.option(
+    "--keep-images/--no-keep-images", default=None, help="Store the image files (default), or their paths only."
+)
 @encoder_options
 def add(
     registry: str,
@@ -76,7 +71,7 @@ def add(
     keep_images: bool | None,
     encoding: dict[str, Any],
 ) -> None:
-    """Register pictures as examples of a class, new or known. REGISTRY is made if it does not exist.
+    """Add images as examples of a class, new or known. REGISTRY is created if it does not exist.
 
     IMAGE is a file, folder or pattern; - reads paths from standard input.
     """
@@ -84,13 +79,13 @@ def add(
         raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")
     if negative and label is not None:
         if allow_conflict:
-            raise click.UsageError("a picture is of a class or of none: --allow-conflict does not go with --negative")
+            raise click.UsageError("--allow-conflict does not go with --negative: an image is of a class or of none")
         _add_negatives(registry, (label, *images), metric=metric, keep_images=keep_images, encoding=encoding)
         return
     if negative:
-        raise click.UsageError("--negative takes pictures, not a folder of classes: REGISTRY --negative IMAGE...")
+        raise click.UsageError("--negative takes images, not a folder of classes: REGISTRY --negative IMAGE...")
     if label is not None and not images:
-        raise click.UsageError(f"give the pictures of {label!r}: fewshot add {registry} {label} IMAGE...")
+        raise click.UsageError(f"give the images of {label!r}: fewshot add {registry} {label} IMAGE...")
     if label is not None:
         from fewshot.validation import check_label
 
@@ -101,19 +96,19 @@ def add(
 
         found = labelled_images(from_folder)
         note_ignored(found.ignored)
-    with opened_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
+    with open_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
         if found is not None:
             pairs = list(zip(found.images, found.labels, strict=True))
             _report(opened.add_labelled(pairs, allow_conflict=allow_conflict), opened, folder=from_folder)
         else:
             assert label is not None
-            report = opened.add(label, expanded(images), allow_conflict=allow_conflict)
+            report = opened.add(label, image_paths(images), allow_conflict=allow_conflict)
             _report(report, opened, label=label)
 
 
 def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
-    names = expanded(images)
-    with opened_registry(registry, encoding, create=True, **settings) as opened:
+    names = image_paths(images)
+    with open_registry(registry, encoding, create=True, **settings) as opened:
         report = opened.rejection.add_negatives(names)
         _report(report, opened, label=None, negatives=opened.rejection.n_negatives)
 
@@ -121,35 +116,35 @@ def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str
 @click.command(epilog="Example: fewshot classes parts.fewshot")
 @click.argument("registry")
 @click.argument("label", required=False)
-@click.option("--negatives", is_flag=True, help="List the pictures that are none of the classes, with their ids.")
+@click.option("--negatives", is_flag=True, help="List the negatives, images of none of the classes, with their ids.")
 def classes(registry: str, label: str | None, negatives: bool) -> None:
-    """List the classes with their number of examples, or the examples of one class with their ids."""
+    """List the classes with their numbers of examples, or the examples of one class with their ids."""
     if negatives and label is not None:
-        raise click.UsageError("give either LABEL or --negatives: those are of no class")
-    with opened_registry(registry) as opened:
+        raise click.UsageError("give either LABEL or --negatives: negatives are of no class")
+    with open_registry(registry) as opened:
         if negatives:
             found = opened.list_negatives(limit=opened.rejection.n_negatives)
-            say([{"negative": one.id, "source": one.source} for one in found])
+            print_json([{"negative": one.id, "source": one.source} for one in found])
         elif label is None:
-            say(opened.classes())
+            print_json(opened.classes())
         else:
-            say([{"example": id_, "source": source} for id_, source in opened.examples(label)])
+            print_json([{"example": id_, "source": source} for id_, source in opened.examples(label)])
 
 
 @click.command(epilog="Example: fewshot remove parts.fewshot bolt; or: fewshot remove parts.fewshot --example 17")
 @click.argument("registry")
 @click.argument("label", required=False)
-@click.option("--example", type=int, help="Remove one example, by the id that `fewshot classes REGISTRY LABEL` shows.")
+@click.option("--example", type=int, help="Remove one example, by its id in `fewshot classes REGISTRY LABEL`.")
 @click.option(
     "--negative",
     type=int,
-    help="Forget one picture that is none of the classes, by the id that `fewshot classes REGISTRY --negatives` shows.",
+    help="Remove one negative, by its id in `fewshot classes REGISTRY --negatives`.",
 )
 def remove(registry: str, label: str | None, example: int | None, negative: int | None) -> None:
-    """Remove a class, one example, or one picture that is none of the classes."""
+    """Remove a class, one example, or one negative."""
     if sum(given is not None for given in (label, example, negative)) != 1:
         raise click.UsageError("give one of LABEL, --example ID and --negative ID")
-    with opened_registry(registry) as opened:
+    with open_registry(registry) as opened:
         if label is not None:
             count = opened.remove(label)
         elif example is not None:
@@ -157,9 +152,9 @@ def remove(registry: str, label: str | None, example: int | None, negative: int 
         else:
             assert negative is not None
             opened.remove_negative(negative)
-            say({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
+            print_json({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
             return
-        say({"label": label, "removed": count, "classes": opened.info().classes})
+        print_json({"label": label, "removed": count, "classes": opened.info().classes})
 
 
 @click.command(epilog="Example: fewshot rename parts.fewshot blot bolt")
@@ -167,45 +162,45 @@ def remove(registry: str, label: str | None, example: int | None, negative: int 
 @click.argument("label")
 @click.argument("new")
 def rename(registry: str, label: str, new: str) -> None:
-    """Give a class another name."""
-    with opened_registry(registry) as opened:
+    """Rename a class."""
+    with open_registry(registry) as opened:
         opened.rename(label, new)
-        say({"label": new, "was": label, "examples": opened.classes()[new]})
+        print_json({"label": new, "previous": label, "examples": opened.classes()[new]})
 
 
 @click.command(epilog="Example: fewshot merge parts.fewshot bolt-m6 bolt-m8 --into bolt")
 @click.argument("registry")
 @click.argument("labels", nargs=-1, required=True, metavar="LABEL...")
-@click.option("--into", required=True, metavar="LABEL", help="The class that takes the examples; it may be new.")
+@click.option("--into", required=True, metavar="LABEL", help="The class that gets the examples; it may be new.")
 def merge(registry: str, labels: tuple[str, ...], into: str) -> None:
-    """Join classes into one."""
-    with opened_registry(registry) as opened:
+    """Merge classes into one."""
+    with open_registry(registry) as opened:
         count = opened.merge(labels, into)
-        say({"label": into, "examples": count, "classes": opened.info().classes})
+        print_json({"label": into, "examples": count, "classes": opened.info().classes})
 
 
 @click.command(name="export", epilog="Example: fewshot export parts.fewshot parts.npz")
 @click.argument("registry")
 @click.argument("file")
 def export_(registry: str, file: str) -> None:
-    """Write ids, labels and vectors to FILE, .npz or .parquet."""
+    """Export ids, labels and vectors to FILE, .npz or .parquet."""
     from fewshot.vectors import feature_files
 
     feature_files.check_suffix(file)
-    with opened_registry(registry) as opened:
-        say({"file": file, "examples": opened.export(file)})
+    with open_registry(registry) as opened:
+        print_json({"file": file, "examples": opened.export(file)})
 
 
 @click.command(name="import", epilog="Example: fewshot import new.fewshot parts.npz")
 @click.argument("registry")
 @click.argument("file")
-@click.option("--allow-conflict", is_flag=True, help="Accept pictures that another class holds already.")
+@click.option("--allow-conflict", is_flag=True, help="Accept images that are registered under another label.")
 def import_(registry: str, file: str, allow_conflict: bool) -> None:
-    """Add the examples of an exported FILE, made with the same encoder."""
+    """Import the examples of FILE, exported from a registry with the same encoder."""
     from fewshot.vectors import feature_files
 
     feature_files.check(file)
-    with opened_registry(registry, create=True) as opened:
+    with open_registry(registry, create=True) as opened:
         _report(opened.import_examples(file, allow_conflict=allow_conflict), opened, file=file)
 
 
@@ -213,59 +208,71 @@ def import_(registry: str, file: str, allow_conflict: bool) -> None:
 @click.argument("registry")
 @encoder_options
 def reindex(registry: str, encoding: dict[str, Any]) -> None:
-    """Embed every picture again with another encoder; all or none."""
+    """Embed every image again with another encoder; all or none."""
     if encoding["name"] is None:
         raise click.UsageError("give the new encoder: --encoder NAME")
-    with opened_registry(registry) as opened:
-        count = opened.reindex(load_asked(encoding, {}))
+    with open_registry(registry) as opened:
+        count = opened.reindex(requested_encoder(encoding, {}))
         for why in opened.rejection.renewed():
             note(why)
-        say({"examples": count, "encoder": opened.info().encoder})
+        print_json({"examples": count, "encoder": opened.info().encoder})
 
 
 @click.command(epilog="Example: fewshot info parts.fewshot")
 @click.argument("registry")
 def info(registry: str) -> None:
-    """Describe a registry: its encoder, metric and sizes."""
+    """Show a registry's encoder, metric and sizes."""
     from dataclasses import asdict
 
-    with opened_registry(registry) as opened:
-        say(asdict(opened.info()))
+    with open_registry(registry) as opened:
+        print_json(asdict(opened.info()))
 
 
-@click.command(epilog="Example: fewshot tune parts.fewshot; and back: fewshot reindex parts.fewshot --encoder pocket")
+@click.command(epilog="Example: fewshot tune parts.fewshot; to undo: fewshot reindex parts.fewshot --encoder pocket")
 @click.argument("registry")
-@click.option("--trainable", default="last-2", show_default=True, help="last, last-N, all, norms or lora.")
+@click.option("--trainable", default="last-2", show_default=True, help="Layers: last, last-N, all, norms or lora.")
 @click.option(
-    "--loss", type=click.Choice(["cross-entropy", "prototypical"]), default="cross-entropy", show_default=True
+    "--loss",
+    type=click.Choice(["cross-entropy", "prototypical"]),
+    default="cross-entropy",
+    show_default=True,
+    help="Training loss.",
 )
-@click.option("--schedule", type=click.Choice(["together", "progressive"]), default="together", show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="By default chosen on what is held out, or none.")
-@click.option("--learning-rate", type=float, help="By default chosen too.")
-@click.option("--views", type=click.IntRange(1), default=8, show_default=True, help="Of each picture.")
-@click.option("--rank", type=click.IntRange(1), default=4, show_default=True, help="Of lora.")
-@click.option("--flip", is_flag=True, help="Views may be mirrored; not for characters.")
-@click.option("--memory", type=float, default=1.0, show_default=True, help="GiB to compute in.")
-@click.option("--seed", "random_state", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", "folder", metavar="DIR", help="Where the encoder goes; by default beside the registry.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["together", "progressive"]),
+    default="together",
+    show_default=True,
+    help="Train the layers together, or unfreeze them one after another.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Gradient steps; by default chosen by cross-validation.")
+@click.option("--learning-rate", type=float, help="By default chosen by cross-validation.")
+@click.option("--views", type=click.IntRange(1), default=8, show_default=True, help="Augmented views of each image.")
+@click.option("--rank", type=click.IntRange(1), default=4, show_default=True, help="Rank of lora.")
+@click.option("--flip", is_flag=True, help="Augment by horizontal flips; not for characters.")
+@click.option("--memory", type=float, default=1.0, show_default=True, help="Memory to use, in GiB.")
+@click.option(
+    "--seed", "random_state", type=click.IntRange(0), default=0, show_default=True, help="Seed of views and folds."
+)
+@click.option("--out", "folder", metavar="DIR", help="Folder of the new encoder; by default beside the registry.")
 def tune(registry: str, folder: str | None, **settings: Any) -> None:
-    """Fit a copy of the encoder to a registry's own pictures, and embed these anew with it.
+    """Fine-tune a copy of the encoder on a registry's own images, and embed them again with it.
 
-    Where nothing does better on what is held out, nothing is changed. The encoder before stays where it is: `fewshot
-    reindex` takes everything back.
+    If no setting improves on the encoder in cross-validation, nothing is changed. The old encoder is not deleted:
+    `fewshot reindex` returns to it.
     """
     from dataclasses import asdict
 
     from fewshot.finetuning import tune_registry
 
-    with opened_registry(registry) as opened:
+    with open_registry(registry) as opened:
         report = tune_registry(opened, folder=folder, **settings)
         for why in opened.rejection.renewed():
             note(why)
     if report.examples:
         extras = [f"--{key} {report.was[key]}" for key in ("layer", "pool") if report.was.get(key) is not None]
         encoder = " ".join([shlex.quote(report.was["name"]), *extras])
-        note(f"to take it back: fewshot reindex {shlex.quote(registry)} --encoder {encoder}")
+        note(f"to undo: fewshot reindex {shlex.quote(registry)} --encoder {encoder}")
     else:
-        note("nothing did better than the encoder as it is, so nothing was changed")
-    say(asdict(report))
+        note("no setting improved on the encoder in cross-validation, so nothing was changed")
+    print_json(asdict(report))

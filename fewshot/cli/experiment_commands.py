@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fewshot.cli.options import check_writable, counts, finish, note, say, training_options
+from fewshot.cli.options import counts, training_options
+from fewshot.cli.output import check_writable, exit_if_failed, note, print_json
 
 
 @click.command(epilog="Example: fewshot encoders dinov2")
@@ -15,7 +16,7 @@ def encoders(pattern: str) -> None:
     """List the encoders that can be loaded by name; PATTERN is part of a name, or holds * and ?."""
     from fewshot.encoders import list_encoders
 
-    say(list_encoders(pattern))
+    print_json(list_encoders(pattern))
 
 
 @click.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
@@ -73,8 +74,8 @@ def bench(
     answer: dict[str, Any] = {"out": out, **numbers, "best": best}
     if report.failed:
         answer["failed"] = [vars(failure) for failure in report.failed]
-    say(answer)
-    finish(bool(report.failed))
+    print_json(answer)
+    exit_if_failed(bool(report.failed))
 
 
 def _named(row: Any, *more: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def train(
     from fewshot.training import Recipe, train_encoder
 
     result = train_encoder(data, out, Recipe(**recipe), validation=validation or None, note=note, **settings)
-    say({**vars(result), "folder": str(result.folder), "validation": list(result.validation)})
+    print_json({**vars(result), "folder": str(result.folder), "validation": list(result.validation)})
 
 
 @click.command(epilog="Example: fewshot demo --picture demo.png")
@@ -112,4 +113,4 @@ def demo(picture: str | None, shots: int, seed: int) -> None:
 
     if picture is not None:
         check_writable(picture)
-    say(run_demo(shots=shots, seed=seed, picture=picture))
+    print_json(run_demo(shots=shots, seed=seed, picture=picture))

@@ -1,33 +1,34 @@
-"""Commands that keep a registry safe."""
+"""Commands that copy, check and repair a registry."""
 
 from __future__ import annotations
 
 import click
 
-from fewshot.cli.options import finish, note, opened_registry, say
+from fewshot.cli.output import exit_if_failed, note, print_json
+from fewshot.cli.registry_access import open_registry
 
 
 @click.command(epilog="Example: fewshot backup parts.fewshot /backups/parts.fewshot")
 @click.argument("registry")
 @click.argument("file")
 def backup(registry: str, file: str) -> None:
-    """Copy a registry to FILE, checked and whole, while others may write; an older copy there is replaced."""
+    """Copy a registry to FILE and check the copy, while others may write; an older copy there is replaced."""
     from fewshot.registry import encoder_folder
 
-    with opened_registry(registry) as opened:
+    with open_registry(registry) as opened:
         about = opened.info()
-        say({"file": file, "bytes": opened.backup(file), "examples": about.examples})
+        print_json({"file": file, "bytes": opened.backup(file), "examples": about.examples})
         if folder := encoder_folder(about.encoder):
-            note(f"its encoder is not in the copy: keep {folder}, too")
+            note(f"the copy does not hold the encoder: back up {folder} as well")
 
 
 @click.command(epilog="Example: fewshot check parts.fewshot")
 @click.argument("registry")
 def check(registry: str) -> None:
-    """Say whether a registry is what was stored: its pages, vectors and pictures, and its encoder's folder."""
+    """Check a registry for damage: its database, vectors and images, and its encoder's folder."""
     from fewshot.registry import lost_encoder
 
-    with opened_registry(registry) as opened:
+    with open_registry(registry) as opened:
         problems, remedy = opened.check(), opened.remedy
         lost = None if problems else lost_encoder(registry, opened.info().encoder)
     for problem in problems:
@@ -37,15 +38,15 @@ def check(registry: str) -> None:
     if lost:
         note(lost)
         problems.append(lost)
-    say({"registry": registry, "problems": problems})
-    finish(bool(problems))
+    print_json({"registry": registry, "problems": problems})
+    exit_if_failed(bool(problems))
 
 
 @click.command(epilog="Example: fewshot repair parts.fewshot parts-repaired.fewshot")
 @click.argument("registry")
 @click.argument("new")
 def repair(registry: str, new: str) -> None:
-    """Write a NEW registry with all that can be read of a damaged one, which is left as it is."""
+    """Recover what can be read of a damaged registry into a NEW one; the damaged one is not changed."""
     from dataclasses import asdict
 
     from fewshot.registry import repair_registry as repaired
@@ -53,4 +54,4 @@ def repair(registry: str, new: str) -> None:
     found = repaired(registry, new)
     for sentence in found.lost:
         note(f"lost: {sentence}")
-    say(asdict(found))
+    print_json(asdict(found))

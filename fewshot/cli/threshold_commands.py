@@ -1,4 +1,4 @@
-"""The command that keeps a limit on false accepts in a registry."""
+"""The command that sets a registry's rejection threshold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.options import counted, encoder_options, finish, note, opened_registry, say
+from fewshot.cli.options import encoder_options
+from fewshot.cli.output import counted, exit_if_failed, note, print_json
+from fewshot.cli.registry_access import open_registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,12 +25,12 @@ if TYPE_CHECKING:
 @click.option(
     "--max-false-accept",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="SHARE",
-    help="Keep this limit on the share of unknown pictures that get a label; without it, show the one kept.",
+    metavar="RATE",
+    help="Largest share of unknown images that get a label; without it, show the current threshold.",
 )
-@click.option("--background", metavar="DATA", help="Pictures or vectors of other classes, as unknown ones will be.")
-@click.option("--forget", is_flag=True, help="Forget the limit and the background: every picture gets a label again.")
-@click.option("--forget-negatives", is_flag=True, help="Forget the pictures given with `fewshot add --negative`.")
+@click.option("--background", metavar="DATA", help="Images or vectors of other classes, like the unknown ones.")
+@click.option("--forget", is_flag=True, help="Delete the threshold and the background: every image gets a label.")
+@click.option("--forget-negatives", is_flag=True, help="Delete the negatives added with `fewshot add --negative`.")
 @encoder_options
 def threshold(
     registry: str,
@@ -38,65 +40,67 @@ def threshold(
     forget_negatives: bool,
     encoding: dict[str, Any],
 ) -> None:
-    """Keep a limit on false accepts, which `fewshot predict` then follows, and say what it promises.
+    """Set the largest false accept rate, so that `fewshot predict` answers null for images of no class.
 
-    The line is set from the registered pictures themselves, and anew whenever they change. To promise 0.05 it takes 19
-    classes, or a background of 19 classes or more: a folder with a subfolder for each, or a feature file.
+    The threshold is estimated from the registered examples, and re-estimated when they change. A rate of 0.05 can be
+    guaranteed with 19 classes, or with a background of 19 classes: a folder with a subfolder for each, or a feature
+    file.
     """
     if forget and (max_false_accept is not None or background is not None):
-        raise click.UsageError("give either --forget or what to keep")
+        raise click.UsageError("give either --forget, or --max-false-accept and --background")
     failed: list[Failure] = []
-    with opened_registry(registry, encoding) as opened:
+    with open_registry(registry, encoding) as opened:
         rejection = opened.rejection
         if forget_negatives:
-            note(f"forgotten: {rejection.forget_negatives()} negatives")
+            note(f"deleted: {counted(rejection.forget_negatives(), 'negative')}")
         if background is not None and max_false_accept is None and rejection.max_false_accept is None:
-            raise click.UsageError("give the limit that the background is for: --max-false-accept 0.05")
+            raise click.UsageError("give the rate that the background is for: --max-false-accept 0.05")
         level = rejection.max_false_accept if max_false_accept is None else max_false_accept
         if forget:
-            line = rejection.set(None)
+            found = rejection.set(None)
         elif background is not None:
-            vectors, labels, failed = _others(background, registry, opened.encoder)
-            line = rejection.set(level, background=vectors, labels=labels)
+            vectors, labels, failed = _background(background, registry, opened.encoder)
+            found = rejection.set(level, background=vectors, labels=labels)
         elif max_false_accept is not None:
-            line = rejection.set(max_false_accept)
+            found = rejection.set(max_false_accept)
         else:
-            line = rejection.threshold()
+            found = rejection.threshold()
         negatives = rejection.n_negatives
-        shared = rejection.n_shared if line is not None and line.source == "background" else 0
-    if line is None:
-        say({"max_false_accept": None, "negatives": negatives})
+        shared = rejection.n_shared if found is not None and found.source == "background" else 0
+    if found is None:
+        print_json({"max_false_accept": None, "negatives": negatives})
         return
     if shared:
-        note(f"left out: {counted(shared, 'picture')} of the background that a class holds, too")
-    if not line.met:
-        note(line.describe())
-    _say(line, negatives, failed)
+        note(f"ignored: {counted(shared, 'image')} of the background that a class holds as well")
+    if not found.met:
+        note(found.describe())
+    _print_threshold(found, negatives, failed)
 
 
-def _say(line: Threshold, negatives: int, failed: list[Failure]) -> None:
+def _print_threshold(threshold: Threshold, negatives: int, failed: list[Failure]) -> None:
+    rejected = threshold.estimated_false_reject
     answer: dict[str, Any] = {
-        "max_false_accept": line.asked,
-        "false_accept_bound": round(line.false_accept_bound, 6),
-        "estimated_false_reject": None
-        if line.estimated_false_reject is None
-        else round(line.estimated_false_reject, 4),
-        "threshold": round(line.value, 6),
-        "from": line.source,
-        "unknown_classes": line.n_unknown,
-        "center_classes": line.center,
+        "max_false_accept": threshold.asked,
+        "false_accept_bound": round(threshold.false_accept_bound, 6),
+        "estimated_false_reject": None if rejected is None else round(rejected, 4),
+        "threshold": round(threshold.value, 6),
+        "estimated_from": threshold.source,
+        "unknown_classes": threshold.n_unknown,
+        "center_classes": threshold.center,
         "negatives": negatives,
     }
     if failed:
         answer["failed"] = [{"path": failure.source, "reason": failure.reason} for failure in failed]
         for failure in failed:
-            note(f"left out: {failure.source}: {failure.reason}")
-    say(answer)
-    finish(bool(failed))
+            note(f"ignored: {failure.source}: {failure.reason}")
+    print_json(answer)
+    exit_if_failed(bool(failed))
 
 
-def _others(place: str, registry: str, encoder: Encoder) -> tuple[NDArray[np.float32], list[str] | None, list[Failure]]:
-    """Vectors of the background, as many as are of use, their labels where known, and what could not be read."""
+def _background(
+    place: str, registry: str, encoder: Encoder
+) -> tuple[NDArray[np.float32], list[str] | None, list[Failure]]:
+    """Embed the background; returns a sample of its vectors, their labels where known, and unreadable images."""
     import numpy as np
 
     from fewshot.benchmark import Features, embedded_base, open_base
@@ -116,22 +120,22 @@ def _others(place: str, registry: str, encoder: Encoder) -> tuple[NDArray[np.flo
         vectors = embedded_base(source, ours, None).vectors[some]
     else:
         if len(some) < n:
-            note(f"of the {n} pictures {len(some)} are taken, spread over the classes")
+            note(f"using {len(some)} of the {n} images, spread evenly over the classes")
         vectors, kept, failed = _embedded([held[position] for position in some.tolist()], encoder)
         if not len(kept):
-            raise ValueError(f"none of the {len(some)} pictures of {place} can be read; the first: {failed[0].reason}")
+            raise ValueError(f"none of the {len(some)} images of {place} can be read; the first: {failed[0].reason}")
         some = some[kept]
     return vectors, None if labels is None else labels[some].tolist(), failed
 
 
 def _embedded(
-    pictures: list[ImageSource], encoder: Encoder
+    images: list[ImageSource], encoder: Encoder
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[Failure]]:
-    """Vectors of the pictures that can be read, their positions, and the others."""
+    """Embed images; returns the vectors and positions of those that can be read, and the failures."""
     from fewshot.encoders import encode_valid
     from fewshot.media import describe
     from fewshot.registry import Failure
 
-    encoded = encode_valid(encoder, pictures)
-    failed = [Failure(describe(pictures[position]), error.reason) for position, error in encoded.failed]
+    encoded = encode_valid(encoder, images)
+    failed = [Failure(describe(images[position]), error.reason) for position, error in encoded.failed]
     return encoded.vectors, encoded.kept, failed

@@ -125,7 +125,7 @@ def test_the_same_picture_under_two_labels_is_refused_unless_allowed(registry, p
     picture = photos / "photos" / "temple" / "0.jpg"
     result = call("add", registry, "flower", picture, status=1)
     assert json.loads(result.stdout)["conflicts"] == [{"path": str(picture), "label": "flower", "held_by": ["temple"]}]
-    assert "1 picture registered under another label already" in result.stderr
+    assert "1 image registered under another label" in result.stderr
     assert answer("add", registry, "flower", picture, "--allow-conflict")["added"] == 1
 
 
@@ -138,7 +138,7 @@ def test_registered_pictures_and_unknown_classes_are_pointed_out(registry, photo
     assert report["also_registered"] == 10
     assert report["accuracy"] == 0.5
     assert "not registered, so always wrong: church" in result.stderr
-    assert "registered examples among the 10 pictures: 10" in result.stderr
+    assert "registered examples among the 10 images: 10" in result.stderr
 
 
 def test_classes_can_be_listed_renamed_merged_and_removed(registry):
@@ -146,7 +146,7 @@ def test_classes_can_be_listed_renamed_merged_and_removed(registry):
     examples = answer("classes", registry, "temple")
     assert [example["example"] for example in examples] == [6, 7, 8, 9, 10]
     assert answer("remove", registry, "--example", 6) == {"label": "temple", "removed": 1, "classes": 2}
-    assert answer("rename", registry, "flower", "rose") == {"label": "rose", "was": "flower", "examples": 5}
+    assert answer("rename", registry, "flower", "rose") == {"label": "rose", "previous": "flower", "examples": 5}
     assert answer("merge", registry, "rose", "temple", "--into", "both") == {
         "label": "both",
         "examples": 9,
@@ -219,7 +219,7 @@ def test_pictures_need_not_be_kept(photos, tmp_path):
     [
         (("predict", "none.fewshot", "a.jpg"), 1, "there is no registry none.fewshot; make it with: fewshot add"),
         (("add", "r.fewshot"), 2, "give either LABEL IMAGE... or --from-folder DIR"),
-        (("add", "r.fewshot", "cat"), 2, "give the pictures of 'cat'"),
+        (("add", "r.fewshot", "cat"), 2, "give the images of 'cat'"),
         (("add", "r.fewshot", "--from-folder", "nowhere"), 1, "no such folder or zip: nowhere"),
         (("add", "r.fewshot", " ", "a.jpg"), 1, "a label must hold something to read"),
         (("add", "r.fewshot", "cat", "a.jpg", "--encoder", "resnte50"), 1, "did you mean resnet50"),
@@ -228,7 +228,7 @@ def test_pictures_need_not_be_kept(photos, tmp_path):
         (("import", "r.fewshot", "none.npz"), 1, "no such file: none.npz"),
         (("import", "r.fewshot", "none.csv"), 1, "an export is a .npz or .parquet file, not .csv"),
         (("predict",), 2, "Missing argument 'REGISTRY'"),
-        (("predict", "r.fewshot", "-"), 1, "no pictures in -"),
+        (("predict", "r.fewshot", "-"), 1, "no images in -"),
         (("evaluate", "r.fewshot", ".", "--out", "none/rows.csv"), 1, "cannot write none/rows.csv: there is no folder"),
         (("demo", "--picture", "none/demo.png"), 1, "cannot write none/demo.png: there is no folder"),
     ],

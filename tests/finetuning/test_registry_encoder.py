@@ -94,7 +94,7 @@ def test_an_encoder_that_is_lost_is_named_with_what_to_do_and_a_copy_says_what_i
     copy = tmp_path / "copies" / "c.fewshot"
     copy.parent.mkdir()
     run = CliRunner().invoke(main, ["backup", str(path), str(copy)])
-    assert run.stderr == f"its encoder is not in the copy: keep {folder}, too\n"
+    assert run.stderr == f"the copy does not hold the encoder: back up {folder} as well\n"
     assert CliRunner().invoke(main, ["check", str(copy)]).exit_code == 0  # it is where it was
     shutil.rmtree(folder)
     sentence = (
@@ -146,7 +146,7 @@ def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
     assert path.read_bytes() == content
     assert [p.name for p in path.parent.iterdir()] == ["r.fewshot"]
     run = CliRunner().invoke(main, ["tune", str(path)])
-    assert "nothing did better than the encoder as it is" in run.stderr
+    assert "no setting improved on the encoder in cross-validation" in run.stderr
     assert json.loads(run.stdout)["examples"] == 0
 
 

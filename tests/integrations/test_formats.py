@@ -204,7 +204,7 @@ def test_every_format_is_written_whole_and_names_what_failed_on_stderr(parts):
     for form in ("json", "jsonl", "csv", "label-studio", "coco", "fiftyone"):
         assert "not recognised" not in predict("--format", form, *good, status=0).stderr
         result = predict("--format", form, *all_, status=1)
-        assert "not recognised: new/bad.png: not an image" in result.stderr
+        assert "no prediction for new/bad.png: not an image" in result.stderr
         written = {
             "json": lambda text: [row.get("label") for row in json.loads(text)],
             "jsonl": lambda text: [json.loads(line).get("label") for line in text.splitlines()],
@@ -241,15 +241,15 @@ def test_an_image_that_is_deleted_meanwhile_is_a_failure(parts, monkeypatch):
     monkeypatch.setattr("fewshot.media.open_image", lost)
     result = predict("--format", "coco", "new/2.png", status=1)
     assert json.loads(result.stdout)["images"] == []
-    assert "not recognised: new/2.png: no such file" in result.stderr
+    assert "no prediction for new/2.png: no such file" in result.stderr
 
 
 def test_a_table_says_which_names_it_changed(parts):
     os.rename("new/1.png", "-1.png")
     result = predict("--format", "csv", "--", "-1.png", status=0)
     assert '"\'-1.png","red"' in result.stdout
-    assert "1 name changed for the table" in result.stderr
-    assert "'-1.png; --format jsonl keeps them" in result.stderr
+    assert "1 name escaped" in result.stderr
+    assert "'-1.png; --format jsonl leaves names as they are" in result.stderr
 
 
 def test_the_rows_of_evaluate_are_a_table_like_any_other(parts):

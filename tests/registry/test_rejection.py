@@ -316,10 +316,10 @@ def made(pictures, tmp_path):
 
 def test_a_limit_is_kept_shown_followed_and_forgotten(pictures, made):
     answer, notes = call("threshold", made, "--max-false-accept", 0.05)
-    assert (answer["false_accept_bound"], answer["unknown_classes"], answer["from"]) == (0.4, 4, "classes")
+    assert (answer["false_accept_bound"], answer["unknown_classes"], answer["estimated_from"]) == (0.4, 4, "classes")
     assert "4 registered classes are too few to promise at most 0.05" in notes
     kept, notes = call("threshold", made, "--background", pictures / "others")
-    assert (kept["false_accept_bound"], kept["unknown_classes"], kept["from"]) == (0.05, 19, "background")
+    assert (kept["false_accept_bound"], kept["unknown_classes"], kept["estimated_from"]) == (0.05, 19, "background")
     assert "too few" not in notes
     assert call("threshold", made)[0] == kept
     asked = [pictures / "known" / "0" / "0.png", *sorted((pictures / "others").rglob("*.png"))[:5]]
@@ -339,14 +339,14 @@ def test_an_unreadable_picture_of_a_background_is_listed_and_the_others_stand(pi
     answer, notes = call(*words, status=1)
     assert [failure["path"] for failure in answer["failed"]] == [str(tmp_path / "others" / "10" / "bad.png")]
     assert answer["unknown_classes"] == 19
-    assert "left out: 1 picture of the background that a class holds, too" in notes
+    assert "ignored: 1 image of the background that a class holds as well" in notes
 
 
 def test_a_background_of_nothing_readable_is_refused(made, tmp_path):
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "bad.png").write_bytes(b"no picture")
     _, notes = call("threshold", made, "--max-false-accept", 0.05, "--background", tmp_path / "others", status=1)
-    assert "none of the 1 pictures" in notes
+    assert "none of the 1 images" in notes
 
 
 def test_predict_says_where_what_was_asked_cannot_be_promised(pictures, made):
@@ -365,8 +365,8 @@ def test_a_class_is_told_how_to_have_a_negative_back_and_can(pictures, made):
     call("add", made, "--negative", first, second)
     answer, notes = call("add", made, "new", second, pictures / "known" / "0" / "0.png", status=1)
     assert [conflict["held_by"] for conflict in answer["conflicts"]] == [["none of these"], ["0"]]
-    assert "1 picture registered under another label already; remove them there, or accept" in notes
-    assert f"forget that with: fewshot remove {made} --negative ID, its ID from: fewshot classes {made}" in notes
+    assert "1 image registered under another label; remove them there, or accept" in notes
+    assert f"with: fewshot remove {made} --negative ID, the IDs from: fewshot classes {made} --negatives" in notes
     listed, _ = call("classes", made, "--negatives")
     assert [row["source"] for row in listed] == [str(first), str(second)]
     answer, _ = call("remove", made, "--negative", listed[1]["negative"])

@@ -1,0 +1,160 @@
+"""Predictions in the format that another program imports."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fewshot.cli.output import counted, note, print_json
+
+if TYPE_CHECKING:
+    from fewshot.integrations import ImagePredictions, LabelStudioNames
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOCAL_FILES = "/data/local-files/?d="
+"""Where a Label Studio server serves its local files."""
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """The format's name, and for Label Studio the prefix of paths and the file of the labelling configuration."""
+
+    name: str
+    prefix: str | None
+    label_config: str | None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the format holds more than the predicted class."""
+        return self.name in ("json", "jsonl")
+
+
+def format_options(command: F) -> F:
+    """Add the options of the format, as one ``OutputFormat``."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        output = OutputFormat(*(kwargs.pop(name) for name in ("format", "prefix", "label_config")))
+        for option, value in (("--prefix", output.prefix), ("--label-config", output.label_config)):
+            if value is not None and output.name != "label-studio":
+                raise click.UsageError(f"{option} is for --format label-studio, not {output.name}")
+        return command(*args, output=output, **kwargs)
+
+    options = [
+        click.option(
+            "--format",
+            type=click.Choice(["json", "jsonl", "csv", "label-studio", "coco", "fiftyone"]),
+            default="json",
+            show_default=True,
+            help="Output format.",
+        ),
+        click.option(
+            "--prefix",
+            metavar="URL",
+            help=f"For label-studio: URL of the current folder, put before each path; by default {LOCAL_FILES}",
+        ),
+        click.option(
+            "--label-config",
+            metavar="FILE",
+            help="For label-studio: the project's labelling configuration, if its names are not the template's.",
+        ),
+    ]
+    for option in reversed(options):
+        gathered = option(gathered)
+    return gathered  # type: ignore[return-value]
+
+
+def write_predictions(
+    answers: ImagePredictions, output: OutputFormat, *, registry: str, classes: Sequence[str]
+) -> bool:
+    """Write predictions to standard output and failures to standard error; returns whether there were failures."""
+    from fewshot.integrations import formats
+    from fewshot.registry import Failure
+
+    if output.name == "coco":
+        answers, sizes = _with_sizes(answers)
+    if output.name == "json":
+        print_json([formats.row(path, answer) for path, answer in answers])
+    elif output.name == "jsonl":
+        _write(formats.to_jsonl(answers))
+    elif output.name == "csv":
+        _write(formats.to_csv(answers))
+        _note_escaped(answers)
+    elif output.name == "label-studio":
+        names = _label_studio_names(output.label_config, classes)
+        prefix = LOCAL_FILES if output.prefix is None else output.prefix
+        version = Path(registry).name
+        _write_json(formats.to_label_studio(answers, prefix=prefix, model_version=version, names=names))
+    elif output.name == "coco":
+        _write_json(formats.to_coco(answers, sizes=sizes, classes=classes))
+    else:
+        _write_json(formats.to_fiftyone(answers, classes=classes))
+    failures = [(path, answer.reason) for path, answer in answers if isinstance(answer, Failure)]
+    for path, reason in failures:
+        note(f"no prediction for {path}: {reason}")
+    return bool(failures)
+
+
+def _write(text: str) -> None:
+    click.echo(text.encode(), nl=False)  # in UTF-8 whatever the terminal's encoding, for it is read by a program
+
+
+def _write_json(value: Any) -> None:
+    from fewshot.integrations import as_json
+
+    _write(as_json(value) + "\n")
+
+
+def _with_sizes(answers: ImagePredictions) -> tuple[ImagePredictions, dict[str, tuple[int, int]]]:
+    """Find the size of each image in its upright orientation; an image that is gone meanwhile becomes a failure."""
+    from fewshot.errors import ImageError
+    from fewshot.media import map_ahead, open_image
+    from fewshot.registry import Failure, Prediction
+
+    paths = [path for path, answer in dict(answers).items() if isinstance(answer, Prediction)]
+    found = dict(zip(paths, map_ahead(lambda path: open_image(path).size, paths), strict=True))
+    gone = {path: Failure(path, size.reason) for path, size in found.items() if isinstance(size, ImageError)}
+    sizes = {path: size for path, size in found.items() if not isinstance(size, ImageError)}
+    return [(path, gone.get(path, answer)) for path, answer in answers], sizes
+
+
+def _note_escaped(answers: ImagePredictions) -> None:
+    from fewshot.integrations import csv_cell
+    from fewshot.registry import Prediction
+
+    texts = {path for path, _ in answers}
+    texts |= {label for _, answer in answers if isinstance(answer, Prediction) for label, _ in answer.top[:1]}
+    escaped = sorted(csv_cell(text) for text in texts if csv_cell(text) != text)
+    if escaped:
+        note(
+            f"{counted(len(escaped), 'name')} escaped, which a spreadsheet would take for a formula or not read: "
+            f"{', '.join(escaped[:3])}{', ...' if len(escaped) > 3 else ''}; --format jsonl leaves names as they are"
+        )
+
+
+def _label_studio_names(label_config: str | None, classes: Sequence[str]) -> LabelStudioNames:
+    from fewshot.integrations import LabelStudioNames
+
+    if label_config is None:
+        names = LabelStudioNames()
+        note(f"a labelling configuration for these predictions: {names.config(classes)}")
+        return names
+    from fewshot.integrations import parse_config
+
+    controls = [c for c in parse_config(Path(label_config).read_text(encoding="utf-8")) if c.kind == "choices"]
+    if not controls:
+        raise ValueError(f"{label_config} has no Choices for an Image; add them, or leave --label-config out")
+    first = controls[0]
+    missing = [label for label in classes if first.labels and label not in first.labels]
+    if missing:
+        note(
+            f"Label Studio refuses an import with a choice that it does not have; the Choices {first.name!r} of "
+            f"{label_config} lack: {', '.join(missing)}"
+        )
+    return LabelStudioNames(first.name, first.to_name, first.image)

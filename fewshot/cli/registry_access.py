@@ -1,0 +1,52 @@
+"""Opening the registry that a command names, with the encoder and the classifier of its options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewshot.classifiers import NearestNeighborClassifier
+    from fewshot.registry import ClassRegistry
+
+
+@contextmanager
+def open_registry(
+    path: str, encoding: dict[str, Any] | None = None, *, create: bool = False, **settings: Any
+) -> Iterator[ClassRegistry]:
+    """Open a registry for a block, with the encoder of the options where they name one."""
+    from fewshot.registry import ClassRegistry
+
+    if encoding is not None and any(value is not None for value in encoding.values()):
+        stored = {}
+        if os.path.exists(path) and os.path.getsize(path):
+            with ClassRegistry(path, create=False) as registry:
+                stored = registry.info().encoder
+        settings["encoder"] = requested_encoder(encoding, stored)
+    with ClassRegistry(path, create=create, **settings) as registry:
+        yield registry
+
+
+def requested_encoder(encoding: dict[str, Any], stored: dict[str, Any]) -> Any:
+    """Load the encoder of the options; without a name, the registry's own (``stored``) with the other options."""
+    from fewshot.encoders import EmbeddingCache, load_encoder
+
+    given = {key: value for key, value in encoding.items() if value is not None}
+    cache = given.pop("cache", None)
+    base = {} if "name" in given else (stored or {"name": "pocket"})
+    encoder = load_encoder(**{**base, **given})
+    return encoder if cache is None else EmbeddingCache(encoder, cache)
+
+
+def requested_classifier(path: str, kind: str, neighbors: int) -> NearestNeighborClassifier | None:
+    """Make the classifier of the options, in the registry's metric; None for the default one."""
+    if kind == "prototype" or not os.path.exists(path):
+        return None
+    from fewshot.classifiers import NearestNeighborClassifier
+    from fewshot.registry import ClassRegistry
+
+    with ClassRegistry(path, create=False) as registry:
+        metric = registry.info().metric
+    return NearestNeighborClassifier(n_neighbors=neighbors, metric=metric)  # type: ignore[arg-type]
