@@ -65,9 +65,9 @@ class Gated(FakeEncoder):
         return super().encode(images)
 
 
-def queued(pool, pictures):
+def queued(pool, images):
     """Wait until so many pictures wait."""
     end = time.monotonic() + 20
-    while pool.waiting < pictures:
+    while pool.queued < images:
         assert time.monotonic() < end
         time.sleep(0.001)

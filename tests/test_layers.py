@@ -45,6 +45,7 @@ OWNERS = {
     "safetensors": {"training", "finetuning"},
     "learn2learn": {"training"},
     "anyio": {"service"},
+    "cachetools": {"service"},
     "cvat_sdk": {"integrations"},
     "fastapi": {"service"},
     "httpx2": {"integrations"},

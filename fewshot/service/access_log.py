@@ -1,4 +1,4 @@
-"""What the service tells about itself: Prometheus metrics, and a line of JSON for each request."""
+"""Prometheus metrics, and an access log of one JSON line a request."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fewshot.service.middleware import Load
+from fewshot.service.middleware import InFlight
 
 log = logging.getLogger("fewshot.service")
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SECOND_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The numbers of one server, in a registry of Prometheus of its own."""
+    """Prometheus metrics of one server, in a ``CollectorRegistry`` of their own."""
 
-    def __init__(self, load: Load, waiting: Callable[[], int]) -> None:
+    def __init__(self, in_flight: InFlight, queued: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
@@ -32,52 +32,51 @@ class Metrics:
         )
         self.seconds = Histogram(
             "fewshot_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "From a request's headers to the end of its response.",
             ["route"],
-            buckets=_SECONDS,
+            buckets=_SECOND_BUCKETS,
             registry=self.registry,
         )
         self.batches = Histogram(
-            "fewshot_batch_pictures", "Pictures computed together.", buckets=_SIZES, registry=self.registry
+            "fewshot_batch_images", "Images embedded in one batch.", buckets=_SIZE_BUCKETS, registry=self.registry
         )
-        self.computing = Counter(
-            "fewshot_encoder_seconds", "Seconds spent turning pictures into vectors.", registry=self.registry
+        self.encoder_seconds = Counter("fewshot_encoder_seconds", "Seconds spent on embedding.", registry=self.registry)
+        self.disconnected = Counter(
+            "fewshot_requests_disconnected", "Requests whose clients did not wait.", registry=self.registry
         )
-        self.abandoned = Counter(
-            "fewshot_requests_abandoned", "Requests whose clients did not wait for the answer.", registry=self.registry
-        )
-        in_work = Gauge("fewshot_requests_in_work", "Requests being answered.", registry=self.registry)
-        in_work.set_function(lambda: load.requests)
-        received = Gauge("fewshot_bodies_bytes", "Bytes of their bodies.", registry=self.registry)
-        received.set_function(lambda: load.bytes)
-        queued = Gauge("fewshot_pictures_waiting", "Pictures that wait for an encoder.", registry=self.registry)
-        queued.set_function(waiting)
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "fewshot_requests_in_flight": ("Requests in progress.", lambda: in_flight.requests),
+            "fewshot_request_body_bytes": ("Bytes of their bodies.", lambda: in_flight.bytes),
+            "fewshot_images_queued": ("Images that wait for an encoder.", queued),
+        }
+        for name, (meaning, value) in gauges.items():
+            Gauge(name, meaning, registry=self.registry).set_function(value)
 
-    def computed(self, pictures: int, seconds: float) -> None:
-        """Count a batch."""
-        self.batches.observe(pictures)
-        self.computing.inc(seconds)
+    def count_batch(self, images: int, seconds: float) -> None:
+        """Count a batch of images that were embedded."""
+        self.batches.observe(images)
+        self.encoder_seconds.inc(seconds)
 
     def text(self) -> bytes:
-        """Return all in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
-class Watch:
-    """ASGI middleware that counts and logs each request: the path, never its query, headers or body."""
+class AccessLogMiddleware:
+    """ASGI middleware that counts and logs each request: its path, never its query, headers or body."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and note how."""
+        """Pass a request on, and log its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
         status, sent = 500, 0
 
-        async def counted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -85,7 +84,7 @@ class Watch:
             await send(message)
 
         try:
-            await self._app(scope, receive, counted)
+            await self._app(scope, receive, send_counted)
         finally:
             seconds = time.perf_counter() - start
             route = str(getattr(scope.get("route"), "path", "")) or "none"
@@ -108,11 +107,11 @@ class Watch:
             )
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Return the line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

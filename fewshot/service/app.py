@@ -20,13 +20,13 @@ from starlette.staticfiles import StaticFiles
 from fewshot import __version__
 from fewshot.errors import MissingExtra
 from fewshot.service import openapi, problems
-from fewshot.service.access_log import Metrics, Watch
+from fewshot.service.access_log import AccessLogMiddleware, Metrics
 from fewshot.service.limits import Limits
-from fewshot.service.middleware import Guard, Load
-from fewshot.service.payloads import State
-from fewshot.service.registry_pool import Registries
-from fewshot.service.routes import prediction_routes, registry_routes
-from fewshot.service.thumbnails import Thumbnails
+from fewshot.service.middleware import InFlight, SecurityMiddleware
+from fewshot.service.payloads import ServerStatus
+from fewshot.service.registry_pool import RegistryPool
+from fewshot.service.routes import prediction_routes, registry_routes, rejection_routes
+from fewshot.service.thumbnails import ThumbnailCache
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("page")
 
 _TAGS = [
-    {"name": "predict", "description": "Recognise pictures."},
-    {"name": "registries", "description": "What is served."},
-    {"name": "classes", "description": "Of a registry."},
-    {"name": "examples", "description": "The pictures that classes were learned from."},
-    {"name": "unknowns", "description": "Pictures that are none of the classes."},
-    {"name": "server", "description": "How it is."},
+    {"name": "predict", "description": "Predict the classes of images."},
+    {"name": "registries", "description": "The registries that are served."},
+    {"name": "classes", "description": "The classes of a registry."},
+    {"name": "examples", "description": "The registered images of the classes."},
+    {"name": "rejection", "description": "Open-set rejection: images of none of the classes."},
+    {"name": "server", "description": "Status and metrics."},
 ]
 
 log = logging.getLogger("fewshot.service")
@@ -53,27 +53,27 @@ def create_app(
     limits: Limits | None = None,
     label_studio: Mapping[str, Any] | None = None,
 ) -> FastAPI:
-    """Make the service of a registry, or of a folder of registries.
+    """Create the service of a registry, or of a folder of registries.
 
     Parameters
     ----------
     path : path
-        A registry, made when missing if its name ends in ``.fewshot``; or a folder, made when missing, of registries
+        A registry, created if missing and its name ends in ``.fewshot``; or a folder, created if missing, of registries
         ``NAME.fewshot``. No file outside it is read.
     encoder : Encoder or str, optional
         Of new registries, "pocket" by default. Registries of equal encoders share one in memory.
     token : str, optional
-        What requests must show. Without, only requests that name this machine as localhost are answered: do not then
-        bind the application to any other address.
+        That requests must send. Without one, only requests that name this machine as localhost are answered: do not
+        bind the application to any other address then.
     limits : Limits, optional
     label_studio : mapping, optional
-        Serve as a machine learning backend of Label Studio too; settings of ``label_studio.router``.
+        Settings of ``label_studio_routes.router``, to serve as a machine learning backend of Label Studio too.
 
     Returns
     -------
     FastAPI
-        An ASGI application of one process, which is what its memory, queue and limits are counted for. Its encoder is
-        loaded in the background as it starts.
+        An ASGI application for one process, as its queue and limits are per process. Its encoder is loaded in the
+        background as it starts.
 
     Raises
     ------
@@ -83,9 +83,9 @@ def create_app(
     if token is not None and not token.strip():
         raise ValueError("the token is empty; give one, or None to serve this machine only")
     limits = limits or Limits()
-    load = Load()
-    metrics = Metrics(load, lambda: sum(shared.waiting for shared in registries.encoders))
-    registries = Registries(path, encoder=encoder, limits=limits, seen=metrics.computed)
+    in_flight = InFlight()
+    metrics = Metrics(in_flight, lambda: sum(shared.queued for shared in registries.encoders))
+    registries = RegistryPool(path, encoder=encoder, limits=limits, on_batch=metrics.count_batch)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -101,32 +101,33 @@ def create_app(
         version=__version__,
         description="Learn a new image class from one to five pictures.",
         openapi_tags=_TAGS,
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
-            Middleware(Watch, metrics=metrics),
-            Middleware(Guard, token=token, limits=limits, load=load),
+            Middleware(AccessLogMiddleware, metrics=metrics),
+            Middleware(SecurityMiddleware, token=token, limits=limits, in_flight=in_flight),
         ],
     )
-    described = cache(lambda: openapi.describe(app, token=token is not None))
-    app.openapi = described  # type: ignore[method-assign]
+    document = cache(lambda: openapi.describe(app, token=token is not None))
+    app.openapi = document  # type: ignore[method-assign]
     app.state.registries, app.state.metrics, app.state.limits = registries, metrics, limits
-    app.state.limiter = CapacityLimiter(limits.requests)
-    app.state.thumbnails = Thumbnails()
-    app.state.ready = State(status="starting", detail="the encoder is being loaded")
-    problems.install(app)
+    app.state.limiter = CapacityLimiter(limits.max_requests)
+    app.state.thumbnails = ThumbnailCache()
+    app.state.status = ServerStatus(status="starting", detail="the encoder is being loaded")
+    problems.install_handlers(app)
     app.include_router(registry_routes.router)
     app.include_router(prediction_routes.router)
+    app.include_router(rejection_routes.router)
     app.include_router(_server)
     if label_studio is not None:
         try:
-            from fewshot.service.routes import label_studio_routes as backend
+            from fewshot.service.routes import label_studio_routes
         except ImportError as error:
             raise MissingExtra(f"Label Studio's backend needs {error.name}: pip install 'fewshot[serve]'") from None
 
-        app.include_router(backend.router(registries, **label_studio))
+        app.include_router(label_studio_routes.router(registries, **label_studio))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
     return app
 
@@ -134,9 +135,9 @@ def create_app(
 def _warm(app: FastAPI) -> None:
     try:
         app.state.registries.warm()
-        app.state.ready = State(status="ok")
+        app.state.status = ServerStatus(status="ok")
     except Exception:
-        app.state.ready = State(status="failing", detail="the server's log says why")
+        app.state.status = ServerStatus(status="failing", detail="the server's log says why")
         log.exception("not ready")
 
 
@@ -150,29 +151,31 @@ async def page() -> Response:
 
 
 @_server.get("/healthz", operation_id="health")
-async def health() -> State:
-    """Say that the server is alive."""
-    return State(status="ok")
+async def health() -> ServerStatus:
+    """Return whether the server is alive."""
+    return ServerStatus(status="ok")
 
 
 @_server.get(
     "/readyz",
     operation_id="ready",
-    response_model=State,
-    responses={503: {"model": State, "description": "Not ready."}},
+    response_model=ServerStatus,
+    responses={503: {"model": ServerStatus, "description": "Not ready."}},
 )
 async def ready(request: Request) -> JSONResponse:
-    """Say whether the encoder is loaded and the registry can be opened."""
-    state: State = request.app.state.ready
-    return JSONResponse(state.model_dump(), 200 if state.status == "ok" else 503)
+    """Return whether the encoder is loaded and the registry can be opened."""
+    status: ServerStatus = request.app.state.status
+    return JSONResponse(status.model_dump(), 200 if status.status == "ok" else 503)
 
 
 @_server.get(
     "/metrics",
     operation_id="metrics",
     response_class=Response,
-    responses={200: {"description": "Prometheus's text.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"description": "Prometheus's text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
 )
 async def metrics(request: Request) -> Response:
-    """Return the server's numbers, for Prometheus."""
+    """Return the metrics of the server, for Prometheus."""
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

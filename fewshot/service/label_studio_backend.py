@@ -29,7 +29,7 @@ from fewshot.integrations import (
     sync_with_export,
 )
 from fewshot.registry import AnnotationWriter, storable
-from fewshot.service.registry_pool import SUFFIX, Registries
+from fewshot.service.registry_pool import SUFFIX, RegistryPool
 
 log = logging.getLogger("fewshot.service.label_studio_backend")
 
@@ -60,7 +60,7 @@ class LabelStudioBackend:
 
     Parameters
     ----------
-    registries : Registries
+    registries : RegistryPool
         Of a folder.
     url, key : str, optional
         Where Label Studio is, and the token for it; by default what /setup says.
@@ -76,7 +76,7 @@ class LabelStudioBackend:
 
     def __init__(
         self,
-        registries: Registries,
+        registries: RegistryPool,
         *,
         url: str | None,
         key: str | None,

@@ -1,4 +1,4 @@
-"""The door: who may come in, how much they may bring, and how long they may take."""
+"""Security in front of the application: token, host and origin of a request, its size, and how long it may take."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fewshot.service.batching_encoder import DEADLINE
+from fewshot.service.batching import DEADLINE
 from fewshot.service.limits import Limits
-from fewshot.service.problems import Refused, response
+from fewshot.service.problems import HTTPProblem, problem_response
 
-# The page asks for the token itself; health says no more than that, so that any watchdog can ask.
-_OPEN = frozenset({"/", "/healthz", "/readyz", "/health"})
-_OPEN_BELOW = "/page/"
+# Need no token: the page asks for it itself, and health tells nothing else.
+_PUBLIC = frozenset({"/", "/healthz", "/readyz", "/health"})
+_PUBLIC_PREFIX = "/page/"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-# A client still sending would not read a refusal; so much of its body is read, for so long, and thrown away.
+# A client that is still sending does not read a response; so much of its body is read, for so long, and dropped.
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 256 * 2**20
-# An answer goes out in pieces, each once the client has taken what was before it, at so many bytes a second at least.
-_PIECE, _SLOWEST = 64 * 2**10, 128 * 2**10
-# Only the routes that these end take pictures; other bodies under _REST are short, and parsed where all requests wait.
-_REST, _TAKES_PICTURES = "/v1/", ("/predict", "/examples", "/negatives")
+# A response is sent in pieces, each once the client has taken the one before, at so many bytes a second at least.
+_PIECE_BYTES, _MIN_BYTES_PER_SECOND = 64 * 2**10, 128 * 2**10
+# Routes that take images end with these; other bodies below _REST are short, as they are parsed in the event loop.
+_REST, _IMAGE_ROUTES = "/v1/", ("/predict", "/examples", "/negatives")
 
 log = logging.getLogger("fewshot.service")
 
@@ -44,36 +44,35 @@ _HEADERS = {
 
 
 @dataclass
-class Load:
-    """What is in work at this moment."""
+class InFlight:
+    """Requests in progress, and the bytes of their bodies."""
 
     requests: int = 0
     bytes: int = 0
 
 
-class Guard:
-    """ASGI middleware in front of everything else.
+class SecurityMiddleware:
+    """ASGI middleware that authenticates and limits requests, and sets the security headers of responses.
 
     Without a token only this machine is served, and its browsers are protected: a request must name the server as
-    localhost (against DNS rebinding), and one that changes something must not come from another site's page.
+    localhost (against DNS rebinding), and one that changes something must not come from another site (CSRF).
 
     Parameters
     ----------
     app : ASGI application
     token : str or None
-        What requests must show, as ``Authorization: Bearer TOKEN``, or as the password of Basic authentication, for
-        tools that know no other.
+        That requests must send, as ``Authorization: Bearer TOKEN``, or as the password of Basic authentication.
     limits : Limits
-    load : Load
-        Kept up to date.
+    in_flight : InFlight
+        Is kept up to date.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits, load: Load) -> None:
-        self._app, self._limits, self._load = app, limits, load
+    def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits, in_flight: InFlight) -> None:
+        self._app, self._limits, self._in_flight = app, limits, in_flight
         self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it."""
+        """Pass a request on, or reject it."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -81,44 +80,46 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        timed = _TimedAnswer(send, scope["path"], self._limits)
+        response = _TimedResponse(send, scope["path"], self._limits)
         try:
-            await self._answer(scope, receive, timed.send)
-        except _Slow:  # a connection whose answer is not whole is closed, see ``running``
-            fields = {"path": scope["path"], "bytes": timed.sent, "seconds": round(timed.waited, 3)}
-            log.warning("a client did not take its answer", extra={"fields": fields})
+            await self._handle(scope, receive, response.send)
+        except _SlowClient:  # the server closes a connection whose response is incomplete
+            fields = {"path": scope["path"], "bytes": response.sent, "seconds": round(response.waited, 3)}
+            log.warning("a client did not take its response", extra={"fields": fields})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check(scope)
-            body = self._body(scope)
-        except Refused as refusal:
-            await self._refuse(refusal, scope, receive, send)
+            size = self._content_length(scope)
+        except HTTPProblem as problem:
+            await self._reject(problem, scope, receive, send)
             return
-        self._load.requests += 1
-        self._load.bytes += body
-        limited = _LimitedBody(receive, self._limits, self._load, body, self._most(scope))
-        known = DEADLINE.set(time.monotonic() + self._limits.seconds)
+        self._in_flight.requests += 1
+        self._in_flight.bytes += size
+        body = _LimitedBody(receive, self._limits, self._in_flight, size, self._max_bytes(scope))
+        token = DEADLINE.set(time.monotonic() + self._limits.timeout_seconds)
         try:
-            await self._app(scope, limited.receive, send)
+            await self._app(scope, body.receive, send)
         finally:
-            DEADLINE.reset(known)
-            self._load.requests -= 1
-            self._load.bytes -= limited.reserved
+            DEADLINE.reset(token)
+            self._in_flight.requests -= 1
+            self._in_flight.bytes -= body.reserved
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._token is None:
-            _check_browser(scope, headers)
-        elif not (_open(scope["path"]) or self._shown(headers)):
-            refused = Refused(401, "this server wants its token, in the header: Authorization: Bearer TOKEN")
-            refused.headers = {"WWW-Authenticate": "Bearer"}
-            raise refused
-        if self._load.requests >= self._limits.requests and not _open(scope["path"]):
-            raise Refused(503, f"{self._load.requests} requests are in work already; ask again", retry_after=1)
+            _check_host_and_origin(scope, headers)
+        elif not (_is_public(scope["path"]) or self._is_authenticated(headers)):
+            problem = HTTPProblem(401, "this server requires its token, in the header: Authorization: Bearer TOKEN")
+            problem.headers = {"WWW-Authenticate": "Bearer"}
+            raise problem
+        if self._in_flight.requests >= self._limits.max_requests and not _is_public(scope["path"]):
+            raise HTTPProblem(
+                503, f"{self._in_flight.requests} requests are in progress already; retry later", retry_after=1
+            )
 
-    def _shown(self, headers: Headers) -> bool:
-        """Whether the token was given; compared in a time that tells nothing about it."""
+    def _is_authenticated(self, headers: Headers) -> bool:
+        """Whether the token was sent; compared in constant time."""
         assert self._token is not None
         scheme, _, value = headers.get("authorization", "").partition(" ")
         given = value.strip().encode()
@@ -131,23 +132,24 @@ class Guard:
             return False
         return hmac.compare_digest(given, self._token)
 
-    def _body(self, scope: Scope) -> int:
-        """Return how many bytes a request says it brings, 0 if it does not say."""
-        said = Headers(scope=scope).get("content-length", "0")
-        size = int(said) if said.isdecimal() else 0
-        if size > self._most(scope):
-            raise too_large(self._most(scope))
-        if self._load.bytes + size > self._limits.bodies_bytes:
-            raise Refused(503, "too much is being received already; ask again", retry_after=1)
+    def _content_length(self, scope: Scope) -> int:
+        """Return how many bytes a request declares to send, 0 if it declares nothing."""
+        declared = Headers(scope=scope).get("content-length", "0")
+        size = int(declared) if declared.isdecimal() else 0
+        if size > self._max_bytes(scope):
+            raise too_large(self._max_bytes(scope))
+        if self._in_flight.bytes + size > self._limits.max_total_body_bytes:
+            raise HTTPProblem(503, "too much is being received already; retry later", retry_after=1)
         return size
 
-    def _most(self, scope: Scope) -> int:
-        """Return how many bytes a request may bring."""
+    def _max_bytes(self, scope: Scope) -> int:
+        """Return how many bytes a request may send."""
         path: str = scope["path"]
-        short = path.startswith(_REST) and not path.endswith(_TAKES_PICTURES)
-        return min(self._limits.fields_bytes, self._limits.body_bytes) if short else self._limits.body_bytes
+        short = path.startswith(_REST) and not path.endswith(_IMAGE_ROUTES)
+        limit = self._limits.max_body_bytes
+        return min(self._limits.max_field_bytes, limit) if short else limit
 
-    async def _refuse(self, refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _reject(self, problem: HTTPProblem, scope: Scope, receive: Receive, send: Send) -> None:
         drained = 0
         with anyio.move_on_after(_DRAIN_SECONDS):
             while drained < _DRAIN_BYTES:
@@ -155,45 +157,47 @@ class Guard:
                 drained += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body"):
                     break
-        answer = response(refusal.status_code, refusal.detail, dict(refusal.headers or {}))
-        await answer(scope, receive, send)
+        response = problem_response(problem.status_code, problem.detail, dict(problem.headers or {}))
+        await response(scope, receive, send)
 
 
 class _LimitedBody:
-    """A request's body as it comes in, counted and timed."""
+    """A request's body as it arrives, counted and timed."""
 
-    def __init__(self, receive: Receive, limits: Limits, load: Load, said: int, most: int) -> None:
-        self._receive, self._limits, self._load, self._most = receive, limits, load, most
-        self._end = anyio.current_time() + limits.seconds
-        self._came, self.reserved = 0, said
-        self._whole = False
+    def __init__(self, receive: Receive, limits: Limits, in_flight: InFlight, declared: int, limit: int) -> None:
+        self._receive, self._limits, self._in_flight, self._limit = receive, limits, in_flight, limit
+        self._deadline = anyio.current_time() + limits.timeout_seconds
+        self._received, self.reserved = 0, declared
+        self._complete = False
 
     async def receive(self) -> Message:
-        if self._whole:  # what may come now is only that the client has gone
+        if self._complete:  # what may still come is that the client disconnects
             return await self._receive()
         try:
-            with anyio.fail_after(max(0.0, self._end - anyio.current_time())):
+            with anyio.fail_after(max(0.0, self._deadline - anyio.current_time())):
                 message = await self._receive()
         except TimeoutError:
-            raise Refused(408, f"the body did not arrive within {self._limits.seconds:g} s; send less") from None
-        self._came += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
-        if self._came > self._most:
-            raise too_large(self._most)
-        if self._came > self.reserved:
-            if self._load.bytes + self._came - self.reserved > self._limits.bodies_bytes:
-                raise Refused(503, "too much is being received already; ask again", retry_after=1)
-            self._load.bytes += self._came - self.reserved
-            self.reserved = self._came
+            raise HTTPProblem(
+                408, f"the body did not arrive within {self._limits.timeout_seconds:g} s; send less"
+            ) from None
+        self._received += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        if self._received > self._limit:
+            raise too_large(self._limit)
+        if self._received > self.reserved:
+            if self._in_flight.bytes + self._received - self.reserved > self._limits.max_total_body_bytes:
+                raise HTTPProblem(503, "too much is being received already; retry later", retry_after=1)
+            self._in_flight.bytes += self._received - self.reserved
+            self.reserved = self._received
         return message
 
 
-class _Slow(Exception):
-    """A client has not taken its answer in time."""
+class _SlowClient(Exception):
+    """A client has not taken its response in time."""
 
 
-class _TimedAnswer:
-    """An answer on its way out, in pieces that the client must take in time; with the headers that all answers have."""
+class _TimedResponse:
+    """A response in pieces that the client must take in time, with the headers that all responses have."""
 
     def __init__(self, send: Send, path: str, limits: Limits) -> None:
         self._send, self._path, self._limits = send, path, limits
@@ -204,33 +208,34 @@ class _TimedAnswer:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-            # Answers are of their moment; the page's files are asked for each time whether they are still the same.
-            headers.setdefault("Cache-Control", "no-cache" if _open(self._path) else "no-store")
+            # The state of a registry is not cached; the page's files are revalidated each time.
+            headers.setdefault("Cache-Control", "no-cache" if _is_public(self._path) else "no-store")
         body, at = message.get("body", b""), 0
-        while len(body) - at > _PIECE:
-            await self._pass({**message, "body": body[at : at + _PIECE], "more_body": True}, _PIECE)
-            at += _PIECE
-        await self._pass({**message, "body": body[at:]} if at else message, len(body) - at)
+        while len(body) - at > _PIECE_BYTES:
+            piece = {**message, "body": body[at : at + _PIECE_BYTES], "more_body": True}
+            await self._send_in_time(piece, _PIECE_BYTES)
+            at += _PIECE_BYTES
+        await self._send_in_time({**message, "body": body[at:]} if at else message, len(body) - at)
 
-    async def _pass(self, message: Message, size: int) -> None:
-        start, most = anyio.current_time(), self._limits.seconds
+    async def _send_in_time(self, message: Message, size: int) -> None:
+        start, timeout = anyio.current_time(), self._limits.timeout_seconds
         try:
-            with anyio.fail_after(most + min(0.0, self.sent / _SLOWEST - self.waited)):
+            with anyio.fail_after(timeout + min(0.0, self.sent / _MIN_BYTES_PER_SECOND - self.waited)):
                 await self._send(message)
         except TimeoutError:
-            raise _Slow from None
+            raise _SlowClient from None
         finally:
             self.waited += anyio.current_time() - start
         self.sent += size
 
 
-def too_large(most: int) -> Refused:
-    """Refuse a body."""
-    return Refused(413, f"this request may hold {most:,} bytes; send less, as pictures in several requests")
+def too_large(limit: int) -> HTTPProblem:
+    """Return the problem of a body of more bytes than its limit."""
+    return HTTPProblem(413, f"this request may hold {limit:,} bytes; send less, as images in several requests")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address stands for this machine only."""
+    """Whether a host's name or address is that of this machine only."""
     if host.lower() in ("localhost", "localhost."):
         return True
     try:
@@ -239,18 +244,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _open(path: str) -> bool:
-    return path in _OPEN or path.startswith(_OPEN_BELOW)
+def _is_public(path: str) -> bool:
+    return path in _PUBLIC or path.startswith(_PUBLIC_PREFIX)
 
 
-def _check_browser(scope: Scope, headers: Headers) -> None:
+def _check_host_and_origin(scope: Scope, headers: Headers) -> None:
     host = headers.get("host", "")
     try:
         named = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         named = ""
     if not is_loopback(named):
-        raise Refused(
+        raise HTTPProblem(
             403,
             f"this server has no token, so it answers to localhost and 127.0.0.1 only, not to {host!r}; to be reached "
             "by another name, start it with --token-file",
@@ -260,4 +265,4 @@ def _check_browser(scope: Scope, headers: Headers) -> None:
     origin = headers.get("origin")
     foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
     if foreign if origin is None else origin.partition("://")[2].lower() != host.lower():
-        raise Refused(403, f"a page of {origin or 'another site'} may change nothing here")
+        raise HTTPProblem(403, f"requests from {origin or 'another site'} may not change anything here")

@@ -1,4 +1,4 @@
-"""The description of the interface, complete enough for a generated client."""
+"""The OpenAPI document, complete enough to generate a client from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from fewshot.service.payloads import LabelledPictures, PictureList
+from fewshot.service.payloads import ImageList, LabelledImages
 from fewshot.service.problems import MEDIA_TYPE, Problem
 
 _SCHEMAS = "#/components/schemas/"
@@ -19,22 +19,22 @@ def _problem(description: str) -> dict[str, Any]:
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: _problem("The body cannot be read: a torn form, or text that is not UTF-8."),
+    400: _problem("The body cannot be parsed: an incomplete form, or text that is not UTF-8."),
     401: _problem("The token is missing or wrong."),
-    403: _problem("The server answers to this machine's own pages only."),
+    403: _problem("Without a token the server answers requests of this machine only."),
     404: _problem("There is no such registry, class, example or negative."),
     408: _problem("The body did not arrive in time."),
-    409: _problem("The registry is not such that this can be done."),
-    413: _problem("More pictures, or bytes, than a request may hold."),
-    415: _problem("Pictures in another content type."),
+    409: _problem("The state of the registry does not allow it."),
+    413: _problem("More images, or bytes, than a request may hold."),
+    415: _problem("Images in another content type."),
     422: _problem("A missing or wrong field."),
-    500: _problem("An error of the server's own."),
-    503: _problem("Too much is asked for at once, or a registry cannot be used; Retry-After says when to ask again."),
+    500: _problem("An internal error of the server."),
+    503: _problem("The server is overloaded, or the registry cannot be used; Retry-After says when to retry."),
 }
 
 
-def pictures_body(model: type[PictureList]) -> dict[str, Any]:
-    """Describe the two ways in which pictures, and the fields of ``model`` besides them, can be sent."""
+def images_body(model: type[ImageList]) -> dict[str, Any]:
+    """Describe a request body of images and the other fields of ``model``, as a form and as JSON."""
     # Not "required": for a required body of two kinds, openapi-python-client 0.29 writes what cannot be imported.
     return {
         "requestBody": {
@@ -54,7 +54,7 @@ def describe(app: FastAPI, *, token: bool) -> dict[str, Any]:
     components = found.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas["Problem"] = _schema(Problem)
-    for model in (PictureList, LabelledPictures):
+    for model in (ImageList, LabelledImages):
         schemas[model.__name__] = _schema(model)
         schemas[f"{model.__name__}Form"] = _form(model)
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -69,8 +69,8 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
 
 
-def _form(model: type[PictureList]) -> dict[str, Any]:
-    """Return the schema of a multipart form: as in JSON, but the pictures are files."""
+def _form(model: type[ImageList]) -> dict[str, Any]:
+    """Return the schema of a multipart form: as in JSON, but the images are files."""
     schema = _schema(model)
     files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "Files."}
     return {**schema, "title": f"{schema['title']}Form", "properties": {**schema["properties"], "images": files}}

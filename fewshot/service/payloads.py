@@ -1,4 +1,4 @@
-"""What is sent and answered, in the words of the REST interface."""
+"""Request and response bodies of the REST interface."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-# Told to generated clients; the library checks it, and says more.
+# For generated clients; the library checks it, and says more.
 NAME_SCHEMA: dict[str, JsonValue] = {"pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$"}
 
-Label = Annotated[str, Field(description="A class's name: anything to read, without control characters.")]
-NewName = Annotated[
-    str,
-    Field(
-        max_length=1000,
-        description="A class's name: anything to read, without control characters.",
-        json_schema_extra={"pattern": "\\S"},
-    ),
+_LABEL = "A class label: any text without control characters."
+Label = Annotated[str, Field(description=_LABEL)]
+NewLabel = Annotated[str, Field(max_length=1000, description=_LABEL, json_schema_extra={"pattern": "\\S"})]
+MaxFalseAccept = Annotated[
+    float, Field(ge=1e-6, lt=1, description="Largest accepted share of the images of unknown classes.")
 ]
-Share = Annotated[float, Field(ge=1e-6, lt=1, description="Largest share of unknown pictures to be given a label.")]
 
 
-class _Asked(BaseModel):
-    """A request: what it holds beyond the known fields is refused, as it is most often misspelt."""
+class _RequestBody(BaseModel):
+    """A request body; an unknown field is refused, as it is most often misspelt."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Created(_Asked):
-    """The name of a new registry."""
+class NewRegistry(_RequestBody):
+    """The name of a registry to create."""
 
     name: str = Field(
         description="Letters a-z and A-Z, digits, '.', '_' and '-', not beginning with '.'; up to 100.",
@@ -36,40 +32,40 @@ class Created(_Asked):
     )
 
 
-class NewLabel(_Asked):
-    """Another name for a class."""
+class ClassUpdate(_RequestBody):
+    """A new label for a class."""
 
-    label: NewName
-    merge: bool = Field(default=False, description="Join the classes if there is one of that name already.")
-
-
-class Moved(_Asked):
-    """The class that an example is of."""
-
-    label: NewName
+    label: NewLabel
+    merge: bool = Field(default=False, description="Merge the classes if there is one of that label already.")
 
 
-class PictureList(_Asked):
-    """Pictures in JSON."""
+class ExampleUpdate(_RequestBody):
+    """A new label for an example."""
 
-    images: list[str] = Field(min_length=1, description="The files' bytes, each in base64.")
-
-
-class LabelledPictures(PictureList):
-    """Pictures of a class in JSON."""
-
-    label: NewName
-    allow_conflict: bool = Field(default=False, description="Accept pictures that another class holds already.")
+    label: NewLabel
 
 
-class Level(_Asked):
-    """The limit on false accepts to be kept."""
+class ImageList(_RequestBody):
+    """Images in JSON."""
 
-    max_false_accept: Share | None = Field(description="null: forget it; every picture gets a label again.")
+    images: list[str] = Field(min_length=1, description="The bytes of each image file in base64.")
 
 
-class RegistryName(BaseModel):
-    """A registry among others; its counts are null if it cannot be opened."""
+class LabelledImages(ImageList):
+    """Images of one class in JSON."""
+
+    label: NewLabel
+    allow_conflict: bool = Field(default=False, description="Add images even if another class holds them already.")
+
+
+class RejectionUpdate(_RequestBody):
+    """The limit on false accepts to store."""
+
+    max_false_accept: MaxFalseAccept | None = Field(description="null: remove it; every image gets a label again.")
+
+
+class RegistrySummary(BaseModel):
+    """A registry of the list; its counts are null if it cannot be opened."""
 
     name: str
     classes: int | None
@@ -80,27 +76,27 @@ class RegistryName(BaseModel):
 class RegistryList(BaseModel):
     """All registries."""
 
-    registries: list[RegistryName]
-    can_create: bool = Field(description="Whether others can be made: a folder is served.")
+    registries: list[RegistrySummary]
+    can_create: bool = Field(description="Whether registries can be created: a folder is served.")
 
 
-class RegistryAbout(BaseModel):
-    """What a registry is made of."""
+class RegistryDetails(BaseModel):
+    """A registry."""
 
     name: str
-    encoder: str = Field(description="What turned pictures into vectors; empty before the first.")
-    fingerprint: str
-    dim: int = Field(description="Size d of the vectors.")
+    encoder: str = Field(description="Name of the encoder of its embeddings; empty before the first example.")
+    fingerprint: str = Field(description="Of the encoder: embeddings of equal fingerprints are comparable.")
+    dim: int = Field(description="Embedding size d.")
     metric: Literal["cosine", "sqeuclidean", "inner_product"]
     classes: int
     examples: int
-    images_kept: int
+    images_kept: int = Field(description="Examples whose image is stored in the registry.")
     negatives: int
-    bytes: int = Field(description="Of the file.")
-    revision: int = Field(description="Rises with every change.")
+    bytes: int = Field(description="Size of the file.")
+    revision: int = Field(description="Increases with every change.")
 
 
-class ClassAbout(BaseModel):
+class ClassSummary(BaseModel):
     """A class."""
 
     label: Label
@@ -109,164 +105,172 @@ class ClassAbout(BaseModel):
 
 
 class ClassList(BaseModel):
-    """All classes, in the order in which they came."""
+    """All classes, in the order in which they were added."""
 
-    classes: list[ClassAbout]
+    classes: list[ClassSummary]
 
 
-class Renamed(BaseModel):
-    """A class after it was renamed."""
+class RenamedClass(BaseModel):
+    """A class after it was renamed or merged."""
 
     label: Label
     examples: int
 
 
-class Removed(BaseModel):
-    """What was removed."""
+class RemovedCount(BaseModel):
+    """How many examples or negatives were removed."""
 
     removed: int
 
 
 class Example(BaseModel):
-    """A registered picture."""
+    """A registered image."""
 
     id: int
     label: Label
-    source: str = Field(description="The file's name when it came.")
+    source: str = Field(description="Name of the file that was added.")
 
 
 class ExamplePage(BaseModel):
-    """Some examples, by rising ids."""
+    """A page of examples, by increasing id."""
 
     examples: list[Example]
-    next: int | None = Field(description="For after= of the next page; null: there is none.")
+    next: int | None = Field(description="For after= of the next page; null: this is the last.")
 
 
 class Negative(BaseModel):
-    """A picture that is none of the classes."""
+    """An image of none of the classes."""
 
     id: int
     source: str
 
 
 class NegativePage(BaseModel):
-    """Some negatives, by rising ids."""
+    """A page of negatives, by increasing id."""
 
     negatives: list[Negative]
     next: int | None
 
 
-class ConflictAbout(BaseModel):
-    """A picture that was not added, because other classes hold it, or it is one of the negatives."""
+class ImageConflict(BaseModel):
+    """An image that was not added, because other classes hold it, or it is a negative."""
 
     source: str
     held_by: list[str] = Field(description="The classes, or 'none of these'.")
-    example_ids: list[int] = Field(description="The example that it is in each of them.")
+    example_ids: list[int] = Field(description="Its example in each of the classes.")
 
 
-class Failed(BaseModel):
-    """A picture that cannot be read."""
+class FailedImage(BaseModel):
+    """An image that cannot be read."""
 
     source: str
     reason: str
 
 
-class NegativesAdded(BaseModel):
-    """What became of pictures that are none of the classes."""
-
-    added: int
-    new_ids: list[int] = Field(description="Of the negatives that this request has added.")
-    duplicates: int
-    conflicts: list[ConflictAbout]
-    failed: list[Failed]
-    negatives: int = Field(description="How many there are now.")
-
-
-class Added(BaseModel):
-    """What became of pictures for a class."""
+class AddResult(BaseModel):
+    """The outcome for each image of a request; what was not added is listed."""
 
     label: Label
     added: int
-    example_ids: list[int] = Field(description="Of the pictures that the class now holds, those held before included.")
-    new_ids: list[int] = Field(description="Those of them that this request has added.")
-    duplicates: int = Field(description="Pictures that the class held already.")
-    conflicts: list[ConflictAbout]
-    failed: list[Failed]
-    classes: int = Field(description="How many there are now.")
+    example_ids: list[int] = Field(description="Examples of the class with these images, those from before included.")
+    new_ids: list[int] = Field(description="Those added by this request.")
+    duplicates: int = Field(description="Images that the class held already.")
+    conflicts: list[ImageConflict]
+    failed: list[FailedImage]
+    classes: int = Field(description="Number of classes now.")
 
 
-class Ranked(BaseModel):
-    """A class, and how close it is; higher is closer."""
+class AddNegativesResult(BaseModel):
+    """The outcome for each image of a request; what was not added is listed."""
+
+    added: int
+    new_ids: list[int] = Field(description="Negatives added by this request.")
+    duplicates: int
+    conflicts: list[ImageConflict]
+    failed: list[FailedImage]
+    negatives: int = Field(description="Number of negatives now.")
+
+
+class RankedClass(BaseModel):
+    """A class with its score; higher is closer."""
 
     label: Label
     score: float
     probability: float | None = Field(
-        description="In [0, 1], if the picture is of one of the known classes; of the closest one only, else null."
+        description="In [0, 1], given that the image is of a known class; of the closest class only, else null."
     )
 
 
-class Near(Example):
-    """A registered picture close to the one asked about."""
+class NearestExample(Example):
+    """A registered image close to the query."""
 
     score: float
 
 
-class Recognised(BaseModel):
-    """The answer for a picture."""
+class ImagePrediction(BaseModel):
+    """The prediction for one image."""
 
-    source: str = Field(description="The file's name; 'image 3' for the third one in JSON.")
+    source: str = Field(description="Name of the file; 'image 3' for the third one in JSON.")
     label: Label | None = Field(description="null: none of the known classes.")
     score: float = Field(description="Of the closest class; higher is closer.")
     unknown_score: float | None = Field(
-        description="Higher: less likely of a class; comparable within a revision only."
+        description="Higher: less likely of a known class; comparable within one revision only."
     )
     false_accept_bound: float | None = Field(
-        description="Share of unknown pictures that get a label at most, as far as that can be promised; null: all do."
+        description="Upper bound on the share of images of unknown classes that get a label; null: all do."
     )
-    top: list[Ranked]
-    nearest: list[Near]
+    top: list[RankedClass]
+    nearest: list[NearestExample]
 
 
-class Unreadable(BaseModel):
-    """A picture that cannot be read; the others are answered."""
+class UnreadableImage(BaseModel):
+    """An image that cannot be read; the others are predicted."""
 
     source: str
-    failed: str = Field(description="Why, and what to do.")
+    error: str = Field(description="Why, and what to do.")
 
 
 class PredictionList(BaseModel):
-    """The answers, in the order of the pictures."""
+    """The predictions, in the order of the images."""
 
-    predictions: list[Recognised | Unreadable]
-    revision: int = Field(description="The registry's when it was asked.")
+    predictions: list[ImagePrediction | UnreadableImage]
+    revision: int = Field(description="Of the registry, when they were made.")
 
 
-class Promise(BaseModel):
-    """What a limit on false accepts promises in this registry as it is."""
+class ThresholdInfo(BaseModel):
+    """The threshold on the unknown score for a limit on false accepts."""
 
-    asked: float = Field(description="The limit.")
-    false_accept_bound: float = Field(description="The share of unknown pictures that is given a label at most.")
-    met: bool = Field(description="Whether that is no more than was asked.")
-    estimated_false_reject: float | None = Field(description="Expected share of known pictures refused; null: unknown.")
-    threshold: float = Field(description="A picture whose unknown score is this or more is given no label.")
-    standing_for: Literal["classes", "background"] = Field(description="What the unknown pictures were estimated from.")
+    value: float = Field(description="An image gets no label if its unknown score is at least this.")
+    max_false_accept: float = Field(description="The limit.")
+    false_accept_bound: float = Field(
+        description="Upper bound on the share of images of unknown classes that get a label."
+    )
+    met: bool = Field(description="Whether the bound is within the limit.")
+    estimated_false_reject: float | None = Field(
+        description="Estimated share of images of known classes that get no label; null: not estimable."
+    )
+    estimated_from: Literal["classes", "background"] = Field(
+        description="What the threshold is estimated from: each class left out in turn, or a background."
+    )
     n_unknown: int = Field(description="How many classes that was.")
-    center: int | None = Field(description="Classes of the encoder's centre, which scores heed, too; null: none.")
-    needed: int = Field(description="How many it takes for the promise to be kept.")
-    text: str = Field(description="The promise in a sentence, with the remedy where it is not kept.")
+    center_classes: int | None = Field(
+        description="Classes that the encoder's centre, around which scores are taken, was averaged over; null: none."
+    )
+    required_classes: int = Field(description="How many classes it takes to meet the limit.")
+    message: str = Field(description="The above in a sentence, with the remedy where the limit is not met.")
 
 
-class Unknowns(BaseModel):
-    """What is done about pictures of no class."""
+class RejectionSettings(BaseModel):
+    """How images of unknown classes are rejected."""
 
-    max_false_accept: float | None = Field(description="The limit kept; null: every picture gets a label.")
-    promise: Promise | None = Field(description="Of the limit asked about, else of the one kept.")
-    problem: str | None = Field(description="Why nothing can be promised, and what to do.")
-    negatives: int
+    max_false_accept: float | None = Field(description="The stored limit; null: every image gets a label.")
+    threshold: ThresholdInfo | None = Field(description="For the limit of the query, else for the stored one.")
+    problem: str | None = Field(description="Why there is no threshold, and what to do.")
+    negatives: int = Field(description="Number of negatives.")
 
 
-class State(BaseModel):
-    """How the server is."""
+class ServerStatus(BaseModel):
+    """Status of the server."""
 
     status: Literal["ok", "starting", "failing"]
     detail: str | None = None

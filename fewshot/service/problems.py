@@ -1,4 +1,4 @@
-"""Errors as application/problem+json (RFC 9457), each saying what to do."""
+"""HTTP errors as application/problem+json (RFC 9457), each with its remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from fewshot.errors import FewShotError, ImageError
-from fewshot.service.batching_encoder import Busy
+from fewshot.service.batching import Overloaded
 
 log = logging.getLogger("fewshot.service")
 
@@ -34,8 +34,8 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong with this request, and the remedy.")
 
 
-class Refused(HTTPException):
-    """A request that is answered with a problem; ``cause`` is what only the log may tell."""
+class HTTPProblem(HTTPException):
+    """An HTTP error that is answered with a ``Problem``; ``cause`` is for the log only."""
 
     def __init__(self, status: int, detail: str, *, retry_after: int | None = None, cause: str | None = None) -> None:
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
@@ -43,40 +43,40 @@ class Refused(HTTPException):
         self.cause = cause
 
 
-def response(
+def problem_response(
     status: int, detail: str, headers: dict[str, str] | None = None, *, cause: str | None = None
 ) -> JSONResponse:
-    """Make the answer that tells of a problem."""
+    """Return a problem as a response; one of the server's own is logged."""
     if status >= 500:
         log.warning("problem", extra={"fields": {"status": status, "detail": cause or detail}})
     problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
     return JSONResponse(problem.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
-def translated(error: Exception, path: str, name: str) -> Refused | None:
-    """Return what a registry's error means to a client, who knows the registry by its name; None: it is a bug.
+def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
+    """Return the HTTP problem that a registry's error is to a client; None: it is a bug.
 
     Parameters
     ----------
     error : Exception
     path : str
-        The registry's file: clients are told its name, and of no place on this machine.
+        The registry's file; in the detail its name stands instead, and no folder of this machine is named.
     name : str
     """
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     detail = said.replace(path, name)
-    if isinstance(error, Busy):
-        return Refused(503, detail, retry_after=1)
+    if isinstance(error, Overloaded):
+        return HTTPProblem(503, detail, retry_after=1)
     if isinstance(error, KeyError):
-        return Refused(404, detail)
+        return HTTPProblem(404, detail)
     if isinstance(error, FileExistsError):
-        return Refused(409, detail)
-    if isinstance(error, ImageError):  # one that is registered: those sent are answered one by one
-        return Refused(404, placeless(detail))
+        return HTTPProblem(409, detail)
+    if isinstance(error, ImageError):  # of a registered image: those of a request are reported one by one
+        return HTTPProblem(404, without_folders(detail))
     if isinstance(error, (FewShotError, OSError)):
-        return Refused(503, placeless(said.replace(path, os.path.basename(path))), cause=said)
+        return HTTPProblem(503, without_folders(said.replace(path, os.path.basename(path))), cause=said)
     if isinstance(error, ValueError):
-        return Refused(422, detail)
+        return HTTPProblem(422, detail)
     return None
 
 
@@ -87,19 +87,19 @@ _FOLDERS = (
 )
 
 
-def placeless(detail: str) -> str:
-    """Leave of each path of this machine its last name only."""
+def without_folders(detail: str) -> str:
+    """Shorten each path in a text to its last name."""
     for folder in _FOLDERS:
         detail = folder.sub("", detail)
     return detail
 
 
-def install(app: FastAPI) -> None:
-    """Have an app answer every error so."""
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of an app with a problem."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
+    app.add_exception_handler(Exception, _internal_error)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -108,16 +108,16 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404 and detail == "Not Found":
         detail = f"there is nothing at {request.url.path}; /openapi.json lists what there is"
     elif error.status_code == 405 and detail == "Method Not Allowed":
-        allowed = _allowed(request) or "GET, HEAD"  # of the page's files, which are of an application of their own
+        allowed = _allowed_methods(request) or "GET, HEAD"  # the page's files are an application of their own
         error.headers = {"Allow": allowed}
         detail = f"{request.method} is not possible at {request.url.path}, only {allowed}"
     elif error.status_code == 400 and detail == "There was an error parsing the body":
-        detail = "the body is not text in UTF-8; send JSON"
-    return response(error.status_code, detail, dict(error.headers or {}), cause=getattr(error, "cause", None))
+        detail = "the body is not UTF-8 text; send JSON"
+    return problem_response(error.status_code, detail, dict(error.headers or {}), cause=getattr(error, "cause", None))
 
 
-def _allowed(request: Request) -> str:
-    """List what can be done at a request's path: Starlette's own answer names the first route's methods only."""
+def _allowed_methods(request: Request) -> str:
+    """List the methods of a request's path; Starlette's own response names those of the first route only."""
     routes = request.app.router.routes
     known = [
         method
@@ -129,19 +129,19 @@ def _allowed(request: Request) -> str:
 
 def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return response(422, "; ".join(_wrong(one) for one in error.errors()))
+    return problem_response(422, "; ".join(_message(one) for one in error.errors()))
 
 
-def _wrong(one: Mapping[str, Any]) -> str:
+def _message(one: Mapping[str, Any]) -> str:
     if one["type"] == "json_invalid":
         return f"the body is not JSON, from its character {one['loc'][-1]} on: {one['ctx']['error']}"
     return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
 
 
-def _gone(request: Request, _: Exception) -> JSONResponse:
-    request.app.state.metrics.abandoned.inc()
-    return response(400, "the client went away")  # for the log: nobody reads it any more
+def _disconnected(request: Request, _: Exception) -> JSONResponse:
+    request.app.state.metrics.disconnected.inc()
+    return problem_response(400, "the client has disconnected")  # for the log: nobody reads it
 
 
-def _unforeseen(_: Request, __: Exception) -> JSONResponse:
-    return response(500, "an error of the server's own; its log tells more")
+def _internal_error(_: Request, __: Exception) -> JSONResponse:
+    return problem_response(500, "internal error; the server's log has its traceback")

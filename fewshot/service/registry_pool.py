@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from fewshot.errors import EncoderMismatch, RegistryError
 from fewshot.media import SUFFIXES
 from fewshot.registry import ClassRegistry, found_beside
 from fewshot.service.batched_registry import BatchedRegistry
-from fewshot.service.batching_encoder import BatchingEncoder, Identity
+from fewshot.service.batching import DEADLINE, Overloaded
+from fewshot.service.batching_encoder import BatchingEncoder, EncoderInfo
 from fewshot.service.limits import Limits
 
 if TYPE_CHECKING:
@@ -29,15 +31,16 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(eq=False)
-class _Opened:
-    registry: ClassRegistry
-    file: tuple[int, int]
+class _OpenRegistry:
+    registry: BatchedRegistry
+    file: tuple[int, int] | None
     users: int = 0
-    retired: bool = False
 
 
-class Registries:
+class RegistryPool:
     """Registries by name, each opened once however many requests use it.
+
+    One that takes long to open, as its file is locked by another process, holds up nobody who asks for another.
 
     Parameters
     ----------
@@ -47,8 +50,8 @@ class Registries:
     encoder : Encoder or str, optional
         Of new registries, "pocket" by default; the others have their own.
     limits : Limits
-    seen : callable, optional
-        Told of each batch computed, see ``BatchingEncoder``.
+    on_batch : callable, optional
+        Called after each batch of images, see ``BatchingEncoder``.
 
     Raises
     ------
@@ -61,23 +64,25 @@ class Registries:
         *,
         encoder: Encoder | str | None = None,
         limits: Limits | None = None,
-        seen: Callable[[int, float], None] | None = None,
+        on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        self._limits, self._seen = limits or Limits(), seen
-        self._asked = encoder
-        self._cores = torch.get_num_threads()  # the threads of requests, which open registries later, have one
-        self._default = self._shared(lambda: _loaded(encoder or "pocket"))
+        self._limits, self._on_batch = limits or Limits(), on_batch
+        self._given_encoder = encoder
+        self._torch_threads = torch.get_num_threads()  # a request's thread, which opens registries later, has one
+        self._default = self._batching(lambda: _load(encoder or "pocket"))
         self._encoders: dict[str, BatchingEncoder] = {}
-        self._lock = threading.RLock()
-        self._opened: OrderedDict[str, _Opened] = OrderedDict()
-        place = Path(os.path.abspath(path))
-        if place.suffix.lower() in SUFFIXES:
+        self._lock = threading.Lock()  # of the attributes below; no file is opened or closed while it is held
+        self._opening: dict[str, threading.Lock] = {}
+        self._open: OrderedDict[str, _OpenRegistry] = OrderedDict()
+        self._retired: list[_OpenRegistry] = []  # to be closed once nobody uses them
+        location = Path(os.path.abspath(path))
+        if location.suffix.lower() in SUFFIXES:
             raise RegistryError(
-                f"{path} is named as a picture; give a registry, as parts{SUFFIX}, or a folder of registries"
+                f"{path} is named as an image; give a registry, as parts{SUFFIX}, or a folder of registries"
             )
-        single = place.is_file() or (place.suffix == SUFFIX and not place.exists())
-        self.folder = None if single else place
-        self._single = place if single else None
+        single = location.is_file() or (location.suffix == SUFFIX and not location.exists())
+        self.folder = None if single else location
+        self._single = location if single else None
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -86,15 +91,15 @@ class Registries:
 
     @property
     def can_create(self) -> bool:
-        """Whether registries can be added: to a folder only."""
+        """Whether registries can be created: in a folder only."""
         return self.folder is not None
 
     def names(self) -> list[str]:
-        """Return the names of the registries that there are, sorted."""
+        """Return the names of the registries, sorted."""
         if self.folder is None:
             return [self._single_name()]
         found = (entry[: -len(SUFFIX)] for entry in os.listdir(self.folder) if entry.endswith(SUFFIX))
-        return sorted(name for name in found if _NAME.fullmatch(name) and self._there(self.folder / f"{name}{SUFFIX}"))
+        return sorted(name for name in found if _NAME.fullmatch(name) and self._exists(self.folder / f"{name}{SUFFIX}"))
 
     @contextmanager
     def use(self, name: str) -> Iterator[ClassRegistry]:
@@ -104,22 +109,26 @@ class Registries:
         ------
         KeyError : if there is no registry of that name.
         ValueError : if no registry can have that name.
+        Overloaded : if it is not open by ``DEADLINE``, as another request waits for its file.
         """
-        opened = self._borrow(name)
+        opened = self._acquire(name)
         try:
             yield opened.registry
         except EncoderMismatch:
-            self._retire(name, opened)  # another process has reindexed it; opened anew, it has its new encoder
+            with self._lock:
+                self._retire(name, opened)  # another process has reindexed it; opened again, it has its new encoder
             raise
         finally:
-            self._give_back(opened)
+            with self._lock:
+                opened.users -= 1
+            self._close_retired()
 
-    def place(self, name: str) -> str:
-        """Return the path that a registry of this name has, whether or not it is there."""
+    def path_of(self, name: str) -> str:
+        """Return the path that a registry of this name has, whether or not it exists."""
         return str(self._single if self.folder is None else self.folder / f"{name}{SUFFIX}")
 
     def create(self, name: str) -> None:
-        """Make an empty registry in the folder.
+        """Create an empty registry in the folder.
 
         Raises
         ------
@@ -128,49 +137,50 @@ class Registries:
         RegistryError : if a single registry is served.
         """
         if self.folder is None:
-            raise RegistryError(f"one registry is served, {self._single_name()}, and no folder to make others in")
-        path = self._path(name)
-        with self._lock:
+            raise RegistryError(f"one registry is served, {self._single_name()}, and no folder to create others in")
+        path = self._checked_path(name)
+        with self._opening_lock(name):
             if path.exists() or path.is_symlink():
                 raise FileExistsError(f"there is a registry {name} already")
             ClassRegistry(path, create=True).close()
 
     def warm(self) -> None:
-        """Load the encoder that will be asked first, and open the registry, where there is one.
+        """Load the encoder that will be needed first, and open the registry, where a single one is served.
 
         Raises
         ------
         FewShotError : saying why it cannot be served.
         """
+        encoder: object = self._default
         if self.folder is None:
             with self.use(self._single_name()) as registry:
                 registry.encoder.dim  # noqa: B018
                 encoder = registry.encoder
-        else:
-            encoder = self._default
         assert isinstance(encoder, BatchingEncoder)
         encoder.loaded()
 
     @property
     def encoders(self) -> list[BatchingEncoder]:
         """The encoders in use."""
-        return [self._default, *list(self._encoders.values())]  # without the lock, which is held while one is loaded
+        with self._lock:
+            return [self._default, *self._encoders.values()]
 
     def close(self) -> None:
         """Finish what is being computed, and close all."""
         for encoder in self.encoders:
             encoder.close()
         with self._lock:
-            for opened in self._opened.values():
-                opened.registry.close()
-            self._opened.clear()
+            for name, opened in list(self._open.items()):
+                self._retire(name, opened)
+                opened.users = 0
+        self._close_retired()
 
     def _single_name(self) -> str:
         assert self._single is not None
         name = self._single.name.removesuffix(SUFFIX)
         return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100] or "registry"
 
-    def _path(self, name: str) -> Path:
+    def _checked_path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} cannot name a registry: up to 100 of the letters a-z and A-Z, digits, '.', '_' and '-', not "
@@ -183,87 +193,114 @@ class Registries:
             return self._single
         return self.folder / f"{name}{SUFFIX}"
 
-    def _there(self, path: Path) -> bool:
+    def _exists(self, path: Path) -> bool:
         """Whether a registry's file lies in the folder itself, and is no link that leads out of it."""
         if self.folder is None:
             return True
         real = Path(os.path.realpath(path))
         return real.is_file() and real.parent == Path(os.path.realpath(self.folder))
 
-    def _borrow(self, name: str) -> _Opened:
+    @contextmanager
+    def _opening_lock(self, name: str) -> Iterator[None]:
+        """Let one thread at a time open or create a registry of this name."""
         with self._lock:
-            path = self._path(name)
-            if not self._there(path):
-                raise KeyError(f"no registry {name!r}")
-            opened = self._opened.get(name)
-            if opened is not None and opened.file != _file(path):
-                # Put back from a copy, or removed: what is open is no longer what lies there.
+            lock = self._opening.setdefault(name, threading.Lock())
+        deadline = DEADLINE.get()
+        if not lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+            raise Overloaded(f"registry {name} is being opened, which takes long; retry later")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, name: str) -> _OpenRegistry:
+        path = self._checked_path(name)
+        if not self._exists(path):
+            raise KeyError(f"no registry {name!r}")
+        with self._opening_lock(name):
+            opened = self._current(name, path)
+            if opened is None:
+                opened = _OpenRegistry(self._opened(path), _file_id(path), users=1)
+                with self._lock:
+                    self._open[name] = opened
+                    self._retire_idle()
+        self._close_retired()
+        return opened
+
+    def _current(self, name: str, path: Path) -> _OpenRegistry | None:
+        """Return a registry with one more user if it is open, and its file is still the one at this path."""
+        with self._lock:
+            opened = self._open.get(name)
+            if opened is not None and opened.file != _file_id(path):  # restored from a backup, or removed
                 self._retire(name, opened)
                 opened = None
-            if opened is None:
-                registry = self._open(path)
-                opened = self._opened[name] = _Opened(registry, _file(path) or (0, 0))
-            self._opened.move_to_end(name)
-            opened.users += 1
-            self._close_idle()
+            if opened is not None:
+                self._open.move_to_end(name)
+                opened.users += 1
             return opened
 
-    def _give_back(self, opened: _Opened) -> None:
-        with self._lock:
-            opened.users -= 1
-            if opened.retired and not opened.users:
-                opened.registry.close()
+    def _retire(self, name: str, opened: _OpenRegistry) -> None:
+        """Let the next request open a registry again; its users go on with it. Under the lock."""
+        if self._open.get(name) is opened:
+            del self._open[name]
+            self._retired.append(opened)
 
-    def _retire(self, name: str, opened: _Opened) -> None:
-        """Let it be opened anew; what is in use is closed by its last user."""
-        with self._lock:
-            if self._opened.get(name) is opened:
-                del self._opened[name]
-            if not opened.retired:
-                opened.retired = True
-                if not opened.users:
-                    opened.registry.close()
-
-    def _close_idle(self) -> None:
-        for name, opened in list(self._opened.items()):
-            if len(self._opened) <= self._limits.open_registries:
-                return
-            if not opened.users:
+    def _retire_idle(self) -> None:
+        """Retire those not used for longest while there are too many. Under the lock."""
+        for name, opened in list(self._open.items()):
+            if len(self._open) > self._limits.max_open_registries and not opened.users:
                 self._retire(name, opened)
 
-    def _open(self, path: Path) -> ClassRegistry:
+    def _close_retired(self) -> None:
+        with self._lock:
+            unused = [opened for opened in self._retired if not opened.users]
+            self._retired = [opened for opened in self._retired if opened.users]
+        for opened in unused:
+            opened.registry.close()
+
+    def _opened(self, path: Path) -> BatchedRegistry:
         create = self._single is not None and not path.exists()
-        with ClassRegistry(path, create=create) as looked_at:
-            about = looked_at.info()
-        if not about.fingerprint or (self._single is not None and self._asked is not None):
+        with ClassRegistry(path, create=create) as registry:
+            info = registry.info()
+        if not info.fingerprint or (self._single is not None and self._given_encoder is not None):
             encoder = self._default
         else:
-            encoder = self._encoder_of(str(path), Identity(about.fingerprint, about.dim, about.encoder))
-        return BatchedRegistry(path, encoder=encoder, create=False)
+            encoder = self._encoder_of(str(path), EncoderInfo(info.fingerprint, info.dim, info.encoder))
+        return BatchedRegistry(path, encoder=encoder)
 
-    def _encoder_of(self, path: str, known: Identity) -> BatchingEncoder:
-        if self.folder is not None and known.fingerprint == self._default.fingerprint:
+    def _encoder_of(self, path: str, info: EncoderInfo) -> BatchingEncoder:
+        if self.folder is not None and info.fingerprint == self._default.fingerprint:  # which may have to be loaded
             return self._default
-        if known.fingerprint not in self._encoders:
-            if "name" not in known.spec:
-                raise RegistryError(f"{path} was made with an encoder of your own: give it to create_app as encoder=")
-            spec = found_beside(path, known.spec)
-            self._encoders[known.fingerprint] = self._shared(lambda: _loaded(**spec), known)
-        return self._encoders[known.fingerprint]
+        with self._lock:
+            if info.fingerprint not in self._encoders:
+                if "name" not in info.spec:
+                    raise RegistryError(
+                        f"{path} was made with an encoder of your own: give it to create_app as encoder="
+                    )
+                spec = found_beside(path, info.spec)
+                self._encoders[info.fingerprint] = self._batching(lambda: _load(**spec), info)
+            return self._encoders[info.fingerprint]
 
-    def _shared(self, load: Callable[[], Encoder], known: Identity | None = None) -> BatchingEncoder:
-        return BatchingEncoder(load, known, waiting=self._limits.waiting, seen=self._seen, cores=self._cores)
+    def _batching(self, load: Callable[[], Encoder], info: EncoderInfo | None = None) -> BatchingEncoder:
+        return BatchingEncoder(
+            load,
+            info,
+            queue_size=self._limits.max_queued_images,
+            on_batch=self._on_batch,
+            torch_threads=self._torch_threads,
+        )
 
 
-def _loaded(name: Encoder | str, **settings: object) -> Encoder:
+def _load(name: Encoder | str, **settings: object) -> Encoder:
     from fewshot.encoders import load_encoder
 
     return load_encoder(name, **settings) if isinstance(name, str) else name
 
 
-def _file(path: Path) -> tuple[int, int] | None:
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another at the same path."""
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return about.st_dev, about.st_ino
+    return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""The service as a process: its socket, its token, its log, and a graceful end."""
+"""The service as a process: its socket, its token, its log, and its graceful shutdown."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from fewshot.service.access_log import JsonLines
+from fewshot.service.access_log import JsonFormatter
 from fewshot.service.limits import Limits
 from fewshot.service.middleware import is_loopback
 
-# Python lets a thread run for 5 ms before another has its turn: the encoder, which gives it away at every layer, would
-# wait that long for it each time while requests are parsed.
-_TURN_SECONDS = 0.0005
-_SHORTEST_TOKEN = 16
+# Python switches threads every 5 ms: the encoder, which releases the GIL at every layer, would wait that long for it
+# each time while requests are parsed.
+_SWITCH_SECONDS = 0.0005
+_MIN_TOKEN_LENGTH = 16
 
 
 def read_token(path: str) -> str:
@@ -43,10 +43,10 @@ def read_token(path: str) -> str:
     remedy = f"make one with: (umask 077; openssl rand -hex 32 > {path})"
     if not token:
         raise ValueError(f"{path} holds no token; {remedy}")
-    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+    if len(token) < _MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"the token in {path} must be one word of {_SHORTEST_TOKEN} ASCII characters or more, not of {len(token)}; "
-            f"{remedy}"
+            f"the token in {path} must be one word of {_MIN_TOKEN_LENGTH} ASCII characters or more, not of "
+            f"{len(token)}; {remedy}"
         )
     return token
 
@@ -66,11 +66,11 @@ def check_host(host: str, token: str | None) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port, 0 for any that is free.
+    """Bind a socket to a port, 0 for any that is free.
 
     Raises
     ------
-    ValueError : if it is taken, or cannot be had here.
+    ValueError : if it is taken, or cannot be bound.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -82,14 +82,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket) -> str:
-    """Return the address of a socket that listens."""
+    """Return the URL of a listening socket."""
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if bound.family == socket.AF_INET6 else host
     return f"http://{shown}:{port}"
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Calls ``ready`` once it accepts requests."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -101,13 +101,10 @@ class _Server(uvicorn.Server):
 
 
 def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, and then finish what was accepted.
-
-    A second signal ends it at once.
-    """
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress; a second signal ends it at once."""
     limits: Limits = app.state.limits
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name in ("fewshot.service", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -120,22 +117,22 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
         server_header=False,
         ws="none",
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(limits.seconds) + 5,
+        timeout_graceful_shutdown=int(limits.timeout_seconds) + 5,
     )
-    if sys.platform == "linux":  # else a client that takes nothing any more could keep its connection for ever
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.seconds))
-    # uvicorn raises the signal again once it has finished; ended by intent, the process ends well.
-    before: dict[int, Any] = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
-    turn = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_SECONDS)
+    if sys.platform == "linux":  # else a client that reads nothing could keep its connection for ever
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.timeout_seconds))
+    # uvicorn raises the signal again once it has finished, which would end the process with an error.
+    before: dict[int, Any] = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         _Server(config, ready).run(sockets=[bound])
     finally:
-        sys.setswitchinterval(turn)
+        sys.setswitchinterval(interval)
         for number, old in before.items():
             signal.signal(number, old)
         bound.close()
 
 
-def _ended(*_: object) -> None:
-    """Take a signal that has been acted on already."""
+def _ignore(*_: object) -> None:
+    """Handle a signal that was acted on already."""

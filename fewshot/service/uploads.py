@@ -1,4 +1,4 @@
-"""Pictures on their way in: from a multipart form, or from JSON in base64."""
+"""The images of a request: from a multipart form, or in base64 from JSON."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from fewshot.registry import AddReport
+from fewshot.registry import AddReport, ClassRegistry
 from fewshot.service.limits import Limits
-from fewshot.service.payloads import Failed, PictureList
-from fewshot.service.problems import Refused
+from fewshot.service.payloads import FailedImage, ImageConflict, ImageList
+from fewshot.service.problems import HTTPProblem
 
-Body = TypeVar("Body", bound=PictureList)
+Body = TypeVar("Body", bound=ImageList)
 
-_NAME_LENGTH = 200
+_FILE_FIELDS = ("images", "images[]")
+_MAX_NAME_LENGTH = 200
 
 
-class Named(io.BytesIO):
-    """A picture's bytes with a name, which stands for it in messages and in the registry."""
+class UploadedImage(io.BytesIO):
+    """The bytes of an image, with the name that reports and the registry give it."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -34,110 +35,124 @@ class Named(io.BytesIO):
 
 
 @dataclass(frozen=True)
-class Unusable:
-    """A picture that did not even arrive, and why."""
+class InvalidImage:
+    """An image whose bytes could not be decoded, and why."""
 
     name: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A request's pictures in the order given, and its other fields."""
+class Upload:
+    """The images of a request, in the order given, and its other fields."""
 
-    pictures: list[Named | Unusable]
+    images: list[UploadedImage | InvalidImage]
     fields: dict[str, Any]
 
     @property
-    def usable(self) -> list[Named]:
-        """The pictures that arrived."""
-        return [picture for picture in self.pictures if isinstance(picture, Named)]
+    def valid(self) -> list[UploadedImage]:
+        """The images whose bytes arrived."""
+        return [image for image in self.images if isinstance(image, UploadedImage)]
 
     @cached_property
     def hashes(self) -> list[tuple[str, bytes]]:
-        """The name and the SHA-256 of each picture that arrived."""
-        return [(picture.name, hashlib.sha256(picture.getvalue()).digest()) for picture in self.usable]
+        """Name and SHA-256 of each image whose bytes arrived."""
+        return [(image.name, hashlib.sha256(image.getvalue()).digest()) for image in self.valid]
 
-    def failures(self, report: AddReport) -> list[Failed]:
-        """Name all pictures that came to nothing: those that did not arrive, and those that cannot be read."""
-        lost = [Failed(source=p.name, reason=p.reason) for p in self.pictures if isinstance(p, Unusable)]
-        return lost + [Failed(source=failure.source, reason=failure.reason) for failure in report.failed]
+    def failures(self, report: AddReport) -> list[FailedImage]:
+        """List all images that were not read: those that did not arrive, and those of the report."""
+        invalid = [
+            FailedImage(source=one.name, reason=one.reason) for one in self.images if isinstance(one, InvalidImage)
+        ]
+        return invalid + [FailedImage(source=failure.source, reason=failure.reason) for failure in report.failed]
 
 
-async def pictures_of(request: Request, model: type[Body]) -> Sent:
-    """Read a request's pictures, and the fields of ``model`` besides them.
+async def read_upload(request: Request, model: type[Body]) -> Upload:
+    """Read the images of a request, and the other fields of ``model``.
 
     Raises
     ------
-    Refused : 415 for another content type, 413 for too many pictures, 422 for a missing or wrong field.
+    HTTPProblem : 415 for another content type, 413 for too many images, 422 for a missing or wrong field.
     """
     limits: Limits = request.app.state.limits
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _form(request, model, limits)
+        return await _read_form(request, model, limits)
     if kind == "application/json":
         body = await request.body()
-        return await to_thread.run_sync(_json, body, model, limits.pictures)
-    raise Refused(415, f"send pictures as multipart/form-data, or as application/json in base64, not as {kind or '?'}")
+        return await to_thread.run_sync(_read_json, body, model, limits.max_images)
+    raise HTTPProblem(
+        415, f"send images as multipart/form-data, or as application/json in base64, not as {kind or '?'}"
+    )
 
 
-async def _form(request: Request, model: type[Body], limits: Limits) -> Sent:
-    pictures: list[Named | Unusable] = []
+async def _read_form(request: Request, model: type[Body], limits: Limits) -> Upload:
+    images: list[UploadedImage | InvalidImage] = []
     fields: dict[str, Any] = {}
-    # One more than may be: so that it is us who say that there are too many.
-    async with request.form(max_files=10 * limits.pictures, max_fields=20, max_part_size=limits.fields_bytes) as form:
+    # More than allowed are parsed, so that the error is ours.
+    max_files, max_part = 10 * limits.max_images, limits.max_field_bytes
+    async with request.form(max_files=max_files, max_fields=20, max_part_size=max_part) as form:
         for key, value in form.multi_items():
             if isinstance(value, UploadFile):
-                if key not in ("images", "images[]"):
-                    raise Refused(422, f"a file came in the field {key!r}; pictures go in the field 'images'")
-                pictures.append(Named(await value.read(), plain_name(value.filename)))
-            elif key in ("images", "images[]"):
-                raise Refused(422, "the field 'images' holds text, not a file with a file name")
+                if key not in _FILE_FIELDS:
+                    raise HTTPProblem(422, f"a file came in the field {key!r}; images go in the field 'images'")
+                images.append(UploadedImage(await value.read(), printable_name(value.filename)))
+            elif key in _FILE_FIELDS:
+                raise HTTPProblem(422, "the field 'images' holds text, not a file with a file name")
             else:
                 fields[key] = value
-    _check_count(len(pictures), limits.pictures)
-    checked = _checked(model, {**fields, "images": ["" for _ in pictures]})
-    return Sent(pictures, checked.model_dump(exclude={"images"}))
-
-
-def _json(body: bytes, model: type[Body], most: int) -> Sent:
+    _check_count(len(images), limits.max_images)
     try:
-        asked = model.model_validate_json(body)
+        checked = model.model_validate({**fields, "images": ["" for _ in images]})
     except ValidationError as error:
-        raise Refused(422, _words(error)) from None
-    _check_count(len(asked.images), most)
-    pictures = [_decoded(text, f"image {number}") for number, text in enumerate(asked.images, start=1)]
-    return Sent(pictures, asked.model_dump(exclude={"images"}))
+        raise HTTPProblem(422, _describe(error)) from None
+    return Upload(images, checked.model_dump(exclude={"images"}))
 
 
-def _decoded(text: str, name: str) -> Named | Unusable:
+def _read_json(body: bytes, model: type[Body], max_images: int) -> Upload:
     try:
-        return Named(base64.b64decode(text, validate=True), name)
+        checked = model.model_validate_json(body)
+    except ValidationError as error:
+        raise HTTPProblem(422, _describe(error)) from None
+    _check_count(len(checked.images), max_images)
+    images = [_decode(text, f"image {number}") for number, text in enumerate(checked.images, start=1)]
+    return Upload(images, checked.model_dump(exclude={"images"}))
+
+
+def _decode(text: str, name: str) -> UploadedImage | InvalidImage:
+    try:
+        return UploadedImage(base64.b64decode(text, validate=True), name)
     except (binascii.Error, ValueError):
-        return Unusable(name, "not base64 (RFC 4648, of the file's bytes, without a 'data:' prefix)")
+        return InvalidImage(name, "not base64 (RFC 4648, of the file's bytes, without a 'data:' prefix)")
 
 
-def _check_count(count: int, most: int) -> None:
+def _check_count(count: int, limit: int) -> None:
     if not count:
-        raise Refused(422, "no picture came; send each as a file in the field 'images'")
-    if count > most:
-        raise Refused(413, f"{count} pictures in one request; at most {most}: send the others in further requests")
+        raise HTTPProblem(422, "the request holds no image; send each as a file in the field 'images'")
+    if count > limit:
+        raise HTTPProblem(413, f"{count} images in one request; at most {limit}: send the others in further requests")
 
 
-def _checked(model: type[Body], values: dict[str, Any]) -> Body:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise Refused(422, _words(error)) from None
-
-
-def _words(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> str:
     return "; ".join(
         f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}"
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     )
 
 
-def plain_name(name: str | None) -> str:
-    """Return a file's name, or path, as it was sent but without control characters: it is only ever shown."""
-    return "".join(c for c in name or "" if c.isprintable())[-_NAME_LENGTH:] or "picture"
+def printable_name(name: str | None) -> str:
+    """Return a file's name, or path, as it was sent but without control characters: it is only ever displayed."""
+    return "".join(c for c in name or "" if c.isprintable())[-_MAX_NAME_LENGTH:] or "image"
+
+
+def conflicts(registry: ClassRegistry, report: AddReport, upload: Upload) -> list[ImageConflict]:
+    """List the images that were not added because other classes hold them, with the examples there."""
+    hashes = [(conflict, [h for name, h in upload.hashes if name == conflict.source]) for conflict in report.conflicts]
+    return [
+        ImageConflict(
+            source=conflict.source,
+            held_by=list(conflict.held_by),
+            example_ids=[id_ for label in conflict.held_by for id_ in registry.find_examples(images, label)],
+        )
+        for conflict, images in hashes
+    ]

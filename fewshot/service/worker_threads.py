@@ -1,21 +1,21 @@
-"""From a request to a registry: its calls run in worker threads, and its errors become problems."""
+"""Registry calls of the routes: they run in worker threads, and their errors become HTTP problems."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Path, Request
 
-from fewshot.registry import AddReport, ClassRegistry
-from fewshot.service.batching_encoder import GONE, use_cores
-from fewshot.service.payloads import NAME_SCHEMA, ConflictAbout
-from fewshot.service.problems import translated
-from fewshot.service.registry_pool import Registries
-from fewshot.service.uploads import Sent
+from fewshot.registry import ClassRegistry
+from fewshot.service.batching import DISCONNECTED, set_torch_threads
+from fewshot.service.payloads import NAME_SCHEMA
+from fewshot.service.problems import problem_of
+from fewshot.service.registry_pool import RegistryPool
 
 R = TypeVar("R")
 
@@ -23,69 +23,64 @@ Name = Annotated[str, Path(description="The registry's name.", json_schema_extra
 Id = Annotated[int, Path(ge=0, le=2**63 - 1)]
 
 
-async def in_registry(request: Request, name: str, job: Callable[[ClassRegistry], R], *, reading: bool = False) -> R:
-    """Do something with a registry in a worker thread.
+async def run_in_registry(
+    request: Request, name: str, job: Callable[[ClassRegistry], R], *, cancellable: bool = False
+) -> R:
+    """Call a function of a registry in a worker thread.
 
     Parameters
     ----------
-    reading : bool, default False
-        Whether it changes nothing: pictures of a client that goes away are then not computed any more.
+    request : Request
+    name : str
+    job : callable
+    cancellable : bool, default False
+        Whether images are no longer computed once the client has disconnected; only where nothing is changed.
 
     Raises
     ------
-    Refused : for an error of the registry's, by its kind.
+    HTTPProblem : for an error of the registry, by its kind.
     """
-    registries: Registries = request.app.state.registries
+    registries: RegistryPool = request.app.state.registries
 
     def run() -> R:
-        try:
-            with registries.use(name) as registry:
-                return job(registry)
-        except Exception as error:
-            problem = translated(error, registries.place(name), name)
-            if problem is None:
-                raise
-            raise problem from error
+        with errors_as_problems(registries, name), registries.use(name) as registry:
+            return job(registry)
 
-    if not reading:
-        return await in_thread(request, run)
-    gone = threading.Event()
-    GONE.set(gone)
-    watching = asyncio.create_task(_watch(request, gone))
+    if not cancellable:
+        return await run_in_thread(request, run)
+    disconnected = threading.Event()
+    DISCONNECTED.set(disconnected)
+    watcher = asyncio.create_task(_watch(request, disconnected))
     try:
-        return await in_thread(request, run)
+        return await run_in_thread(request, run)
     finally:
-        watching.cancel()
+        watcher.cancel()
 
 
-async def _watch(request: Request, gone: threading.Event) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    gone.set()
-
-
-async def in_thread(request: Request, job: Callable[[], R]) -> R:
-    """Do something in a worker thread; there are as many as requests may be in work."""
+async def run_in_thread(request: Request, job: Callable[[], R]) -> R:
+    """Call a function in a worker thread; there are as many as requests may be in progress."""
     limiter: CapacityLimiter = request.app.state.limiter
 
     def run() -> R:
-        use_cores(1)  # of the cores that encode, all are taken
+        set_torch_threads(1)  # the encoder has all cores already
         return job()
 
     return await to_thread.run_sync(run, limiter=limiter)
 
 
-def conflicts(registry: ClassRegistry, report: AddReport, sent: Sent) -> list[ConflictAbout]:
-    """Name the pictures that were not added because other classes hold them, and the example that each is there."""
-    return [
-        ConflictAbout(
-            source=conflict.source,
-            held_by=list(conflict.held_by),
-            example_ids=[
-                id_
-                for label in conflict.held_by
-                for id_ in registry.find_examples([h for name, h in sent.hashes if name == conflict.source], label)
-            ],
-        )
-        for conflict in report.conflicts
-    ]
+@contextmanager
+def errors_as_problems(registries: RegistryPool, name: str) -> Iterator[None]:
+    """Raise an error of a registry as the HTTP problem that it is to a client; a bug is raised as it is."""
+    try:
+        yield
+    except Exception as error:
+        problem = problem_of(error, registries.path_of(name), name)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+async def _watch(request: Request, disconnected: threading.Event) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    disconnected.set()

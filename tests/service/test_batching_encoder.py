@@ -14,11 +14,12 @@ from service_client import Gated, queued
 
 from fewshot.encoders.encoder import encode_valid
 from fewshot.errors import EncoderMismatch
-from fewshot.service.batching_encoder import DEADLINE, GONE, BatchingEncoder, Busy, Gone, Identity
+from fewshot.service.batching import DEADLINE, DISCONNECTED, ClientDisconnected, Overloaded
+from fewshot.service.batching_encoder import BatchingEncoder, EncoderInfo
 
 
-def shared(encoder, waiting=1000, **settings):
-    return BatchingEncoder(lambda: encoder, waiting=waiting, **settings)
+def shared(encoder, queue_size=1000, **settings):
+    return BatchingEncoder(lambda: encoder, queue_size=queue_size, **settings)
 
 
 @pytest.fixture
@@ -127,11 +128,11 @@ def test_an_encoder_that_breaks_at_a_picture_breaks_for_its_sender_alone(threads
 
 
 def test_past_the_queue_a_request_is_refused_and_background_work_waits(threads, occupied):
-    encoder, pool = occupied(waiting=10)
+    encoder, pool = occupied(queue_size=10)
     waiting = threads.submit(pool.encode, [png(RED)] * 8)
     queued(pool, 8)
     DEADLINE.set(time.monotonic() + 60)
-    with pytest.raises(Busy, match="8 pictures wait to be computed already"):
+    with pytest.raises(Overloaded, match="8 images are queued already"):
         pool.encode([png(RED)] * 3)
     DEADLINE.set(None)
     background = threads.submit(pool.encode, [png(RED)] * 3)
@@ -141,7 +142,7 @@ def test_past_the_queue_a_request_is_refused_and_background_work_waits(threads, 
 
 
 def test_a_request_larger_than_the_queue_is_computed_when_nobody_waits():
-    pool = shared(FakeEncoder(), waiting=2)
+    pool = shared(FakeEncoder(), queue_size=2)
     DEADLINE.set(time.monotonic() + 60)
     assert len(pool.encode([png(RED)] * 5)) == 5
     DEADLINE.set(None)
@@ -155,9 +156,9 @@ def test_what_is_not_computed_in_time_is_not_computed_at_all(threads, occupied):
         DEADLINE.set(time.monotonic() + 0.01)
         return pool.encode([png(RED)] * 5)
 
-    with pytest.raises(Busy, match="not computed in time, and nothing was changed"):
+    with pytest.raises(Overloaded, match="not computed in time, and nothing was changed"):
         threads.submit(late).result()
-    assert pool.waiting == 0
+    assert pool.queued == 0
     encoder.gate.set()
     pool.close()
     assert encoder.batches == [1]
@@ -171,7 +172,7 @@ def test_closing_it_finishes_what_waits_and_takes_no_more(threads, occupied):
     encoder.gate.set()
     closing.result(20)
     assert_allclose(second.result(), [[0, 1, 0]])
-    with pytest.raises(Busy, match="stopping"):
+    with pytest.raises(Overloaded, match="stopping"):
         pool.encode([png(RED)])
 
 
@@ -182,8 +183,8 @@ def test_it_answers_for_what_it_is_known_to_be_without_loading_and_notices_anoth
         loads.append(1)
         return FakeEncoder(times=2.0)
 
-    known = Identity("mean colour times 1.0, 0 more", 3, {"name": "colours"})
-    pool = BatchingEncoder(load, known, waiting=10)
+    known = EncoderInfo("mean colour times 1.0, 0 more", 3, {"name": "colours"})
+    pool = BatchingEncoder(load, known, queue_size=10)
     assert (pool.dim, pool.fingerprint, pool.spec, pool.ready, loads) == (3, known.fingerprint, known.spec, False, [])
     with pytest.raises(EncoderMismatch, match="colours gives other vectors now"):
         pool.encode([png(RED)])
@@ -191,7 +192,7 @@ def test_it_answers_for_what_it_is_known_to_be_without_loading_and_notices_anoth
 
 def test_batches_are_told_of():
     told = []
-    pool = BatchingEncoder(FakeEncoder, waiting=10, seen=lambda pictures, seconds: told.append(pictures))
+    pool = BatchingEncoder(FakeEncoder, queue_size=10, on_batch=lambda images, seconds: told.append(images))
     pool.encode([png(RED)] * 3)
     pool.close()
     assert told == [3]
@@ -202,7 +203,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(threads, occupied):
     gone = threading.Event()
 
     def leaving():
-        GONE.set(gone)
+        DISCONNECTED.set(gone)
         return pool.encode([png(RED)] * 20)
 
     left = threads.submit(leaving)
@@ -210,10 +211,10 @@ def test_what_nobody_waits_for_any_more_is_not_computed(threads, occupied):
     stays = threads.submit(pool.encode, [png(GREEN)])
     queued(pool, 21)
     gone.set()
-    assert pool.waiting == 1
+    assert pool.queued == 1
     encoder.gate.set()
     assert_allclose(stays.result(), [[0, 1, 0]])
-    with pytest.raises(Gone):
+    with pytest.raises(ClientDisconnected):
         left.result()
     assert encoder.batches == [1, 1]
 

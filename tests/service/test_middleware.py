@@ -12,7 +12,7 @@ from service_client import Gated, client, files, in_base64, problem, scope
 
 from fewshot.service.app import create_app
 from fewshot.service.limits import Limits
-from fewshot.service.middleware import Guard, Load, is_loopback
+from fewshot.service.middleware import InFlight, SecurityMiddleware, is_loopback
 
 PARTS = "/v1/registries/parts"
 TOKEN = "0123456789abcdef"
@@ -58,8 +58,8 @@ def test_without_a_token_a_name_that_was_rebound_to_this_machine_is_refused(open
 )
 def test_without_a_token_a_page_of_another_site_changes_nothing(open_, headers):
     sent = {"data": {"label": "red"}, "files": files(png(RED)), "headers": headers}
-    assert "may change nothing here" in problem(open_.post(f"{PARTS}/examples", **sent), 403)
-    assert "may change nothing here" in problem(open_.delete(f"{PARTS}/classes?label=red", headers=headers), 403)
+    assert "may not change anything here" in problem(open_.post(f"{PARTS}/examples", **sent), 403)
+    assert "may not change anything here" in problem(open_.delete(f"{PARTS}/classes?label=red", headers=headers), 403)
     assert open_.get(PARTS).json()["examples"] == 0
 
 
@@ -123,7 +123,7 @@ def chunks(*parts):
 
 
 def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(tmp_path):
-    with client(tmp_path / "parts.fewshot", limits=Limits(body_bytes=10_000)) as http:
+    with client(tmp_path / "parts.fewshot", limits=Limits(max_body_bytes=10_000)) as http:
         large = {"images": in_base64(bytes(10_000))}
         assert "10,000 bytes" in problem(http.post(f"{PARTS}/predict", json=large), 413)
         headers = {"Content-Type": "application/json"}
@@ -136,29 +136,29 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(tmp_path)
         problem(http.post(f"{PARTS}/predict", content=chunks(part, *[b"A" * 1000] * 11), headers=form), 413)
         problem(http.patch(f"{PARTS}/classes?label=x", content=chunks(*[b" " * 1000] * 11), headers=headers), 413)
         assert http.get(PARTS).json()["examples"] == 0
-        assert "fewshot_bodies_bytes 0.0" in http.get("/metrics").text
+        assert "fewshot_request_body_bytes 0.0" in http.get("/metrics").text
 
 
 def test_bodies_of_all_requests_together_are_bounded(tmp_path):
-    with client(tmp_path / "parts.fewshot", limits=Limits(bodies_bytes=5000)) as http:
+    with client(tmp_path / "parts.fewshot", limits=Limits(max_total_body_bytes=5000)) as http:
         refused = http.post(f"{PARTS}/predict", json={"images": in_base64(bytes(5000))})
         assert "too much is being received" in problem(refused, 503)
         assert refused.headers["retry-after"] == "1"
         unsaid = http.post(f"{PARTS}/predict", content=chunks(*[bytes(1000)] * 6))
         problem(unsaid, 415)  # its type is looked at first, and none of it is kept
-        assert "fewshot_bodies_bytes 0.0" in http.get("/metrics").text
+        assert "fewshot_request_body_bytes 0.0" in http.get("/metrics").text
 
 
 def test_more_requests_than_may_be_in_work_are_told_to_come_again(tmp_path):
     encoder = Gated()
-    with client(tmp_path / "parts.fewshot", encoder=encoder, limits=Limits(requests=1)) as http:
+    with client(tmp_path / "parts.fewshot", encoder=encoder, limits=Limits(max_requests=1)) as http:
         sent = {"data": {"label": "red"}, "files": files(png(RED))}
         answers = []
         first = threading.Thread(target=lambda: answers.append(http.post(f"{PARTS}/examples", **sent)))
         first.start()
         assert encoder.started.wait(20)
         refused = http.get("/v1/registries")
-        assert "1 requests are in work already" in problem(refused, 503)
+        assert "1 requests are in progress already" in problem(refused, 503)
         assert refused.headers["retry-after"] == "1"
         assert http.get("/healthz").status_code == 200
         encoder.gate.set()
@@ -169,7 +169,7 @@ def test_more_requests_than_may_be_in_work_are_told_to_come_again(tmp_path):
 
 def test_what_cannot_be_computed_in_time_is_answered_so_and_adds_nothing(tmp_path):
     encoder = Gated()
-    with client(tmp_path / "parts.fewshot", encoder=encoder, limits=Limits(seconds=0.3)) as http:
+    with client(tmp_path / "parts.fewshot", encoder=encoder, limits=Limits(timeout_seconds=0.3)) as http:
         late = http.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
         assert "not computed in time, and nothing was changed" in problem(late, 503)
         assert late.headers["retry-after"] == "1"
@@ -182,7 +182,7 @@ async def never(*_):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
-    app = create_app(tmp_path / "parts.fewshot", encoder=FakeEncoder(), limits=Limits(seconds=0.05))
+    app = create_app(tmp_path / "parts.fewshot", encoder=FakeEncoder(), limits=Limits(timeout_seconds=0.05))
     sent = []
 
     async def send(message):
@@ -194,7 +194,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
 
 
 def test_a_client_that_does_not_take_its_answer_holds_its_place_no_longer(tmp_path, caplog):
-    load, taken = Load(), []
+    in_flight, taken = InFlight(), []
 
     async def large(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -205,11 +205,11 @@ def test_a_client_that_does_not_take_its_answer_holds_its_place_no_longer(tmp_pa
             await never()
         taken.append(message)
 
-    guard = Guard(large, token=None, limits=Limits(seconds=0.05), load=load)
+    guard = SecurityMiddleware(large, token=None, limits=Limits(timeout_seconds=0.05), in_flight=in_flight)
     asyncio.run(guard(scope("GET", "/v1/registries"), never, slow))
-    assert load == Load(requests=0, bytes=0)
+    assert in_flight == InFlight(requests=0, bytes=0)
     (record,) = caplog.records
-    assert (record.message, record.fields["bytes"]) == ("a client did not take its answer", 0)
+    assert (record.message, record.fields["bytes"]) == ("a client did not take its response", 0)
 
 
 def test_a_long_answer_arrives_whole_in_pieces():
@@ -222,7 +222,7 @@ def test_a_long_answer_arrives_whole_in_pieces():
     async def take(message):
         taken.append(message)
 
-    guard = Guard(large, token=None, limits=Limits(), load=Load())
+    guard = SecurityMiddleware(large, token=None, limits=Limits(), in_flight=InFlight())
     asyncio.run(guard(scope("GET", "/v1/registries"), never, take))
     assert [len(message["body"]) for message in taken[1:]] == [65536] * 4
     assert [message.get("more_body", False) for message in taken[1:]] == [True, True, True, False]

@@ -230,13 +230,13 @@ def test_everything_about_a_queue_is_done_by_keys_alone(shown):
     page.keyboard.press("Enter")
     shown.said_last("is amber")
     assert shown.classes() == {"red": 2, "green": 2, "amber": 1}
-    assert shown.api("/unknowns")["negatives"] == 1
+    assert shown.api("/rejection")["negatives"] == 1
     assert page.locator("#queue li").count() == 0
     for _ in range(3):
         page.keyboard.press("Control+z")
         wait(page, "!document.querySelector('#said').textContent.startsWith('Taking')")
     assert shown.classes() == {"red": 2, "green": 1}
-    assert shown.api("/unknowns")["negatives"] == 0
+    assert shown.api("/rejection")["negatives"] == 0
     assert len(shown.queued()) == 3
 
 
@@ -362,11 +362,11 @@ def test_an_unsure_picture_is_none_of_these_where_that_is_asked_for(shown):
     page.select_option("#level", "0.2")
     page.get_by_text("too few to promise at most 0.2").wait_for()
     wait(page, "document.querySelector('#verdict').textContent === 'None of these'")
-    promised = shown.api("/unknowns?max_false_accept=0.2")["promise"]["text"]
+    promised = shown.api("/rejection?max_false_accept=0.2")["threshold"]["message"]
     assert page.inner_text("#promise").lower().startswith(promised.lower())
     page.get_by_role("button", name="Keep for this registry").click()
     wait(page, "document.querySelector('#keep-level').hidden")
-    assert shown.api("/unknowns")["max_false_accept"] == 0.2
+    assert shown.api("/rejection")["max_false_accept"] == 0.2
     shown.reload()
     wait(page, "document.querySelector('#refuse').checked")
     assert page.input_value("#level") == "0.2"

@@ -13,10 +13,10 @@ from service_client import client, files, problem
 
 from fewshot import ClassRegistry
 from fewshot.errors import RegistryError
-from fewshot.service.batching_encoder import use_cores
+from fewshot.service.batching import set_torch_threads
 from fewshot.service.limits import Limits
-from fewshot.service.problems import translated
-from fewshot.service.registry_pool import Registries
+from fewshot.service.problems import problem_of
+from fewshot.service.registry_pool import RegistryPool
 
 
 def make(path, label="red", colour=RED, **encoder):
@@ -32,7 +32,7 @@ def labels(registries, name):
 
 @pytest.fixture
 def served(tmp_path):
-    registries = Registries(tmp_path / "served", encoder=FakeEncoder(name="colours"))
+    registries = RegistryPool(tmp_path / "served", encoder=FakeEncoder(name="colours"))
     yield registries
     registries.close()
 
@@ -120,7 +120,7 @@ def test_one_that_cannot_be_opened_is_listed_with_the_reason_and_stops_no_other(
     ],
 )  # fmt: skip
 def test_a_client_is_told_of_no_place_on_this_machine_and_the_log_is(said, told):
-    problem = translated(RegistryError(said), "/srv/a b/x.fewshot", "x")
+    problem = problem_of(RegistryError(said), "/srv/a b/x.fewshot", "x")
     assert (problem.status_code, problem.detail, problem.cause) == (503, told, said)
 
 
@@ -163,14 +163,14 @@ def test_an_encoder_loaded_for_a_request_has_all_cores_though_the_request_has_on
     make(tmp_path / "a.fewshot", times=2.0, name="doubled")
     before = torch.get_num_threads()
     try:
-        use_cores(3)
-        registries = Registries(tmp_path, encoder=FakeEncoder())
-        use_cores(1)
+        set_torch_threads(3)
+        registries = RegistryPool(tmp_path, encoder=FakeEncoder())
+        set_torch_threads(1)
         with registries.use("a") as opened:
             opened.predict([png(RED)])
         registries.close()
     finally:
-        use_cores(before)
+        set_torch_threads(before)
     assert had == [3]
 
 
@@ -206,7 +206,7 @@ def test_a_registry_reindexed_by_another_process_is_opened_anew(served, monkeypa
 
 
 def test_those_not_used_for_longest_are_closed_and_opened_again(tmp_path):
-    registries = Registries(tmp_path, encoder=FakeEncoder(), limits=Limits(open_registries=2))
+    registries = RegistryPool(tmp_path, encoder=FakeEncoder(), limits=Limits(max_open_registries=2))
     for name in "abcd":
         make(tmp_path / f"{name}.fewshot", label=name)
     with registries.use("a") as a:
@@ -214,7 +214,7 @@ def test_those_not_used_for_longest_are_closed_and_opened_again(tmp_path):
             labels(registries, name)
         assert list(a.classes()) == ["a"]  # in use, so it stays open
     assert [labels(registries, name) for name in "abcd"] == [["a"], ["b"], ["c"], ["d"]]
-    assert len(registries._opened) == 2
+    assert len(registries._open) == 2
     registries.close()
 
 
@@ -247,7 +247,7 @@ def test_many_threads_teach_and_ask_one_registry_and_nothing_is_lost(served):
 
 def test_a_single_registry_is_made_when_missing_and_serves_no_other(tmp_path):
     make(tmp_path / "other.fewshot")
-    registries = Registries(tmp_path / "my parts.fewshot", encoder=FakeEncoder())
+    registries = RegistryPool(tmp_path / "my parts.fewshot", encoder=FakeEncoder())
     assert (registries.names(), registries.can_create) == (["my_parts"], False)
     assert labels(registries, "my_parts") == []
     with pytest.raises(KeyError, match="there is 'my_parts'"), registries.use("other"):
@@ -259,10 +259,10 @@ def test_a_single_registry_is_made_when_missing_and_serves_no_other(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("photo.jpg", "is named as a picture"), ("notes.txt", "is not a fewshot registry"), ("file/below", "cannot make")],
+    [("photo.jpg", "is named as an image"), ("notes.txt", "is not a fewshot registry"), ("file/below", "cannot make")],
 )
 def test_what_can_be_no_registry_is_refused_with_the_reason(tmp_path, name, says):
     for file in ("photo.jpg", "notes.txt", "file"):
         (tmp_path / file).write_bytes(b"some words that are no database, and more of them " * 9)
     with pytest.raises(RegistryError, match=says):
-        Registries(tmp_path / name).warm()
+        RegistryPool(tmp_path / name).warm()

@@ -124,7 +124,7 @@ def refusal(attempt):
 
 def test_what_cannot_be_served_is_told_before_anything_is(tmp_path, served):
     (tmp_path / "photo.jpg").write_bytes(png(RED))
-    assert "photo.jpg is named as a picture; give a registry" in call(tmp_path / "photo.jpg", "--port", 0).stderr
+    assert "photo.jpg is named as an image; give a registry" in call(tmp_path / "photo.jpg", "--port", 0).stderr
     unknown = call(tmp_path / "parts", "--port", 0, "--encoder", "resnte50").stderr
     assert "did you mean resnet50" in unknown
     assert len(unknown.splitlines()) == 1
@@ -152,7 +152,7 @@ def test_a_connection_whose_client_takes_nothing_ends_with_the_time_for_an_answe
     for logger in map(logging.getLogger, ("fewshot.service", "uvicorn.error")):  # as they were for later tests
         for setting in ("handlers", "propagate", "level"):
             monkeypatch.setattr(logger, setting, getattr(logger, setting))
-    app = create_app(tmp_path, encoder=FakeEncoder(), limits=Limits(seconds=1.5))
+    app = create_app(tmp_path, encoder=FakeEncoder(), limits=Limits(timeout_seconds=1.5))
     server_process.run(app, server_process.listen("127.0.0.1", 0), lambda: None)
     assert accepted == [1500]
 

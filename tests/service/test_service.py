@@ -59,9 +59,9 @@ def test_pictures_are_answered_in_the_order_given_and_an_unreadable_one_alone(ta
     assert [(one["label"], one["score"]) for one in first["top"]] == [("red", 0.8), ("blue", 0.6)]
     assert (first["source"], first["label"], first["score"]) == ("a.png", "red", 0.8)
     assert first["nearest"] == [{"id": 1, "label": "red", "source": "0.png", "score": 0.8}]
-    assert second == {"source": "a.png", "failed": "the file is empty (0 bytes)"}
+    assert second == {"source": "a.png", "error": "the file is empty (0 bytes)"}
     assert third["label"] == "blue"
-    assert fourth == {"source": "a.png", "failed": "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read"}
+    assert fourth == {"source": "a.png", "error": "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read"}
     assert answer["revision"] == taught.get(PARTS).json()["revision"]
 
 
@@ -74,7 +74,7 @@ def test_pictures_in_json_are_answered_as_files_are(taught):
     assert [one.pop("source") for one in as_files] == ["0.png", "1.png"]
     assert in_json == as_files
     assert bad["source"] == "image 3"
-    assert "not base64" in bad["failed"]
+    assert "not base64" in bad["error"]
 
 
 def test_what_is_not_added_is_accounted_for(taught):
@@ -166,28 +166,32 @@ def test_what_is_none_of_the_classes_is_refused_once_a_limit_is_kept(empty, tmp_
         for n in range(20):  # 20 colours between green and blue
             colour = (0, round(255 * np.cos(n * np.pi / 38)), round(255 * np.sin(n * np.pi / 38)))
             registry.add(f"colour {n}", [png(colour)])
-    before = empty.get(f"{PARTS}/unknowns").json()
-    assert before == {"max_false_accept": None, "promise": None, "problem": None, "negatives": 0}
-    asked = empty.get(f"{PARTS}/unknowns?max_false_accept=0.3").json()
+    before = empty.get(f"{PARTS}/rejection").json()
+    assert before == {"max_false_accept": None, "threshold": None, "problem": None, "negatives": 0}
+    asked = empty.get(f"{PARTS}/rejection?max_false_accept=0.3").json()
     assert asked["max_false_accept"] is None
-    assert (asked["promise"]["asked"], asked["promise"]["met"], asked["promise"]["n_unknown"]) == (0.3, True, 20)
-    kept = empty.put(f"{PARTS}/unknowns", json={"max_false_accept": 0.3}).json()
-    assert (kept["max_false_accept"], kept["promise"]) == (0.3, asked["promise"])
+    assert (asked["threshold"]["max_false_accept"], asked["threshold"]["met"], asked["threshold"]["n_unknown"]) == (
+        0.3,
+        True,
+        20,
+    )
+    kept = empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.3}).json()
+    assert (kept["max_false_accept"], kept["threshold"]) == (0.3, asked["threshold"])
     ask = lambda **query: empty.post(f"{PARTS}/predict", files=files(png(RED)), params=query).json()["predictions"][0]  # noqa: E731
     assert ask()["label"] is None
     assert ask(max_false_accept=1)["label"] is not None
-    assert empty.put(f"{PARTS}/unknowns", json={"max_false_accept": None}).json()["max_false_accept"] is None
+    assert empty.put(f"{PARTS}/rejection", json={"max_false_accept": None}).json()["max_false_accept"] is None
     assert ask()["label"] is not None
 
 
 def test_where_nothing_can_be_promised_it_says_why(empty):
-    assert "no class yet" in empty.get(f"{PARTS}/unknowns").json()["problem"]
-    assert "no class yet" in problem(empty.put(f"{PARTS}/unknowns", json={"max_false_accept": 0.1}), 409)
+    assert "no class yet" in empty.get(f"{PARTS}/rejection").json()["problem"]
+    assert "no class yet" in problem(empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1}), 409)
     empty.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
-    asked = empty.get(f"{PARTS}/unknowns?max_false_accept=0.1").json()
-    assert asked["promise"] is None
+    asked = empty.get(f"{PARTS}/rejection?max_false_accept=0.1").json()
+    assert asked["threshold"] is None
     assert "background" in asked["problem"]
-    assert "background" in problem(empty.put(f"{PARTS}/unknowns", json={"max_false_accept": 0.1}), 422)
+    assert "background" in problem(empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1}), 422)
 
 
 def test_negatives_are_added_listed_and_forgotten_one_by_one_or_all(taught):
@@ -250,14 +254,14 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
         ("PUT", "/page/app.js", {}, 405, "PUT is not possible at /page/app.js, only GET, HEAD"),
         ("GET", "/v1/registries/other", {}, 404, "no registry 'other'; there is 'parts'"),
         ("GET", "/v1/registries/a%20b", {}, 422, "'a b' cannot name a registry"),
-        ("POST", "/v1/registries", {"json": {"name": "new"}}, 409, "no folder to make others in"),
+        ("POST", "/v1/registries", {"json": {"name": "new"}}, 409, "no folder to create others in"),
         ("DELETE", f"{PARTS}/classes?label=ret", {}, 404, "no class 'ret' in parts; did you mean 'red'?"),
         ("DELETE", f"{PARTS}/classes", {}, 422, "query.label: Field required"),
         ("PATCH", f"{PARTS}/classes?label=ret", {"json": {"label": "x"}}, 404, "no class 'ret'"),
         ("PATCH", f"{PARTS}/classes?label=red", {"json": {"label": " "}}, 422, "must hold something to read"),
         ("PATCH", f"{PARTS}/classes?label=red", {"json": {"lable": "x"}}, 422, "body.lable: Extra inputs"),
         ("PATCH", f"{PARTS}/classes?label=red", {"content": b"{", "headers": JSON}, 422, "JSON, from its character 1"),
-        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"\xe9", "headers": JSON}, 400, "not text in UTF-8"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"\xe9", "headers": JSON}, 400, "not UTF-8 text"),
         ("GET", f"{PARTS}/examples?label=ret", {}, 404, "no class 'ret'"),
         ("GET", f"{PARTS}/examples?limit=0", {}, 422, "greater than or equal to 1"),
         ("PATCH", f"{PARTS}/examples/9", {"json": {"label": "x"}}, 404, "no example 9 in parts"),
@@ -278,14 +282,14 @@ def test_what_the_service_stores_is_what_the_library_stores(taught, tmp_path):
         ("POST", f"{PARTS}/predict", {"files": {"images": (None, b"x")}}, 422, "not a file with a file name"),
         ("POST", f"{PARTS}/predict?top=0", {"files": files(b"x")}, 422, "query.top"),
         ("POST", f"{PARTS}/predict?max_false_accept=2", {"files": files(b"x")}, 422, "query.max_false_accept"),
-        ("POST", f"{PARTS}/predict", {"files": files(*[b"x"] * 9)}, 413, "9 pictures in one request; at most 8"),
-        ("POST", f"{PARTS}/predict", {"json": {"images": ["AA"] * 9}}, 413, "9 pictures in one request; at most 8"),
+        ("POST", f"{PARTS}/predict", {"files": files(*[b"x"] * 9)}, 413, "9 images in one request; at most 8"),
+        ("POST", f"{PARTS}/predict", {"json": {"images": ["AA"] * 9}}, 413, "9 images in one request; at most 8"),
         ("POST", f"{PARTS}/predict", {"data": {"label": "x"}, "files": files(b"x")}, 422, "label: Extra inputs"),
         ("POST", f"{PARTS}/examples", {"files": files(b"x")}, 422, "label: Field required"),
         ("POST", f"{PARTS}/examples", {"json": {"images": ["AA"]}}, 422, "label: Field required"),
         ("POST", f"{PARTS}/examples", {"data": {"label": ""}, "files": files(b"x")}, 422, "something to read"),
-        ("PUT", f"{PARTS}/unknowns", {"json": {"max_false_accept": 1}}, 422, "less than 1"),
-        ("PUT", f"{PARTS}/unknowns", {"json": {"max_false_accept": 5e-324}}, 422, "equal to 0.000001"),
+        ("PUT", f"{PARTS}/rejection", {"json": {"max_false_accept": 1}}, 422, "less than 1"),
+        ("PUT", f"{PARTS}/rejection", {"json": {"max_false_accept": 5e-324}}, 422, "equal to 0.000001"),
         ("DELETE", f"{PARTS}/negatives/5", {}, 404, "no negative 5 in parts"),
     ],
 )  # fmt: skip
@@ -302,7 +306,7 @@ def made(tmp_path_factory):
     with ClassRegistry(path, encoder=FakeEncoder()) as registry:
         registry.add("red", [png(RED), png(RED, 5)])
         registry.add("blue", [png(BLUE)])
-    with client(path, limits=Limits(pictures=8)) as http:
+    with client(path, limits=Limits(max_images=8)) as http:
         yield http
 
 
@@ -357,19 +361,19 @@ def test_what_a_client_that_has_gone_still_waits_for_is_not_computed(tmp_path):
         asking = threads.submit(asyncio.run, app(scope("POST", f"{PARTS}/predict"), receive, send))
         queued(shared, 1)
         gone.set()
-        while shared.waiting:
+        while shared.queued:
             time.sleep(0.001)
         encoder.gate.set()
         blocker.result(), asking.result()
     assert statuses[0] == 400  # for the log
     assert encoder.batches == [1]
-    assert "fewshot_requests_abandoned_total 1.0" in app.state.metrics.text().decode()
+    assert "fewshot_requests_disconnected_total 1.0" in app.state.metrics.text().decode()
     app.state.registries.close()
 
 
 def test_before_the_first_class_nothing_can_be_recognised(empty):
     refused = empty.post(f"{PARTS}/predict", files=files(png(RED)))
-    assert "no class yet; add pictures of some first" in problem(refused, 409)
+    assert "no class yet; add images of some first" in problem(refused, 409)
 
 
 def test_an_error_of_the_servers_own_says_no_more_than_that(tmp_path, caplog):
@@ -429,8 +433,8 @@ def test_metrics_count_requests_by_route_and_pictures_by_batch(tmp_path):
         text = http.get("/metrics").text
     assert 'fewshot_requests_total{method="POST",route="/v1/registries/{registry}/examples",status="200"} 1.0' in text
     assert 'fewshot_requests_total{method="GET",route="/v1/registries/{registry}",status="404"} 1.0' in text
-    assert 'fewshot_batch_pictures_bucket{le="2.0"} 1.0' in text
-    assert "fewshot_requests_in_work 1.0" in text  # the one that asks
+    assert 'fewshot_batch_images_bucket{le="2.0"} 1.0' in text
+    assert "fewshot_requests_in_flight 1.0" in text  # the one that asks
     assert "process_resident_memory_bytes" in text
 
 
@@ -441,9 +445,9 @@ def test_each_request_is_a_log_line_without_its_query(made, caplog):
     assert record.fields["path"] == f"{PARTS}/examples"
     assert (record.fields["method"], record.fields["status"]) == ("GET", 200)
 
-    from fewshot.service.access_log import JsonLines
+    from fewshot.service.access_log import JsonFormatter
 
-    line = JsonLines().format(record)
+    line = JsonFormatter().format(record)
     assert json.loads(line)["event"] == "request"
     assert "label" not in line
     assert "secrets" not in line

@@ -137,7 +137,7 @@ async function askBatch(batch) {
   await sendBatch([...itemOf.keys()], {
     send: (files) => call("POST", path("predict"), { query, form: formOf(files, nameOf) }),
     took: (files, { predictions }) => files.forEach((file, n) => place(itemOf.get(file), predictions[n], at)),
-    refused: (file, reason) => place(itemOf.get(file), { failed: reason }, at),
+    refused: (file, reason) => place(itemOf.get(file), { error: reason }, at),
   });
   settle();
 }
@@ -145,8 +145,8 @@ async function askBatch(batch) {
 function place(item, answer, at) {
   if (item.asked !== at || !queue.items.includes(item)) return; // asked again since, or taken out
   item.pending = false;
-  if (answer.failed) {
-    queue.failed.push({ source: nameOf(item.file), reason: answer.failed });
+  if (answer.error) {
+    queue.failed.push({ source: nameOf(item.file), reason: answer.error });
     remove(item);
   } else item.answer = answer;
 }

@@ -39,13 +39,13 @@ function drawLevels(chosen) {
 async function read() {
   if (shownFor !== registry.name) {
     shownFor = registry.name;
-    const own = await call("GET", path("unknowns"));
+    const own = await call("GET", path("rejection"));
     drawLevels(own.max_false_accept ?? DEFAULT);
     $("refuse").checked = own.max_false_accept !== null;
   }
   const asked = $("refuse").checked;
   const level = Number($("level").value);
-  const { max_false_accept: kept, promise, problem, negatives } = await call("GET", path("unknowns"), {
+  const { max_false_accept: kept, threshold: promise, problem, negatives } = await call("GET", path("rejection"), {
     query: asked ? { max_false_accept: level } : {},
   });
   possible = asked && promise !== null;
@@ -56,7 +56,7 @@ async function read() {
   $("negatives").firstElementChild.textContent = `${plural(negatives, "picture")} taught as none of these.`;
 }
 
-function sentence({ text, estimated_false_reject: lost }) {
+function sentence({ message: text, estimated_false_reject: lost }) {
   const promised = `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
   return lost === null ? promised : `${promised} About ${Math.round(100 * lost)} % of the pictures of known classes are refused with them.`;
 }
@@ -64,7 +64,7 @@ function sentence({ text, estimated_false_reject: lost }) {
 async function keep() {
   const level = Number($("level").value);
   try {
-    await inTurn(() => call("PUT", path("unknowns"), { json: { max_false_accept: level } }));
+    await inTurn(() => call("PUT", path("rejection"), { json: { max_false_accept: level } }));
     await read();
     $("level").focus();
     say(`“${registry.name}” keeps this limit from now on`);

@@ -15,10 +15,10 @@ from starlette.responses import JSONResponse
 
 from fewshot.errors import FewShotError
 from fewshot.integrations import BadRequest, Origin
-from fewshot.service.batching_encoder import DEADLINE, use_cores
+from fewshot.service.batching import DEADLINE, set_torch_threads
 from fewshot.service.label_studio_backend import LabelStudioBackend
-from fewshot.service.problems import Refused, placeless
-from fewshot.service.registry_pool import Registries
+from fewshot.service.problems import HTTPProblem, without_folders
+from fewshot.service.registry_pool import RegistryPool
 
 R = TypeVar("R")
 
@@ -30,7 +30,7 @@ _AT_ONCE = 8
 
 
 def router(
-    registries: Registries,
+    registries: RegistryPool,
     *,
     url: str | None = None,
     image_hosts: Sequence[str] = (),
@@ -40,7 +40,7 @@ def router(
 
     Parameters
     ----------
-    registries : Registries
+    registries : RegistryPool
         Of a folder: each project has a registry there, ``project-<id>.<time it was made>``.
     url : str, optional
         Where Label Studio is reached, by default the environment's LABEL_STUDIO_URL. Without, it is where /setup says,
@@ -123,21 +123,21 @@ async def _answer(request: Request, job: Callable[[Mapping[str, Any]], R], limit
 
     def run() -> R:
         DEADLINE.set(None)  # the routes have deadlines of their own
-        use_cores(1)
+        set_torch_threads(1)
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
-            raise Refused(422, "the body is not JSON") from None
+            raise HTTPProblem(422, "the body is not JSON") from None
         try:
             if not isinstance(body, dict):
                 raise BadRequest(f"the body must be an object, not {type(body).__name__}")
             return job(body)
         except BadRequest as error:
             log.warning("%s was refused: %s", request.url.path, error)
-            raise Refused(422, str(error)) from error
+            raise HTTPProblem(422, str(error)) from error
         except (FewShotError, OSError, KeyError) as error:  # a KeyError: a registry that was taken away meanwhile
             log.error("%s failed: %s", request.url.path, error)
             said = str(error).replace(f"{request.app.state.registries.folder}{os.sep}", "")
-            raise Refused(503, placeless(said), retry_after=5) from error
+            raise HTTPProblem(503, without_folders(said), retry_after=5) from error
 
     return await to_thread.run_sync(run, limiter=limiter)

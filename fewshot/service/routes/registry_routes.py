@@ -1,4 +1,4 @@
-"""The routes that show and change what registries hold."""
+"""The routes of registries, their classes and their examples."""
 
 from __future__ import annotations
 
@@ -11,71 +11,64 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from fewshot.registry import ClassRegistry, StoredExample, name_of
-from fewshot.service import payloads, thumbnails
-from fewshot.service.openapi import PROBLEMS, pictures_body
-from fewshot.service.problems import Refused, translated
-from fewshot.service.registry_pool import Registries
-from fewshot.service.uploads import Sent, pictures_of
-from fewshot.service.worker_threads import Id, Name, conflicts, in_registry, in_thread
+from fewshot.service import payloads
+from fewshot.service.openapi import PROBLEMS, images_body
+from fewshot.service.problems import HTTPProblem
+from fewshot.service.registry_pool import RegistryPool
+from fewshot.service.thumbnails import ThumbnailCache, image_response, media_type
+from fewshot.service.uploads import Upload, conflicts, read_upload
+from fewshot.service.worker_threads import Id, Name, errors_as_problems, run_in_registry, run_in_thread
 
 router = APIRouter(prefix="/v1/registries", responses=PROBLEMS)
 
 Class = Annotated[str, Query(alias="label", description="The class.")]
-After = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only ids above this one: next of the page before.")]
+After = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only ids above this one: next of the previous page.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
-_SHOWN = 12
-_EXPORTED_AT_ONCE = 500
+_MAX_LISTED_IDS = 12
+_EXPORT_PAGE = 500
 
 
 @router.get("", tags=["registries"], operation_id="list_registries")
 async def list_registries(request: Request) -> payloads.RegistryList:
     """List the registries."""
-    registries: Registries = request.app.state.registries
+    registries: RegistryPool = request.app.state.registries
 
-    def described(name: str) -> payloads.RegistryName:
+    def summary(name: str) -> payloads.RegistrySummary:
         try:
-            with registries.use(name) as registry:
-                about = registry.info()
-                return payloads.RegistryName(name=name, classes=about.classes, examples=about.examples)
-        except Exception as error:
-            problem = translated(error, registries.place(name), name)
-            if problem is None:
-                raise
-            return payloads.RegistryName(name=name, classes=None, examples=None, problem=problem.detail)
+            with errors_as_problems(registries, name), registries.use(name) as registry:
+                info = registry.info()
+                return payloads.RegistrySummary(name=name, classes=info.classes, examples=info.examples)
+        except HTTPProblem as problem:
+            return payloads.RegistrySummary(name=name, classes=None, examples=None, problem=problem.detail)
 
-    found = await in_thread(request, lambda: [described(name) for name in registries.names()])
+    found = await run_in_thread(request, lambda: [summary(name) for name in registries.names()])
     return payloads.RegistryList(registries=found, can_create=registries.can_create)
 
 
 @router.post("", status_code=201, tags=["registries"], operation_id="create_registry")
-async def create_registry(request: Request, body: payloads.Created) -> payloads.RegistryName:
-    """Make an empty registry, where a folder is served."""
-    registries: Registries = request.app.state.registries
+async def create_registry(request: Request, body: payloads.NewRegistry) -> payloads.RegistrySummary:
+    """Create an empty registry, where a folder is served."""
+    registries: RegistryPool = request.app.state.registries
     if not registries.can_create:
-        raise Refused(409, "one registry is served, and no folder to make others in; start: fewshot serve FOLDER")
+        raise HTTPProblem(409, "one registry is served, and no folder to create others in; start: fewshot serve FOLDER")
 
-    def make() -> None:
-        try:
+    def create() -> None:
+        with errors_as_problems(registries, body.name):
             registries.create(body.name)
-        except Exception as error:
-            problem = translated(error, registries.place(body.name), body.name)
-            if problem is None:
-                raise
-            raise problem from error
 
-    await in_thread(request, make)
-    return payloads.RegistryName(name=body.name, classes=0, examples=0)
+    await run_in_thread(request, create)
+    return payloads.RegistrySummary(name=body.name, classes=0, examples=0)
 
 
 @router.get("/{registry}", tags=["registries"], operation_id="get_registry")
-async def get_registry(request: Request, registry: Name) -> payloads.RegistryAbout:
-    """Say what a registry is made of."""
+async def get_registry(request: Request, registry: Name) -> payloads.RegistryDetails:
+    """Return the encoder, metric and size of a registry."""
 
-    def about(opened: ClassRegistry) -> payloads.RegistryAbout:
+    def details(opened: ClassRegistry) -> payloads.RegistryDetails:
         with opened.reading():
             info, revision, negatives = opened.info(), opened.revision, opened.rejection.n_negatives
-        return payloads.RegistryAbout(
+        return payloads.RegistryDetails(
             name=registry,
             encoder=name_of(json.dumps(info.encoder)) if info.fingerprint else "",
             fingerprint=info.fingerprint,
@@ -89,45 +82,47 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryAbo
             revision=revision,
         )
 
-    return await in_registry(request, registry, about)
+    return await run_in_registry(request, registry, details)
 
 
 @router.get("/{registry}/classes", tags=["classes"], operation_id="list_classes")
 async def list_classes(request: Request, registry: Name) -> payloads.ClassList:
-    """List the classes, in the order in which they came."""
+    """List the classes, in the order in which they were added."""
 
-    def listed(opened: ClassRegistry) -> list[payloads.ClassAbout]:
+    def summaries(opened: ClassRegistry) -> list[payloads.ClassSummary]:
         with opened.reading():
-            first = opened.first_examples(_SHOWN)
+            first = opened.first_examples(_MAX_LISTED_IDS)
             return [
-                payloads.ClassAbout(label=label, examples=count, example_ids=first[label])
+                payloads.ClassSummary(label=label, examples=count, example_ids=first[label])
                 for label, count in opened.classes().items()
             ]
 
-    return payloads.ClassList(classes=await in_registry(request, registry, listed))
+    return payloads.ClassList(classes=await run_in_registry(request, registry, summaries))
 
 
 @router.patch("/{registry}/classes", tags=["classes"], operation_id="rename_class")
-async def rename_class(request: Request, registry: Name, label: Class, body: payloads.NewLabel) -> payloads.Renamed:
-    """Rename a class, or with ``merge`` join it to another."""
+async def rename_class(
+    request: Request, registry: Name, label: Class, body: payloads.ClassUpdate
+) -> payloads.RenamedClass:
+    """Rename a class, or with ``merge`` merge it into another."""
 
-    def rename(opened: ClassRegistry) -> payloads.Renamed:
+    def rename(opened: ClassRegistry) -> payloads.RenamedClass:
         known = opened.classes()
         if body.label != label and body.label in known and label in known:
             if not body.merge:
-                raise Refused(409, f"there is a class {body.label!r} already; to join the two, send merge: true")
-            return payloads.Renamed(label=body.label, examples=opened.merge([label], into=body.label))
+                raise HTTPProblem(409, f"there is a class {body.label!r} already; to merge the two, send merge: true")
+            return payloads.RenamedClass(label=body.label, examples=opened.merge([label], into=body.label))
         if body.label != label or label not in known:
             opened.rename(label, body.label)
-        return payloads.Renamed(label=body.label, examples=known[label])
+        return payloads.RenamedClass(label=body.label, examples=known[label])
 
-    return await in_registry(request, registry, rename)
+    return await run_in_registry(request, registry, rename)
 
 
 @router.delete("/{registry}/classes", tags=["classes"], operation_id="remove_class")
-async def remove_class(request: Request, registry: Name, label: Class) -> payloads.Removed:
+async def remove_class(request: Request, registry: Name, label: Class) -> payloads.RemovedCount:
     """Remove a class with all its examples."""
-    return payloads.Removed(removed=await in_registry(request, registry, lambda opened: opened.remove(label)))
+    return payloads.RemovedCount(removed=await run_in_registry(request, registry, lambda opened: opened.remove(label)))
 
 
 @router.get("/{registry}/examples", tags=["examples"], operation_id="list_examples")
@@ -138,12 +133,12 @@ async def list_examples(
     after: After = 0,
     limit: Limit = 100,
 ) -> payloads.ExamplePage:
-    """List examples, a page at a time."""
+    """List examples, by page."""
 
     def page(opened: ClassRegistry) -> list[StoredExample]:
         return opened.list_examples(label, after=after, limit=limit + 1)
 
-    found = await in_registry(request, registry, page)
+    found = await run_in_registry(request, registry, page)
     shown = [payloads.Example(id=e.id, label=str(e.label), source=e.source) for e in found[:limit]]
     return payloads.ExamplePage(examples=shown, next=shown[-1].id if len(found) > limit else None)
 
@@ -152,53 +147,53 @@ async def list_examples(
     "/{registry}/examples",
     tags=["examples"],
     operation_id="add_examples",
-    openapi_extra=pictures_body(payloads.LabelledPictures),
+    openapi_extra=images_body(payloads.LabelledImages),
 )
-async def add_examples(request: Request, registry: Name) -> payloads.Added:
-    """Add pictures to a class, known or new. The next request knows them."""
-    sent = await pictures_of(request, payloads.LabelledPictures)
-    return await in_registry(request, registry, lambda opened: _added(opened, sent))
+async def add_examples(request: Request, registry: Name) -> payloads.AddResult:
+    """Add images to a class, known or new. All that can be read are added, or none; the next request knows them."""
+    upload = await read_upload(request, payloads.LabelledImages)
+    return await run_in_registry(request, registry, lambda opened: _add(opened, upload))
 
 
-def _added(registry: ClassRegistry, sent: Sent) -> payloads.Added:
-    label, hashes = sent.fields["label"], [sha256 for _, sha256 in sent.hashes]
+def _add(registry: ClassRegistry, upload: Upload) -> payloads.AddResult:
+    label, hashes = upload.fields["label"], [sha256 for _, sha256 in upload.hashes]
     before = registry.find_examples(hashes, label)
-    report = registry.add(label, sent.usable, allow_conflict=sent.fields["allow_conflict"])
+    report = registry.add(label, upload.valid, allow_conflict=upload.fields["allow_conflict"])
     ids = registry.find_examples(hashes, label)
-    return payloads.Added(
+    return payloads.AddResult(
         label=label,
         added=report.added,
         example_ids=ids,
         new_ids=[id_ for id_ in ids if id_ not in before],
         duplicates=report.duplicates,
-        conflicts=conflicts(registry, report, sent),
-        failed=sent.failures(report),
+        conflicts=conflicts(registry, report, upload),
+        failed=upload.failures(report),
         classes=registry.info().classes,
     )
 
 
 @router.patch("/{registry}/examples/{id}", tags=["examples"], operation_id="move_example")
-async def move_example(request: Request, registry: Name, id: Id, body: payloads.Moved) -> payloads.Example:
-    """Give an example to another class, known or new."""
+async def move_example(request: Request, registry: Name, id: Id, body: payloads.ExampleUpdate) -> payloads.Example:
+    """Move an example to another class, known or new."""
 
     def move(opened: ClassRegistry) -> payloads.Example:
         moved = opened.move_example(id, body.label)
         return payloads.Example(id=moved.id, label=str(moved.label), source=moved.source)
 
-    return await in_registry(request, registry, move)
+    return await run_in_registry(request, registry, move)
 
 
 @router.delete("/{registry}/examples/{id}", tags=["examples"], operation_id="remove_example")
-async def remove_example(request: Request, registry: Name, id: Id) -> payloads.Removed:
+async def remove_example(request: Request, registry: Name, id: Id) -> payloads.RemovedCount:
     """Remove an example, and its class with the last one."""
-    await in_registry(request, registry, lambda opened: opened.remove_example(id))
-    return payloads.Removed(removed=1)
+    await run_in_registry(request, registry, lambda opened: opened.remove_example(id))
+    return payloads.RemovedCount(removed=1)
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_PICTURE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The picture.", "content": {"application/octet-stream": _BINARY, "image/*": _BINARY}},
-    304: {"description": "It is the one that the client has."},
+_IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The image.", "content": {"application/octet-stream": _BINARY, "image/*": _BINARY}},
+    304: {"description": "The client has it already."},
 }
 
 
@@ -207,12 +202,12 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
     tags=["examples"],
     operation_id="get_image",
     response_class=Response,
-    responses=_PICTURE,
+    responses=_IMAGE_RESPONSES,
 )
 async def get_image(request: Request, registry: Name, id: Id) -> Response:
-    """Return an example's picture, byte for byte as it came."""
-    data = await in_registry(request, registry, lambda opened: opened.stored_image(id))
-    return thumbnails.answer(request, data, thumbnails.media_type(data), hashlib.sha256(data).hexdigest())
+    """Return the image of an example, byte for byte as it was added."""
+    data = await run_in_registry(request, registry, lambda opened: opened.stored_image(id))
+    return image_response(request, data, media_type(data), hashlib.sha256(data).hexdigest())
 
 
 @router.get(
@@ -220,20 +215,20 @@ async def get_image(request: Request, registry: Name, id: Id) -> Response:
     tags=["examples"],
     operation_id="get_thumbnail",
     response_class=Response,
-    responses=_PICTURE,
+    responses=_IMAGE_RESPONSES,
 )
 async def get_thumbnail(
     request: Request, registry: Name, id: Id, size: Annotated[int, Query(ge=16, le=512)] = 128
 ) -> Response:
-    """Return a small JPEG of an example's picture."""
-    makers: thumbnails.Thumbnails = request.app.state.thumbnails
+    """Return a small JPEG of the image of an example."""
+    cache: ThumbnailCache = request.app.state.thumbnails
 
-    def small(opened: ClassRegistry) -> tuple[str, bytes]:
+    def thumbnail(opened: ClassRegistry) -> tuple[str, bytes]:
         digest = opened.image_hash(id)
-        return digest.hex(), makers.get(digest, size, lambda: opened.stored_image(id))
+        return digest.hex(), cache.get(digest, size, lambda: opened.stored_image(id))
 
-    digest, data = await in_registry(request, registry, small)
-    return thumbnails.answer(request, data, "image/jpeg", f"{digest}-{size}")
+    digest, data = await run_in_registry(request, registry, thumbnail)
+    return image_response(request, data, "image/jpeg", f"{digest}-{size}")
 
 
 @router.get(
@@ -244,15 +239,17 @@ async def get_thumbnail(
     responses={200: {"description": "JSON Lines.", "content": {"application/jsonl": {"schema": {"type": "string"}}}}},
 )
 async def export_registry(request: Request, registry: Name) -> Response:
-    """Download all examples, one JSON object a line: id, label, source, sha256, vector, and the vector's maker."""
-    await in_registry(request, registry, lambda opened: opened.info())  # what cannot be opened is refused at once
-    registries: Registries = request.app.state.registries
+    """Download all examples as JSON Lines: id, label, source, sha256, vector, and the encoder's fingerprint."""
+    await run_in_registry(
+        request, registry, lambda opened: opened.info()
+    )  # an error is a response, not the end of a stream
+    registries: RegistryPool = request.app.state.registries
 
     def lines() -> Iterator[str]:
         after = 0
         while True:
             with registries.use(registry) as opened:
-                page = opened.export_page(after=after, limit=_EXPORTED_AT_ONCE)
+                page = opened.export_page(after=after, limit=_EXPORT_PAGE)
             if not page:
                 return
             for e in page:
