@@ -23,7 +23,7 @@ from crash import forked, kill
 
 from fewshot import ClassRegistry, load_encoder
 from fewshot.encoders.timm_network import load_network
-from fewshot.finetuning.registry_encoder import tune_registry
+from fewshot.finetuning import tune_registry
 from fewshot.registry.backup import problems_of
 from fewshot.registry.store import RegistryStore
 from fewshot.training.encoder_folder import write_config, write_weights

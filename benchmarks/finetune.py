@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
 from fewshot.datasets.dataset import Dataset
 from fewshot.encoders.embedding_cache import EmbeddingCache
-from fewshot.finetuning.choice import Choice
+from fewshot.finetuning import Choice
 
 MOBILENET = ("weights", "mobilenetv2_100.tf_in1k")
 # name: (encoder's folder, data, split, split to validate on, ways, shots)
@@ -189,7 +189,7 @@ def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[s
         "ci95": round(1.96 * float(gain.std(ddof=1)) / len(gain) ** 0.5, 2) if len(gain) > 1 else None,
         "untouched": sum(entry["choice"]["steps"] == 0 for entry in episodes),
         "logistic": sum(entry["choice"]["head"] == "logistic" for entry in episodes),
-        "mirrored": sum(entry["choice"]["mirror"] for entry in episodes),
+        "tta": sum(entry["choice"]["tta"] for entry in episodes),
         "worst": round(float(gain.min()), 1),
         "seconds": round(float(np.median([entry["seconds"] for entry in episodes])), 1),
         "parameters": episodes[0]["choice"]["parameters"],
@@ -198,7 +198,7 @@ def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[s
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """One row a cell and choice of what trains."""
-    counts = "untouched | logistic | mirrored | seconds | parameters |"
+    counts = "untouched | logistic | tta | seconds | parameters |"
     lines = [f"| cell | trains | episodes | frozen | tuned | gain | worst | {counts}", "|---" * 12 + "|"]
     return "\n".join(lines + [_line(row) for row in rows])
 
@@ -206,7 +206,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def _line(row: dict[str, Any]) -> str:
     gain = f"{round(row['gain'], 1) + 0.0:+.1f}" + ("" if row["ci95"] is None else f" ± {row['ci95']:.1f}")
     numbers = [f"{row['frozen']:.1f}", f"{row['tuned']:.1f}", gain, f"{row['worst']:+.1f}"]
-    numbers += [row[name] for name in ("untouched", "logistic", "mirrored", "seconds")]
+    numbers += [row[name] for name in ("untouched", "logistic", "tta", "seconds")]
     cells = [row["cell"], row["trainable"], row["episodes"], *numbers, f"{row['parameters']:,}"]
     return f"| {' | '.join(map(str, cells))} |"
 

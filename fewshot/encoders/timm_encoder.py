@@ -156,10 +156,10 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Images are decoded while the network computes.
         """
-        encoded = self.encode_views(images, (_as_is,))
+        encoded = self.encode_views(images, (np.asarray,))
         return replace(encoded, vectors=encoded.vectors[:, 0])
 
-    def encode_views(self, images: Iterable[ImageSource], views: Sequence[View]) -> Encoded:
+    def encode_views(self, images: Iterable[ImageSource], views: Sequence[View], *, prepared: bool = False) -> Encoded:
         """As ``encode_valid``, but v views of each image: ``vectors`` has the shape (m, v, d).
 
         Parameters
@@ -167,8 +167,10 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         images : iterable of n image sources
         views : sequence of v callables
             Each makes one view of a prepared image, uint8 pixels (h, w, 3), of the same shape.
+        prepared : bool, default False
+            Whether the images are what ``loaded.prepare`` gives already.
         """
-        loaded = self.loaded
+        loaded = replace(self.loaded, prepare=np.asarray) if prepared else self.loaded
         source, total = counted(check_image_batch(images))
         with Progress(total, "encode") as bar:
             encoded = gathered(self._embedded(loaded, source, total, views), len(views) * loaded.dim, bar.advance)
@@ -188,7 +190,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         loaded = self.loaded
         set_thread_count(1)
         batch: list[_Prepared] = [attempt(loaded.prepare, image) for image in check_image_batch(images)]
-        return gathered([self._embed(loaded, batch, (_as_is,))], loaded.dim)
+        return gathered([self._embed(loaded, batch, (np.asarray,))], loaded.dim)
 
     def exact_network(self) -> nn.Module:
         """Return a copy of the network as it was before conversion: float32, CPU, eval mode, batch norms not folded.
@@ -382,7 +384,3 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _as_is(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return pixels

@@ -28,15 +28,19 @@ def flipped_centre(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return found
 
 
-def encode_flips(encoder: TimmEncoder, images: Iterable[ImageSource], *, tta: bool = True) -> NDArray[np.float32]:
+def encode_flips(
+    encoder: TimmEncoder, images: Iterable[ImageSource], *, tta: bool = True, prepared: bool = False
+) -> NDArray[np.float32]:
     """Embed n images and their flipped centres: (n, 2, d), or (n, 1, d) without ``tta``.
+
+    ``prepared`` images are what ``encoder.loaded.prepare`` gives.
 
     Raises
     ------
     ImageError : naming the first image that cannot be read.
     """
     views = (np.asarray, flipped_centre) if tta else (np.asarray,)
-    return all_or_raise(encoder.encode_views(images, views))
+    return all_or_raise(encoder.encode_views(images, views, prepared=prepared))
 
 
 def sum_of_directions(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

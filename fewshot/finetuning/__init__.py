@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder on the few pictures of the classes that it is to tell apart."""
+"""Fine-tuning an encoder on a support set."""
 
 import lazy_loader
 

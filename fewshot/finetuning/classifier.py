@@ -1,10 +1,10 @@
-"""A classifier of pictures that adapts its encoder to the classes it is shown."""
+"""A classifier of images that fine-tunes its encoder on the support set."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +12,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from fewshot.calibration import shipped_calibration
 from fewshot.classifiers import FewShotClassifier
 from fewshot.encoders import TimmEncoder, check_image_batch, encode_flips, load_encoder, sum_of_directions
-from fewshot.finetuning.choice import Choice, hold_out, untouched
-from fewshot.finetuning.frozen import HEADS, Answer, answer, classifier_of
-from fewshot.finetuning.parts import check_trainable
+from fewshot.finetuning.frozen_baseline import HEADS, FrozenBaseline, fit_baseline, head_classifier
+from fewshot.finetuning.image_views import read_pixels
 from fewshot.finetuning.saving import save_folder
-from fewshot.finetuning.session import Settings, Task, Tuned, tune
-from fewshot.finetuning.views import decode
-from fewshot.finetuning.walk import LOSSES, SCHEDULES
+from fewshot.finetuning.search import Choice, hold_out, untouched
+from fewshot.finetuning.top_trainer import LOSSES
+from fewshot.finetuning.trainable_parts import SCHEDULES, check_trainable
+from fewshot.finetuning.tuned_network import Settings, TunedNetwork, tune_network
 from fewshot.media import ImageSource
 from fewshot.validation import check_choice, check_count, check_labels, label_array, sorted_labels
 
@@ -34,49 +33,49 @@ _MOST_SEED = 2**32 - 1
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classify pictures after gradient steps that fit the encoder itself to the support pictures, where these help.
+    """Classify images after fine-tuning the encoder on the support images, where that helps.
 
-    Each step shows altered views of the support to the network; batch norms keep their statistics. Steps and learning
-    rate are chosen on what is held out of the support, and the untouched encoder is kept where none is better by more
-    than chance. The frozen part of the network is computed once for each view.
+    Each step trains on augmented views of the support; batch norms keep their statistics. Steps and learning rate are
+    chosen on held-out parts of the support, and the encoder stays untouched where no candidate is better by more than
+    chance. The frozen part of the network is computed once for each view.
 
-    An adapted encoder's vectors are read by prototypes, means of unit vectors. An untouched one's are read by logistic
-    regression, and joined with those of mirror images where these stay with their classes, unless what is held out
-    speaks against either by more than chance.
+    The head on a fine-tuned encoder is prototypes, means of unit vectors. On an untouched one it is logistic
+    regression, with flip test-time augmentation where flipped images stay closest to their own class, unless what is
+    held out speaks against either by more than chance.
 
     Parameters
     ----------
     encoder : TimmEncoder or str, default "pocket"
-        Never changed. It reads the network's own embedding: one with ``layer`` is refused, as blocks after it would
-        not train.
+        Never changed. Its own embedding is used: an encoder with ``layer`` is refused, as blocks after it would not
+        train.
     trainable : str, default "last-2"
-        "head": the encoder stays untouched; "last" or "last-N": the last blocks as timm groups
-        them; "all"; "norms": scale and shift of every norm; "lora": low-rank adapters of every linear layer and
-        ungrouped convolution, merged afterwards.
+        "head": the encoder stays untouched; "last" or "last-N": the last blocks as timm groups them; "all"; "norms":
+        scale and shift of every norm; "lora": low-rank adapters of every linear layer and ungrouped convolution,
+        merged afterwards.
     loss : {"cross-entropy", "prototypical"}
         "cross-entropy" (default): of a cosine head that starts at the prototypes and is dropped afterwards.
         "prototypical": of each view against the class means of the support as it is.
     schedule : {"together", "progressive"}
-        "progressive": one more block joins every 5 steps, from the last backwards, each learning 2.6 times slower than
-        the block after it.
+        "together" (default): all blocks train from the start. "progressive": gradual unfreezing, one more block every 5
+        steps, from the last backwards, each with a learning rate 2.6 times lower than the block after it.
     steps : int, optional
-        Chosen among 10, 20 and 40 by default, or none. With "head" there are none to give.
+        Of gradient descent; chosen among 10, 20 and 40 by default, or none. Refused with "head".
     learning_rate : float, optional
-        Chosen among 3e-4 and 2e-3 by default. With ``steps`` given too, nothing is held out, and the encoder is tuned.
+        Chosen among 3e-4 and 2e-3 by default. With ``steps`` given too, nothing is held out, and the encoder is
+        fine-tuned in any case. Refused with "head".
     views : int, default 8
-        Of each picture; fewer where ``memory`` forbids.
+        Augmented views of each image; fewer where ``memory`` forbids.
     flip : bool, default False
-        Whether views may be mirrored: a mirrored character is another one.
+        Whether views may be flipped horizontally: a flipped character is another one.
     head : {"logistic", "prototypes"}, optional
-        What reads the vectors; by default chosen where the encoder stays untouched, and prototypes where it is adapted.
-    mirror : bool, optional
-        Whether to look at each picture twice, as it is and at the mirror image of its middle, and add both directions;
-        answers then take twice the time. By default chosen where the encoder stays untouched, and not done where it is
-        adapted.
+        The classifier on the embeddings; by default chosen where the encoder stays untouched, else prototypes.
+    tta : bool, optional
+        Flip test-time augmentation: whether to add the directions of the image and of its flipped centre; predictions
+        then take twice the time. By default chosen where the encoder stays untouched, else False.
     rank : int, default 4
         Of "lora".
     memory : float, default 1.0
-        GiB that maps of views and graphs of gradients may take together; the pictures, as the network reads them,
+        GiB that feature maps of views and graphs of gradients may take together; the images, as the network reads them,
         must fit into as much.
     random_state : int, default 0
         Of views, folds and adapters; it repeats a run on the same number of threads.
@@ -85,23 +84,22 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     classes_ : ndarray of shape (c,)
     encoder_ : TimmEncoder
-        The adapted encoder, or the given one where ``choice_.steps`` is 0.
+        The fine-tuned encoder, or the given one where ``choice_.steps`` is 0.
     choice_ : Choice
 
     Notes
     -----
-    Tuning is for pictures unlike those that the encoder has learned from: an ImageNet encoder gained 13 points of 100
-    with one handwritten character a class, and 19 with five. An encoder at home is left as it is, and gains by how its
-    vectors are read: one to two points (``benchmarks/README.md``).
+    Fine-tuning gains on images unlike those that the encoder was trained on; an in-domain encoder stays as it is, and
+    gains one to two points by its head (measured in ``benchmarks/README.md``).
 
     An interrupted ``fit`` leaves the classifier as it was before it.
 
     References
     ----------
     Hu et al. 2022, arXiv:2204.07305, section 3.3 (P>M>F: views of the support as queries, prototypes by cosine times
-    10); it departs in that cross-entropy is the default, in that not the whole network trains, and in how steps and
-    rate are chosen. Wang et al. 2019, arXiv:1911.04623, section 2.2 (means of unit vectors). Howard & Ruder 2018,
-    arXiv:1801.06146, sections 3.2 and 3.3 (slower early blocks, gradual unfreezing). Tian et al. 2020,
+    10); departs from it in that cross-entropy is the default, in what trains, and in how steps and learning rate are
+    chosen. Wang et al. 2019, arXiv:1911.04623, section 2.2 (means of unit vectors). Howard & Ruder 2018,
+    arXiv:1801.06146, sections 3.2 and 3.3 (discriminative rates, gradual unfreezing). Tian et al. 2020,
     arXiv:2003.11539, section 3.2 (logistic regression on a frozen encoder's directions).
     """
 
@@ -117,7 +115,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         views: int = 8,
         flip: bool = False,
         head: str | None = None,
-        mirror: bool | None = None,
+        tta: bool | None = None,
         rank: int = 4,
         memory: float = 1.0,
         random_state: int = 0,
@@ -131,28 +129,28 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.views = views
         self.flip = flip
         self.head = head
-        self.mirror = mirror
+        self.tta = tta
         self.rank = rank
         self.memory = memory
         self.random_state = random_state
 
     def fit(self, X: Iterable[ImageSource], y: Any) -> Self:
-        """Learn the classes of some pictures.
+        """Learn the classes of a support set.
 
         Parameters
         ----------
-        X : sequence of s pictures
+        X : sequence of s images
             As ``fewshot.open_image`` takes them.
         y : sequence of s labels
-            Any hashable values; one picture of a class is enough.
+            Any hashable values; one image of a class is enough.
 
         Raises
         ------
-        ImageError : naming the first picture that cannot be read.
-        ValueError : for fewer than two classes, wrong labels or parameters, or an encoder that cannot be tuned.
+        ImageError : naming the first image that cannot be read.
+        ValueError : for fewer than two classes, wrong labels or parameters, or an encoder that cannot be fine-tuned.
         """
         begun = time.monotonic()
-        self._check()
+        self.check_parameters()
         images = list(check_image_batch(X))
         labels = check_labels(y, len(images))
         classes = label_array(sorted_labels(labels.tolist()))
@@ -160,34 +158,46 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"fine-tuning tells classes apart, but there is only {classes.tolist()}: give two")
         code = {label: number for number, label in enumerate(classes.tolist())}
         codes = torch.tensor([code[label] for label in labels.tolist()])
-        encoder = usable(self.encoder)
-        tuned, frozen = self._tuned(encoder, images, codes)
-        if tuned.network is None:
-            assert frozen is not None  # where both steps and rate are given, they are taken
-            adapted, head, mirror, found = encoder, frozen.head, frozen.mirror, frozen.support.numpy()
+        encoder = usable_encoder(self.encoder)
+        settings = Settings(**{name: value for name, value in self.get_params(deep=False).items() if name != "encoder"})
+        splits = hold_out(codes, len(classes), self.random_state)
+        baseline: FrozenBaseline | None = None
+        if self.trainable == "head":
+            vectors = encode_flips(encoder, images, tta=self.tta is not False)
+            baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head=self.head, tta=self.tta)
+            candidate = untouched(baseline, codes, splits)
+            tuned = TunedNetwork(None, candidate, parameters=len(classes) * (encoder.dim + 1))
         else:
-            adapted, head, mirror = encoder.with_network(tuned.network), self.head or "prototypes", bool(self.mirror)
-            found = None
-        vectors = sum_of_directions(encode_flips(adapted, images, tta=mirror)) if found is None else found
-        classifier = classifier_of(head).fit(vectors, labels)
-        self.classes_, self.encoder_ = classifier.classes_, adapted
-        self._classifier = classifier
-        self._calibration = shipped_calibration(encoder.fingerprint)  # the adapted encoder's own is in no table
+            pixels = read_pixels(encoder.loaded.prepare, images, len(images), self.memory)
+            if settings.given is None:
+                vectors = encode_flips(encoder, pixels, tta=self.tta is not False, prepared=True)
+                baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head=self.head, tta=self.tta)
+            tuned = tune_network(encoder, pixels, codes, baseline, settings)
+
+        if tuned.network is None:
+            assert baseline is not None  # given steps and learning rate are always taken
+            fitted, head, tta, embeddings = encoder, baseline.head, baseline.tta, baseline.support.numpy()
+        else:
+            fitted, head, tta = encoder.with_network(tuned.network), self.head or "prototypes", bool(self.tta)
+            embeddings = sum_of_directions(encode_flips(fitted, pixels, tta=tta, prepared=True))
+        classifier = head_classifier(head).fit(embeddings, labels)
+        self.classes_, self.encoder_, self._classifier = classifier.classes_, fitted, classifier
+        self._calibration = shipped_calibration(encoder.fingerprint)  # no table holds a fine-tuned encoder
         self.choice_ = Choice(
-            **vars(tuned.verdict),
+            **vars(tuned.candidate),
             head=head,
-            mirror=mirror,
+            tta=tta,
             parameters=tuned.parameters,
             seconds=time.monotonic() - begun,
         )
         return self
 
     def scores(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Closeness of each picture to each class; higher is closer.
+        """Score each image for each class; higher is closer.
 
         Parameters
         ----------
-        X : sequence of q pictures
+        X : sequence of q images
 
         Returns
         -------
@@ -197,71 +207,51 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         NotFittedError : before the first ``fit``.
-        ImageError : naming the first picture that cannot be read.
+        ImageError : naming the first image that cannot be read.
         """
-        classifier, vectors = self._read(X)
-        return classifier.scores(vectors)
+        classifier, embeddings = self._embed(X)
+        return classifier.scores(embeddings)
 
     def predict(self, X: Iterable[ImageSource]) -> NDArray[Any]:
-        """Return the label of the closest class of each of q pictures; nothing is changed by asking."""
-        classifier, vectors = self._read(X)
-        return classifier.predict(vectors)
+        """Predict the labels of q images."""
+        classifier, embeddings = self._embed(X)
+        return classifier.predict(embeddings)
 
     def predict_proba(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Return class probabilities of shape (q, c); as the support was tuned on, they may be too sure."""
-        classifier, vectors = self._read(X)
-        return classifier.predict_proba(vectors, self._calibration)
+        """Return class probabilities of shape (q, c); after fine-tuning on the support they may be overconfident."""
+        classifier, embeddings = self._embed(X)
+        return classifier.predict_proba(embeddings, self._calibration)
 
     def save_encoder(self, folder: str | os.PathLike[str]) -> None:
-        """Write the adapted encoder as timm does for the Hub: config.json, model.safetensors, README.md.
+        """Write the fine-tuned encoder as timm does for the Hub: config.json, model.safetensors, README.md.
 
-        Head and mirror images stay with the classifier: the encoder gives the vectors of pictures as they are.
-        ``TimmEncoder("local-dir:" + folder)`` loads it, with the same fingerprint, as long as the encoder has no
-        ``pool``: one that has must be loaded with it.
+        Head and test-time augmentation are not part of it. ``TimmEncoder("local-dir:" + folder)`` loads it, with the
+        same fingerprint; an encoder with ``pool`` must be loaded with the same.
 
         Parameters
         ----------
         folder : path
-            Made where it does not exist; what it held under these names is replaced.
+            Made where it does not exist; files of these names in it are replaced.
 
         Raises
         ------
         NotFittedError : before the first ``fit``.
         """
         check_is_fitted(self, "classes_")
-        save_folder(self.encoder_, folder, self.choice_, self._settings())
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
+        save_folder(self.encoder_, folder, self.choice_, settings)
 
-    def _read(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
-        check_is_fitted(self, "classes_")
-        return self._classifier, sum_of_directions(encode_flips(self.encoder_, X, tta=self.choice_.mirror))
-
-    def _tuned(self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor) -> tuple[Tuned, Answer | None]:
-        """What tuning leaves, and how the untouched encoder answers; None where that was not asked."""
-        parts = hold_out(codes, int(codes.max()) + 1, self.random_state)
-        settings = self._settings()
-        if self.trainable == "head":
-            frozen = self._frozen(encoder, images, codes, parts)
-            return Tuned(None, untouched(frozen, codes, parts), head_parameters(codes, encoder)), frozen
-        pixels = decode(encoder.loaded.prepare, images, len(images), self.memory)
-        chosen = self._frozen(encoder, images, codes, parts) if settings.judged else None
-        return tune(encoder, Task(pixels, codes, chosen), settings), chosen
-
-    def _frozen(
-        self, encoder: TimmEncoder, images: Sequence[ImageSource], codes: Tensor, parts: list[tuple[Tensor, Tensor]]
-    ) -> Answer:
-        looks = torch.from_numpy(encode_flips(encoder, images, tta=self.mirror is not False))
-        return answer(looks, codes, int(codes.max()) + 1, parts, head=self.head, mirror=self.mirror)
-
-    def _check(self) -> None:
+    def check_parameters(self) -> None:
+        """Raise ValueError for wrong parameters, before anything is read or computed."""
         check_trainable(self.trainable)
         check_choice("loss", self.loss, LOSSES)
-        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("schedule", self.schedule, tuple(SCHEDULES))
         if not isinstance(self.flip, (bool, np.bool_)):
             raise ValueError(f"flip must be True or False, not {self.flip!r}")
         if self.head is not None:
             check_choice("head", self.head, HEADS)
-        if self.mirror is not None and not isinstance(self.mirror, (bool, np.bool_)):
-            raise ValueError(f"mirror must be True, False or None (choose), not {self.mirror!r}")
+        if self.tta is not None and not isinstance(self.tta, (bool, np.bool_)):
+            raise ValueError(f"tta must be True, False or None (choose), not {self.tta!r}")
         if self.trainable == "head":
             for name, default in (("steps", None), ("learning_rate", None), ("loss", "cross-entropy")):
                 if (value := getattr(self, name)) != default:
@@ -270,6 +260,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                         "blocks, as with trainable='last-2'"
                     )
         self._check_numbers()
+
+    def _embed(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
+        check_is_fitted(self, "classes_")
+        return self._classifier, sum_of_directions(encode_flips(self.encoder_, X, tta=self.choice_.tta))
 
     def _check_numbers(self) -> None:
         check_count("views", self.views)
@@ -282,36 +276,20 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < float("inf")):
                 raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
 
-    def _settings(self) -> Settings:
-        return Settings(
-            trainable=self.trainable,
-            loss=self.loss,
-            schedule=self.schedule,
-            steps=self.steps,
-            learning_rate=self.learning_rate,
-            views=self.views,
-            flip=self.flip,
-            head=self.head,
-            mirror=self.mirror,
-            rank=self.rank,
-            memory=self.memory,
-            seed=self.random_state,
-        )
 
+def usable_encoder(encoder: TimmEncoder | str) -> TimmEncoder:
+    """Return the encoder to fine-tune.
 
-def head_parameters(codes: Tensor, encoder: TimmEncoder) -> int:
-    """How many numbers train where only what reads the vectors does."""
-    return (int(codes.max()) + 1) * (encoder.dim + 1)
-
-
-def usable(encoder: TimmEncoder | str) -> TimmEncoder:
-    """Return what can be tuned of what is given, or say why it cannot be."""
+    Raises
+    ------
+    TypeError, ValueError : saying why it cannot be fine-tuned.
+    """
     if isinstance(encoder, str):
         encoder = load_encoder(encoder)
     if not isinstance(encoder, TimmEncoder):
         raise TypeError(
-            f"only a TimmEncoder, or the name of one, can be tuned, not {type(encoder).__name__}; of a cache, give its "
-            "encoder"
+            f"only a TimmEncoder, or the name of one, can be fine-tuned, not {type(encoder).__name__}; of a cache, "
+            "give its encoder"
         )
     if encoder.layer is not None:
         raise ValueError(

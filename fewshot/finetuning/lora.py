@@ -1,7 +1,6 @@
 """Low-rank adapters beside a network's weights.
 
-peft (``inject_adapter_in_model``) is not used: it requires transformers, accelerate and psutil, and through them
-tokenizers, regex and typer, for what is some 40 lines here, and wants the layers listed by name.
+Not peft's: it requires transformers, accelerate, tokenizers and others for what is some 40 lines here.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from fewshot.encoders import replace
 
 
 class Adapter(nn.Module):
-    """A linear layer or convolution plus a product of two thin matrices, the second of them zero at first.
+    """A linear layer or convolution plus a product of two low-rank matrices, the second of them zero at first.
 
     Parameters
     ----------
     layer : nn.Linear or nn.Conv2d
         Stays as it is; a convolution's groups must be 1.
     rank : int
-        Of the product; no more than the layer's own smaller side.
+        Of the product; at most the layer's own smaller side.
 
     References
     ----------
-    Hu et al. 2021, arXiv:2106.09685, eq. 3, with alpha = rank, so that the product is added as it is. It departs in
-    that convolutions are adapted too: a thin one of the same window, then one of 1 x 1.
+    Hu et al. 2021, arXiv:2106.09685, eq. 3, with alpha = rank, so that the product is added as it is; departs from it
+    in adapting convolutions too: one of ``rank`` channels and the same window, then one of 1 x 1.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int) -> None:
@@ -41,8 +40,8 @@ class Adapter(nn.Module):
         self.up = nn.Parameter(torch.zeros(out, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer gives, with the sum of both weights."""
-        return lent(self.layer, x, self.weight, self.layer.bias)
+        """Return the layer's output with the sum of both weights."""
+        return with_weights(self.layer, x, self.weight, self.layer.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -50,8 +49,8 @@ class Adapter(nn.Module):
         return self.layer.weight + (self.up @ self.down.flatten(1)).view_as(self.layer.weight)
 
 
-def lent(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return what a layer makes of its input with another weight and bias, in the input's precision."""
+def with_weights(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a layer's output for another weight and bias, in the input's precision."""
     if not torch.is_autocast_enabled(x.device.type):  # which would do it
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     # The layer's own forward pads as it does; its hooks are called.

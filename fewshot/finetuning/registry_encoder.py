@@ -1,4 +1,4 @@
-"""Adapting a registry's encoder to the classes that the registry holds."""
+"""Fine-tuning a registry's encoder on the registry's own examples."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from fewshot.progress import Progress
 from fewshot.registry import unavailable
 
 if TYPE_CHECKING:
-    from fewshot.finetuning.choice import Choice
+    from fewshot.finetuning.search import Choice
     from fewshot.media import ImageSource
     from fewshot.registry import ClassRegistry
 
 
 _PART = ".part"
-# To write an encoder takes seconds: a folder that is half written for so long was left by a process that was killed.
+# Writing an encoder takes seconds: a folder half written for so long was left by a process that was killed.
 _LEFT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What became of a registry's encoder.
+    """The outcome of ``tune_registry``.
 
     Attributes
     ----------
     encoder, was : dict
-        How the registry's encoder is loaded now, and how it was before; the same where nothing was better.
+        Parameters of the registry's encoder now and before; the same where no fine-tuned encoder was better.
     choice : Choice
-        The steps and the learning rate that were taken, and what they were judged by.
+        Steps and learning rate, and what they were evaluated on.
     examples : int
-        How many vectors were made anew.
+        How many were embedded again.
     """
 
     encoder: dict[str, Any]
@@ -54,20 +54,20 @@ class TuneReport:
 def tune_registry(
     registry: ClassRegistry, *, folder: str | os.PathLike[str] | None = None, **settings: Any
 ) -> TuneReport:
-    """Fine-tune a copy of a registry's encoder on its own examples, and embed these anew with it.
+    """Fine-tune a copy of a registry's encoder on the registry's examples, and embed these again with it.
 
-    The encoder goes to a folder of its own; the one before stays where it is, and ``ClassRegistry.reindex`` with it
-    takes everything back. Where no tuning promises to do better, nothing is changed. What a killed call left half
-    written beside the registry, or ``folder``, is removed an hour later by the next.
+    The new encoder is written to a folder; the one before stays where it is, and ``ClassRegistry.reindex`` with it
+    undoes the change. Where no fine-tuned encoder is better on held-out examples, nothing is changed. Examples that
+    other processes remove meanwhile are left out. Folders that a killed call left half written are removed after an
+    hour by the next call.
 
     Parameters
     ----------
     registry : ClassRegistry
     folder : path, optional
-        Where the encoder goes; it must not exist. By default beside the registry, named after it and the encoder's
-        fingerprint.
+        For the encoder; must not exist. By default beside the registry, named after it and the encoder's fingerprint.
     **settings
-        Those of ``FineTuneClassifier``, but for the encoder.
+        Parameters of ``FineTuneClassifier``, but for the encoder.
 
     Returns
     -------
@@ -75,13 +75,13 @@ def tune_registry(
 
     Raises
     ------
-    RegistryError : naming the pictures that are neither kept nor where they were; nothing is changed.
+    RegistryError : naming the examples whose images are neither stored nor where they were; nothing is changed.
     FileExistsError : if the folder exists and is not empty.
-    ValueError : for an encoder that cannot be tuned, or fewer than two classes.
+    ValueError : for an encoder that cannot be fine-tuned, or fewer than two classes.
     """
     encoder = registry.encoder
     if not isinstance(encoder, TimmEncoder):
-        raise ValueError(f"{registry.path} was made with an encoder of your own: only timm networks can be tuned")
+        raise ValueError(f"{registry.path} was made with an encoder of your own: only timm networks can be fine-tuned")
     if folder is not None and os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise FileExistsError(f"{os.fspath(folder)} exists: give another folder for the encoder")
     if folder is not None and not Path(folder).absolute().parent.is_dir():
@@ -95,12 +95,12 @@ def tune_registry(
             f"{registry.path} takes its features after layer {encoder.layer!r}, but fine-tuning reads the network's "
             f"own embedding: first run fewshot reindex {shlex.quote(registry.path)} --encoder {encoder.name}"
         )
-    settings = {"head": "prototypes", "mirror": False, **settings}  # as the registry reads vectors
+    settings = {"head": "prototypes", "tta": False, **settings}  # as a registry predicts
     classifier = FineTuneClassifier(encoder, **settings)
-    classifier._check()  # a registry's pictures may take long to read
-    _sweep(_beside(registry.path, "") if folder is None else Path(f"{os.path.abspath(folder)}-"))
+    classifier.check_parameters()  # before the images are read, which may take long
+    _remove_half_written(_beside(registry.path, "") if folder is None else Path(f"{os.path.abspath(folder)}-"))
     was = registry.info().encoder
-    classifier.fit(*_examples(registry))
+    _fit(classifier, registry)
     if not classifier.choice_.steps:
         return TuneReport(was, was, classifier.choice_, 0)
     tuned = classifier.encoder_
@@ -111,48 +111,80 @@ def tune_registry(
 
 
 class _Example:
-    """A registry's picture as a file object, read anew each time: no more are in memory than are in use."""
+    """An example's image as a file object, read when used, so that few are in memory at a time."""
 
     def __init__(self, registry: ClassRegistry, id_: int) -> None:
         self._registry, self._id = registry, id_
         self.name = f"example {id_}"
 
     def seekable(self) -> bool:
-        """Return False: there is no place in it to go back to."""
+        """Return False: each ``read`` returns the whole image."""
         return False
 
     def read(self, size: int = -1) -> bytes:
-        """Return the whole picture."""
+        """Return the whole image."""
         return self._registry.picture(self._id)
 
+    def removed(self) -> bool:
+        """Whether the example is in the registry no more."""
+        try:
+            self._registry.picture(self._id)
+        except KeyError:
+            return True
+        except ImageError:
+            pass
+        return False
 
-def _examples(registry: ClassRegistry) -> tuple[list[ImageSource], list[str]]:
-    """Every picture, seen to be there, and its label."""
-    images: list[ImageSource] = []
+
+def _fit(classifier: FineTuneClassifier, registry: ClassRegistry) -> None:
+    """Fit on every example; again on those that are left, where some were removed before they were read."""
+    while True:
+        examples, labels = _examples(registry)
+        try:
+            classifier.fit(cast("list[ImageSource]", examples), labels)
+            return
+        except ImageError:
+            if not any(example.removed() for example in examples):
+                raise
+
+
+def _examples(registry: ClassRegistry) -> tuple[list[_Example], list[str]]:
+    """Return every example whose image can be read, and its label.
+
+    Raises
+    ------
+    RegistryError : naming the others.
+    """
+    found: list[_Example] = []
     labels: list[str] = []
     missing: list[str] = []
-    total = sum(registry.classes().values())
-    with Progress(total, "look") as bar:
-        for label in registry.classes():
-            for id_, _ in registry.examples(label):
-                try:
-                    registry.picture(id_)
-                    images.append(cast("ImageSource", _Example(registry, id_)))
+    classes = registry.classes()
+    with Progress(sum(classes.values()), "read") as bar:
+        for label in classes:
+            with suppress(KeyError):  # the class was removed meanwhile
+                for id_, _ in registry.examples(label):
+                    bar.advance(1)
+                    example = _Example(registry, id_)
+                    try:
+                        example.read()
+                    except KeyError:
+                        continue  # the example was
+                    except ImageError as error:
+                        missing.append(f"example {id_}, {error}")
+                        continue
+                    found.append(example)
                     labels.append(label)
-                except ImageError as error:
-                    missing.append(f"example {id_}, {error}")
-                bar.advance(1)
     if missing:
-        raise RegistryError(unavailable(missing, total, registry.path))
-    return images, labels
+        raise RegistryError(unavailable(missing, len(found) + len(missing), registry.path))
+    return found, labels
 
 
 def _beside(path: str, fingerprint: str) -> Path:
     return Path(f"{os.path.abspath(path)}.encoder-{fingerprint[:8]}")
 
 
-def _sweep(start: Path) -> None:
-    """Remove what was left half written of folders whose paths begin so."""
+def _remove_half_written(start: Path) -> None:
+    """Remove folders that killed calls left half written, of those whose paths begin so."""
     for half in start.parent.glob(f".*{_PART}"):
         with suppress(OSError):  # another call may remove it too
             if half.name.startswith(f".{start.name}") and time.time() - half.stat().st_mtime > _LEFT_SECONDS:
@@ -160,7 +192,7 @@ def _sweep(start: Path) -> None:
 
 
 def _save(write: Callable[[Path], object], place: Path) -> None:
-    """Write the folder whole or not at all; one that is there already, by name the same encoder, stays."""
+    """Write the folder whole or not at all; one that exists already stays: its name holds the same fingerprint."""
     if place.is_dir() and any(place.iterdir()):
         return
     half = None

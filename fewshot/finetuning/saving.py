@@ -1,9 +1,10 @@
-"""An adapted encoder as timm's folder of weights, with the encoder's own preprocessing and a model card."""
+"""A fine-tuned encoder as timm's folder of weights, with its preprocessing and a model card."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from torch import Tensor
 from fewshot.encoders import POCKET, TimmEncoder
 from fewshot.errors import FewShotError
 from fewshot.files import replacing
-from fewshot.finetuning.choice import Choice
-from fewshot.finetuning.session import Settings
+from fewshot.finetuning.search import Choice
 from fewshot.training import timm_config
 
-# Where the weights came from is not where these lie, and "architecture" stands outside.
-_ELSEWHERE = ("url", "file", "source", "hf_hub_id", "hf_hub_filename", "architecture", "state_dict", "custom_load")
+# Of the original weights' place; "architecture" is written outside.
+_NOT_WRITTEN = ("url", "file", "source", "hf_hub_id", "hf_hub_filename", "architecture", "state_dict", "custom_load")
 
 
-def save_folder(encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Choice, settings: Settings) -> None:
+def save_folder(
+    encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Choice, settings: Mapping[str, Any]
+) -> None:
     """Write an encoder so that timm loads it again, and check that it does.
+
+    ``settings``, the classifier's parameters, and ``choice`` go into the model card.
 
     Raises
     ------
@@ -38,9 +42,9 @@ def save_folder(encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Ch
     place.mkdir(parents=True, exist_ok=True)
     network = encoder.exact_network()
     own: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
-    preprocessing = {key: value for key, value in own.items() if key not in _ELSEWHERE and value is not None}
+    preprocessing = {key: value for key, value in own.items() if key not in _NOT_WRITTEN and value is not None}
     with replacing(place / "model.safetensors") as temporary:
-        weights = {name: _small(tensor) for name, tensor in network.state_dict().items()}
+        weights = {name: _compact(tensor) for name, tensor in network.state_dict().items()}
         save_file(weights, temporary, metadata={"format": "pt"})
         temporary.chmod(0o644)
     for name, text in (
@@ -59,7 +63,7 @@ def save_folder(encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Ch
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    """What the network was built with beside its name, where its weights' config says so."""
+    """Return the model arguments in the config of the original weights."""
     source, _, place = name.partition(":")
     if name == "pocket":
         source, place = "local-dir", str(POCKET)
@@ -70,31 +74,31 @@ def _arguments(name: str) -> dict[str, Any]:
     return {}
 
 
-def _small(tensor: Tensor) -> Tensor:
-    """As float16 where that loses nothing, as in blocks that did not train of weights that came so."""
+def _compact(tensor: Tensor) -> Tensor:
+    """Convert to float16 where that loses nothing, as in frozen blocks of weights stored so."""
     if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
         tensor = tensor.half()
     return tensor.cpu().contiguous()
 
 
-def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Settings) -> str:
+def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Mapping[str, Any]) -> str:
     def percent(share: float | None) -> str:
         return "-" if share is None else f"{100 * share:.1f} %"
 
     pool = f", pool={encoder.pool!r}" if encoder.pool else ""
-    done, judged = "left as it was", "No tuning promised to tell these classes apart better."
+    done, evaluation = "left as it was", "No fine-tuned candidate was better on held-out images."
     if choice.steps:
         done = "fine-tuned"
-        judged = (
-            f"Right on what was held out of these pictures: {percent(choice.accuracy_before)} before, "
-            f"{percent(choice.accuracy_after)} after. It chose the steps, so it flatters."
+        evaluation = (
+            f"Accuracy on held-out images of the support: {percent(choice.accuracy_before)} before, "
+            f"{percent(choice.accuracy_after)} after. The steps were chosen by it, so it is optimistic."
         )
-    told = {key: value for key, value in asdict(choice).items() if key != "seconds"}
+    chosen = {key: value for key, value in asdict(choice).items() if key != "seconds"}
     return "\n".join(
         [
             f"# {place.name}",
             "",
-            f"{encoder.name}, {done} by `fewshot` for a few pictures of the classes to tell apart.",
+            f"{encoder.name}, {done} by `fewshot` on a few images of each class.",
             "",
             "```python",
             "from fewshot import TimmEncoder",
@@ -102,13 +106,13 @@ def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Settings)
             f'encoder = TimmEncoder("local-dir:{place.name}"{pool})',
             "```",
             "",
-            judged,
+            evaluation,
             "",
             "```json",
-            json.dumps({**asdict(settings), "chosen": told}, indent=1, default=lambda number: number.item()),  # numpy's
+            json.dumps({**settings, "chosen": chosen}, indent=1, default=lambda number: number.item()),  # numpy's
             "```",
             "",
-            "The licences of the weights it began with, and of the pictures, decide what it may be used for.",
+            "The licences of the original weights and of the images decide what it may be used for.",
             "",
         ]
     )

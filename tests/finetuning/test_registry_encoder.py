@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewshot import ClassRegistry, ImageError, RegistryError, TimmEncoder
 from fewshot.cli import main
-from fewshot.finetuning.classifier import FineTuneClassifier
+from fewshot.finetuning import Choice, FineTuneClassifier
 from fewshot.finetuning.registry_encoder import _examples, tune_registry
 from fewshot.media import image_bytes
 
@@ -133,8 +133,6 @@ def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
     content = path.read_bytes()
 
     def unchanged(self, X, y):
-        from fewshot.finetuning.choice import Choice
-
         self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, "logistic", False, 10, 0.1)
         return self
 
@@ -148,6 +146,61 @@ def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
     run = CliRunner().invoke(main, ["tune", str(path)])
     assert "no setting improved on the encoder in cross-validation" in run.stderr
     assert json.loads(run.stdout)["examples"] == 0
+
+
+def removing(path, label, id_=None):
+    """Remove a class, or one example, as another process would."""
+    with ClassRegistry(path) as other:
+        if id_ is None:
+            other.remove(label)
+        else:
+            other.remove_example(id_)
+
+
+@pytest.mark.parametrize(("removed", "left"), [(("class 1", 4), 5), (("class 2",), 4)])
+def test_examples_that_another_process_removes_while_they_are_listed_are_left_out(path, monkeypatch, removed, left):
+    picture_of = ClassRegistry.picture
+
+    def removing_meanwhile(self, id_):
+        if id_ == 1:
+            monkeypatch.undo()
+            removing(path, *removed)
+        return picture_of(self, id_)
+
+    monkeypatch.setattr(ClassRegistry, "picture", removing_meanwhile)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, **SETTINGS)
+        assert (report.examples, report.choice.steps) == (left, 2)
+        assert sum(registry.classes().values()) == left
+
+
+def test_an_example_that_is_removed_before_it_is_learned_from_is_left_out_and_the_others_are_fitted(path, monkeypatch):
+    fit, fitted = FineTuneClassifier.fit, []
+
+    def removing_before(self, X, y):
+        fitted.append(len(y))
+        if len(fitted) == 1:
+            removing(path, "class 1", 4)
+        return fit(self, X, y)
+
+    monkeypatch.setattr(FineTuneClassifier, "fit", removing_before)
+    with ClassRegistry(path) as registry:
+        report = tune_registry(registry, **SETTINGS)
+    assert fitted == [6, 5]
+    assert report.examples == 5
+
+
+def test_an_image_that_goes_while_it_is_learned_from_is_an_error(tmp_path, monkeypatch):
+    files = [tmp_path / f"{n}.png" for n in range(2)]
+    for n, file in enumerate(files):
+        picture(n, n).save(file)
+    fit = FineTuneClassifier.fit
+    monkeypatch.setattr(FineTuneClassifier, "fit", lambda self, X, y: files[0].unlink() or fit(self, X, y))
+    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+        for n, file in enumerate(files):
+            registry.add(f"class {n}", [file])
+        with pytest.raises(ImageError, match=r"0\.png"):
+            tune_registry(registry, **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +234,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(path, tmp_p
             tune_registry(registry, folder=path)
     with ClassRegistry(tmp_path / "own.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png()])
-        with pytest.raises(ValueError, match="an encoder of your own: only timm networks can be tuned"):
+        with pytest.raises(ValueError, match="an encoder of your own: only timm networks can be fine-tuned"):
             tune_registry(registry)
 
 

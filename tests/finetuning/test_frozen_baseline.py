@@ -1,4 +1,4 @@
-"""How an untouched encoder answers: logistic regression of unit spread, second looks, and what speaks against them."""
+"""The classifier on an untouched encoder: logistic regression of unit spread, flips, and what speaks against them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from sklearn.linear_model import LogisticRegression
 
 from fewshot import FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder
 from fewshot.encoders.tta import encode_flips, flipped_centre, sum_of_directions
-from fewshot.finetuning import frozen as freezing
-from fewshot.finetuning.choice import Fold, choose, hold_out, untouched
-from fewshot.finetuning.frozen import Answer, SpreadLogisticClassifier, answer, mirror_stays, worse
-from fewshot.finetuning.gradient_steps import Steps
-from fewshot.finetuning.walk import Seen, Support
-from fewshot.progress import Progress
+from fewshot.finetuning import frozen_baseline
+from fewshot.finetuning.frozen_baseline import SpreadLogisticClassifier, fit_baseline, flips_stay, worse
+from fewshot.finetuning.search import hold_out, untouched
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ def pocket():
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Nine photographs of noise, three of a class that differ in how bright their left half is."""
+    """Nine images of noise, three of a class that differ in how bright their left half is."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 120, (9, 64, 64, 3), dtype=np.uint8)
     images[3:, :, :32] += 60
@@ -71,17 +68,17 @@ def test_the_penalty_means_the_same_where_directions_lie_close_together():
     assert np.abs(far).max() > 1
 
 
-def test_mirror_images_stay_where_most_of_each_class_are_closest_to_their_own_class():
-    def ways(*mirrors):
+def test_flips_stay_where_most_of_each_class_are_closest_to_their_own_class():
+    def directions(*flips):
         plain = torch.eye(4)
-        return torch.stack([plain, plain[list(mirrors)]], 1)
+        return torch.stack([plain, plain[list(flips)]], 1)
 
     labels = torch.tensor([0, 0, 1, 1])
-    assert mirror_stays(ways(1, 0, 3, 2), labels, 2)
-    assert not mirror_stays(ways(1, 0, 3, 0), labels, 2)  # half of class 1, as of "b" and "d"
-    assert not mirror_stays(ways(2, 3, 0, 1), labels, 2)
-    assert mirror_stays(ways(0, 1, 2, 3), torch.arange(4), 4)  # one picture a class
-    assert not mirror_stays(ways(0, 1, 2, 1), torch.arange(4), 4)
+    assert flips_stay(directions(1, 0, 3, 2), labels, 2)
+    assert not flips_stay(directions(1, 0, 3, 0), labels, 2)  # half of class 1, as of "b" and "d"
+    assert not flips_stay(directions(2, 3, 0, 1), labels, 2)
+    assert flips_stay(directions(0, 1, 2, 3), torch.arange(4), 4)  # one image a class
+    assert not flips_stay(directions(0, 1, 2, 1), torch.arange(4), 4)
 
 
 def test_scores_are_worse_only_by_more_than_the_standard_error_of_the_difference():
@@ -93,10 +90,10 @@ def test_scores_are_worse_only_by_more_than_the_standard_error_of_the_difference
     assert not worse([], [], [])
 
 
-def asked(looks, labels, **given):
+def fitted(vectors, labels, **given):
     codes = torch.tensor(labels)
-    parts = hold_out(codes, int(codes.max()) + 1, 0)
-    return answer(looks, codes, int(codes.max()) + 1, parts, **{"head": None, "mirror": None, **given})
+    splits = hold_out(codes, int(codes.max()) + 1, 0)
+    return fit_baseline(vectors, codes, splits, **{"head": None, "tta": None, **given})
 
 
 @pytest.mark.parametrize(("right", "found"), [(1.0, "logistic"), (-1.0, "prototypes")])
@@ -105,66 +102,39 @@ def test_logistic_regression_is_taken_unless_what_is_held_out_speaks_against_it(
         scores = torch.nn.functional.one_hot((query[:, 0] > 0).long(), n_classes).float()
         return scores * (right if head == "logistic" else 1.0)
 
-    monkeypatch.setattr(freezing, "_scores", scripted)
+    monkeypatch.setattr(frozen_baseline, "_scores", scripted)
     labels = [0] * 5 + [1] * 5
-    looks = torch.tensor([[[-1.0, 0.0]]] * 5 + [[[1.0, 0.0]]] * 5)
-    assert asked(looks, labels, mirror=False).head == found
-    assert asked(looks, labels, mirror=False, head="logistic").head == "logistic"
+    vectors = torch.tensor([[[-1.0, 0.0]]] * 5 + [[[1.0, 0.0]]] * 5)
+    assert fitted(vectors, labels, tta=False).head == found
+    assert fitted(vectors, labels, tta=False, head="logistic").head == "logistic"
 
 
-def test_mirror_images_of_other_classes_are_not_taken_and_like_ones_are():
+def test_flips_like_other_classes_are_not_taken_and_others_are():
     X, labels = some_vectors([5, 5, 5], apart=3.0)
     plain = torch.from_numpy(X).float()
     like, turned = plain + 0.1 * torch.randn(15, 12, generator=torch.Generator().manual_seed(0)), plain.roll(5, 0)
-    assert asked(torch.stack([plain, like], 1), labels.tolist()).mirror
-    assert not asked(torch.stack([plain, turned], 1), labels.tolist()).mirror
-    assert asked(torch.stack([plain, turned], 1), labels.tolist(), mirror=True).mirror
-    assert not asked(plain[:, None], labels.tolist(), mirror=False).mirror
+    assert fitted(torch.stack([plain, like], 1), labels.tolist()).tta
+    assert not fitted(torch.stack([plain, turned], 1), labels.tolist()).tta
+    assert fitted(torch.stack([plain, turned], 1), labels.tolist(), tta=True).tta
+    assert not fitted(plain[:, None], labels.tolist(), tta=False).tta
 
 
-def test_accuracies_are_of_prototypes_of_the_pictures_as_they_are_and_of_the_answer():
+def test_accuracies_are_of_prototypes_of_the_images_alone_and_of_the_baseline():
     X, labels = some_vectors([4, 4, 4, 4])
     codes, x = torch.from_numpy(labels), directions_of(X)
-    parts = hold_out(codes, 4, 0)
+    splits = hold_out(codes, 4, 0)
     found = untouched(
-        asked(torch.from_numpy(X).float()[:, None], labels.tolist(), mirror=False, head="logistic"), codes, parts
+        fitted(torch.from_numpy(X).float()[:, None], labels.tolist(), tta=False, head="logistic"), codes, splits
     )
     right = [
-        [clf.fit(x[learn], labels[learn]).predict(x[held]) == labels[held] for learn, held in parts]
+        [clf.fit(x[learn], labels[learn]).predict(x[held]) == labels[held] for learn, held in splits]
         for clf in (PrototypeClassifier(), SpreadLogisticClassifier())
     ]
     assert (found.steps, found.held_out) == (0, "examples")
     assert found.accuracy_before == pytest.approx(np.mean(right[0]))
     assert found.accuracy_after == pytest.approx(np.mean(right[1]))
     assert np.size(right[0]) == 16
-    assert untouched(asked(torch.rand(4, 1, 2), [0, 1, 2, 3], mirror=False), torch.arange(4), []).held_out is None
-
-
-class Turning:
-    """Steps whose tuned directions tell the two classes apart, and whose untouched ones do not."""
-
-    follow = Steps.follow
-
-    def run(self, jobs, bar):
-        turned = {step: torch.eye(2) if step else torch.eye(2).flip(0) for step in (0, 1)}
-        return [{step: Seen(turned[step], job.asked[0][0]) for step in job.stops} for job in jobs]
-
-
-def test_tuning_must_beat_the_untouched_encoders_answer_not_only_its_prototypes():
-    features, labels = torch.tensor([[1.0, 0.2], [1.0, 0.1], [0.1, 1.0], [0.2, 1.0]]), torch.tensor([0, 0, 1, 1])
-    support = Support((features,), (features[None],), labels, 2)
-    part = Fold(torch.arange(4), torch.arange(1), (features,), labels)
-
-    def chosen(frozen):
-        with Progress(None, "test") as bar:
-            return Turning().follow([choose(support, "examples", [part], (0.1,), (1,), frozen)], bar)[0]
-
-    plain, right = torch.eye(2).flip(0)[labels], torch.eye(2)[labels] * 20
-    assert chosen(None).steps == 1
-    best = chosen(Answer("logistic", False, (plain,), (right,), features))
-    assert (best.steps, best.accuracy_before, best.accuracy_after) == (0, 0.0, 1.0)
-    assert chosen(Answer("logistic", False, (plain,), (torch.zeros(4, 2),), features)).steps == 1
-    assert chosen(Answer("logistic", False, (right,), (plain,), features)).steps == 0  # nor its answer alone
+    assert untouched(fitted(torch.rand(4, 1, 2), [0, 1, 2, 3], tta=False), torch.arange(4), []).held_out is None
 
 
 def test_the_flipped_centre_leaves_out_the_edges_and_turns_left_to_right():
@@ -181,7 +151,7 @@ def test_the_flipped_centre_leaves_out_the_edges_and_turns_left_to_right():
     assert (wide[:, -1] == 4).all()
 
 
-def test_two_looks_are_the_encoders_vectors_of_the_picture_and_of_its_flipped_centre(pocket, pictures):
+def test_flips_are_the_encoders_vectors_of_the_image_and_of_its_flipped_centre(pocket, pictures):
     images = pictures[0]
     found = encode_flips(pocket, images)
     assert_array_equal(found[:, 0], pocket.encode(images))
@@ -205,46 +175,46 @@ def test_the_head_alone_needs_no_steps_and_no_chance(pocket, pictures):
     assert_array_equal(first.predict(images), labels)
     assert first.choice_.head == second.choice_.head
     assert_allclose(first.predict_proba(images[:2]).sum(1), 1, rtol=1e-5)
-    twice = FineTuneClassifier(pocket, trainable="head", head="prototypes", mirror=True).fit(images, labels)
+    twice = FineTuneClassifier(pocket, trainable="head", head="prototypes", tta=True).fit(images, labels)
     own = sum_of_directions(encode_flips(pocket, images))
     assert_allclose(twice.scores(images), PrototypeClassifier().fit(own, labels).scores(own), atol=1e-5)
-    assert (twice.choice_.head, twice.choice_.mirror) == ("prototypes", True)
+    assert (twice.choice_.head, twice.choice_.tta) == ("prototypes", True)
 
 
-def test_one_picture_a_class_is_answered_by_the_head_without_anything_held_out(pocket, pictures):
+def test_one_image_a_class_is_classified_by_logistic_regression_without_anything_held_out(pocket, pictures):
     images, labels = pictures
     found = FineTuneClassifier(pocket, trainable="head").fit(images[::3], labels[::3])
     assert (found.choice_.held_out, found.choice_.accuracy_before, found.choice_.head) == (None, None, "logistic")
     assert found.predict(images[::3]).tolist() == labels[::3]
 
 
-def test_a_pickled_classifier_looks_twice_too(pocket, pictures):
+def test_a_pickled_classifier_keeps_its_test_time_augmentation(pocket, pictures):
     images, labels = pictures
-    found = FineTuneClassifier(pocket, trainable="head", mirror=True).fit(images, labels)
+    found = FineTuneClassifier(pocket, trainable="head", tta=True).fit(images, labels)
     again = pickle.loads(pickle.dumps(found))
     assert_array_equal(again.scores(images), found.scores(images))
 
 
-def test_a_tuned_encoder_looks_twice_and_is_read_by_logistic_regression_only_where_that_is_asked_for(pocket, pictures):
+def test_a_fine_tuned_encoder_has_tta_and_logistic_regression_only_where_they_are_asked_for(pocket, pictures):
     images, labels = pictures
     steps = {"trainable": "last", "steps": 1, "learning_rate": 1e-4, "views": 2}
     plain = FineTuneClassifier(pocket, **steps).fit(images, labels)
-    assert (plain.choice_.head, plain.choice_.mirror) == ("prototypes", False)
-    asked = FineTuneClassifier(pocket, **steps, head="logistic", mirror=True).fit(images, labels)
+    assert (plain.choice_.head, plain.choice_.tta) == ("prototypes", False)
+    asked = FineTuneClassifier(pocket, **steps, head="logistic", tta=True).fit(images, labels)
     own = sum_of_directions(encode_flips(asked.encoder_, images))
     assert_allclose(asked.scores(images), SpreadLogisticClassifier().fit(own, labels).scores(own), atol=1e-4)
     with pytest.raises(ValueError, match="head must be one of 'logistic', 'prototypes', not 'ridge'"):
         FineTuneClassifier(pocket, head="ridge").fit(images, labels)
-    with pytest.raises(ValueError, match=r"mirror must be True, False or None .*, not 'yes'"):
-        FineTuneClassifier(pocket, mirror="yes").fit(images, labels)
+    with pytest.raises(ValueError, match=r"tta must be True, False or None .*, not 'yes'"):
+        FineTuneClassifier(pocket, tta="yes").fit(images, labels)
 
 
 def test_the_card_of_an_untouched_encoder_says_so_and_takes_numpys_numbers(pocket, pictures, tmp_path):
     images, labels = pictures
-    found = FineTuneClassifier(pocket, trainable="head", mirror=np.True_, views=np.int64(2)).fit(images, labels)
+    found = FineTuneClassifier(pocket, trainable="head", tta=np.True_, views=np.int64(2)).fit(images, labels)
     found.save_encoder(tmp_path / "same")
     card = (tmp_path / "same" / "README.md").read_text()
     assert "pocket, left as it was by `fewshot`" in card
     assert "before, " not in card  # the figures are of a head that is not in the folder
-    assert '"mirror": true' in card
+    assert '"tta": true' in card
     assert TimmEncoder(f"local-dir:{tmp_path / 'same'}").fingerprint == pocket.fingerprint

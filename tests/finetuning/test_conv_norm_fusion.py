@@ -1,4 +1,4 @@
-"""Batch norms folded while they train: the same function and the same gradients, without a norm's own pass."""
+"""Batch norms fused while they train: the same function and the same gradients, without a norm's own pass."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from fewshot.finetuning.folding import Folded, norms_folded
+from fewshot.finetuning.conv_norm_fusion import FusedConvNorm, fused_norms
 from fewshot.finetuning.lora import Adapter, add_adapters
-from fewshot.finetuning.strided import strided_in_float32
+from fewshot.finetuning.strided_convolutions import strided_in_float32
 
 
 class Norm(nn.BatchNorm2d):
@@ -61,7 +61,7 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
 
 
 def plain(name: str) -> str:
-    """A parameter's name in the network that is not folded: of what ``Folded`` holds, the index in the network."""
+    """A parameter's name in the network that is not fused: of what ``FusedConvNorm`` holds, the network's index."""
     index, *inner, last = name.split(".")
     return f"{int(index) + ('norm' in inner)}.{'.'.join([part for part in inner if part == 'layer'] + [last])}"
 
@@ -77,8 +77,8 @@ def test_outputs_and_gradients_are_those_of_the_network_as_it_is(adapted: bool) 
             nn.init.normal_(adapter.up)
     wanted, out = gradients(net), net(maps())
     before = net[1].passes
-    with norms_folded(net, [maps(1)]):
-        assert sum(isinstance(module, Folded) for module in net.modules()) == 3
+    with fused_norms(net, [maps(1)]):
+        assert sum(isinstance(module, FusedConvNorm) for module in net.modules()) == 3
         passes = net[0].norm.passes
         found = {plain(name): gradient for name, gradient in gradients(net).items()}
         torch.testing.assert_close(net(maps()), out, rtol=1e-5, atol=1e-5)
@@ -93,7 +93,7 @@ def test_the_network_is_afterwards_what_it_was_also_after_an_error() -> None:
     modules, parameters = list(net.named_modules()), {name: id(each) for name, each in net.named_parameters()}
 
     def interrupted() -> None:
-        with norms_folded(net, [maps(1)]), torch.no_grad():
+        with fused_norms(net, [maps(1)]), torch.no_grad():
             net[0].conv.weight.fill_(0.5)
             raise KeyboardInterrupt
 
@@ -116,22 +116,22 @@ def test_a_norm_whose_input_something_else_reads_stays_a_norm() -> None:
             return made + self.norm(made)
 
     net = Read()
-    with norms_folded(net, [maps(1)]):
-        assert not any(isinstance(module, Folded) for module in net.modules())
+    with fused_norms(net, [maps(1)]):
+        assert not any(isinstance(module, FusedConvNorm) for module in net.modules())
         assert isinstance(net.norm, nn.BatchNorm2d)
 
 
 def test_a_network_without_batch_norms_stays_as_it_is() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
-    with norms_folded(net, [maps(1)]):
+    with fused_norms(net, [maps(1)]):
         assert [type(module) for module in net] == [nn.Conv2d, nn.ReLU]
 
 
-def test_copies_stay_folded_and_strided_convolutions_inside_leave_bfloat16() -> None:
+def test_copies_stay_fused_and_strided_convolutions_inside_leave_bfloat16() -> None:
     net = network()
-    with norms_folded(net, [maps(1)]), strided_in_float32(net):
+    with fused_norms(net, [maps(1)]), strided_in_float32(net):
         twin = copy.deepcopy(net)
-    assert isinstance(twin[3], Folded)
+    assert isinstance(twin[3], FusedConvNorm)
     seen: list[torch.dtype] = []
     twin[3].conv.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):

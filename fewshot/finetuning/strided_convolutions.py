@@ -1,4 +1,4 @@
-"""Strided depthwise convolutions in float32: on a CPU their backward pass in bfloat16 is slower than all else."""
+"""Strided depthwise convolutions in float32, where their backward pass in bfloat16 is slow: on a CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ _LEFT = "_left_autocast"
 
 @contextmanager
 def strided_in_float32(top: nn.Module) -> Iterator[None]:
-    """While this lasts, strided depthwise convolutions of a network that is trained leave CPU autocast.
+    """Within this context, strided depthwise convolutions leave CPU autocast where gradients are enabled.
 
-    Their backward pass takes PyTorch's CPU kernels 3 to 30 times longer in bfloat16 than in float32: four of them are
-    half of the time that a gradient step of mobilenetv2 takes. Twins that are copied meanwhile do the same. Without
-    gradients, and on other devices, nothing changes.
+    PyTorch's CPU kernels take 3 to 30 times longer for their backward pass in bfloat16 than in float32. Copies made
+    within the context do the same. On other devices nothing changes.
     """
     strided = [
         module

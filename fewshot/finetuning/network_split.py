@@ -1,4 +1,4 @@
-"""A network in two: the frozen trunk, computed once for each view, and the top, computed at every step."""
+"""A network in two: a frozen trunk, computed once per image, and a top that trains, computed at every step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 from fewshot.encoders import features, fuse_batch_norms, to_bfloat16
 from fewshot.finetuning.lora import Adapter
 
-# Of the largest feature: both halves do what the whole does, so only the order of sums could differ.
+# Of the largest feature: both halves compute what the network does, so that only the order of sums could differ.
 _TOLERANCE = 1e-4
 
 
-class Whole(nn.Module):
-    """A network as one function from normalised pictures (n, 3, h, w) to features (n, d)."""
+class PooledNetwork(nn.Module):
+    """A network with its pooling: from normalised images (n, 3, h, w) to features (n, d)."""
 
     def __init__(self, network: nn.Module, pool: str | None) -> None:
         super().__init__()
@@ -25,53 +25,49 @@ class Whole(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features."""
-        if self._pool is None:  # without a look at the shape, which a traced pass does not have
+        if self._pool is None:  # without a check of the shape, which a traced pass does not have
             out: Tensor = self.network(x)
             return out
         return features(self.network, x, layer=None, pool=self._pool)
 
 
-class Top(nn.Module):
-    """What follows the cut: from the maps that the trunk puts out to features (n, d)."""
+class FrozenTrunk(nn.Module):
+    """What comes before the split: from images (n, 3, h, w) to a tuple of feature maps (n, ...).
 
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.part = part
-
-    def forward(self, *maps: Tensor) -> Tensor:
-        """Return the features."""
-        out: Tensor = self.part(*maps)
-        return out
-
-
-class Trunk(nn.Module):
-    """What comes before the cut: from pictures to a tuple of maps, each with the pictures along its first axis."""
+    Parameters
+    ----------
+    part : nn.Module or None
+        None where everything trains: the images themselves are the maps.
+    """
 
     def __init__(self, part: nn.Module | None) -> None:
         super().__init__()
         self.part = part
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps; where there is no frozen half, the pictures themselves."""
+        """Return the maps."""
         if self.part is None:
             return (x,)
         out: Tensor | tuple[Tensor, ...] = self.part(x)
         return out if isinstance(out, tuple) else (out,)
 
 
-def cut(network: nn.Module, pool: str | None, example: Tensor) -> tuple[Trunk, Top]:
-    """Split a network before the first thing that a parameter with gradients has a part in.
+def split_network(network: nn.Module, pool: str | None, example: Tensor) -> tuple[FrozenTrunk, nn.Module]:
+    """Split a network before the first operation that has a parameter with gradients.
 
-    Where that is, is seen by tracing the network's own forward pass, so that any architecture whose pass can be traced
-    is cut; the halves are compared with the whole on ``example`` (1, 3, h, w), and where they differ, or the pass
-    cannot be traced, the top is the whole network and the trunk passes pictures on. A network without gradients is all
-    trunk.
+    Where that is, is found by tracing the network's own forward pass, so that any architecture whose pass can be traced
+    is split. The halves are compared with the network on ``example`` (1, 3, h, w); where they differ, or the pass
+    cannot be traced, the top is the whole network. A network without gradients is all trunk.
 
-    The halves share the network's parameters.
+    Returns
+    -------
+    trunk : FrozenTrunk
+    top : nn.Module
+        From the maps, as arguments, to features (n, d). Both share the network's parameters.
     """
-    whole = Whole(network, pool)
+    whole = PooledNetwork(network, pool)
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        return Trunk(whole), Top(nn.Identity())
+        return FrozenTrunk(whole), nn.Identity()
     try:
         trunk, top = _halves(whole)
         with torch.no_grad():
@@ -80,11 +76,11 @@ def cut(network: nn.Module, pool: str | None, example: Tensor) -> tuple[Trunk, T
             same = _close(top(*trunk(example)), wanted) and all(len(each) == 2 for each in maps)
     except Exception:  # whatever a traced pass may raise: a network is traced or it is not
         same = False
-    return (trunk, top) if same else (Trunk(None), Top(whole))
+    return (trunk, top) if same else (FrozenTrunk(None), whole)
 
 
-def quick(trunk: Trunk, example: Tensor, device: torch.device, precision: str) -> Trunk:
-    """Return a copy of a trunk that computes as an encoder does: norms folded, in bfloat16 where asked for."""
+def inference_trunk(trunk: FrozenTrunk, example: Tensor, device: torch.device, precision: str) -> FrozenTrunk:
+    """Return a copy of a trunk, converted as an encoder is: norms folded on a CPU, in bfloat16 where asked for."""
     twin = copy.deepcopy(trunk).requires_grad_(False)
     if twin.part is not None:
         if device.type == "cpu":
@@ -97,30 +93,30 @@ def quick(trunk: Trunk, example: Tensor, device: torch.device, precision: str) -
 
 
 class _Tracer(fx.Tracer):
-    """Looks into a module only where some of its parameters train and others do not."""
+    """Traces into a module only where some of its parameters train and others do not."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         trained = {parameter.requires_grad for parameter in m.parameters()}
         return len(trained) < 2 or isinstance(m, Adapter) or not any(True for _ in m.children())
 
 
-def _halves(whole: nn.Module) -> tuple[Trunk, Top]:
+def _halves(whole: nn.Module) -> tuple[FrozenTrunk, nn.Module]:
     traced = fx.GraphModule(whole, _Tracer().trace(whole))
-    seen: set[fx.Node] = set()  # depends on the picture
-    late: set[fx.Node] = set()  # depends on what trains
+    of_image: set[fx.Node] = set()  # depends on the image
+    of_trained: set[fx.Node] = set()  # depends on what trains
     for node in traced.graph.nodes:
-        if node.op == "placeholder" or any(source in seen for source in node.all_input_nodes):
-            seen.add(node)
-        if any(source in late for source in node.all_input_nodes) or _trains(traced, node):
-            late.add(node)
-    used = [source for node in traced.graph.nodes if node in late for source in node.all_input_nodes]
-    edge = [node for node in traced.graph.nodes if node in seen and node not in late and node in used]
+        if node.op == "placeholder" or any(source in of_image for source in node.all_input_nodes):
+            of_image.add(node)
+        if any(source in of_trained for source in node.all_input_nodes) or _trains(traced, node):
+            of_trained.add(node)
+    used = [source for node in traced.graph.nodes if node in of_trained for source in node.all_input_nodes]
+    edge = [node for node in traced.graph.nodes if node in of_image and node not in of_trained and node in used]
     if [node.op for node in edge] == ["placeholder"]:
-        return Trunk(None), Top(whole)
-    (picture,) = (node for node in traced.graph.nodes if node.op == "placeholder")
+        return FrozenTrunk(None), whole
+    (image,) = (node for node in traced.graph.nodes if node.op == "placeholder")
     (output,) = (node for node in traced.graph.nodes if node.op == "output")
-    # What depends on neither, such as the positions' embedding, each half has for itself.
-    return Trunk(_part(traced, [picture], edge)), Top(_part(traced, edge, [output.args[0]]))
+    # What depends on neither, such as position embeddings, each half computes for itself.
+    return FrozenTrunk(_part(traced, [image], edge)), _part(traced, edge, [output.args[0]])
 
 
 def _part(traced: fx.GraphModule, given: Sequence[fx.Node], wanted: Sequence[fx.Node]) -> fx.GraphModule:

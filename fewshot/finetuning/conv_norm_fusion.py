@@ -1,4 +1,4 @@
-"""Batch norms computed inside the convolutions before them while both train: same function, same parameters."""
+"""Batch norms fused into the convolutions before them while both train: same function, same parameters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.encoders import activation, agree, norms_of, replace
-from fewshot.finetuning.lora import Adapter, lent
+from fewshot.finetuning.lora import Adapter, with_weights
 
 
-class Folded(nn.Module):
-    """A convolution and the batch norm after it, whose statistics stay as they are, as one convolution.
+class FusedConvNorm(nn.Module):
+    """A convolution and the batch norm after it, with fixed statistics, as one convolution.
 
-    Its weight is made anew at each pass, so that gradients reach the parameters of both. Maps are written and read once
+    Its weight is computed at each pass, so that gradients reach the parameters of both. Maps are written and read once
     instead of twice, forwards and backwards, and fewer of them are kept.
 
     Parameters
@@ -30,7 +30,7 @@ class Folded(nn.Module):
         self.conv, self.norm = conv, norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the norm makes of what the convolution makes of maps (n, c, h, w)."""
+        """Return the normalised output of the convolution for maps (n, c, h, w)."""
         norm, layer = self.norm, self.conv.layer if isinstance(self.conv, Adapter) else self.conv
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None
@@ -41,16 +41,16 @@ class Folded(nn.Module):
         shift = (-mean if layer.bias is None else layer.bias - mean) * scale
         if norm.affine:
             shift = shift + norm.bias
-        return lent(layer, x, self.conv.weight * scale.view(-1, 1, 1, 1), shift)
+        return with_weights(layer, x, self.conv.weight * scale.view(-1, 1, 1, 1), shift)
 
 
 @contextmanager
-def norms_folded(top: nn.Module, maps: Sequence[Tensor]) -> Iterator[None]:
-    """While this lasts, batch norms of a network that read a convolution's output are computed inside it.
+def fused_norms(top: nn.Module, maps: Sequence[Tensor]) -> Iterator[None]:
+    """Within this context, batch norms of a network that read a convolution's output are fused into it.
 
-    Which convolution that is, is seen by running the network, in evaluation mode, on ``maps``, its inputs of one
-    picture; the result is compared with the original's, and where they differ nothing is folded. Parameters stay the
-    same objects; of what is copied meanwhile, the copies stay folded.
+    Which convolution that is, is found by running the network, in eval mode, on ``maps``, its inputs of one image; the
+    result is compared with the original's, and where they differ nothing is fused. Parameters stay the same objects;
+    copies made within the context stay fused.
     """
 
     def read() -> Tensor:
@@ -65,7 +65,7 @@ def norms_folded(top: nn.Module, maps: Sequence[Tensor]) -> Iterator[None]:
     for name, norm, conv in pairs:
         undo += [(name, norm), (names[conv], conv)]
         replace(top, name, activation(norm))
-        replace(top, names[conv], Folded(conv, norm))
+        replace(top, names[conv], FusedConvNorm(conv, norm))
 
     def put_back() -> None:
         for name, module in undo:

@@ -1,4 +1,4 @@
-"""What trains, where a network is cut, adapters: through timm's own groups, and the same function in two halves."""
+"""What trains by timm's own groups, the split into two halves of the same function, and adapters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from numpy.testing import assert_allclose
 from small_networks import made, pictures
 from torch import nn
 
-from fewshot.finetuning.cut import cut, quick
 from fewshot.finetuning.lora import Adapter, add_adapters, merge_adapters
-from fewshot.finetuning.parts import choose_parts, network_blocks
+from fewshot.finetuning.network_split import inference_trunk, split_network
+from fewshot.finetuning.trainable_parts import network_blocks, trainable_blocks
 
 FAMILIES = {  # a name, and how many blocks it has: its stem is one; the transformer is made with three and its stem
     "test_resnet": 5,
@@ -23,14 +23,14 @@ FAMILIES = {  # a name, and how many blocks it has: its stem is one; the transfo
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_network_cut_before_what_trains_gives_the_same_features_and_gradients_only_there(name):
+def test_a_network_split_before_what_trains_gives_the_same_features_and_gradients_only_there(name):
     network = made(name)
     assert len(network_blocks(network)) == FAMILIES[name]
-    parts = choose_parts(network, "last", 4)
+    blocks = trainable_blocks(network, "last", 4)
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert trained == set(parts.groups[0]) == set(network_blocks(network)[-1])
+    assert trained == set(blocks[0]) == set(network_blocks(network)[-1])
     x = pictures(network, 2, 32 if name in ("fewshot_resnet12", "vit_tiny_patch16_224") else None)
-    trunk, top = cut(network, None, x[:1])
+    trunk, top = split_network(network, None, x[:1])
     assert trunk.part is not None
     maps = trunk(x)
     assert all(len(each) == 2 and not each.requires_grad for each in maps)
@@ -45,54 +45,54 @@ def test_a_network_cut_before_what_trains_gives_the_same_features_and_gradients_
         assert_allclose(gradient, wanted, atol=1e-4 * float(wanted.abs().max()) + 1e-6)
 
 
-def test_a_densely_connected_network_is_cut_across_all_its_connections():
+def test_a_densely_connected_network_is_split_across_all_its_connections():
     network = made("densenet121")
-    choose_parts(network, "last", 4)
+    trainable_blocks(network, "last", 4)
     x = pictures(network, 2, 64)
-    trunk, top = cut(network, None, x[:1])
+    trunk, top = split_network(network, None, x[:1])
     maps = trunk(x)
     assert len(maps) == 16  # what entered the last dense block, and what its 15 earlier layers made
     assert_allclose(top(*maps).detach(), network(x).detach(), atol=1e-4)
 
 
 def test_a_network_whose_pass_cannot_be_traced_is_all_top():
-    network = made("test_vit")  # looks at the size of what it is given
-    choose_parts(network, "last", 4)
+    network = made("test_vit")  # its pass depends on the input's size
+    trainable_blocks(network, "last", 4)
     x = pictures(network)
-    trunk, top = cut(network, None, x[:1])
+    trunk, top = split_network(network, None, x[:1])
     assert trunk.part is None
     assert_allclose(top(*trunk(x)).detach(), network(x).detach(), atol=1e-6)
 
 
-def test_a_cut_that_changes_the_features_is_not_taken(monkeypatch):
+def test_a_split_that_changes_the_features_is_not_taken(monkeypatch):
     network = made("test_resnet")
-    choose_parts(network, "last", 4)
+    trainable_blocks(network, "last", 4)
     x = pictures(network)
-    monkeypatch.setattr("fewshot.finetuning.cut._TOLERANCE", -1.0)
-    assert cut(network, None, x[:1])[0].part is None
+    monkeypatch.setattr("fewshot.finetuning.network_split._TOLERANCE", -1.0)
+    assert split_network(network, None, x[:1])[0].part is None
 
 
 def test_a_network_of_which_nothing_trains_is_all_trunk_and_one_of_which_all_trains_is_all_top():
     network = made("test_resnet")
     network.requires_grad_(False)
     x = pictures(network)
-    trunk, top = cut(network, None, x[:1])
+    trunk, top = split_network(network, None, x[:1])
     (features,) = trunk(x)
     assert_allclose(top(features), network(x), atol=1e-6)
     assert not list(top.parameters())
-    choose_parts(network, "all", 4)
-    assert cut(network, None, x[:1])[0].part is None
+    trainable_blocks(network, "all", 4)
+    assert split_network(network, None, x[:1])[0].part is None
 
 
-def test_a_quick_trunk_computes_what_the_trunk_does_and_leaves_it_as_it_was():
+def test_an_inference_trunk_computes_what_the_trunk_does_and_leaves_it_as_it_was():
     network = made("test_resnet")
-    choose_parts(network, "last", 4)
+    trainable_blocks(network, "last", 4)
     x = pictures(network)
-    trunk, _ = cut(network, None, x[:1])
+    trunk, _ = split_network(network, None, x[:1])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.no_grad():
-        (wanted,), (exact,) = trunk(x), quick(trunk, x[:1], torch.device("cpu"), "float32")(x)
-        (rounded,) = quick(trunk, x[:1], torch.device("cpu"), "bfloat16")(x.bfloat16())
+        (wanted,), (exact,) = trunk(x), inference_trunk(trunk, x[:1], torch.device("cpu"), "float32")(x)
+        (rounded,) = inference_trunk(trunk, x[:1], torch.device("cpu"), "bfloat16")(x.bfloat16())
     assert_allclose(exact, wanted, atol=1e-4 * float(wanted.abs().max()))
     assert rounded.dtype == torch.bfloat16
     assert torch.cosine_similarity(rounded.float().flatten(), wanted.flatten(), dim=0) > 0.99
@@ -101,23 +101,25 @@ def test_a_quick_trunk_computes_what_the_trunk_does_and_leaves_it_as_it_was():
 
 def test_norms_are_scale_and_shift_of_each_norm_and_nothing_else():
     network = made("test_resnet")
-    parts = choose_parts(network, "norms", 4)
+    blocks = trainable_blocks(network, "norms", 4)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert parts.count == sum(2 * norm.num_features for norm in norms)
-    assert len(parts.groups) == 5  # in the order of unfreezing
-    assert parts.groups[0][0].startswith("layer4")
-    assert parts.groups[-1][0].startswith("conv1")
+    assert sum(parameter.numel() for block in blocks for parameter in block.values()) == sum(
+        2 * norm.num_features for norm in norms
+    )
+    assert len(blocks) == 5  # in the order of unfreezing
+    assert next(iter(blocks[0])).startswith("layer4")
+    assert next(iter(blocks[-1])).startswith("conv1")
 
 
 def test_the_last_two_blocks_of_a_residual_network_come_last_first():
-    parts = choose_parts(made("test_resnet"), "last-2", 4)
-    assert [{name.partition(".")[0] for name in group} for group in parts.groups] == [{"layer4"}, {"layer3"}]
+    blocks = trainable_blocks(made("test_resnet"), "last-2", 4)
+    assert [{name.partition(".")[0] for name in block} for block in blocks] == [{"layer4"}, {"layer3"}]
 
 
 @pytest.mark.parametrize("wrong", ["last-0", "last-6", "first", "last-", 2])
 def test_an_unknown_choice_is_refused_naming_those_there_are_and_the_number_of_blocks(wrong):
     with pytest.raises(ValueError, match=rf"'last-N' with N from 1 to 5 \(the blocks of ResNet\).* not {wrong!r}"):
-        choose_parts(made("test_resnet"), wrong, 4)
+        trainable_blocks(made("test_resnet"), wrong, 4)
 
 
 def test_a_network_that_timm_does_not_group_is_refused():
@@ -125,7 +127,7 @@ def test_a_network_that_timm_does_not_group_is_refused():
         network_blocks(nn.Linear(2, 2))
 
 
-def test_an_adapter_adds_a_product_of_two_thin_matrices():
+def test_an_adapter_adds_a_product_of_two_low_rank_matrices():
     layer = nn.Linear(3, 2)
     adapter = Adapter(layer, 1)
     x = torch.tensor([[1.0, 2.0, 3.0]])

@@ -1,4 +1,4 @@
-"""Pictures decoded once at the encoder's own size, and altered views of them."""
+"""Images read once at the encoder's own size, and augmented views of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fewshot.errors import ImageError
 from fewshot.media import ImageSource, map_ahead
 from fewshot.progress import Progress
 
-# How far a view may go: radians turned, factor scaled, sheared, moved in half picture sides, contrast, brightness.
-_TURN, _ZOOM, _SHEAR, _MOVE, _CONTRAST, _BRIGHTNESS = 0.2, 0.2, 0.15, 0.2, 0.4, 0.3
-_CHANCE = 0.9
+# Ranges of the augmentation: rotation in radians, scale, shear, translation in half image sides, contrast, brightness.
+_ROTATION, _SCALE, _SHEAR, _TRANSLATION, _CONTRAST, _BRIGHTNESS = 0.2, 0.2, 0.15, 0.2, 0.4, 0.3
+_PROBABILITY = 0.9
 GIB = 2**30
 
 
-def decode(
+def read_pixels(
     prepare: Callable[[ImageSource], NDArray[np.uint8]], images: Iterable[ImageSource], total: int, memory: float
-) -> Tensor:
-    """Read pictures as an encoder does, up to uint8 pixels (n, 3, h, w).
+) -> NDArray[np.uint8]:
+    """Read images as an encoder prepares them: (n, h, w, 3).
 
     ``memory`` is what they may take, in GiB.
 
@@ -43,33 +43,33 @@ def decode(
                 read.append(item)
                 if (taken := total * item.nbytes / GIB) > memory:
                     raise ValueError(
-                        f"{total} pictures take {taken:.2g} GiB as the encoder reads them, more than "
-                        f"memory={memory:g} GiB: raise memory or give fewer pictures"
+                        f"{total} images take {taken:.2g} GiB as the encoder reads them, more than "
+                        f"memory={memory:g} GiB: raise memory or give fewer images"
                     )
             bar.advance(1)
     if failed:
         first = failed[0]
         raise ImageError(
             first.source,
-            f"{first.reason} ({len(failed)} of the {total} pictures to learn from cannot be read: leave them out)",
+            f"{first.reason} ({len(failed)} of the {total} images to learn from cannot be read: leave them out)",
         )
-    return torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).contiguous()
+    return np.stack(read)
 
 
-def plain(pixels: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w), uint8, as float32 in [0, 1]."""
+def scaled(pixels: Tensor) -> Tensor:
+    """Scale images (n, 3, h, w), uint8, to float32 in [0, 1]."""
     return pixels.float() / 255
 
 
-def altered(pixels: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
-    """One view of each picture: nine in ten moved, turned, scaled and sheared, nine in ten with other light.
+def augmented(pixels: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """Draw one view of each image: an affine map and a change of contrast and brightness, with probability 0.9 each.
 
     Parameters
     ----------
     pixels : Tensor of shape (n, 3, h, w), uint8
     generator : torch.Generator
     flip : bool
-        Mirror half of them.
+        Flip half of them horizontally.
 
     Returns
     -------
@@ -77,8 +77,8 @@ def altered(pixels: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor
 
     References
     ----------
-    Hu et al. 2022, arXiv:2204.07305, section 3.3 (colour and translation, each with probability 0.9); it departs in
-    that pictures are turned, scaled and sheared a little too, and hues stay.
+    Hu et al. 2022, arXiv:2204.07305, section 3.3 (colour and translation, each with probability 0.9); departs from it
+    in a small rotation, scaling and shear besides, and in hues that stay.
     """
     n = len(pixels)
 
@@ -86,16 +86,16 @@ def altered(pixels: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor
         drawn = (2 * torch.rand(n, *shape, generator=generator) - 1) * most
         return torch.where(chosen.view(n, *(1 for _ in shape)), drawn, 0.0)
 
-    chosen = torch.rand(n, generator=generator) < _CHANCE
-    angle, zoom, shear = uniform(_TURN), uniform(math.log1p(_ZOOM)).exp(), uniform(_SHEAR)
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    moved = uniform(_MOVE, 2)
-    mirror = 1 - 2 * (torch.rand(n, generator=generator) < 0.5 * flip).float()
-    rows = [torch.stack([cos * mirror, cos * shear - sin, moved[:, 0]], 1)]
-    rows += [torch.stack([sin * mirror, sin * shear + cos, moved[:, 1]], 1)]
+    chosen = torch.rand(n, generator=generator) < _PROBABILITY
+    angle, scale, shear = uniform(_ROTATION), uniform(math.log1p(_SCALE)).exp(), uniform(_SHEAR)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    translation = uniform(_TRANSLATION, 2)
+    sign = 1 - 2 * (torch.rand(n, generator=generator) < 0.5 * flip).float()
+    rows = [torch.stack([cos * sign, cos * shear - sin, translation[:, 0]], 1)]
+    rows += [torch.stack([sin * sign, sin * shear + cos, translation[:, 1]], 1)]
     grid = functional.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
-    x = functional.grid_sample(plain(pixels), grid, padding_mode="border", align_corners=False)
-    chosen = torch.rand(n, generator=generator) < _CHANCE
+    x = functional.grid_sample(scaled(pixels), grid, padding_mode="border", align_corners=False)
+    chosen = torch.rand(n, generator=generator) < _PROBABILITY
     level = x.mean((1, 2, 3), keepdim=True)
     x = (x - level) * (1 + uniform(_CONTRAST, 1, 1, 1)) + level
     return (x * (1 + uniform(_BRIGHTNESS, 1, 1, 1))).clamp_(0, 1)

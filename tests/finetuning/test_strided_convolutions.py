@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewshot.finetuning.strided import strided_in_float32
+from fewshot.finetuning.strided_convolutions import strided_in_float32
 
 
 class Seen(nn.Conv2d):
