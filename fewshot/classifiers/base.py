@@ -21,31 +21,18 @@ from fewshot.calibration import (
     support_margin,
 )
 from fewshot.classifiers.membership import Membership, harmless
+from fewshot.classifiers.ranking import Ranking
 from fewshot.classifiers.support_sample import SupportSample
-from fewshot.validation import check_labels, label_array, sorted_labels
+from fewshot.classifiers.support_set import SupportSet
+from fewshot.validation import check_labels
+from fewshot.vectors import top_k
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class _Rows:
-    """An array that grows at its end without copying what it holds at each growth."""
-
-    def __init__(self, rows: NDArray[Any]) -> None:
-        self._buffer, self._n = rows, len(rows)
-
-    def append(self, rows: NDArray[Any]) -> None:
-        total = self._n + len(rows)
-        if total > len(self._buffer):
-            grown = np.empty((max(total, 2 * len(self._buffer)), *rows.shape[1:]), rows.dtype)
-            grown[: self._n] = self._buffer[: self._n]
-            self._buffer = grown
-        self._buffer[self._n : total] = rows
-        self._n = total
-
-    @property
-    def array(self) -> NDArray[Any]:
-        return self._buffer[: self._n]
+# Scores held at once by ``rank``.
+_MOST_SCORES = 2**22
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -112,6 +99,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Scores (e, s, c) of prepared support (e, s, d), whose margin is the unit of the queries' scores."""
         return self._scores(learned, support)
 
+    def _support_margin(self, learned: Any, support: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """``calibration.support_margin`` of prepared support (e, n, d) with classes (e, n); -1 is padding."""
+        own = self._calibration_logits(learned, support, self._support_scores(learned, support))
+        return support_margin(own, labels)
+
     def set_params(self, **params: Any) -> Self:
         """Set hyper-parameters; a fitted classifier learns its support set again with them.
 
@@ -129,7 +121,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise
         return self
 
-    def fit(self, X: ArrayLike, y: Any) -> Self:
+    def fit(self, X: ArrayLike, y: Any, *, copy: bool = True) -> Self:
         """Learn the classes of the support set, forgetting any learned before.
 
         Parameters
@@ -138,6 +130,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Embeddings; any real dtype.
         y : sequence of s labels
             Any hashable values; classes may differ in size, one example is enough.
+        copy : bool, default True
+            Whether X is copied. With False it is kept where it is float32 already, and must not be changed afterwards.
 
         Raises
         ------
@@ -145,15 +139,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         support = self._checked(X, reset=True)
         labels = check_labels(y, len(support))
-        self.classes_ = _sorted_classes(labels)
-        self._codes = {label: code for code, label in enumerate(self.classes_.tolist())}
-        codes = self._encode(labels)
-        self._support = _Rows(support.copy())  # not the caller's own array, which they may change
-        self._support_codes = _Rows(codes)
+        self._support = SupportSet(support.copy() if copy else support, labels)
+        self.classes_ = self._support.classes
         self._relearn()
         return self
 
-    def partial_fit(self, X: ArrayLike, y: Any, classes: Any = None) -> Self:
+    def partial_fit(self, X: ArrayLike, y: Any, classes: Any = None, *, copy: bool = True) -> Self:
         """Learn more examples, of known or new classes, keeping what was learned.
 
         Parameters
@@ -162,19 +153,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y : sequence of s labels
         classes : ignored
             Accepted because scikit-learn passes it; a class is known from its first example on.
+        copy : bool, default True
+            As in ``fit``.
         """
         if not hasattr(self, "classes_"):
-            return self.fit(X, y)
+            return self.fit(X, y, copy=copy)
         support = self._checked(X, reset=False)
         labels = check_labels(y, len(support))
-        new = sorted_labels(label for label in labels.tolist() if label not in self._codes)
-        if new:
-            self.classes_ = label_array([*self.classes_.tolist(), *new])
-            for label in new:
-                self._codes[label] = len(self._codes)
-        codes = self._encode(labels)
-        self._support.append(support)
-        self._support_codes.append(codes)
+        codes = self._support.append(support.copy() if copy else support, labels)
+        self.classes_ = self._support.classes
         more = Membership(torch.from_numpy(codes)[None], len(self.classes_))
         with torch.inference_mode():
             extended = self._extend(self._learned, self.prepare(_tensor(support))[None], more)
@@ -182,6 +169,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._relearn()
         else:
             self._learned = extended
+            self._sample = self._sampled()
         return self
 
     def forget(self, label: Hashable) -> Self:
@@ -193,16 +181,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError : if it is the last one.
         """
         check_is_fitted(self, "classes_")
-        if label not in self._codes:
+        if label not in self._support:
             raise KeyError(f"no class {label!r} to forget; the {len(self.classes_)} known ones are in classes_")
         if len(self.classes_) == 1:
             raise ValueError(f"{label!r} is the only class left; fit new ones instead of forgetting it")
-        kept = self._support_codes.array != self._codes[label]
-        labels = self.classes_[self._support_codes.array[kept]]
-        self.classes_ = np.delete(self.classes_, self._codes[label])
-        self._codes = {known: code for code, known in enumerate(self.classes_.tolist())}
-        self._support_codes = _Rows(self._encode(labels))
-        self._support = _Rows(self._support.array[kept])
+        self._support = self._support.without(label)
+        self.classes_ = self._support.classes
         self._relearn()
         return self
 
@@ -262,12 +246,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return ``scores`` and ``predict_proba``, (q, c) each, for the time of the one."""
         query, scores = self._asked(X)
-        labels = torch.from_numpy(self._support_codes.array)[None]
-        sample = SupportSample.choose(labels, len(self.classes_))
-        with torch.inference_mode():
-            support = self.prepare(_tensor(self._support.array[sample.indices[0].numpy()]))[None]
-            found = self._calibrated(self._learned, query, scores, support, sample, calibration)
+        found = self._calibrated_one(query, scores, calibration)
         return np.asarray(scores[0].numpy(), dtype=np.float32), np.asarray(found[0].numpy(), dtype=np.float32)
+
+    def rank(self, X: ArrayLike, k: int, calibration: CalibrationTable | None = None) -> Ranking:
+        """Return the k closest classes of each query (q, d), or all if there are fewer; in bounded memory.
+
+        The arguments are ``predict_proba``'s.
+        """
+        check_is_fitted(self, "classes_")
+        query = self._checked(X, reset=False)
+        size = len(query) if self.transductive else max(1, _MOST_SCORES // len(self.classes_))
+        parts = []
+        for start in range(0, max(len(query), 1), max(size, 1)):
+            prepared, scores = self._prepared_scores(query[start : start + size])
+            found = self._calibrated_one(prepared, scores, calibration)[0].amax(dim=-1)
+            parts.append((*top_k(scores[0].numpy(), k), found.numpy()))
+        return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def episode_scores(
         self,
@@ -338,8 +333,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, sample: SupportSample
     ) -> tuple[Tensor, Tensor]:
         """Margins (e, q, c) in units of the support's, and task features (e, q, f), of sampled support (e, n, d)."""
-        own = self._calibration_logits(learned, support, self._support_scores(learned, support))
-        unit, others = support_margin(own, sample.labels)
+        unit, others = self._support_margin(learned, support, sample.labels)
         logits = self._calibration_logits(learned, query, scores)
         behind, similarity = margins(logits, unit), ((logits.amax(-1, keepdim=True) - others) / unit).squeeze(-1)
         transductive = self.transductive and scores.shape[1] > 1
@@ -369,28 +363,30 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
         return np.asarray(validate_data(self, X, dtype=np.float32, order="C", reset=reset))
 
-    def _encode(self, labels: NDArray[Any]) -> NDArray[np.int64]:
-        return np.fromiter((self._codes[label] for label in labels.tolist()), np.int64, len(labels))
-
     def _relearn(self) -> None:
-        membership = Membership(torch.from_numpy(self._support_codes.array)[None], len(self.classes_))
+        membership = Membership(torch.from_numpy(self._support.codes)[None], len(self.classes_))
         with torch.inference_mode():
-            self._learned = self._learn_one(self.prepare(_tensor(self._support.array))[None], membership)
+            self._learned = self._learn_one(self.prepare(_tensor(self._support.vectors))[None], membership)
+        self._sample = self._sampled()
+
+    def _sampled(self) -> SupportSample:
+        return SupportSample.choose(torch.from_numpy(self._support.codes)[None], len(self.classes_))
+
+    def _calibrated_one(self, query: Tensor, scores: Tensor, calibration: CalibrationTable | None) -> Tensor:
+        """From prepared queries (1, q, d) and their scores to probabilities (1, q, c)."""
+        with torch.inference_mode():
+            support = self.prepare(_tensor(self._support.take(self._sample.indices[0].numpy())))[None]
+            return self._calibrated(self._learned, query, scores, support, self._sample, calibration)
 
     def _asked(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
         """Prepared queries (1, q, d) and their scores (1, q, c)."""
         check_is_fitted(self, "classes_")
-        query = self._checked(X, reset=False)
+        return self._prepared_scores(self._checked(X, reset=False))
+
+    def _prepared_scores(self, query: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
             prepared = self.prepare(_tensor(query))[None]
             return prepared, self._scores(self._learned, prepared)
-
-
-def _sorted_classes(labels: NDArray[Any]) -> NDArray[Any]:
-    if labels.dtype.kind != "O":
-        unique: NDArray[Any] = np.unique(labels)
-        return unique
-    return label_array(sorted_labels(labels.tolist()))
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

@@ -111,7 +111,7 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
         self.n_samples = n_samples
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: Any) -> Self:
+    def fit(self, X: ArrayLike, y: Any, *, copy: bool = True) -> Self:
         """Learn the classes of the support set (s, d) with labels y, forgetting any learned before.
 
         Raises
@@ -120,7 +120,7 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
             than ``n_neighbors`` or a class of one example.
         """
         self._known = ()
-        return super().fit(X, y)
+        return super().fit(X, y, copy=copy)
 
     def prepare(self, vectors: Tensor) -> Tensor:
         """Return the unit vectors of sign(x) |x|^power."""

@@ -10,15 +10,27 @@ from torch import Tensor
 
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
-from fewshot.validation import Metric
-from fewshot.vectors import closeness, prepared_keys
+from fewshot.validation import METRICS, Metric, check_choice
+from fewshot.vectors import closeness, key_lengths
+
+# Beside more classes than these, the margin of the support is that over so many of them, at equal distances.
+_MOST_CLASSES = 2_000
 
 
 @dataclass(frozen=True)
 class _Prototypes:
     means: Tensor  # (e, c, d)
-    keys: Tensor  # (e, c, d): the means as ``closeness`` wants them, prepared once for all queries
+    lengths: Tensor | None  # (e, c), of the means, under "cosine"
     counts: Tensor  # (e, c)
+
+    @classmethod
+    def of(cls, means: Tensor, counts: Tensor, metric: Metric) -> _Prototypes:
+        return cls(means, key_lengths(means) if metric == "cosine" else None, counts)
+
+    def some(self, classes: Tensor) -> _Prototypes:
+        """Those of some classes only."""
+        lengths = None if self.lengths is None else self.lengths[:, classes]
+        return _Prototypes(self.means[:, classes], lengths, self.counts[:, classes])
 
 
 class PrototypeClassifier(FewShotClassifier):
@@ -45,27 +57,40 @@ class PrototypeClassifier(FewShotClassifier):
         self.metric = metric
 
     def _learn(self, support: Tensor, membership: Membership) -> _Prototypes:
+        check_choice("metric", self.metric, METRICS)
         counts = membership.counts()
-        means = membership.sums(support) / counts.clamp_min(1.0).unsqueeze(-1)
-        return _Prototypes(means, prepared_keys(means, self.metric), counts)
+        means = membership.sums(support).div_(counts.clamp_min(1.0).unsqueeze(-1))
+        return _Prototypes.of(means, counts, self.metric)
 
     def _extend(self, learned: _Prototypes, support: Tensor, membership: Membership) -> _Prototypes:
-        grown = (0, membership.n_classes - learned.means.shape[1])
-        means = torch.nn.functional.pad(learned.means, (0, 0, *grown))
+        c = membership.n_classes
+        means = _with_room(learned.means, c)
+        counts = torch.nn.functional.pad(learned.counts, (0, c - learned.counts.shape[1]))
         touched = torch.unique(membership.labels[0])
         local = Membership(torch.searchsorted(touched, membership.labels), len(touched))
-        before = torch.nn.functional.pad(learned.counts, grown)
-        counts = before.index_add(1, touched, local.counts())
-        totals = means[:, touched] * before[:, touched].unsqueeze(-1) + local.sums(support)
-        means[:, touched] = totals / counts[:, touched].unsqueeze(-1)
-        if self.metric != "cosine":
-            return _Prototypes(means, means, counts)
-        keys = torch.nn.functional.pad(learned.keys, (0, 0, *grown))
-        keys[:, touched] = prepared_keys(means[:, touched], self.metric)
-        return _Prototypes(means, keys, counts)
+        more = local.counts()
+        total = counts[:, touched] + more
+        means[:, touched] = (means[:, touched] * counts[:, touched].unsqueeze(-1) + local.sums(support)) / total[
+            ..., None
+        ]
+        counts[:, touched] = total
+        if learned.lengths is None:
+            return _Prototypes(means, None, counts)
+        lengths = torch.nn.functional.pad(learned.lengths, (0, c - learned.lengths.shape[1]))
+        lengths[:, touched] = key_lengths(means[:, touched])
+        return _Prototypes(means, lengths, counts)
 
     def _scores(self, learned: _Prototypes, query: Tensor) -> Tensor:
-        return closeness(query, learned.keys, self.metric, prepared=True)
+        return closeness(query, learned.means, self.metric, lengths=learned.lengths)
+
+    def _support_margin(self, learned: _Prototypes, support: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        c = learned.means.shape[1]
+        if c <= _MOST_CLASSES:
+            return super()._support_margin(learned, support, labels)
+        spread = torch.linspace(0, c - 1, _MOST_CLASSES, dtype=torch.float64, device=labels.device).round().long()
+        some = torch.unique(torch.cat([spread, labels[labels >= 0]]))
+        own = torch.where(labels < 0, -1, torch.searchsorted(some, labels.clamp_min(0)))
+        return super()._support_margin(learned.some(some), support, own)
 
     def _calibration_key(self, n_queries: int) -> str:
         return type(self).__name__ if self.metric == "cosine" else f"PrototypeClassifier of {self.metric}"
@@ -73,4 +98,14 @@ class PrototypeClassifier(FewShotClassifier):
     @property
     def prototypes_(self) -> Any:
         """Ndarray of shape (c, d): the class means, ordered as ``classes_``."""
-        return self._learned.means[0].numpy()
+        return self._learned.means[0].numpy().copy()
+
+
+def _with_room(means: Tensor, c: int) -> Tensor:
+    """Return a tensor (1, c, d) that begins with ``means``: in their own memory where that has room, else in new."""
+    _, known, d = means.shape
+    if means.untyped_storage().nbytes() < c * d * means.element_size():
+        grown = means.new_empty(1, c + c // 4, d)
+        grown[:, :known] = means
+        means = grown
+    return means.as_strided((1, c, d), (c * d, d, 1), 0)

@@ -3,7 +3,8 @@ from .covariance import Covariance as Covariance
 from .covariance import check_shrinkage as check_shrinkage
 from .covariance import mean_of as mean_of
 from .distances import closeness as closeness
-from .distances import prepared_keys as prepared_keys
+from .distances import key_lengths as key_lengths
 from .feature_files import FeatureFile as FeatureFile
 from .feature_files import read_features as read_features
 from .index import VectorIndex as VectorIndex
+from .largest import top_k as top_k

@@ -133,17 +133,55 @@ def test_learning_in_pieces_equals_learning_at_once(kind, size):
     assert_allclose(pieces.scores(query)[:, order], whole.scores(query), rtol=1e-4, atol=1e-5)
 
 
-def test_a_query_finds_the_prototypes_directions_ready_also_of_what_was_learned_later(monkeypatch):
+def test_a_query_finds_the_prototypes_lengths_ready_also_of_what_was_learned_later(monkeypatch):
     clf = PrototypeClassifier().fit([[2, 0], [0, 3]], ["a", "b"])
     before = clf.prototypes_
     clf.partial_fit([[0, 5], [4, 8]], ["b", "b"]).partial_fit([[-6, 8]], ["c"])
     assert_allclose(before, [[2, 0], [0, 3]])
-    monkeypatch.setattr(fewshot.vectors.distances, "normalize", None)
+    measured, measure = [], fewshot.vectors.distances.key_lengths
+    monkeypatch.setattr(
+        fewshot.vectors.distances, "key_lengths", lambda keys: measured.append(keys.shape[-2]) or measure(keys)
+    )
     # b's prototype is (4, 16) / 3
     assert_allclose(clf.scores([[3, 0]]), [[1.0, 1 / 17**0.5, -0.6]], rtol=1e-6)
+    assert measured == [1]  # of the query
     assert_allclose(clf.prototypes_, [[2, 0], [4 / 3, 16 / 3], [-6, 8]], rtol=1e-6)
-    with pytest.raises(TypeError):  # it would show
-        PrototypeClassifier().fit([[2, 0]], ["a"])
+
+
+def test_many_classes_are_learned_in_place_whether_known_or_new_and_nobodys_array_is_changed():
+    X = np.random.default_rng(0).normal(size=(3000, 5)).astype(np.float32)
+    order = np.arange(len(X))
+    whole = PrototypeClassifier().fit(X, order % 2500)
+    given = X[:2000].copy()
+    pieces = PrototypeClassifier().fit(given, order[:2000], copy=False)
+    for start in range(2000, 3000, 250):
+        pieces.partial_fit(X[start : start + 250], order[start : start + 250] % 2500)
+    assert_allclose(given, X[:2000], rtol=0)
+    assert_allclose(pieces.prototypes_, whole.prototypes_, rtol=1e-5, atol=1e-6)
+    assert_allclose(pieces.scores(X[:7]), whole.scores(X[:7]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("k", [1, 3, 99])
+def test_a_ranking_is_the_sorted_scores_and_the_largest_probability_block_by_block(kind, k, monkeypatch):
+    X, y, query = clouds([3, 4, 2, 5, 1])
+    clf = kind().fit(X, y)
+    scores, shares = clf.scores_and_probabilities(query)
+    monkeypatch.setattr(fewshot.classifiers.base, "_MOST_SCORES", 2 * len(clf.classes_))  # two queries at once
+    found = clf.rank(query, k)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    assert found.classes.tolist() == order.tolist()
+    assert_allclose(found.scores, np.take_along_axis(scores, order, axis=1), rtol=1e-5, atol=1e-6)
+    assert_allclose(found.probability, shares.max(axis=1), rtol=1e-4)
+
+
+def test_beside_thousands_of_classes_a_sample_of_them_gives_nearly_the_same_probability(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(5000, 20)).astype(np.float32)
+    clf = PrototypeClassifier().fit(X, np.arange(5000))
+    query = X[:40] + 0.5
+    sampled = clf.rank(query, 1).probability
+    monkeypatch.setattr(fewshot.classifiers.prototype, "_MOST_CLASSES", 5000)
+    assert_allclose(sampled, clf.rank(query, 1).probability, atol=0.02)
 
 
 @pytest.mark.parametrize("metric", METRICS)

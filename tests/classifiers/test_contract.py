@@ -74,7 +74,7 @@ class _MixesEpisodes(PrototypeClassifier):
 
     def _learn(self, support, membership):
         learned = super()._learn(support, membership)
-        return replace(learned, keys=learned.keys.mean(0, keepdim=True).expand_as(learned.keys))
+        return replace(learned, means=learned.means.mean(0, keepdim=True).expand_as(learned.means))
 
 
 class _ChangesByAsking(PrototypeClassifier):

@@ -1,0 +1,26 @@
+"""The closest classes of some queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The closest classes of q queries.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (q, k), int64
+        Positions in ``classes_``, closest first; of equal ones the first comes first.
+    scores : ndarray of shape (q, k), float32
+    probability : ndarray of shape (q,), float32
+        Calibrated, of the closest class.
+    """
+
+    classes: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    probability: NDArray[np.float32]

@@ -1,0 +1,92 @@
+"""The labelled vectors that a classifier was fitted to: more come in parts, joined only when that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.validation import label_array, sorted_labels
+
+
+class SupportSet:
+    """Vectors (s, d) and their labels.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (s, d), float32
+        Kept, not copied.
+    labels : ndarray of shape (s,)
+
+    Attributes
+    ----------
+    classes : ndarray of shape (c,)
+        The distinct labels: sorted, then those that were appended in the order they came, sorted within one call.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], labels: NDArray[Any]) -> None:
+        if labels.dtype.kind == "O":
+            self.classes = label_array(sorted_labels(labels.tolist()))
+            self._positions = {label: position for position, label in enumerate(self.classes.tolist())}
+            codes = self._encoded(labels)
+        else:
+            self.classes, codes = np.unique(labels, return_inverse=True)
+            self._positions = {label: position for position, label in enumerate(self.classes.tolist())}
+        self._vectors, self._starts = [vectors], [0]
+        self._codes = [codes.reshape(-1).astype(np.int64, copy=False)]
+
+    def __contains__(self, label: Hashable) -> bool:
+        return label in self._positions
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """All vectors (s, d)."""
+        if len(self._vectors) > 1:
+            self._vectors, self._starts = [np.concatenate(self._vectors)], [0]
+        return self._vectors[0]
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """The position in ``classes`` of each vector's label: (s,)."""
+        if len(self._codes) > 1:
+            self._codes = [np.concatenate(self._codes)]
+        return self._codes[0]
+
+    def append(self, vectors: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.int64]:
+        """Add vectors (n, d), without copying those that are there; returns the codes (n,) of their labels."""
+        new = label_array(sorted_labels(label for label in labels.tolist() if label not in self._positions))
+        if len(new):
+            self._positions.update((label, len(self.classes) + n) for n, label in enumerate(new.tolist()))
+            alike = self.classes.dtype.kind == new.dtype.kind != "O"
+            joined = np.concatenate([self.classes, new]) if alike else [*self.classes.tolist(), *new.tolist()]
+            self.classes = joined if isinstance(joined, np.ndarray) else label_array(joined)
+        codes = self._encoded(labels)
+        self._starts.append(self._starts[-1] + len(self._vectors[-1]))
+        self._vectors.append(vectors)
+        self._codes.append(codes)
+        return codes
+
+    def without(self, label: Hashable) -> SupportSet:
+        """Return the support set of the other classes, in their order."""
+        gone = self._positions[label]
+        kept = self.codes != gone
+        other = SupportSet(self.vectors[kept], np.empty(0, np.int64))
+        other.classes = np.delete(self.classes, gone)
+        other._positions = {known: position for position, known in enumerate(other.classes.tolist())}
+        codes = self.codes[kept]
+        other._codes = [codes - (codes > gone)]
+        return other
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors (n, d) at these positions."""
+        part_of = np.searchsorted(self._starts, positions, side="right") - 1
+        found = np.empty((len(positions), self._vectors[0].shape[1]), np.float32)
+        for part in np.unique(part_of).tolist():
+            mine = part_of == part
+            found[mine] = self._vectors[part][positions[mine] - self._starts[part]]
+        return found
+
+    def _encoded(self, labels: NDArray[Any]) -> NDArray[np.int64]:
+        return np.fromiter((self._positions[label] for label in labels.tolist()), np.int64, len(labels))
