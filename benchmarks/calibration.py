@@ -30,7 +30,7 @@ import torch
 from common import ROOT, save, shared_file
 from torch import Tensor
 
-from fewshot.benchmark.methods import chosen
+from fewshot.benchmark.methods import select_methods
 from fewshot.calibration import (
     FEATURES,
     SHOTS_RANGE,
@@ -95,7 +95,7 @@ def main() -> None:
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
     task = Task(work, options.cache or str(work / "vectors.sqlite"), options.episodes)
-    makers = chosen(options.methods.split(","), base_classes=False)
+    makers = select_methods(options.methods.split(","), base_classes=False)
     classifiers = {name: make(None) for name, make in makers.items()}
     for kind in options.fit:
         write_fitted(task, classifiers, kind)

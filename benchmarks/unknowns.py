@@ -25,7 +25,7 @@ import torch
 from common import ROOT, save, shared_file
 
 from fewshot import EpisodeSampler
-from fewshot.benchmark.inputs import Features, embedded, load_encoders, open_source
+from fewshot.benchmark.inputs import Features, embed_source, load_encoders, open_source
 from fewshot.benchmark.openset_runner import run_openset_benchmark
 from fewshot.classifiers.membership import Membership
 from fewshot.openset.background import Background
@@ -52,7 +52,7 @@ SIZES = ((2, 2), (3, 5), (6, 9), (10, 18), (19, 50))
 def vectors_of(encoder: str, split: str, work: Path, data: str = "tiny-imagenet") -> Features:
     place = f"local-dir:{shared_file('weights', encoder)}" if encoder != "pocket" else encoder
     (named,) = load_encoders([place], device=None, cache=str(work / "vectors.sqlite"))
-    return embedded(open_source(data, split=split), named)
+    return embed_source(open_source(data, split=split), named)
 
 
 def some_of_each(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,4 @@
 from .calibrate import run_calibration as run_calibration
-from .inputs import Features as Features
-from .inputs import embedded_base as embedded_base
 from .inputs import open_base as open_base
 from .openset_suite import run_openset_suite as run_openset_suite
 from .plots import check_matplotlib as check_matplotlib

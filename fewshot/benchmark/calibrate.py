@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot.benchmark.inputs import Features, embedded, embedded_base, load_encoders, open_base, open_source
-from fewshot.benchmark.methods import chosen
+from fewshot.benchmark.inputs import Features, embed_base, embed_source, load_encoders, open_base, open_source
+from fewshot.benchmark.methods import select_methods
 from fewshot.calibration import (
     SHOTS_RANGE,
     WAYS_RANGE,
@@ -111,18 +111,18 @@ def run_calibration(
     ValueError : for images without an encoder, or too few classes or examples for the episodes.
     """
     base_source = None if base is None else open_base(base)
-    makers = chosen(methods, base_classes=base_source is not None and base_source.labels is not None)
+    makers = select_methods(methods, base_classes=base_source is not None and base_source.labels is not None)
     try:
         source = open_source(data, split=split or "train")
     except ValueError:
         if split is not None or not os.path.exists(data):
             raise
         source = open_source(data, split="test")  # class folders without splits are read whole
-    if source.pictures and encoder is None:
+    if source.needs_encoder and encoder is None:
         raise ValueError(f"{source.name} holds images, which need an encoder: give --encoder")
-    named = load_encoders([encoder], device=device, cache=cache)[0] if source.pictures and encoder else None
-    features = embedded(source, named)
-    given = None if base_source is None else embedded_base(base_source, features, named)
+    named = load_encoders([encoder], device=device, cache=cache)[0] if source.needs_encoder and encoder else None
+    features = embed_source(source, named)
+    given = None if base_source is None else embed_base(base_source, features, named)
     fit_half, test_half = halves(features, seed)
     protocol = _Protocol(queries, episodes, seed)
     if protocol.ways(features) == [WAYS_RANGE[0]]:

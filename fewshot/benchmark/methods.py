@@ -1,11 +1,10 @@
-"""Short names of the methods, as a command line or a table has them."""
+"""Short names of the methods, for the command line and tables."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,35 +13,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot import classifiers
 from fewshot.classifiers import (
+    AlphaTIMClassifier,
+    BDCSPNClassifier,
     CacheClassifier,
     CosineHeadClassifier,
+    DistributionCalibrationClassifier,
     FewShotClassifier,
+    LaplacianShotClassifier,
     LinearDiscriminantClassifier,
     LogisticRegressionClassifier,
     MahalanobisClassifier,
     MatchingClassifier,
     NearestNeighborClassifier,
     PrototypeClassifier,
+    PTMAPClassifier,
     RidgeClassifier,
     SimpleShotClassifier,
+    SoftKMeansClassifier,
+    TIMClassifier,
+    TransductiveFineTuningClassifier,
 )
 from fewshot.domain_adaptation import EPISODE_ADAPTATIONS, AdaptedClassifier, EpisodeAdaptation
 
-_SPELT = {"BDCSPN": "bd-cspn", "PTMAP": "pt-map", "SoftKMeans": "soft-k-means"}
 _GROUPS = ("all", "inductive", "transductive")
 
 
 @dataclass(frozen=True)
-class Base:
-    """Base data: vectors of other classes than those to be learned, by the same encoder.
+class BaseData:
+    """Embeddings of base classes, others than those of the episodes, by the same encoder.
 
     Attributes
     ----------
     vectors : ndarray of shape (n, d), float32
     labels : ndarray of n str, or None
-        "" for a vector whose class is not known.
+        "" where the class is not known.
     """
 
     vectors: NDArray[np.float32]
@@ -56,77 +61,65 @@ class Base:
 
 @dataclass(frozen=True)
 class Method:
-    """How to make a classifier: its class and its settings; called with the base data, or None.
+    """How to make a classifier: its class and hyper-parameters; called with the base data, or None.
 
     With an ``adaptation`` it reads embeddings adapted to each episode: see ``AdaptedClassifier``.
     """
 
     kind: type[FewShotClassifier]
-    settings: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
     adaptation: EpisodeAdaptation | None = None
 
     @property
     def transductive(self) -> bool:
-        """Whether it reads all queries of an episode before it answers one."""
+        """Whether the prediction of a query depends on the other queries of its episode."""
         return self.kind.transductive or self.adaptation is not None
 
     @property
     def takes_center(self) -> bool:
-        """Whether it works better with the mean of base data."""
+        """Whether it takes the mean of base data."""
         return "center" in inspect.signature(self.kind).parameters
 
     @property
     def needs_base(self) -> bool:
-        """Whether, without labelled base data, it would be another method."""
+        """Whether it learns from labelled base data."""
         return "base_labels" in inspect.signature(self.kind).parameters
 
-    def __call__(self, base: Base | None = None) -> FewShotClassifier:
-        """Make the classifier, giving it what it asks for of the base: its centre, or its labelled vectors."""
+    def __call__(self, base: BaseData | None = None) -> FewShotClassifier:
+        """Make the classifier, with the centre or the labelled vectors of the base data where it takes them."""
         given: dict[str, Any] = {}
         if base is not None and self.takes_center:
             given["center"] = base.center
         if base is not None and base.labels is not None and self.needs_base:
             known = base.labels != ""
             given["base"], given["base_labels"] = base.vectors[known], base.labels[known]
-        classifier = self.kind(**self.settings, **given)
+        classifier = self.kind(**self.params, **given)
         return classifier if self.adaptation is None else AdaptedClassifier(classifier, adaptation=self.adaptation)
 
 
-def _table() -> dict[str, Method]:
-    table = {
-        "prototype": Method(PrototypeClassifier),
-        "prototype-euclidean": Method(PrototypeClassifier, {"metric": "sqeuclidean"}),
-        "simpleshot": Method(SimpleShotClassifier),
-        "nearest": Method(NearestNeighborClassifier),
-        # Weighted, for at 1 shot five plain votes go to five classes, and the first would win.
-        "nearest-5": Method(NearestNeighborClassifier, {"n_neighbors": 5, "weights": "distance"}),
-        "matching": Method(MatchingClassifier),
-        "cache": Method(CacheClassifier),
-        "ridge": Method(RidgeClassifier),
-        "logistic": Method(LogisticRegressionClassifier),
-        "discriminant": Method(LinearDiscriminantClassifier),
-        "mahalanobis": Method(MahalanobisClassifier),
-        "cosine-head": Method(CosineHeadClassifier),
-    }
-    named = {method.kind for method in table.values()} | {FewShotClassifier}
-    for name in classifiers.__all__:
-        kind = getattr(classifiers, name)
-        if isinstance(kind, type) and issubclass(kind, FewShotClassifier) and kind not in named and _complete(kind):
-            table[_kebab(name.removesuffix("Classifier"))] = Method(kind)
-    return table
-
-
-def _complete(kind: type) -> bool:
-    """Whether it can be made without arguments."""
-    return all(p.default is not p.empty for p in inspect.signature(kind).parameters.values())
-
-
-def _kebab(name: str) -> str:
-    """From AlphaTIM to alpha-tim; what stands in ``_SPELT`` as its paper writes it."""
-    return _SPELT.get(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower())
-
-
-METHODS: dict[str, Method] = _table()
+METHODS: dict[str, Method] = {
+    "prototype": Method(PrototypeClassifier),
+    "prototype-euclidean": Method(PrototypeClassifier, {"metric": "sqeuclidean"}),
+    "simpleshot": Method(SimpleShotClassifier),
+    "nearest": Method(NearestNeighborClassifier),
+    # Weighted, for at 1 shot five plain votes go to five classes, and the first would win.
+    "nearest-5": Method(NearestNeighborClassifier, {"n_neighbors": 5, "weights": "distance"}),
+    "matching": Method(MatchingClassifier),
+    "cache": Method(CacheClassifier),
+    "ridge": Method(RidgeClassifier),
+    "logistic": Method(LogisticRegressionClassifier),
+    "discriminant": Method(LinearDiscriminantClassifier),
+    "mahalanobis": Method(MahalanobisClassifier),
+    "cosine-head": Method(CosineHeadClassifier),
+    "alpha-tim": Method(AlphaTIMClassifier),
+    "bd-cspn": Method(BDCSPNClassifier),
+    "distribution-calibration": Method(DistributionCalibrationClassifier),
+    "laplacian-shot": Method(LaplacianShotClassifier),
+    "pt-map": Method(PTMAPClassifier),
+    "soft-k-means": Method(SoftKMeansClassifier),
+    "tim": Method(TIMClassifier),
+    "transductive-fine-tuning": Method(TransductiveFineTuningClassifier),
+}
 
 
 def _adapted(name: str) -> Method | None:
@@ -137,19 +130,19 @@ def _adapted(name: str) -> Method | None:
     return replace(METHODS[plain], adaptation=adaptation)
 
 
-def chosen(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Method]:
+def select_methods(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Method]:
     """Return the methods of these names, each once; "all", "inductive" and "transductive" name many.
 
     Parameters
     ----------
     names : sequence of str
-        "+center" or "+whiten" after a method's name adapts the embeddings to each episode first, which no group does.
+        "+center" or "+whiten" after a method's name adapts the embeddings to each episode; no group holds such ones.
     base_classes : bool, default True
         Whether there are labelled base data. Without them no group holds a method that needs them.
 
     Raises
     ------
-    ValueError : for another name, listing those there are; or for one that needs the base data that there are not.
+    ValueError : for another name, listing the valid ones; or for one that needs base data where there are none.
     """
     found: dict[str, Method] = {}
     for name in names:
@@ -163,26 +156,26 @@ def chosen(names: Sequence[str], *, base_classes: bool = True) -> dict[str, Meth
         else:
             close = difflib.get_close_matches(name, METHODS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ValueError(f"no method is called {name!r}{hint}; {_there_are()}")
+            raise ValueError(f"no method is called {name!r}{hint}; {_available()}")
     if not found:
-        raise ValueError(f"no method is named; {_there_are()}")
+        raise ValueError(f"no method is named; {_available()}")
     return found
 
 
-def _there_are() -> str:
+def _available() -> str:
     adapted = " or ".join(f"+{adaptation}" for adaptation in EPISODE_ADAPTATIONS)
     return f"there are {', '.join(METHODS)}, each also with {adapted}; and {', '.join(_GROUPS)} for many at once"
 
 
-def described(classifier: FewShotClassifier) -> str:
-    """Write a classifier with all its settings, an array as its shape and the start of its SHA-256."""
-    settings = ", ".join(f"{name}={_text(value)}" for name, value in sorted(classifier.get_params().items()))
-    return f"{type(classifier).__name__}({settings})"
+def describe_classifier(classifier: FewShotClassifier) -> str:
+    """Write a classifier with all its hyper-parameters, an array as its shape and the start of its SHA-256."""
+    params = ", ".join(f"{name}={_text(value)}" for name, value in sorted(classifier.get_params().items()))
+    return f"{type(classifier).__name__}({params})"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"<{value.dtype} {value.shape} {digest[:12]}>"
-    # A classifier within a classifier: its settings are among the outer one's, as "classifier__metric".
+    # A classifier within a classifier: its parameters are among the outer one's, as "classifier__metric".
     return type(value).__name__ if isinstance(value, FewShotClassifier) else repr(value)

@@ -65,21 +65,21 @@ def run_openset_suite(
                 protocol.sampler(source, 2 * way, shot)
             except ValueError as error:
                 raise ValueError(f"{error} (an open-set episode has as many unknown classes as its {way})") from error
-    for remark in inputs.remarks("background", "it is not unknown"):
-        note(remark)
+    for warning in inputs.warnings("background", "it is not unknown"):
+        note(warning)
     scores = {name: name for name, score in SCORES.items() if base is not None or not score.needs_background}
     if len(scores) < len(SCORES):
         note(f"left out, for it compares with a background (--base): {', '.join(SCORES.keys() - scores)}")
     folder = Path(out)
-    store = ResultStore(folder, "open-set", OpenSetRow, protocol, inputs.place, note)
+    store = ResultStore(folder, "open-set", OpenSetRow, protocol, inputs.method_device, note)
     try:
-        for features, given in inputs.embedded(cache=cache or str(folder / "vectors.sqlite"), with_base=True):
+        for features, given in inputs.embed(cache=cache or str(folder / "vectors.sqlite"), with_base=True):
             background = None if given is None else Background.of(given.vectors, given.labels)
             center = shipped_center(features.fingerprint) if background is None else None
             context = _context(background, center)
             for way, shot in settings:
                 sampler = protocol.sampler(features, 2 * way, shot)
-                compute = partial(_results, features, sampler, base, background, center, inputs.place)
+                compute = partial(_results, features, sampler, base, background, center, inputs.method_device)
                 store.setting(features, sampler, way, shot, scores, compute, together=True, context=context)
     finally:
         _summarise(store)

@@ -1,4 +1,4 @@
-"""Results as pictures: a benchmark's accuracy by shots and against time, a training's course, reliability."""
+"""Plots of a benchmark's accuracy by shots and against time, of a training's curves, and of reliability."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def check_matplotlib() -> None:
     check_extra("plot", "plots need", "matplotlib")
 
 
-def draw(rows: Sequence[MethodRow], folder: Path) -> tuple[Path, ...]:
+def draw_accuracy(rows: Sequence[MethodRow], folder: Path) -> tuple[Path, ...]:
     """Write accuracy_by_shots.png and accuracy_by_time.png into a folder; rows of "various" shots are left out.
 
-    Panels and methods stand in the order of the rows.
+    Panels and methods are in the order of the rows.
 
     Raises
     ------
@@ -38,13 +38,13 @@ def draw(rows: Sequence[MethodRow], folder: Path) -> tuple[Path, ...]:
     if not fixed:
         return ()
     by_shots, by_time = folder / "accuracy_by_shots.png", folder / "accuracy_by_time.png"
-    _picture(by_shots, fixed, lambda row: (*row.section, str(row.ways)), _by_shots)
-    _picture(by_time, fixed, lambda row: (*row.section, str(row.ways), str(row.shots)), _by_time)
+    _write_panels(by_shots, fixed, lambda row: (*row.section, str(row.ways)), _by_shots)
+    _write_panels(by_time, fixed, lambda row: (*row.section, str(row.ways), str(row.shots)), _by_time)
     return by_shots, by_time
 
 
 def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a training's loss, and its accuracy on what it learns from and on what is held out, by epoch.
+    """Plot a training's loss, and its training and validation accuracy, by epoch.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     colours: dict[str, Any] = {}  # a data set's two curves have one
     for name in log[0]["accuracy"]:
         shares = [100 * line["accuracy"][name] for line in log]
-        (curve,) = right.plot(epochs, shares, "--", marker=".", linewidth=1.0, label=f"{name}, learning")
+        (curve,) = right.plot(epochs, shares, "--", marker=".", linewidth=1.0, label=f"{name}, training")
         colours[name] = curve.get_color()
     for n, first in enumerate(log[0]["validation"]):
         found = [line["validation"][n] for line in log]
-        label = f"{first['data']}, held out\n{first['measure']}"
+        label = f"{first['data']}, validation\n{first['measure']}"
         means, halves = [100 * f["accuracy"] for f in found], [100 * f["ci95"] for f in found]
         colour = colours.pop(first["data"], None)
         right.errorbar(epochs, means, yerr=halves, marker=".", capsize=2, label=label, color=colour)
@@ -89,9 +89,9 @@ def draw_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> None:
-    """Write how often answers are right, by their probability: before calibration and after, a panel for each setting.
+    """Plot reliability diagrams before and after calibration, a panel for each setting.
 
-    Points on the diagonal are calibrated; below it, answers are too sure. A point's area is the number of answers.
+    Below the diagonal predictions are overconfident. A point's area is the number of predictions.
 
     Parameters
     ----------
@@ -113,10 +113,10 @@ def draw_reliability(panels: Mapping[str, tuple[Reliability, Reliability]], path
     for axis, (title, pair) in zip(axes, panels.items(), strict=False):
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, alpha=0.5)
         for found, name, colour in zip(pair, ("before", "after"), ("tab:orange", "tab:blue"), strict=True):
-            sure, right, number = zip(*found.bins, strict=True)
-            axis.plot(sure, right, color=colour, linewidth=1.0, label=f"{name}: ECE {found.ece:.3f}")
-            axis.scatter(sure, right, s=[4 + 200 * n / found.n for n in number], color=colour, alpha=0.6)
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the answer", ylabel="share of right answers")
+            confidence, accuracy, number = zip(*found.bins, strict=True)
+            axis.plot(confidence, accuracy, color=colour, linewidth=1.0, label=f"{name}: ECE {found.ece:.3f}")
+            axis.scatter(confidence, accuracy, s=[4 + 200 * n / found.n for n in number], color=colour, alpha=0.6)
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")
         axis.set_aspect("equal")
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25)
@@ -131,7 +131,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
-def _picture(
+def _write_panels(
     path: Path,
     rows: list[MethodRow],
     key: Callable[[MethodRow], tuple[str, ...]],

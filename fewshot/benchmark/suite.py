@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.benchmark.inputs import Features, Inputs
-from fewshot.benchmark.methods import METHODS, chosen, described
-from fewshot.benchmark.plots import check_matplotlib, draw
+from fewshot.benchmark.methods import METHODS, describe_classifier, select_methods
+from fewshot.benchmark.plots import check_matplotlib, draw_accuracy
 from fewshot.benchmark.protocol import Count, Protocol, ways_and_shots
 from fewshot.benchmark.result_files import MethodRow
 from fewshot.benchmark.result_store import Result, ResultStore, SuiteReport
@@ -53,7 +53,7 @@ def run_suite(
     encoders : sequence of names
         What embeds images; feature files need none.
     methods : sequence of names
-        As ``fewshot.benchmark.methods.chosen`` takes them; "all", "inductive" and "transductive" name many.
+        As ``fewshot.benchmark.methods.select_methods`` takes them; "all", "inductive" and "transductive" name many.
     ways, shots : sequences of int, or of "various"
     protocol : Protocol, optional
     base : path or name, optional
@@ -75,26 +75,26 @@ def run_suite(
     """
     protocol = protocol or Protocol()
     inputs = Inputs.open(data, encoders=encoders, base=base, split=split, device=device)
-    makers = chosen(methods, base_classes=inputs.base is not None and inputs.base.labels is not None)
-    for name in chosen(methods).keys() - makers:
+    makers = select_methods(methods, base_classes=inputs.base is not None and inputs.base.labels is not None)
+    for name in select_methods(methods).keys() - makers:
         note(f"left out, for it learns from base data with labels (--base): {name}")
-    for remark in inputs.remarks("base", "the base gives it away"):
-        note(remark)
+    for warning in inputs.warnings("base", "the figures are optimistic"):
+        note(warning)
     plots = _can_plot(note)
     settings = ways_and_shots(ways, shots)
     for source in inputs.sources:
         for way, shot in settings:
             protocol.sampler(source, way, shot)
     folder = Path(out)
-    store = ResultStore(folder, "episodes", MethodRow, protocol, inputs.place, note)
+    store = ResultStore(folder, "episodes", MethodRow, protocol, inputs.method_device, note)
     with_base = any(make.takes_center or make.needs_base for make in makers.values())
     try:
-        for features, given in inputs.embedded(cache=cache or str(folder / "vectors.sqlite"), with_base=with_base):
+        for features, given in inputs.embed(cache=cache or str(folder / "vectors.sqlite"), with_base=with_base):
             classifiers = {name: make(given) for name, make in makers.items()}
-            descriptions = {name: described(classifier) for name, classifier in classifiers.items()}
+            descriptions = {name: describe_classifier(classifier) for name, classifier in classifiers.items()}
             for way, shot in settings:
                 sampler = protocol.sampler(features, way, shot)
-                compute = partial(_results, features, sampler, classifiers, inputs.place)
+                compute = partial(_results, features, sampler, classifiers, inputs.method_device)
                 store.setting(features, sampler, way, shot, descriptions, compute)
     finally:
         _summarise(store, plots=plots)
@@ -129,7 +129,7 @@ def _results(
     for name, method in found.methods.items():
         fields = {
             "method": name,
-            "classifier": described(classifiers[name]),
+            "classifier": describe_classifier(classifiers[name]),
             "transductive": classifiers[name].transductive,
             "accuracy": method.accuracy,
             "ci95": method.ci95,
@@ -174,7 +174,7 @@ def _summarise(store: ResultStore[MethodRow], *, plots: bool) -> None:
     rows.sort(key=lambda row: (*row.section, _number(row.ways), _number(row.shots), order.get(row.method, 99)))
     store.write_tables("results", rows, method_tables(rows, bold))
     if plots:
-        draw(rows, store.folder)
+        draw_accuracy(rows, store.folder)
 
 
 def _number(count: Count) -> int:

@@ -103,25 +103,25 @@ def _background(
     """Embed the background; returns a sample of its vectors, their labels where known, and unreadable images."""
     import numpy as np
 
-    from fewshot.benchmark import Features, embedded_base, open_base
+    from fewshot.benchmark import open_base
     from fewshot.openset import evenly
     from fewshot.vectors import FeatureFile
 
     source = open_base(place)
-    held, n = source.held, len(source.held.vectors if isinstance(source.held, FeatureFile) else source.held)
+    content = source.content
+    n = len(content.vectors if isinstance(content, FeatureFile) else content)
     labels = None if source.labels is None else np.array(source.labels, str)
     groups = np.arange(n) if labels is None else np.unique(labels, return_inverse=True)[1].reshape(-1)
     some = evenly(groups, np.random.default_rng(0))
     failed: list[Failure] = []
-    if isinstance(held, FeatureFile):
+    if isinstance(content, FeatureFile):
         name = str(getattr(encoder, "spec", {}).get("name", "the registry's encoder"))
-        nothing = np.empty((0, encoder.dim), np.float32)
-        ours = Features(registry, name, nothing, (), (), None, encoder.fingerprint, None)
-        vectors = embedded_base(source, ours, None).vectors[some]
+        source.check_encoder(registry, name, encoder.fingerprint, encoder.dim)
+        vectors = content.vectors[some]
     else:
         if len(some) < n:
             note(f"using {len(some)} of the {n} images, spread evenly over the classes")
-        vectors, kept, failed = _embedded([held[position] for position in some.tolist()], encoder)
+        vectors, kept, failed = _embedded([content[position] for position in some.tolist()], encoder)
         if not len(kept):
             raise ValueError(f"none of the {len(some)} images of {place} can be read; the first: {failed[0].reason}")
         some = some[kept]

@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from classifier_variants import CLASSES
 from click.testing import CliRunner
 from fakes import FakeEncoder, png
 from numpy.testing import assert_allclose, assert_array_equal
@@ -26,7 +27,7 @@ from fewshot import (
     SimpleShotClassifier,
     run_benchmark,
 )
-from fewshot.benchmark.methods import METHODS, Method, chosen, described
+from fewshot.benchmark.methods import METHODS, Method, describe_classifier, select_methods
 from fewshot.benchmark.protocol import Protocol
 from fewshot.benchmark.result_files import MethodRow, ResultFile
 from fewshot.benchmark.suite import run_suite
@@ -60,7 +61,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def _quick(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(fewshot.benchmark.suite, "draw", lambda *_: ())
+        monkeypatch.setattr(fewshot.benchmark.suite, "draw_accuracy", lambda *_: ())
 
 
 @pytest.fixture
@@ -223,13 +224,13 @@ def test_the_base_gives_distribution_calibration_its_classes_without_what_has_no
     for name, some in (("base", slice(None)), ("partly", known)):
         (row,) = run_suite([data], tmp_path / "out", base=str(tmp_path / f"{name}.npz"), **arguments).rows
         made = DistributionCalibrationClassifier(base=vectors[some], base_labels=labels[some].astype("<U1"))
-        assert row.classifier == described(made)
+        assert row.classifier == describe_classifier(made)
 
 
-def test_a_base_that_names_the_same_classes_is_remarked_on(data, tmp_path):
+def test_a_base_that_names_the_same_classes_is_warned_of(data, tmp_path):
     arguments = [data, "--methods", "simpleshot", "--queries", 4, "--episodes", 3, "--out", tmp_path / "out"]
-    remark = "toy and the base both name a class '0': if it is the same, the base gives it away\n"
-    assert remark in call(*arguments, "--base", data).stderr
+    warning = "toy and the base both name a class '0': if it is the same, the figures are optimistic\n"
+    assert warning in call(*arguments, "--base", data).stderr
     with np.load(data) as file:
         np.savez(tmp_path / "other.npz", vectors=file["vectors"], labels=file["labels"] + 100)
     assert "both name" not in call(*arguments, "--base", tmp_path / "other.npz").stderr
@@ -267,7 +268,7 @@ def test_a_base_of_pictures_has_the_labels_of_its_folders(colours, fakes, tmp_pa
     paths = sorted(colours.rglob("*.png"))
     vectors, labels = fakes["mean"].encode(list(map(str, paths))), [path.parent.name for path in paths]
     made = DistributionCalibrationClassifier(base=vectors, base_labels=np.array(labels))
-    assert [row.classifier for row in report.rows] == [described(made)]
+    assert [row.classifier for row in report.rows] == [describe_classifier(made)]
 
 
 def cells(markdown):
@@ -382,7 +383,7 @@ def test_pictures_are_embedded_by_each_encoder_once(colours, fakes, tmp_path, mo
     arguments = [colours, "--encoder", "mean", "--encoder", "double", "--methods", "prototype,nearest", "--ways", 3,
                  "--shots", "1,2", "--queries", 3, "--episodes", 20, "--out", tmp_path / "out"]  # fmt: skip
     first = call(*arguments)
-    assert "passed over" in first.stderr
+    assert "colours: ignored, no image of a class: 1, as " in first.stderr
     assert "notes.txt" in first.stderr
     assert [fake.encoded for fake in fakes.values()] == [32, 32]
     assert json.loads(call(*arguments).stdout)["skipped"] == 8
@@ -410,7 +411,7 @@ def test_unlabelled_pictures_serve_as_a_base(colours, fakes, tmp_path):
     (row,) = run_suite([str(colours)], tmp_path / "out", encoders=["mean"], methods=["simpleshot"], ways=[3], shots=[1],
                        protocol=SMALL, base=str(tmp_path / "base")).rows  # fmt: skip
     center = np.array([30, 60, 90], np.float32) / 255
-    assert row.classifier == described(SimpleShotClassifier(center=center.astype(np.float32)))
+    assert row.classifier == describe_classifier(SimpleShotClassifier(center=center.astype(np.float32)))
 
 
 @pytest.mark.filterwarnings("error")
@@ -499,7 +500,7 @@ def test_whatever_error_a_method_raises_the_others_go_on(data, tmp_path, monkeyp
         (["{data}", "--ways", "9", "--queries", "3"], "toy, 9-way 1-shot: no group has the 9 classes"),
         (["{data}", "--within-groups", "--queries", "3"], "toy has no groups"),
         (["{data}", "--ways", "various", "--queries", "3"], "both 'various' or both numbers"),
-        (["{colours}", "--ways", "3", "--queries", "3"], "colours holds pictures, and no encoder is named"),
+        (["{colours}", "--ways", "3", "--queries", "3"], "colours holds images, and no encoder is named"),
         (["{none}"], "no such file"),
         (["{data}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here ("),
         (["{unlabelled}"], "holds no labels"),
@@ -568,10 +569,12 @@ def test_a_missing_label_of_parquet_is_none_of_the_base_classes(tmp_path):
 
 
 def test_every_name_makes_its_method_and_the_groups_part_them():
-    assert set(chosen(["all"])) == set(METHODS) == set(chosen(["inductive", "transductive"]))
-    assert not set(chosen(["inductive"])) & set(chosen(["transductive"]))
-    assert {"bd-cspn", "pt-map", "tim", "alpha-tim", "laplacian-shot", "soft-k-means"} <= set(chosen(["transductive"]))
-    assert len({described(make(None)) for make in METHODS.values()}) == len(METHODS)
+    assert set(select_methods(["all"])) == set(METHODS) == set(select_methods(["inductive", "transductive"]))
+    assert not set(select_methods(["inductive"])) & set(select_methods(["transductive"]))
+    names = {"bd-cspn", "pt-map", "tim", "alpha-tim", "laplacian-shot", "soft-k-means"}
+    assert names <= set(select_methods(["transductive"]))
+    assert {method.kind for method in METHODS.values()} == set(CLASSES)
+    assert len({describe_classifier(make(None)) for make in METHODS.values()}) == len(METHODS)
 
 
 def test_a_damaged_result_file_is_named(data, tmp_path):

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from fewshot import DomainAdapter, EpisodeSampler, PrototypeClassifier, run_benchmark
-from fewshot.benchmark.methods import METHODS, chosen, described
+from fewshot.benchmark.methods import METHODS, describe_classifier, select_methods
 from fewshot.domain_adaptation import AdaptationReport, AdaptedClassifier
 
 
@@ -229,7 +229,7 @@ def test_a_single_query_is_answered_by_the_classifier_itself(rng):
 
 
 def test_in_the_benchmark_an_adapted_method_is_named_and_marked_transductive(rng):
-    methods = chosen(["prototype", "prototype+center", "nearest+whiten"])
+    methods = select_methods(["prototype", "prototype+center", "nearest+whiten"])
     assert {name: method.transductive for name, method in methods.items()} == {
         "prototype": False,
         "prototype+center": True,
@@ -237,7 +237,7 @@ def test_in_the_benchmark_an_adapted_method_is_named_and_marked_transductive(rng
     }
     made = {name: method() for name, method in methods.items()}
     assert made["prototype+center"].transductive
-    text = described(made["prototype+center"])
+    text = describe_classifier(made["prototype+center"])
     assert "adaptation='center', classifier=PrototypeClassifier, classifier__metric='cosine'" in text
 
     y = np.repeat(np.arange(8), 20)
@@ -248,10 +248,10 @@ def test_in_the_benchmark_an_adapted_method_is_named_and_marked_transductive(rng
 
 
 def test_the_groups_hold_no_adapted_method_and_unknown_ones_are_refused():
-    assert list(chosen(["all"])) == list(METHODS)
+    assert list(select_methods(["all"])) == list(METHODS)
     with pytest.raises(
         ValueError, match=r"no method is called 'prototype\+coral'.*each also with \+center or \+whiten"
     ):
-        chosen(["prototype+coral"])
+        select_methods(["prototype+coral"])
     with pytest.raises(ValueError, match="adaptation must be one of 'center', 'whiten', not 'coral'"):
         AdaptedClassifier(PrototypeClassifier(), adaptation="coral").fit(np.eye(2), ["a", "b"])

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from unknown_data import drawn, line_of, scores_of
 
 from fewshot import ClassRegistry, EpisodeSampler
-from fewshot.benchmark.openset_runner import run_open_set
+from fewshot.benchmark.openset_runner import run_openset_benchmark
 from fewshot.cli import main
 from fewshot.encoders.timm_encoder import load_encoder
 from fewshot.openset import center as center_module
@@ -175,7 +175,7 @@ def test_open_set_episodes_are_scored_with_the_centre_that_is_given():
 
     def judged(**given):
         episodes = EpisodeSampler(y, n_way=6, n_shot=1, n_query=5, n_episodes=40)
-        return run_open_set([DEFAULT, "softmax"], X, episodes, **given)
+        return run_openset_benchmark([DEFAULT, "softmax"], X, episodes, **given)
 
     with_it, without = judged(center=center), judged()
     assert with_it[DEFAULT].auroc.mean() > without[DEFAULT].auroc.mean() + 0.01
