@@ -20,6 +20,12 @@ def client(path, *, base_url=HERE, **settings) -> TestClient:
     return TestClient(create_app(path, **settings), base_url=base_url, raise_server_exceptions=False)
 
 
+def ready(http):
+    """Wait until the encoder is loaded."""
+    while http.get("/readyz").json()["status"] == "starting":
+        time.sleep(0.001)
+
+
 def scope(method, path, **headers):
     """A request as a server hands it to the application."""
     sent = {"host": "localhost", "content-type": "application/json", **headers}

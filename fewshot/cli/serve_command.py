@@ -41,7 +41,8 @@ def serve(
         raise click.UsageError("--label-studio-url, --label-studio-images and --only-confident need --label-studio")
     from fewshot.validation import check_extra
 
-    check_extra("serve", "the server needs", "fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client")
+    modules = ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client", "cachetools")
+    check_extra("serve", "the server needs", *modules)
     from fewshot.service import create_app, server_process
 
     token = None if token_file is None else server_process.read_token(token_file)

@@ -26,8 +26,10 @@ T = TypeVar("T")
 CHUNK = 64
 
 
-def add_in_chunks(store: RegistryStore, items: Iterable[T], add: Callable[[list[T]], AddReport]) -> AddReport:
-    """Add items 64 at a time, each chunk as soon as it is embedded, with a progress bar.
+def add_in_chunks(
+    store: RegistryStore, items: Iterable[T], add: Callable[[list[T]], AddReport], *, all_or_none: bool = False
+) -> AddReport:
+    """Add items 64 at a time, each chunk as soon as it is embedded, or all in one chunk; with a progress bar.
 
     Raises
     ------
@@ -36,7 +38,7 @@ def add_in_chunks(store: RegistryStore, items: Iterable[T], add: Callable[[list[
     total = len(items) if isinstance(items, Sequence) else None
     source, report = iter(items), AddReport()
     with Progress(total, "add") as bar:
-        while chunk := list(islice(source, CHUNK)):
+        while chunk := list(islice(source, None if all_or_none else CHUNK)):
             try:
                 report += add(chunk)
             except (FewShotError, OSError) as error:

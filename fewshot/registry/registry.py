@@ -118,7 +118,9 @@ class ClassRegistry(RegistryQueries):
                 self._encoder = encoder
             return self._encoder
 
-    def add(self, label: str, images: Iterable[ImageSource], *, allow_conflict: bool = False) -> AddReport:
+    def add(
+        self, label: str, images: Iterable[ImageSource], *, allow_conflict: bool = False, all_or_none: bool = False
+    ) -> AddReport:
         """Register pictures as examples of a class, new or known.
 
         Parameters
@@ -127,6 +129,8 @@ class ClassRegistry(RegistryQueries):
         images : iterable of paths, bytes, file objects, PIL images or arrays
         allow_conflict : bool, default False
             Accept a picture that another class holds already.
+        all_or_none : bool, default False
+            Embed all before they are added in one transaction, so that an error leaves none; by default each 64.
 
         Returns
         -------
@@ -136,10 +140,13 @@ class ClassRegistry(RegistryQueries):
         from fewshot.encoders import check_image_batch
 
         check_label(label)
-        return self.add_labelled(((image, label) for image in check_image_batch(images)), allow_conflict=allow_conflict)
+        pairs = ((image, label) for image in check_image_batch(images))
+        return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
 
-    def add_labelled(self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False) -> AddReport:
-        """Register (picture, label) pairs; each 64 are stored as soon as they are embedded.
+    def add_labelled(
+        self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False, all_or_none: bool = False
+    ) -> AddReport:
+        """Register (picture, label) pairs as ``add`` does.
 
         Raises
         ------
@@ -152,7 +159,7 @@ class ClassRegistry(RegistryQueries):
         def add(chunk: list[tuple[ImageSource, str]]) -> AddReport:
             return add_pictures(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
 
-        return add_in_chunks(self._store, pairs, add)
+        return add_in_chunks(self._store, pairs, add, all_or_none=all_or_none)
 
     def predict(
         self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None

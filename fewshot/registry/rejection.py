@@ -64,17 +64,19 @@ class Rejection:
         self._lock = threading.RLock()
         self._learned: _Learned | None = None
 
-    def add_negatives(self, images: Iterable[ImageSource]) -> AddReport:
+    def add_negatives(self, images: Iterable[ImageSource], *, all_or_none: bool = False) -> AddReport:
         """Register pictures that are none of the classes, whatever they look like.
 
         Parameters
         ----------
         images : iterable of paths, bytes, file objects, PIL images or arrays
+        all_or_none : bool, default False
+            As of ``ClassRegistry.add``.
 
         Returns
         -------
         AddReport
-            Its conflicts are pictures that a class holds. Each 64 are stored as soon as they are embedded.
+            Its conflicts are pictures that a class holds.
         """
         from fewshot.encoders import check_image_batch
 
@@ -85,7 +87,7 @@ class Rejection:
         def add(chunk: list[ImageSource]) -> AddReport:
             return negative_examples.add_negatives(self._store, encoder, chunk, keep_images=keep)
 
-        return add_in_chunks(self._store, check_image_batch(images), add)
+        return add_in_chunks(self._store, check_image_batch(images), add, all_or_none=all_or_none)
 
     def renewed(self) -> list[str]:
         """After a reindex, embed negatives anew; say in a sentence each what cannot be used any more."""

@@ -57,15 +57,18 @@ async def run_in_registry(
         watcher.cancel()
 
 
-async def run_in_thread(request: Request, job: Callable[[], R]) -> R:
-    """Call a function in a worker thread; there are as many as requests may be in progress."""
+async def run_in_thread(request: Request, job: Callable[[], R], *, abandon: bool = False) -> R:
+    """Call a function in a worker thread, of which there are as many as requests may be in progress.
+
+    With ``abandon`` a cancelled call returns at once, and its thread goes on unobserved.
+    """
     limiter: CapacityLimiter = request.app.state.limiter
 
     def run() -> R:
         set_torch_threads(1)  # the encoder has all cores already
         return job()
 
-    return await to_thread.run_sync(run, limiter=limiter)
+    return await to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=abandon)
 
 
 @contextmanager

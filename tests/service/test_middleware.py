@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from fakes import RED, FakeEncoder, png
-from service_client import Gated, client, files, in_base64, problem, scope
+from service_client import Gated, client, files, in_base64, problem, ready, scope
 
 from fewshot.service.app import create_app
 from fewshot.service.limits import Limits
@@ -175,6 +175,38 @@ def test_what_cannot_be_computed_in_time_is_answered_so_and_adds_nothing(tmp_pat
         assert late.headers["retry-after"] == "1"
         encoder.gate.set()
         assert http.get(PARTS).json()["examples"] == 0
+
+
+class Stalling(FakeEncoder):
+    """Embeds 64 images, and then no more until it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = threading.Event()
+
+    def encode(self, images):
+        if self.encoded >= 64:
+            assert self.gate.wait(20)
+        return super().encode(images)
+
+
+@pytest.mark.parametrize(("route", "count"), [("examples", "examples"), ("negatives", "negatives")])
+def test_of_a_request_that_is_refused_midway_nothing_is_stored(tmp_path, route, count):
+    encoder = Stalling()
+    limits = Limits(max_images=200, timeout_seconds=1.0)
+    images = files(*(png((n, 0, 0)) for n in range(100)))
+    fields = {"label": "red"} if route == "examples" else {}
+    with client(tmp_path / "parts.fewshot", encoder=encoder, limits=limits) as http:
+        ready(http)
+        refused = http.post(f"{PARTS}/{route}", data=fields, files=images)
+        assert "not computed in time, and nothing was changed" in problem(refused, 503)
+        assert encoder.encoded == 64
+        encoder.gate.set()
+        before = http.get(PARTS).json()
+        assert before[count] == 0
+        assert http.post(f"{PARTS}/{route}", data=fields, files=images).json()["added"] == 100
+        after = http.get(PARTS).json()
+        assert (after[count], after["revision"]) == (100, before["revision"] + 1)  # in one transaction
 
 
 async def never(*_):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 import pytest
 import torch
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
-from service_client import client, files, problem
+from service_client import client, files, problem, ready
 
 from fewshot import ClassRegistry
 from fewshot.errors import RegistryError
-from fewshot.service.batching import set_torch_threads
+from fewshot.service.batching import DEADLINE, Overloaded, set_torch_threads
 from fewshot.service.limits import Limits
 from fewshot.service.problems import problem_of
 from fewshot.service.registry_pool import RegistryPool
@@ -122,6 +126,59 @@ def test_one_that_cannot_be_opened_is_listed_with_the_reason_and_stops_no_other(
 def test_a_client_is_told_of_no_place_on_this_machine_and_the_log_is(said, told):
     problem = problem_of(RegistryError(said), "/srv/a b/x.fewshot", "x")
     assert (problem.status_code, problem.detail, problem.cause) == (503, told, said)
+
+
+@contextmanager
+def locked(path):
+    """A registry that another connection has locked, and so cannot be opened meanwhile."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+
+
+def test_a_locked_registry_holds_up_no_request_for_another_and_is_there_once_it_is_free(served, monkeypatch):
+    opening, connect = threading.Event(), sqlite3.connect
+
+    def watched(path, *args, **settings):
+        if os.path.basename(path) == "locked.fewshot":
+            opening.set()
+        return connect(path, *args, **settings)
+
+    make(served.folder / "locked.fewshot"), make(served.folder / "free.fewshot", label="green", colour=GREEN)
+    with ThreadPoolExecutor(4) as threads:
+        with locked(served.folder / "locked.fewshot"):
+            monkeypatch.setattr(sqlite3, "connect", watched)
+            waiting = threads.submit(labels, served, "locked")
+            assert opening.wait(20)
+            assert threads.submit(labels, served, "free").result(20) == ["green"]
+            assert threads.submit(served.create, "new").result(20) is None
+            assert threads.submit(lambda: served.encoders).result(20)
+            assert not waiting.done()
+
+            def late():
+                DEADLINE.set(time.monotonic() + 0.01)
+                return labels(served, "locked")
+
+            with pytest.raises(Overloaded, match="registry locked is being opened"):
+                threads.submit(late).result(20)
+        assert waiting.result(20) == ["red"]
+
+
+def test_a_locked_registry_is_listed_with_the_reason_and_stops_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("fewshot.service.routes.registry_routes._LIST_SECONDS", 0.2)
+    make(tmp_path / "a.fewshot"), make(tmp_path / "b.fewshot")
+    with client(tmp_path) as http:
+        ready(http)
+        assert http.get("/v1/registries/b").json()["classes"] == 1
+        with locked(tmp_path / "a.fewshot"):
+            a, b = http.get("/v1/registries").json()["registries"]
+            assert (a["name"], a["classes"], a["problem"]) == (
+                "a", None, "it could not be opened within 0.2 s; retry later"
+            )  # fmt: skip
+            assert (b["name"], b["classes"], b["problem"]) == ("b", 1, None)
 
 
 def test_equal_encoders_are_one_in_memory_and_each_registry_has_its_own(served):

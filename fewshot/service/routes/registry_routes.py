@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any
 
+from anyio import move_on_after
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -27,6 +30,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 _MAX_LISTED_IDS = 12
 _EXPORT_PAGE = 500
+_LIST_SECONDS = 2.0
 
 
 @router.get("", tags=["registries"], operation_id="list_registries")
@@ -35,14 +39,22 @@ async def list_registries(request: Request) -> payloads.RegistryList:
     registries: RegistryPool = request.app.state.registries
 
     def summary(name: str) -> payloads.RegistrySummary:
-        try:
-            with errors_as_problems(registries, name), registries.use(name) as registry:
-                info = registry.info()
-                return payloads.RegistrySummary(name=name, classes=info.classes, examples=info.examples)
-        except HTTPProblem as problem:
-            return payloads.RegistrySummary(name=name, classes=None, examples=None, problem=problem.detail)
+        with errors_as_problems(registries, name), registries.use(name) as registry:
+            info = registry.info()
+            return payloads.RegistrySummary(name=name, classes=info.classes, examples=info.examples)
 
-    found = await run_in_thread(request, lambda: [summary(name) for name in registries.names()])
+    # A registry whose file is locked does not hold up the list; while the encoder is loaded, all take as long as that.
+    seconds = math.inf if request.app.state.status.status == "starting" else _LIST_SECONDS
+    found = []
+    for name in await run_in_thread(request, registries.names):
+        problem = f"it could not be opened within {seconds:g} s; retry later"
+        try:
+            with move_on_after(seconds):
+                found.append(await run_in_thread(request, partial(summary, name), abandon=True))
+                continue
+        except HTTPProblem as error:
+            problem = error.detail
+        found.append(payloads.RegistrySummary(name=name, classes=None, examples=None, problem=problem))
     return payloads.RegistryList(registries=found, can_create=registries.can_create)
 
 
@@ -158,7 +170,7 @@ async def add_examples(request: Request, registry: Name) -> payloads.AddResult:
 def _add(registry: ClassRegistry, upload: Upload) -> payloads.AddResult:
     label, hashes = upload.fields["label"], [sha256 for _, sha256 in upload.hashes]
     before = registry.find_examples(hashes, label)
-    report = registry.add(label, upload.valid, allow_conflict=upload.fields["allow_conflict"])
+    report = registry.add(label, upload.valid, allow_conflict=upload.fields["allow_conflict"], all_or_none=True)
     ids = registry.find_examples(hashes, label)
     return payloads.AddResult(
         label=label,

@@ -97,7 +97,7 @@ async def add_negatives(request: Request, registry: Name) -> payloads.AddNegativ
     def add(opened: ClassRegistry) -> payloads.AddNegativesResult:
         hashes = [sha256 for _, sha256 in upload.hashes]
         before = opened.find_negatives(hashes)
-        report = opened.rejection.add_negatives(upload.valid)
+        report = opened.rejection.add_negatives(upload.valid, all_or_none=True)
         ids = opened.find_negatives(hashes)
         return payloads.AddNegativesResult(
             added=report.added,
