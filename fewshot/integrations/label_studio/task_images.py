@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL.Image import Image
 
@@ -14,6 +14,9 @@ from fewshot.integrations.label_studio.regions import crop_region
 from fewshot.media import attempt, map_ahead, open_image
 
 if TYPE_CHECKING:
+    from fewshot.integrations.label_studio.tasks import QueryImage
+    from fewshot.registry import ImageLabels
+
     FetchedImage: TypeAlias = bytes | Image | Exception
     """An image's file, a region cut out of one, or why there is neither."""
 
@@ -22,18 +25,8 @@ _BATCH_IMAGES, _BATCH_BYTES = 64, 2**25
 """The most in a batch; its last image may exceed the second."""
 
 
-class ImageOrRegion(Protocol):
-    """An image, by its address, or the region of it that a result outlines."""
-
-    @property
-    def image(self) -> str: ...  # noqa: D102
-
-    @property
-    def region(self) -> Mapping[str, Any] | None: ...  # noqa: D102
-
-
 def fetch_images(
-    wanted: Iterable[ImageOrRegion], client: LabelStudioClient
+    wanted: Iterable[QueryImage | ImageLabels], client: LabelStudioClient
 ) -> Iterator[list[tuple[int, FetchedImage]]]:
     """Yield images and regions in batches, each with its position; or why it cannot be had.
 
@@ -53,10 +46,10 @@ def fetch_images(
         yield batch
 
 
-def _each(wanted: Iterable[ImageOrRegion], client: LabelStudioClient) -> Iterator[FetchedImage]:
+def _each(wanted: Iterable[QueryImage | ImageLabels], client: LabelStudioClient) -> Iterator[FetchedImage]:
     groups = [list(group) for _, group in groupby(wanted, key=lambda one: one.image)]
 
-    def fetch(group: list[ImageOrRegion]) -> bytes | ImageError | Unreachable:
+    def fetch(group: list[QueryImage | ImageLabels]) -> bytes | ImageError | Unreachable:
         try:
             return client.image(group[0].image)
         except (ImageError, Unreachable) as error:
