@@ -96,7 +96,7 @@ def shipped_center(fingerprint: str | None) -> Center | None:
 
     References
     ----------
-    Written by ``python benchmarks/unknowns.py --centers``.
+    Written by ``python benchmarks/openset.py --centers``.
     """
     for path in sorted(_SHIPPED.glob("*.json")):
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -148,7 +148,7 @@ class LeftOut:
         that it is (c - 1) / c of ``max_false_accept`` that the line is drawn for.
 
         Over random registries of real pictures the share is as asked from ``needed`` classes on
-        (benchmarks/unknowns.py). Below that what is promised is the worst case of classes that are alike in pairs: of
+        (benchmarks/openset.py). Below that what is promised is the worst case of classes that are alike in pairs: of
         two such, neither is left to warn of the other when it is new, and twice as many are accepted.
 
         The tail is fitted anew for each level: with few classes, a larger share can draw a line lower by some 0.01.

@@ -1,12 +1,12 @@
-"""Whether the line to "none of these" keeps its promise: 1,000 random registries of real vectors.
+"""Whether the open-set threshold keeps its bound on false accepts: 1,000 random registries of real embeddings.
 
-    python benchmarks/unknowns.py --work work
+    python benchmarks/openset.py --work work
 
 Each registry holds 3 to 50 classes of 1 to 5 shots, drawn from Tiny ImageNet's validation and test classes or from
-Omniglot's evaluation characters; the classes it does not hold ask 10 queries each, those it holds 5. The background,
-where there is one, is of Tiny ImageNet's training classes. ``--work`` keeps the vectors.
+Omniglot's evaluation characters. It gets 5 queries of each of its classes and 10 of each other class. The background,
+where there is one, is of Tiny ImageNet's training classes. ``--work`` keeps the embeddings.
 
-    python benchmarks/unknowns.py --work work --centers
+    python benchmarks/openset.py --work work --centers
 
 Writes the centres that ship with the library, of those training classes, too.
 """
@@ -27,16 +27,13 @@ from common import ROOT, save, shared_file
 from fewshot import EpisodeSampler
 from fewshot.benchmark.inputs import Features, embed_source, load_encoders, open_source
 from fewshot.benchmark.openset_runner import run_openset_benchmark
-from fewshot.classifiers.membership import Membership
-from fewshot.openset.background import Background
-from fewshot.openset.center import Center, shipped_center, write_center
-from fewshot.openset.threshold import leave_out
-from fewshot.openset.unknown_scores import DEFAULT, SCORES, Known
+from fewshot.classifiers import Membership
+from fewshot.openset import DEFAULT, SCORES, Background, Center, Known, leave_out, shipped_center, write_center
 
-LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
+MAX_FALSE_ACCEPTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
 MOBILENET, CHARACTERS = "mobilenetv2_100.tf_in1k", "omniglot"
-# Title: (data, pictures of each background class, whether the centre that ships is known, the fewest and most classes).
+# Title: (data, images of each background class, whether the shipped centre is used, the fewest and most classes).
 REGISTRIES = {
     "none": ("tiny-imagenet", None, True, 3, 50),
     "none, and no centre": ("tiny-imagenet", None, False, 3, 50),
@@ -68,33 +65,34 @@ def registry(
     rng: np.random.Generator,
     sizes: tuple[int, int],
 ) -> list[dict[str, Any]]:
-    """Draw one registry, set its line for each level, and count what unknown and known queries become."""
+    """Draw one registry, set its threshold for each bound, and measure which queries are accepted."""
     classes, shots = int(rng.integers(sizes[0], sizes[1] + 1)), int(rng.integers(1, 6))
     order = rng.permutation(int(y.max()) + 1)
     members = [rng.permutation(np.flatnonzero(y == c))[: shots + 10] for c in order]
     support = np.concatenate([some[:shots] for some in members[:classes]])
     labels = np.repeat(np.arange(classes), shots)
-    inside = np.concatenate([some[shots : shots + 5] for some in members[:classes]])
-    outside = np.concatenate([some[shots:] for some in members[classes:]])
+    known_queries = np.concatenate([some[shots : shots + 5] for some in members[:classes]])
+    unknown_queries = np.concatenate([some[shots:] for some in members[classes:]])
     known = Known.of(
         torch.from_numpy(X[support])[None], Membership(torch.from_numpy(labels)[None], classes), background, center
     )
-    scores = SCORES[DEFAULT](known, torch.from_numpy(X[np.concatenate([inside, outside])])[None])[0].numpy()
+    queries = torch.from_numpy(X[np.concatenate([known_queries, unknown_queries])])[None]
+    scores = SCORES[DEFAULT](known, queries)[0].numpy()
     left_out = leave_out(X[support], labels, background=background, center=center)
     rows = []
-    for level in LEVELS:
-        line = left_out.threshold(level)
-        accepted = scores < line.value
+    for max_false_accept in MAX_FALSE_ACCEPTS:
+        threshold = left_out.threshold(max_false_accept)
+        accepted = scores < threshold.value
         rows.append(
             {
-                "level": level,
+                "max_false_accept": max_false_accept,
                 "classes": classes,
                 "shots": shots,
-                "kept": line.met,
-                "false_accept_bound": line.false_accept_bound,
-                "false_accept": float(accepted[len(inside) :].mean()),
-                "known_accepted": float(accepted[: len(inside)].mean()),
-                "estimated_false_reject": line.estimated_false_reject,
+                "met": threshold.met,
+                "false_accept_bound": threshold.false_accept_bound,
+                "false_accept": float(accepted[len(known_queries) :].mean()),
+                "known_accepted": float(accepted[: len(known_queries)].mean()),
+                "estimated_false_reject": threshold.estimated_false_reject,
             }
         )
     return rows
@@ -109,31 +107,31 @@ def mean(rows: list[dict[str, Any]], name: str) -> list[float]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each level, number of classes and whether the level was promised."""
+    """One line for each bound, number of classes and whether the bound is met."""
     found: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         size = next(f"{low} to {high}" for low, high in SIZES if low <= row["classes"] <= high)
-        found[row["level"], size, row["kept"]].append(row)
+        found[row["max_false_accept"], size, row["met"]].append(row)
     lines = []
-    for (level, size, kept), some in sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1].split()[0]))):
+    for (bound, size, met), some in sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1].split()[0]))):
         names = ("false_accept_bound", "false_accept", "known_accepted", "estimated_false_reject")
         lines.append(
-            {"level": level, "classes": size, "asked_is_promised": kept, "registries": len(some)}
+            {"max_false_accept": bound, "classes": size, "met": met, "registries": len(some)}
             | {name: mean(some, name) for name in names}
         )
     return lines
 
 
-def by_shots(rows: list[dict[str, Any]], level: float) -> dict[int, dict[str, list[float]]]:
-    """What is accepted where ``level`` is promised, for each number of shots."""
-    kept = [row for row in rows if row["kept"] and row["level"] == level]
+def by_shots(rows: list[dict[str, Any]], bound: float) -> dict[int, dict[str, list[float]]]:
+    """What is accepted where ``bound`` is met, for each number of shots."""
+    met = [row for row in rows if row["met"] and row["max_false_accept"] == bound]
     return {
         shots: {
-            name: mean([row for row in kept if row["shots"] == shots], name)
+            name: mean([row for row in met if row["shots"] == shots], name)
             for name in ("false_accept", "known_accepted")
         }
         for shots in range(1, 6)
-        if kept
+        if met
     }
 
 
@@ -154,7 +152,7 @@ def scores_table(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", required=True, help="folder for the vectors")
+    parser.add_argument("--work", required=True, help="folder for the embeddings")
     parser.add_argument("--encoder", default=MOBILENET)
     parser.add_argument("--centers", action="store_true", help="write the centres that ship, and measure nothing")
     parser.add_argument("--registries", type=int, default=1_000)
@@ -165,7 +163,7 @@ def main() -> None:
     if options.centers:
         for name in (MOBILENET, "mobilenetv1_100.tf_in1k", "pocket"):
             some = vectors_of(name, "train", work)
-            place = ROOT / "fewshot" / "unknowns" / "centers" / f"{name.split('_')[0]}.json"
+            place = ROOT / "fewshot" / "openset" / "centers" / f"{name.split('_')[0]}.json"
             write_center(Center.of(some.vectors, some.labels), some.fingerprint, place)
         return
     train, val, test = (vectors_of(options.encoder, split, work) for split in ("train", "val", "test"))
@@ -174,12 +172,12 @@ def main() -> None:
     held = some_of_each(names, 10, rng)
     background = Background.of(train.vectors[held], names[held])
     center = shipped_center(test.fingerprint)
-    to_go_by = ((background, None), (None, center), (None, None))
-    tables = [scores_table(test, *given, options.episodes) for given in to_go_by]
+    references = ((background, None), (None, center), (None, None))
+    tables = [scores_table(test, *given, options.episodes) for given in references]
     print(tables, file=sys.stderr)
     characters = vectors_of(options.encoder, "evaluation", work, CHARACTERS)
     drawn = {"tiny-imagenet": (val, test), CHARACTERS: (characters,)}
-    promises = {}
+    thresholds = {}
     for title, (data, each, centred, *sizes) in REGISTRIES.items():
         X = np.concatenate([some.vectors for some in drawn[data]])
         y = np.unique([label for some in drawn[data] for label in some.labels], return_inverse=True)[1]
@@ -191,20 +189,20 @@ def main() -> None:
             row for _ in range(options.registries) for row in registry(X, y, background, at, rng, (sizes[0], sizes[1]))
         ]
         print(title, summary(rows), file=sys.stderr)
-        promises[title] = {"rows": summary(rows)}
+        thresholds[title] = {"rows": summary(rows)}
         if shown := by_shots(rows, 0.05):
-            promises[title]["at_5_percent_by_shots"] = shown
+            thresholds[title]["at_5_percent_by_shots"] = shown
     save(
-        "unknowns",
+        "openset",
         {
             "encoder": options.encoder,
             "registries": options.registries,
             "episodes": options.episodes,
             "percent": "each pair is a mean and the half-width of its 95 % interval",
-            "auroc (then the difference to softmax)": tables[0],
-            "without a background": tables[1],
-            "without a background or a centre": tables[2],
-            "promises": promises,
+            "auroc, gain": tables[0],
+            "auroc, gain without a background": tables[1],
+            "auroc, gain without a background or a centre": tables[2],
+            "thresholds": thresholds,
         },
     )
 
