@@ -48,7 +48,7 @@ from fewshot.classifiers import SimpleShotClassifier
 from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders import EmbeddingCache, load_encoder
 from fewshot.episodes import EpisodeSampler
-from fewshot.training.decoded_images import split_off
+from fewshot.training.data_splits import split_classes
 
 ENCODERS = {
     "mobilenetv2": ("weights", "mobilenetv2_100.tf_in1k"),
@@ -269,7 +269,7 @@ def images(name: str, split: str) -> Dataset:
     """Return a data set's part; "held out": the validation alphabets of the bundled encoder (seed 0, a tenth)."""
     if split != "held out":
         return load_dataset(name, split=split)
-    return split_off(load_dataset(name, split="background"), 0.1, ways=20, examples=2, seed=0)[1]
+    return split_classes(load_dataset(name, split="background"), 0.1, ways=20, examples=2, seed=0)[1]
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main() -> None:
     made = train_encoder([data], Path(options.work) / name, recipe, note=lambda line: print(line, file=sys.stderr))
     log = [json.loads(line) for line in (made.folder / "training.jsonl").read_text().splitlines()]
     result: dict[str, Any] = {
-        "recipe": {key: value for key, value in recipe.plain().items() if value is not None},
+        "recipe": {key: value for key, value in recipe.as_json().items() if value is not None},
         "pictures": len(data),
         "classes": len(data.classes),
         "minutes": round(made.seconds / 60, 1),

@@ -13,10 +13,10 @@ from fewshot.finetuning.network_split import split_network
 from fewshot.finetuning.support_maps import SupportMaps, TrunkEncoder
 from fewshot.finetuning.top_trainer import Fold, TopTrainer
 from fewshot.finetuning.trainable_parts import trainable_blocks
-from fewshot.training.steps import Lens
+from fewshot.training.steps import Preprocessor
 from fewshot.training.workers import Workers
 
-LENS = Lens((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), torch.device("cpu"), "float32")
+LENS = Preprocessor((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), torch.device("cpu"), "float32")
 COLOURS = {"red": (150, 110, 110), "green": (110, 150, 110), "blue": (110, 110, 150)}
 
 

@@ -42,4 +42,4 @@ def log(folder):
     import json
 
     lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "pictures_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.finetuning.image_views import GIB
-from fewshot.training import Lens
+from fewshot.training import Preprocessor
 
 # Larger graphs are computed in parts on a CPU: the allocator takes fresh pages for larger maps, and to clear these
 # takes longer than to compute on them.
@@ -24,14 +24,14 @@ class ChunkSizes:
     computed: int
 
 
-def chunk_sizes(top: nn.Module, maps: Sequence[Tensor], lens: Lens, workers: int, memory: float) -> ChunkSizes:
+def chunk_sizes(top: nn.Module, maps: Sequence[Tensor], lens: Preprocessor, workers: int, memory: float) -> ChunkSizes:
     """Share half of ``memory`` GiB among workers, with room for one image each at least; ``maps`` are of two images."""
     each = max(1, graph_bytes(top, maps, lens))
     kept = max(1, int(memory / 2 * GIB / each / workers))
     return ChunkSizes(kept, kept if lens.device.type != "cpu" else max(1, min(kept, _CPU_CHUNK // each)))
 
 
-def graph_bytes(top: nn.Module, maps: Sequence[Tensor], lens: Lens) -> int:
+def graph_bytes(top: nn.Module, maps: Sequence[Tensor], lens: Preprocessor) -> int:
     """Count the bytes kept for the gradients of one image more; ``maps`` are of two at least."""
 
     def kept(n: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewshot.finetuning.image_views import GIB, augmented, scaled
 from fewshot.finetuning.network_split import FrozenTrunk
 from fewshot.progress import Progress
-from fewshot.training import Lens, Workers
+from fewshot.training import Preprocessor, Workers
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrunkEncoder:
     ----------
     trunk : FrozenTrunk
         As ``inference_trunk`` converts it.
-    lens : Lens
+    lens : Preprocessor
     workers : Workers
         Each computes batches of its own.
     batch : int
@@ -57,7 +57,7 @@ class TrunkEncoder:
     """
 
     trunk: FrozenTrunk
-    lens: Lens
+    lens: Preprocessor
     workers: Workers
     batch: int
     flip: bool

@@ -15,7 +15,7 @@ from fewshot.finetuning.graph_memory import ChunkSizes
 from fewshot.finetuning.support_maps import SupportMaps
 from fewshot.finetuning.trainable_parts import SCHEDULES
 from fewshot.progress import Progress
-from fewshot.training import Lens, Workers
+from fewshot.training import Preprocessor, Workers
 
 R = TypeVar("R")
 LOSSES = ("cross-entropy", "prototypical")
@@ -55,7 +55,7 @@ class TopTrainer:
     ----------
     blocks : sequence of sequences of Parameter
         What trains, from the last block backwards.
-    lens : Lens
+    lens : Preprocessor
         Device and precision.
     workers : Workers
         Of the top, entered.
@@ -74,7 +74,7 @@ class TopTrainer:
     def __init__(
         self,
         blocks: Sequence[Sequence[nn.Parameter]],
-        lens: Lens,
+        lens: Preprocessor,
         workers: Workers,
         chunks: ChunkSizes,
         *,

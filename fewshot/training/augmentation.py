@@ -1,4 +1,4 @@
-"""Altered pictures, a whole batch at once."""
+"""Augmentation of a whole batch at once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _THICK_AT = 64  # pixels a side at which strokes are widened by up to 4 steps; f
 
 
 class Augment:
-    """Draws altered pictures (n, 3, size, size), float32 in [0, 1].
+    """Augments images to (n, 3, size, size), float32 in [0, 1].
 
     Parameters
     ----------
     generator : torch.Generator
-        The only source of chance; pictures must lie on its device.
+        The only source of randomness; images must be on its device.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -25,7 +25,7 @@ class Augment:
         self._device = generator.device
 
     def __call__(self, kind: str, pixels: Tensor, quarter_turns: Tensor, size: int) -> Tensor:
-        """Alter uint8 pictures (n, 3, h, w), or grey ones (n, 1, h, w), in a way of ``recipe.AUGMENTATIONS``."""
+        """Augment uint8 images (n, 3, h, w), or grey ones (n, 1, h, w), by one of ``recipe.AUGMENTATIONS``."""
         if kind == "photos":
             return self.photos(pixels, size)
         if kind == "glyphs":
@@ -36,11 +36,11 @@ class Augment:
         """Crop, flip and recolour photographs."""
         n = len(pixels)
         area, ratio = self._uniform(0.35, 1.0, n), torch.exp(self._uniform(-0.29, 0.29, n))
-        area[self._chance(0.2, n)] = 1.0  # some whole pictures, as sharp as those met later
+        area[self._bernoulli(0.2, n)] = 1.0  # some whole images, as sharp as those of later use
         ratio[area == 1.0] = 1.0
         width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         theta = torch.zeros(n, 2, 3, device=self._device)
-        theta[:, 0, 0] = width * torch.where(self._chance(0.5, n), 1.0, -1.0)
+        theta[:, 0, 0] = width * torch.where(self._bernoulli(0.5, n), 1.0, -1.0)
         theta[:, 1, 1] = height
         theta[:, 0, 2] = (1 - width) * self._uniform(-1, 1, n)
         theta[:, 1, 2] = (1 - height) * self._uniform(-1, 1, n)
@@ -48,7 +48,7 @@ class Augment:
         x = functional.grid_sample(pixels.float() / 255, grid, padding_mode="reflection", align_corners=False)
         grey = x.mean(1, keepdim=True)
         saturation = self._uniform(0.6, 1.4, n, 1, 1, 1)
-        saturation[self._chance(0.1, n)] = 0.0
+        saturation[self._bernoulli(0.1, n)] = 0.0
         x = grey + (x - grey) * saturation
         level = x.mean((1, 2, 3), keepdim=True)
         x = (x - level) * self._uniform(0.6, 1.4, n, 1, 1, 1) + level
@@ -66,7 +66,7 @@ class Augment:
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._generator, device=self._device) * (high - low) + low
 
-    def _chance(self, share: float, *shape: int) -> Tensor:
+    def _bernoulli(self, share: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._generator, device=self._device) < share
 
     def _normal(self, *shape: int) -> Tensor:
@@ -80,7 +80,7 @@ class Augment:
         zoom = torch.exp(self._uniform(-0.25, 0.2, n))
         stretch = torch.exp(self._uniform(-0.15, 0.15, n))
         centre, extent = _boxes(ink)
-        fitted = self._chance(0.35, n)
+        fitted = self._bernoulli(0.35, n)
         zoom = torch.where(fitted, extent.amax(1) * self._uniform(1.0, 1.3, n), 1 / zoom)
         centre = torch.where(fitted[:, None], centre, 0.0) + self._uniform(-0.1, 0.1, n, 2)
         cos, sin = torch.cos(angle), torch.sin(angle)
@@ -103,7 +103,7 @@ class Augment:
         return out
 
     def _soften(self, x: Tensor, size: int) -> Tensor:
-        """Scan three parts in ten of the batch at 7 to 20 pixels a side and enlarge them again; blur two in ten."""
+        """Downscale three in ten images to 7 to 20 pixels a side and enlarge them again; blur two in ten."""
         part = len(x) // 10
         order = torch.randperm(len(x), generator=self._generator, device=self._device)
         for i, mode in enumerate(("bicubic", "bilinear", "bicubic") if part else ()):
@@ -119,16 +119,16 @@ class Augment:
     def _paint(self, x: Tensor) -> Tensor:
         """Give ink and paper their colours: half of the batch black on white, three in ten light on dark."""
         n = len(x)
-        varied = self._chance(0.5, n, 1, 1, 1)
+        varied = self._bernoulli(0.5, n, 1, 1, 1)
         ink = torch.where(varied, self._uniform(0.0, 0.4, n, 1, 1, 1) + self._uniform(-0.05, 0.05, n, 3, 1, 1), 0.0)
         paper = torch.where(varied, self._uniform(0.6, 1.0, n, 1, 1, 1) + self._uniform(-0.05, 0.05, n, 3, 1, 1), 1.0)
-        noise = self._normal(*x.shape) * (self._chance(0.2, n, 1, 1, 1) * 0.05)
+        noise = self._normal(*x.shape) * (self._bernoulli(0.2, n, 1, 1, 1) * 0.05)
         x = (x * ink + (1 - x) * paper + noise).clamp_(0, 1)
-        return torch.where(self._chance(0.3, n, 1, 1, 1), 1 - x, x)
+        return torch.where(self._bernoulli(0.3, n, 1, 1, 1), 1 - x, x)
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:
-    """Pictures (n, 3 or 1, h, w), uint8, as (n, 3, size, size), float32 in [0, 1]."""
+    """Images (n, 3 or 1, h, w), uint8, as (n, 3, size, size), float32 in [0, 1]."""
     x = pixels.float() / 255
     if x.shape[-1] != size:
         x = functional.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
@@ -136,7 +136,7 @@ def resized(pixels: Tensor, size: int) -> Tensor:
 
 
 def _boxes(ink: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and half size (n, 2), x before y, of the ink in (n, 1, h, w), in units where the picture is [-1, 1]."""
+    """Centre and half size (n, 2), x before y, of the ink in (n, 1, h, w), in units where the image is [-1, 1]."""
     size = ink.shape[-1]
     at = (torch.arange(size, device=ink.device) + 0.5) / size * 2 - 1
     centres, extents = [], []

@@ -1,4 +1,4 @@
-"""The state of a training in one file, which appears whole or not at all; no pickle."""
+"""The state of a training run in one file, written atomically; no pickle."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from fewshot.files import replacing
 
 
 @dataclass
-class State:
-    """Where a training stands.
+class TrainingState:
+    """The progress of a training run.
 
     Attributes
     ----------
     epoch, step : int
-        What comes next; steps count from 0 in each epoch.
+        The next ones; steps count from 0 in each epoch.
     sums : list of float
-        Of the loss and of each domain's share of right answers, over the epoch's steps so far.
+        The loss and each training set's accuracy, summed over the epoch's steps so far.
     seconds : float
-        Spent so far, reading and validating included.
+        Spent so far, reading and validation included.
     best : dict, optional
-        The log's line of the epoch whose weights are the best so far.
+        The log entry of the epoch with the best weights so far.
     log : list of dict
-        A line for each finished epoch.
+        An entry for each finished epoch.
     """
 
     epoch: int = 0
@@ -45,8 +45,8 @@ class State:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a resumed training must agree with, and the machine it was begun on."""
+class Header:
+    """The settings that a resumed training must repeat, and the machine it was started on."""
 
     identity: dict[str, Any]
     machine: dict[str, Any]
@@ -54,33 +54,33 @@ class About:
 
 def save(
     path: Path,
-    told: About,
-    state: State,
+    header: Header,
+    state: TrainingState,
     learner: nn.Module,
     average: nn.Module,
     optimiser: torch.optim.Optimizer,
 ) -> None:
-    """Write all that a resumed training needs, and what it must agree with."""
+    """Write all that a resumed training needs, and the settings that it must repeat."""
     tensors: dict[str, Tensor] = {}
     for prefix, module in (("learner", learner), ("average", average)):
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
     for number, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in slots.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"about": json.dumps(asdict(told)), "state": json.dumps(asdict(state))}
+    metadata = {"header": json.dumps(asdict(header)), "state": json.dumps(asdict(state))}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def about(path: Path) -> About:
-    """What a checkpoint is of.
+def read_header(path: Path) -> Header:
+    """Read a checkpoint's header.
 
     Raises
     ------
     FewShotError : if it cannot be read.
     """
     with _opened(path) as opened:
-        return About(**json.loads(opened.metadata()["about"]))
+        return Header(**json.loads(opened.metadata()["header"]))
 
 
 @contextmanager
@@ -89,17 +89,17 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as opened:
             yield opened
     except SafetensorError as error:
-        raise FewShotError(f"{path} cannot be read ({error}): remove {path.parent} and begin anew") from error
+        raise FewShotError(f"{path} cannot be read ({error}): remove {path.parent} and start again") from error
 
 
-def load(path: Path, learner: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> State:
-    """Put the modules and the optimiser into the saved state, and return where the training stands."""
+def load(path: Path, learner: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> TrainingState:
+    """Restore the modules and the optimiser, and return the training state."""
     parts: dict[str, dict[str, Tensor]] = {"learner": {}, "average": {}, "optimiser": {}}
     with _opened(path) as opened:
         for key in opened.keys():
             part, _, name = key.partition(".")
             parts[part][name] = opened.get_tensor(key)
-        state = State(**json.loads(opened.metadata()["state"]))
+        state = TrainingState(**json.loads(opened.metadata()["state"]))
     learner.load_state_dict(parts["learner"])
     average.load_state_dict(parts["average"])
     slots: dict[int, dict[str, Tensor]] = {}
@@ -111,7 +111,7 @@ def load(path: Path, learner: nn.Module, average: nn.Module, optimiser: torch.op
 
 
 def check_same(asked: dict[str, Any], found: dict[str, Any], place: Path) -> None:
-    """Refuse to go on with a training of other settings.
+    """Refuse to resume a training of other settings.
 
     Raises
     ------
@@ -120,8 +120,8 @@ def check_same(asked: dict[str, Any], found: dict[str, Any], place: Path) -> Non
     asked, found = ({**identity, **identity["recipe"], "recipe": None} for identity in (asked, found))
     names = [name for name in {**asked, **found} if asked.get(name) != found.get(name)]
     if names:
-        told = "; ".join(f"{name} was {found.get(name)!r} and is now {asked.get(name)!r}" for name in names)
+        differences = "; ".join(f"{name} was {found.get(name)!r} and is now {asked.get(name)!r}" for name in names)
         raise ValueError(
-            f"{place} holds a training of other settings: {told}. Repeat it with the old ones, or give another --out, "
-            "or remove that folder"
+            f"{place} holds a training of other settings: {differences}. Repeat it with the old ones, or give another "
+            "--out, or remove that folder"
         )

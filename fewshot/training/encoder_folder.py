@@ -1,4 +1,4 @@
-"""What a training leaves behind: timm's folder of weights, with a model card."""
+"""The folder that training writes: weights as timm reads them, and a model card."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def timm_config(network: nn.Module, settings: dict[str, Any], pretrained_cfg: di
 
 
 def write_config(network: nn.Module, size: int, settings: dict[str, Any], folder: Path) -> None:
-    """Write config.json as timm reads it: the network, and the whole picture squeezed to ``size`` pixels a side."""
+    """Write config.json as timm reads it: the network, and whole images resized to ``size`` x ``size`` pixels."""
     own: dict[str, Any] = dict(getattr(network, "pretrained_cfg", {}))
     preprocessing = {
         "tag": "fewshot",
@@ -64,17 +64,17 @@ def write_card(
     log: Sequence[dict[str, Any]],
     best: Any,
 ) -> None:
-    """Write README.md: what it learned from, how, and how well it does on classes that it did not learn from."""
+    """Write README.md: the data, the recipe, and the accuracy on classes held out of training."""
     recipe = identity["recipe"]
     rows = [
         f"| {data['name']}{'' if data['split'] is None else ', ' + data['split']} | {data['use']} | "
-        f"{data['pictures']:,} | {data['classes']:,} | `{data['content']}` |"
+        f"{data['images']:,} | {data['classes']:,} | `{data['content']}` |"
         for data in identity["data"]
     ]
     lines = [
         f"# {name}",
         "",
-        f"An encoder for few-shot learning, trained by `fewshot train`: {recipe['arch']}, {recipe['method']}, pictures "
+        f"An encoder for few-shot learning, trained by `fewshot train`: {recipe['arch']}, {recipe['method']}, images "
         f"of {recipe['size']} x {recipe['size']} pixels.",
         "",
         "```python",
@@ -85,7 +85,7 @@ def write_card(
         "",
         "## Data",
         "",
-        "| data | used to | pictures | classes | content |",
+        "| data | use | images | classes | content |",
         "|---|---|---|---|---|",
         *rows,
         "",
@@ -110,16 +110,16 @@ def write_card(
 
 def _numbers(log: Sequence[dict[str, Any]], best: dict[str, Any]) -> list[str]:
     last = log[-1]
-    told = f"{last['epoch']} epochs in {last['seconds'] / 60:.1f} minutes"
+    duration = f"{last['epoch']} epochs in {last['seconds'] / 60:.1f} minutes"
     if not best["validation"]:
-        return [f"{told}; these are the last weights. Nothing was held out to measure them on."]
+        return [f"{duration}; these are the last weights. No classes were held out for validation."]
     rows = [
         f"| {found['data']} | {found['measure']} | {100 * found['accuracy']:.2f} ± {100 * found['ci95']:.2f} |"
         for found in best["validation"]
     ]
     return [
-        f"{told}; these are the weights after epoch {best['epoch']}, the best on classes it did not learn from. They "
-        "chose the epoch, so they flatter a little: measure on other classes with `fewshot bench`.",
+        f"{duration}; these are the weights after epoch {best['epoch']}, the best on the validation classes. As those "
+        "chose the epoch, their accuracy is slightly optimistic: measure on other classes with `fewshot bench`.",
         "",
         "| data | episodes | accuracy (%), 95 % interval |",
         "|---|---|---|",

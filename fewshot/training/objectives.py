@@ -1,4 +1,4 @@
-"""What a step shows to the trunk, and what its features are asked for: class heads, or prototypes of episodes."""
+"""Training objectives on features: classification heads, or prototypes of episodes; and the batches they need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot.episodes import EpisodeSampler
-from fewshot.training.decoded_images import Pictures
+from fewshot.training.decoded_images import DecodedImages
 from fewshot.training.recipe import Augmentation, Recipe
 from fewshot.validation import Metric
 from fewshot.vectors import closeness
@@ -24,49 +24,49 @@ _TURNS = 4
 
 
 @dataclass(frozen=True)
-class Domain:
-    """A data set to learn from.
+class TrainingSet:
+    """A data set for training, with its settings.
 
-    A position below ``len(pictures)`` is a picture; with turns, position ``t * len(pictures) + i`` is picture i turned
-    by t quarters, and each turn of a class is a class.
+    An index below ``len(images)`` is an image. With rotations, index ``t * len(images) + i`` is image i rotated by t
+    quarter turns, and each rotation of a class is a class.
     """
 
-    pictures: Pictures
+    images: DecodedImages
     augment: Augmentation
-    turned: bool
+    rotated: bool
     batch: int
     ways: int
     weight: float
     contrastive: float
 
     @property
-    def positions(self) -> int:
-        """How many pictures there are, the turned ones counted too."""
-        return len(self.pictures) * (_TURNS if self.turned else 1)
+    def size(self) -> int:
+        """The number of images, rotated ones counted too."""
+        return len(self.images) * (_TURNS if self.rotated else 1)
 
     def labels(self) -> Tensor:
-        """The class of each position."""
-        labels = self.pictures.labels
-        if not self.turned:
+        """Return the class of each index."""
+        labels = self.images.labels
+        if not self.rotated:
             return labels
-        return torch.cat([labels + turn * len(self.pictures.classes) for turn in range(_TURNS)])
+        return torch.cat([labels + turn * len(self.images.classes) for turn in range(_TURNS)])
 
-    def show(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels and quarter turns of positions."""
-        n = len(self.pictures)
-        device = self.pictures.pixels.device
-        return self.pictures.pixels[(positions % n).to(device)], (positions // n).to(device)
+    def pixels_of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the unrotated pixels of indices, and their quarter turns."""
+        n = len(self.images)
+        device = self.images.pixels.device
+        return self.images.pixels[(positions % n).to(device)], (positions // n).to(device)
 
 
 class Objective(Protocol):
-    """What is learned beside the trunk, and how a step's features are judged."""
+    """The loss on a step's features, with its own parameters, and the batches it is computed on."""
 
     def plan(self, epoch: int) -> list[Tensor]:
-        """Positions of each domain to show, (steps, pictures)."""
+        """Return the indices of each training set in each step, (steps, images)."""
         ...
 
     def __call__(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the loss of a step's features (n, d), and the share of right answers, of each domain."""
+        """Return the loss of each training set's features (n, d) in a step, and each set's accuracy."""
         ...
 
 
@@ -89,12 +89,12 @@ class CosineHead(nn.Module):
 
 
 class ContrastiveLoss(nn.Module):
-    """Finds each picture's partners, those of its class, among all the others of the batch.
+    """Supervised contrastive loss: images of one class are positives, all others of the batch negatives.
 
     References
     ----------
     Khosla et al. 2020, arXiv:2004.11362, eq. 2, with a learned scale in place of the temperature; it departs in that
-    two pictures of a class are compared, not two views of a picture.
+    two images of a class are compared, not two views of an image.
     """
 
     def __init__(self) -> None:
@@ -102,69 +102,67 @@ class ContrastiveLoss(nn.Module):
         self.scale = nn.Parameter(torch.tensor(_SCALE))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the features (n, d) that have a partner."""
+        """Return the mean loss over the features (n, d) that have a positive."""
         unit = functional.normalize(x)
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
         log_shares = (self.scale * unit @ unit.T).masked_fill(itself, -math.inf).log_softmax(1)
-        partners = (labels[:, None] == labels) & ~itself
-        count = partners.sum(1)
-        found = log_shares.masked_fill(~partners, 0.0).sum(1) / count.clamp(min=1)
+        positives = (labels[:, None] == labels) & ~itself
+        count = positives.sum(1)
+        found = log_shares.masked_fill(~positives, 0.0).sum(1) / count.clamp(min=1)
         return -found[count > 0].mean()
 
 
 class Classical(nn.Module):
-    """Cross-entropy with a cosine head for each domain, all on one trunk, and a contrastive loss where asked for."""
+    """Cross-entropy with a cosine head for each training set, and optionally a contrastive loss."""
 
-    def __init__(self, domains: Sequence[Domain], d: int, recipe: Recipe) -> None:
+    def __init__(self, training_sets: Sequence[TrainingSet], d: int, recipe: Recipe) -> None:
         super().__init__()
-        self._domains, self._seed = domains, recipe.seed
-        self._labels = [domain.labels() for domain in domains]
+        self._training_sets, self._seed = training_sets, recipe.seed
+        self._labels = [training_set.labels() for training_set in training_sets]
         self.heads = nn.ModuleList(CosineHead(d, int(labels.max()) + 1) for labels in self._labels)
-        self.contrasts = nn.ModuleList(ContrastiveLoss() for _ in domains)
-        if sum(domain.batch for domain in domains) < 2:
-            raise ValueError("a batch of one picture cannot be normalised: raise --batch-size")
-        for domain in domains:
-            if domain.batch > domain.positions:
+        self.contrasts = nn.ModuleList(ContrastiveLoss() for _ in training_sets)
+        if sum(training_set.batch for training_set in training_sets) < 2:
+            raise ValueError("a batch of one image cannot be normalised: raise --batch-size")
+        for training_set in training_sets:
+            if training_set.batch > training_set.size:
                 raise ValueError(
-                    f"{domain.pictures.name} has {domain.positions} pictures to learn from, too few for a batch of "
-                    f"{domain.batch}: lower --batch-size"
+                    f"{training_set.images.name} has {training_set.size} images for training, too few for a batch of "
+                    f"{training_set.batch}: lower --batch-size"
                 )
-            if len(domain.pictures.classes) < 2 and not domain.turned:
-                raise ValueError(
-                    f"{domain.pictures.name} has 1 class to learn from, where 2 at least must be told apart"
-                )
-            if domain.contrastive:
-                refuse_small(domain.pictures, 2, "the contrastive loss compares two pictures of each class", "")
+            if len(training_set.images.classes) < 2 and not training_set.rotated:
+                raise ValueError(f"{training_set.images.name} has 1 class for training, where 2 are needed")
+            if training_set.contrastive:
+                check_class_sizes(training_set.images, 2, "the contrastive loss compares two images of each class", "")
 
     def plan(self, epoch: int) -> list[Tensor]:
-        """Draw the epoch: every picture of the first domain once, others as many as their batches hold."""
+        """Draw an epoch: every image of the first training set once, others as many as their batches hold."""
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + epoch)
-        steps = self._domains[0].positions // self._domains[0].batch
+        steps = self._training_sets[0].size // self._training_sets[0].batch
         return [
-            _pairs(labels, steps, domain.batch, generator)
-            if domain.contrastive
-            else _passes(len(labels), steps * domain.batch, generator).view(steps, domain.batch)
-            for domain, labels in zip(self._domains, self._labels, strict=True)
+            _paired_batches(labels, steps, training_set.batch, generator)
+            if training_set.contrastive
+            else _shuffled_passes(len(labels), steps * training_set.batch, generator).view(steps, training_set.batch)
+            for training_set, labels in zip(self._training_sets, self._labels, strict=True)
         ]
 
     def forward(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss of features (n, d) of each domain, and the share each head classifies rightly."""
+        """Return the weighted loss of each training set's features (n, d), and each head's accuracy."""
         total = features[0].new_zeros(())
-        right = []
-        parts = zip(self._domains, self._labels, self.heads, self.contrasts, features, positions, strict=True)
-        for domain, labels, head, contrast, x, shown in parts:
-            target = labels[shown].to(x.device)
+        accuracies = []
+        parts = zip(self._training_sets, self._labels, self.heads, self.contrasts, features, positions, strict=True)
+        for training_set, labels, head, contrast, x, chosen in parts:
+            target = labels[chosen].to(x.device)
             scores = head(x)
             loss = functional.cross_entropy(scores, target, label_smoothing=_SMOOTHING)
-            if domain.contrastive:
-                loss = loss + domain.contrastive * contrast(x, target)
-            total = total + domain.weight * loss
-            right.append((scores.argmax(1) == target).float().mean())
-        return total, torch.stack(right).detach()
+            if training_set.contrastive:
+                loss = loss + training_set.contrastive * contrast(x, target)
+            total = total + training_set.weight * loss
+            accuracies.append((scores.argmax(1) == target).float().mean())
+        return total, torch.stack(accuracies).detach()
 
 
 class Prototypical(nn.Module):
-    """Each query of an episode is to be closest to the mean of its class's support.
+    """Prototypical networks: cross-entropy over the closeness of each query to the class means of its episode.
 
     References
     ----------
@@ -172,24 +170,24 @@ class Prototypical(nn.Module):
     arXiv:2204.07305, section 3.2 ("cosine", with a learned scale).
     """
 
-    def __init__(self, domains: Sequence[Domain], d: int, recipe: Recipe) -> None:
+    def __init__(self, training_sets: Sequence[TrainingSet], d: int, recipe: Recipe) -> None:
         super().__init__()
-        self._domains, self._shots = domains, recipe.shots
+        self._training_sets, self._shots = training_sets, recipe.shots
         self._metric: Metric = recipe.metric
-        self._episodes = EpisodePlan(domains, recipe)
+        self._episodes = EpisodePlan(training_sets, recipe)
         if self._metric == "cosine":
             self.scale = nn.Parameter(torch.tensor(_EPISODE_SCALE))
 
     def plan(self, epoch: int) -> list[Tensor]:
-        """Draw the epoch's episodes: support first, then queries, both in the order of the classes."""
+        """Draw an epoch of episodes: support first, then queries, both in the order of the classes."""
         return [episodes.flatten(1) for episodes in self._episodes.draw(epoch)]
 
     def forward(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss of features (t * (s + q), d) of each domain's t episodes, and the share of right."""
+        """Return the weighted loss of each training set's features (t (s + q), d) of t episodes, and the accuracies."""
         total = features[0].new_zeros(())
-        right = []
-        for domain, x in zip(self._domains, features, strict=True):
-            ways, t = domain.ways, domain.batch
+        accuracies = []
+        for training_set, x in zip(self._training_sets, features, strict=True):
+            ways, t = training_set.ways, training_set.batch
             episodes = x.view(t, -1, x.shape[1])
             support, query = episodes[:, : ways * self._shots], episodes[:, ways * self._shots :]
             prototypes = support.reshape(t, ways, self._shots, -1).mean(2)
@@ -197,9 +195,9 @@ class Prototypical(nn.Module):
             if self._metric == "cosine":
                 scores = self.scale * scores
             target = episode_targets(ways, query.shape[1], x.device).expand(t, -1)
-            total = total + domain.weight * functional.cross_entropy(scores.flatten(0, 1), target.flatten())
-            right.append((scores.argmax(-1) == target).float().mean())
-        return total, torch.stack(right).detach()
+            total = total + training_set.weight * functional.cross_entropy(scores.flatten(0, 1), target.flatten())
+            accuracies.append((scores.argmax(-1) == target).float().mean())
+        return total, torch.stack(accuracies).detach()
 
 
 class EpisodePlan:
@@ -207,87 +205,88 @@ class EpisodePlan:
 
     Raises
     ------
-    ValueError : if a domain cannot serve them, naming it, the class and its number of pictures.
+    ValueError : if a training set is too small, naming it, the class and its number of images.
     """
 
-    def __init__(self, domains: Sequence[Domain], recipe: Recipe) -> None:
-        self._domains, self._recipe = domains, recipe
-        self._labels = [domain.labels().numpy() for domain in domains]
-        first = domains[0]
-        pictures = first.batch * first.ways * (recipe.shots + self._queries(0))
-        self.steps = max(1, first.positions // pictures)
+    def __init__(self, training_sets: Sequence[TrainingSet], recipe: Recipe) -> None:
+        self._training_sets, self._recipe = training_sets, recipe
+        self._labels = [training_set.labels().numpy() for training_set in training_sets]
+        first = training_sets[0]
+        n = first.batch * first.ways * (recipe.shots + self._queries(0))
+        self.steps = max(1, first.size // n)
         self._sampler(0, 0)
 
     def draw(self, epoch: int) -> list[Tensor]:
-        """Positions (steps, t, s + q) of each domain."""
+        """Return the indices (steps, t, s + q) of each training set."""
         drawn = []
-        for which, domain in enumerate(self._domains):
+        for which, training_set in enumerate(self._training_sets):
             chunks = [
                 torch.cat([torch.from_numpy(some.support), torch.from_numpy(some.query)], 1)
                 for some in self._sampler(which, epoch)
             ]
-            drawn.append(torch.cat(chunks).view(self.steps, domain.batch, -1))
+            drawn.append(torch.cat(chunks).view(self.steps, training_set.batch, -1))
         return drawn
 
     def _queries(self, which: int) -> int:
-        smallest = int(torch.bincount(self._domains[which].pictures.labels).min())
+        smallest = int(torch.bincount(self._training_sets[which].images.labels).min())
         return max(1, min(self._recipe.queries, smallest - self._recipe.shots))
 
     def _sampler(self, which: int, epoch: int) -> EpisodeSampler:
-        domain = self._domains[which]
+        training_set = self._training_sets[which]
         least = self._recipe.shots + 1
-        refuse_small(
-            domain.pictures,
+        check_class_sizes(
+            training_set.images,
             least,
-            f"an episode needs {least} of each class: shots, and one to ask",
+            f"an episode needs {least} of each class: the shots and a query",
             ", or lower --shots",
         )
-        if len(set(self._labels[which].tolist())) < domain.ways:
+        classes = len(set(self._labels[which].tolist()))
+        if classes < training_set.ways:
             raise ValueError(
-                f"{domain.pictures.name} has {len(set(self._labels[which].tolist()))} classes to learn from, too few "
-                f"for --ways {domain.ways}: lower --ways"
+                f"{training_set.images.name} has {classes} classes for training, too few for --ways "
+                f"{training_set.ways}: lower --ways"
             )
         return EpisodeSampler(
             self._labels[which],
-            n_way=domain.ways,
+            n_way=training_set.ways,
             n_shot=self._recipe.shots,
             n_query=self._queries(which),
-            n_episodes=self.steps * domain.batch,
+            n_episodes=self.steps * training_set.batch,
             random_state=1_000_003 * self._recipe.seed + 1000 * which + epoch,
         )
 
 
-def refuse_small(pictures: Pictures, least: int, why: str, else_do: str) -> None:
-    """Refuse pictures that have a class of too few.
+def check_class_sizes(images: DecodedImages, least: int, why: str, else_do: str) -> None:
+    """Refuse a class of too few images.
 
     Raises
     ------
     ValueError : naming the class and its count.
     """
-    for label, count in zip(pictures.classes, pictures.labels.bincount().tolist(), strict=True):
+    for label, count in zip(images.classes, images.labels.bincount().tolist(), strict=True):
         if count < least:
             raise ValueError(
-                f"class {label!r} of {pictures.name} has {count} picture{'s' if count != 1 else ''}, but {why}. Add "
-                f"pictures, or remove the class{else_do}"
+                f"class {label!r} of {images.name} has {count} image{'s' if count != 1 else ''}, but {why}. Add "
+                f"images, or remove the class{else_do}"
             )
 
 
 def episode_targets(ways: int, queries: int, device: torch.device) -> Tensor:
-    """The class within its episode of each of so many queries, in the sampler's order."""
+    """Return the class, 0 to ways - 1, of each of an episode's queries, in the sampler's order."""
     return torch.arange(ways, device=device).repeat_interleave(queries // ways)
 
 
-def _passes(n: int, wanted: int, generator: torch.Generator) -> Tensor:
-    """Passes over n things in random orders, cut after as many as wanted."""
+def _shuffled_passes(n: int, wanted: int, generator: torch.Generator) -> Tensor:
+    """Return ``wanted`` indices below n: random permutations, one after the other."""
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-wanted // n))])[:wanted]
 
 
-def _pairs(labels: Tensor, steps: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Positions (steps, batch) in which classes take turns, two pictures of each: first ones, then second ones."""
+def _paired_batches(labels: Tensor, steps: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Return indices (steps, batch) of two images a class: the first of each class, then the second of each."""
     pairs = max(1, batch // 2)
     order, sizes = labels.argsort(stable=True), labels.bincount()
     starts = sizes.cumsum(0) - sizes
-    classes = _passes(len(sizes), steps * pairs, generator)
+    classes = _shuffled_passes(len(sizes), steps * pairs, generator)
     size = sizes[classes]
     first = (torch.rand(len(classes), generator=generator) * size).long()
     other = (first + 1 + (torch.rand(len(classes), generator=generator) * (size - 1)).long()) % size

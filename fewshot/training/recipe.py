@@ -1,4 +1,4 @@
-"""What a training is to do: everything that its numbers depend on, checked before any work."""
+"""The settings of a training run, checked before any work."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 T = TypeVar("T")
 
-# Pictures (classical) or episodes of each data set in a step.
+# Images (classical) or episodes of each data set in a step.
 _BATCH = {"classical": 128, "prototypical": 1, "maml": 4, "anil": 4}
 _RATE = {"classical": 0.1, "prototypical": 1e-3, "maml": 1e-3, "anil": 1e-3}
 _ONE_EACH = ("ways", "batch_size", "augment", "weights", "contrastive")
-# Weights that know something already are to be moved, not replaced.
+# Pretrained weights are fine-tuned: at lower rates.
 _RATE_FROM_WEIGHTS = {"classical": 1e-2, "prototypical": 5e-5, "maml": 1e-4, "anil": 1e-4}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; what is a tuple holds one value for all data sets, or one for each.
+    """How to train; a tuple holds one value for all data sets, or one for each.
 
     Attributes
     ----------
@@ -34,45 +34,45 @@ class Recipe:
         weights, or any timm name: one with a tag ("resnet18.a1_in1k"), "hf-hub:" or "local-dir:" starts from those
         weights, an architecture alone ("resnet18", "fewshot_pocket") from scratch.
     method : {"classical", "prototypical", "maml", "anil"}
-        "classical": cross-entropy with a cosine head for each data set, every batch holding them all.
-        "prototypical": episodes, each query to be closest to its class mean. "maml", "anil": episodes, each learned
-        by some steps of gradient descent on the whole network, or on the last layer alone.
+        "classical": cross-entropy with a cosine head for each data set; every batch has images of all of them.
+        "prototypical": episodes, queries classified by the closest class mean. "maml", "anil": episodes, each adapted
+        to by some steps of gradient descent on the whole network, or on the last layer alone.
     size : int, optional
         Pixels a side; by default the network's own.
     epochs : int
-        An epoch shows as many pictures of the first data set as it has, the turned ones counted too.
+        An epoch has as many images of the first data set as that holds, rotated ones counted too.
     ways, shots, queries : tuple of int, int, int
-        Of the episodes: of validation, and of the episodic methods. Fewer queries are asked where a class is small.
-        An episode of validation lies within one group, such as an alphabet, where some group has so many classes.
+        Of the episodes of validation and of the episodic methods; fewer queries where a class is small. A validation
+        episode has classes of one group, such as an alphabet, where some group has so many.
     batch_size : tuple of int, optional
-        Pictures (classical) or episodes (the others) of each data set in a step; by default 128, 1 (prototypical), 4.
+        Images (classical) or episodes (the others) of each data set in a step; by default 128, 1 (prototypical), 4.
     augment : tuple of {"photos", "glyphs", "none"}
-        "photos": crop, flip, colour. "glyphs": in grey; affine, elastic, strokes, paint.
+        "photos": crop, flip, colour. "glyphs": in grey; affine, elastic, stroke width, ink and paper colour.
     rotations : bool
         Each quarter turn of a class of glyphs is a class of its own.
     weights : tuple of float
         Of the data sets' losses.
     contrastive : tuple of float
-        Weight of a supervised contrastive loss beside the cross-entropy (classical); above 0 a batch holds two
-        pictures of each of its classes.
+        Weight of a supervised contrastive loss added to the cross-entropy (classical); above 0 a batch holds two
+        images of each of its classes.
     metric : {"cosine", "sqeuclidean"}
         Of validation, and of prototypical training: "sqeuclidean" is Snell et al.'s, "cosine" with a learned scale
         Hu et al.'s.
     learning_rate : float, optional
-        The highest: it rises for a tenth of the steps and falls along a cosine. By default 0.1 for classical training
-        from scratch (SGD), 0.001 for the others (AdamW), and less from weights: 0.01, 5e-5 (prototypical), 1e-4.
+        The highest: linear warm-up over a tenth of the steps, then cosine decay. By default 0.1 for classical training
+        from scratch (SGD), 0.001 for the others (AdamW); from pretrained weights 0.01, 5e-5 (prototypical), 1e-4.
     grow : bool
-        Start with pictures of half the size, and enlarge them three times while learning: half of the computing saved.
+        Start with images of half the size, and enlarge them in three steps: half the computation.
     inner_steps, inner_rate : int, float
         Of gradient descent in an episode (maml, anil).
     hold_out : float
-        Share of the classes to validate on, whole groups where there are groups, of data that has no part "val".
+        Share of the classes for validation, whole groups where there are groups, of data without a split "val".
     seed : int
-        Decides everything that is drawn; below 2**32.
+        Of everything random; below 2**32.
 
     Raises
     ------
-    ValueError, TypeError : for a value that makes no sense, naming it.
+    ValueError, TypeError : for an invalid value, naming it.
 
     References
     ----------
@@ -116,8 +116,8 @@ class Recipe:
             check_count("ways", ways, minimum=2)
         for name in ("epochs", "shots", "queries", "inner_steps"):
             check_count(name, getattr(self, name))
-        for pictures in self.batch_size or ():
-            check_count("batch_size", pictures)
+        for batch in self.batch_size or ():
+            check_count("batch_size", batch)
         if check_count("seed", self.seed, minimum=0) >= 2**32:
             raise ValueError(f"seed must be below 2**32, not {self.seed!r}")
         if self.size is not None:
@@ -151,19 +151,19 @@ class Recipe:
 
     @property
     def adapts(self) -> bool:
-        """Whether episodes are learned by gradient descent."""
+        """Whether training adapts to each episode by gradient descent."""
         return self.method in ("maml", "anil")
 
     def batches(self, sets: int) -> tuple[int, ...]:
-        """Pictures, or episodes, of each data set in a step."""
-        return each("batch_size", self.batch_size or (_BATCH[self.method],), sets)
+        """Return the images, or episodes, of each data set in a step."""
+        return per_set("batch_size", self.batch_size or (_BATCH[self.method],), sets)
 
-    def shown(self, sets: int) -> int:
-        """How many pictures a step shows, at most."""
+    def images_per_step(self, sets: int) -> int:
+        """Return the number of images in a step, at most."""
         batches = self.batches(sets)
         if not self.episodic:
             return sum(batches)
-        ways = each("ways", self.ways, sets)
+        ways = per_set("ways", self.ways, sets)
         return sum(t * c * (self.shots + self.queries) for t, c in zip(batches, ways, strict=True))
 
     def rate(self, from_weights: bool) -> float:
@@ -173,7 +173,7 @@ class Recipe:
         return (_RATE_FROM_WEIGHTS if from_weights else _RATE)[self.method]
 
     def size_in(self, epoch: int, size: int) -> int:
-        """Pixels a side in an epoch, of ``size`` at last."""
+        """Return the pixels a side in an epoch; ``size`` in the last ones."""
         if not self.grow:
             return size
         done = epoch / self.epochs
@@ -181,12 +181,12 @@ class Recipe:
             return size
         return 8 * round(size * (0.5 if done < 0.2 else 0.625 if done < 0.55 else 0.75) / 8)
 
-    def plain(self) -> dict[str, Any]:
-        """All settings as JSON values."""
+    def as_json(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-def each(name: str, values: tuple[T, ...], sets: int) -> tuple[T, ...]:
+def per_set(name: str, values: tuple[T, ...], sets: int) -> tuple[T, ...]:
     """Return one value for each data set.
 
     Raises

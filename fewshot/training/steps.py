@@ -1,4 +1,4 @@
-"""One step's gradients: augmentation, trunk, objective, and back."""
+"""The gradients of one step: augmentation, forward pass, objective, backward pass."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.training.augmentation import Augment, resized
-from fewshot.training.objectives import Domain, Objective
+from fewshot.training.objectives import Objective, TrainingSet
 from fewshot.training.workers import Workers
 
 
-class Lens:
-    """How pictures become a network's input: its normalisation, memory layout and precision.
+class Preprocessor:
+    """Prepare pixels as a network's input: normalisation, memory layout and precision.
 
     Parameters
     ----------
@@ -30,60 +30,62 @@ class Lens:
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Normalise pictures (n, 3, h, w) in [0, 1]."""
+        """Normalise images (n, 3, h, w) in [0, 1]."""
         return ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Compute in the lens's precision; without a cache of cast weights, for threads would share it."""
+        """Compute in this precision; without a cache of cast weights, as threads would share it."""
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False
         )
 
 
 class FeatureStep:
-    """Gradients of an objective that needs no more of the trunk than its features.
+    """The gradients of an objective on features.
 
-    Workers turn their shares of the batch into features; the objective judges all of them at once, so that pictures of
-    different shares are compared; then each worker sends its features' gradients back.
+    Workers compute the features of their shares of the batch; the objective is computed once on all of them, so that
+    images of different shares are compared; then each worker backpropagates its features' gradients.
 
     Parameters
     ----------
-    domains : sequence of Domain
+    training_sets : sequence of TrainingSet
     objective : Objective
-    lens : Lens
+    preprocess : Preprocessor
     seed : int
         Of the augmentation, together with the step's number.
     """
 
-    def __init__(self, domains: Sequence[Domain], objective: Objective, lens: Lens, seed: int) -> None:
-        self._domains, self._objective, self._lens, self._seed = domains, objective, lens, seed
+    def __init__(
+        self, training_sets: Sequence[TrainingSet], objective: Objective, preprocess: Preprocessor, seed: int
+    ) -> None:
+        self._training_sets, self._objective, self._preprocess, self._seed = training_sets, objective, preprocess, seed
 
     def plan(self, epoch: int) -> list[Tensor]:
-        """Positions of each domain, (steps, pictures)."""
+        """Return the indices of each training set, (steps, images)."""
         return self._objective.plan(epoch)
 
     def __call__(self, workers: Workers, positions: Sequence[Tensor], number: int, size: int) -> tuple[Tensor, Tensor]:
-        """Leave the gradients of one step in the parameters; return its loss and the share of right answers."""
+        """Leave the gradients of one step in the parameters; return its loss and each training set's accuracy."""
         n = len(workers.twins)
 
         def forward(trunk: nn.Module, worker: int) -> Tensor:
-            shares = [shown[worker::n] for shown in positions]
+            shares = [chosen[worker::n] for chosen in positions]
             with torch.no_grad():
-                x = shown_pictures(self._domains, shares, size, self._lens, (self._seed, number, worker))
-            with self._lens.autocast():
+                x = augmented_batch(self._training_sets, shares, size, self._preprocess, (self._seed, number, worker))
+            with self._preprocess.autocast():
                 features: Tensor = trunk(x)
             return features.float()
 
         outputs = workers.map(forward, workers.twins, range(n))
         gathered = []
-        for i, shown in enumerate(positions):
-            features = outputs[0].new_empty(len(shown), outputs[0].shape[1])
+        for i, chosen in enumerate(positions):
+            features = outputs[0].new_empty(len(chosen), outputs[0].shape[1])
             for worker, output in enumerate(outputs):
                 features[worker::n] = self._parts(output.detach(), positions, worker, n)[i]
             gathered.append(features.requires_grad_())
-        loss, right = self._objective(gathered, positions)
+        loss, accuracy = self._objective(gathered, positions)
         if not torch.isfinite(loss):
-            return loss.detach(), right
+            return loss.detach(), accuracy
         torch.autograd.backward(loss)
         gradients = [x.grad for x in gathered]
 
@@ -92,39 +94,45 @@ class FeatureStep:
 
         workers.map(backward, outputs, range(n))
         workers.gather()
-        return loss.detach(), right
+        return loss.detach(), accuracy
 
     @staticmethod
     def _parts(output: Tensor, positions: Sequence[Tensor], worker: int, n: int) -> tuple[Tensor, ...]:
-        """One worker's features, domain by domain."""
-        return torch.split(output, [len(shown[worker::n]) for shown in positions])
+        """One worker's features of each training set."""
+        return torch.split(output, [len(chosen[worker::n]) for chosen in positions])
 
 
-def shown_pictures(
-    domains: Sequence[Domain], positions: Sequence[Tensor], size: int, lens: Lens, chance: tuple[int, int, int]
+def augmented_batch(
+    training_sets: Sequence[TrainingSet],
+    positions: Sequence[Tensor],
+    size: int,
+    preprocess: Preprocessor,
+    random_key: tuple[int, int, int],
 ) -> Tensor:
-    """Altered, normalised pictures of each domain's positions, one domain after the other.
+    """Return augmented, normalised images of each training set, one set after the other.
 
-    ``chance`` is a seed, the step's number and the worker's: each step draws from a source of its own, so that a
-    resumed training draws what it would have drawn.
+    ``random_key`` is a seed, the step's number and the worker's: each step has a generator of its own, so that a
+    resumed training draws the same.
     """
-    seed, number, worker = chance
-    generator = torch.Generator(lens.device).manual_seed((seed * 10_000_019 + number) * 64 + worker)
+    seed, number, worker = random_key
+    generator = torch.Generator(preprocess.device).manual_seed((seed * 10_000_019 + number) * 64 + worker)
     augment = Augment(generator)
     made = []
-    for domain, shown in zip(domains, positions, strict=True):
-        pixels, turns = domain.show(shown)
-        made.append(augment(domain.augment, pixels, turns, size))
-    return lens(torch.cat(made))
+    for training_set, chosen in zip(training_sets, positions, strict=True):
+        pixels, turns = training_set.pixels_of(chosen)
+        made.append(augment(training_set.augment, pixels, turns, size))
+    return preprocess(torch.cat(made))
 
 
-def embedded(trunk: nn.Module, pixels: Tensor, size: int, lens: Lens, workers: Workers, batch: int = 128) -> Tensor:
-    """Vectors (n, d), float32 on the CPU, of uint8 pictures as they are; leaves the trunk in eval mode."""
+def embedded(
+    trunk: nn.Module, pixels: Tensor, size: int, preprocess: Preprocessor, workers: Workers, batch: int = 128
+) -> Tensor:
+    """Embed uint8 images without augmentation: (n, d), float32, on the CPU. Leaves the trunk in eval mode."""
     trunk.eval()
 
     def embed(part: Tensor) -> Tensor:
-        with torch.inference_mode(), lens.autocast():
-            out: Tensor = trunk(lens(resized(part.to(lens.device), size)))
+        with torch.inference_mode(), preprocess.autocast():
+            out: Tensor = trunk(preprocess(resized(part.to(preprocess.device), size)))
             return out.float().cpu()
 
     return torch.cat(workers.map(embed, torch.split(pixels, batch)))

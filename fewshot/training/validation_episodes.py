@@ -1,4 +1,4 @@
-"""How well a trunk does on classes that it does not learn from."""
+"""Validation: accuracy in episodes of classes held out of training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fewshot.datasets import Dataset
 from fewshot.encoders import learning
 from fewshot.episodes import EpisodeSampler
 from fewshot.training.augmentation import resized
-from fewshot.training.decoded_images import Pictures
+from fewshot.training.decoded_images import DecodedImages
 from fewshot.training.maml import Adaptation
 from fewshot.training.recipe import Recipe
-from fewshot.training.steps import Lens, embedded
+from fewshot.training.steps import Preprocessor, embedded
 from fewshot.training.workers import Workers
 
 _EPISODES = 600
@@ -28,41 +28,41 @@ _ADAPTED = 100
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Pictures to validate on, and the episodes drawn from them, of any classes or each within a group."""
+class ValidationSet:
+    """The images of validation classes, and the sampler of their episodes; ``within``: each within one group."""
 
-    pictures: Pictures
+    images: DecodedImages
     sampler: EpisodeSampler
     within: bool = False
 
     def episodes(self, shots: int) -> str:
-        """Say what kind of episodes these are."""
+        """Return a description of the episodes, such as "5-way 1-shot within groups"."""
         return f"{self.sampler.n_way}-way {shots}-shot{' within groups' if self.within else ''}"
 
 
 def within_groups(dataset: Dataset, ways: int) -> bool:
-    """Whether episodes can lie within groups, which is harder: some group has the classes, and each class one group."""
+    """Whether episodes can be drawn within groups: each class has one group, and some group has enough classes."""
     pairs = set(zip(dataset.groups or (), dataset.labels, strict=False))
     sizes = Counter(group for group, _ in pairs)
     return len(pairs) == len(dataset.classes) and max(sizes.values()) >= ways
 
 
 def sampler_for(dataset: Dataset, ways: int, recipe: Recipe) -> EpisodeSampler:
-    """Draw the validation episodes of a data set, the same after every epoch; within groups where that can be.
+    """Return the sampler of a data set's validation episodes, the same after every epoch; within groups if possible.
 
     Raises
     ------
-    ValueError : if it cannot serve them, naming it, the class and its number of pictures.
+    ValueError : if the data set is too small, naming it, the class and its number of images.
     """
     label, smallest = min(Counter(dataset.labels).items(), key=lambda item: item[1])
     if smallest <= recipe.shots:
         raise ValueError(
-            f"class {label!r} of {dataset.name}, to validate on, has {smallest} of the pictures that an episode needs, "
-            f"{recipe.shots + 1} of each class: shots, and one to ask. Add pictures, remove the class, or lower --shots"
+            f"class {label!r} of {dataset.name}, for validation, has {smallest} of the images that an episode needs, "
+            f"{recipe.shots + 1} of each class: the shots and a query. Add images, remove the class, or lower --shots"
         )
     if len(dataset.classes) < ways:
         raise ValueError(
-            f"{dataset.name} has {len(dataset.classes)} classes to validate on, too few for --ways {ways}: lower it"
+            f"{dataset.name} has {len(dataset.classes)} classes for validation, too few for --ways {ways}: lower it"
         )
     return EpisodeSampler(
         dataset.labels,
@@ -75,47 +75,61 @@ def sampler_for(dataset: Dataset, ways: int, recipe: Recipe) -> EpisodeSampler:
     )
 
 
-def watched(
-    watches: Sequence[Watch], trunk: nn.Module, recipe: Recipe, size: int, lens: Lens, workers: Workers
+def prototype_accuracy(
+    validation_sets: Sequence[ValidationSet],
+    trunk: nn.Module,
+    recipe: Recipe,
+    size: int,
+    preprocess: Preprocessor,
+    workers: Workers,
 ) -> list[dict[str, Any]]:
-    """Accuracy of prototypes on each set's episodes: data, measure, accuracy and the half-width of its interval."""
+    """Return prototype accuracy on each set's episodes: data, measure, accuracy and ci95."""
     found = []
-    for watch in watches:
-        vectors = embedded(trunk, watch.pictures.pixels, size, lens, workers)
+    for validation_set in validation_sets:
+        vectors = embedded(trunk, validation_set.images.pixels, size, preprocess, workers)
         classifier = PrototypeClassifier(metric=recipe.metric)
-        result = run_benchmark({"prototype": classifier}, vectors.numpy(), watch.sampler, device="cpu")["prototype"]
-        measure = f"{watch.episodes(recipe.shots)}, {recipe.metric} prototypes"
-        found.append(_line(watch, measure, result.accuracy, result.ci95))
+        result = run_benchmark({"prototype": classifier}, vectors.numpy(), validation_set.sampler, device="cpu")[
+            "prototype"
+        ]
+        measure = f"{validation_set.episodes(recipe.shots)}, {recipe.metric} prototypes"
+        found.append(_entry(validation_set, measure, result.accuracy, result.ci95))
     return found
 
 
-def watched_adapting(
-    watches: Sequence[Watch], trunk: nn.Module, objective: Adaptation, size: int, lens: Lens, workers: Workers
+def adapted_accuracy(
+    validation_sets: Sequence[ValidationSet],
+    trunk: nn.Module,
+    objective: Adaptation,
+    size: int,
+    preprocess: Preprocessor,
+    workers: Workers,
 ) -> list[dict[str, Any]]:
-    """Accuracy after adaptation on the first of each set's episodes; leaves the trunk in training mode."""
+    """Return accuracy after adaptation on the first of each set's episodes; leaves the trunk in training mode."""
     learning(trunk)
     found = []
-    for watch in watches:
+    for validation_set in validation_sets:
 
-        def answer(rows: Tensor, watch: Watch = watch) -> float:
-            x = lens(resized(watch.pictures.pixels[rows].to(lens.device), size))
-            scores, target = objective.answers(trunk, x, learn=False)
+        def accuracy_of(rows: Tensor, validation_set: ValidationSet = validation_set) -> float:
+            x = preprocess(resized(validation_set.images.pixels[rows].to(preprocess.device), size))
+            scores, target = objective.query_scores(trunk, x, second_order=False)
             return float((scores.argmax(1) == target).float().mean())
 
         episodes = (
             row
-            for some in watch.sampler
+            for some in validation_set.sampler
             for row in torch.cat([torch.from_numpy(some.support), torch.from_numpy(some.query)], 1)
         )
-        shares = torch.tensor(workers.map(answer, islice(episodes, _ADAPTED)), dtype=torch.float64)
-        measure = f"{watch.episodes(objective.shots)}, adapted in {objective.steps} steps"
-        found.append(_line(watch, measure, float(shares.mean()), float(1.96 * shares.std() / len(shares) ** 0.5)))
+        shares = torch.tensor(workers.map(accuracy_of, islice(episodes, _ADAPTED)), dtype=torch.float64)
+        measure = f"{validation_set.episodes(objective.shots)}, adapted in {objective.steps} steps"
+        found.append(
+            _entry(validation_set, measure, float(shares.mean()), float(1.96 * shares.std() / len(shares) ** 0.5))
+        )
     return found
 
 
-def _line(watch: Watch, measure: str, accuracy: float, ci95: float) -> dict[str, Any]:
+def _entry(validation_set: ValidationSet, measure: str, accuracy: float, ci95: float) -> dict[str, Any]:
     return {
-        "data": watch.pictures.name,
+        "data": validation_set.images.name,
         "measure": measure,
         "accuracy": round(accuracy, 5),
         "ci95": round(ci95, 5),

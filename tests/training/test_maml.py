@@ -12,9 +12,9 @@ from torch.nn import functional
 from training_data import digits, log, train, weights
 
 from fewshot import Dataset, TimmEncoder
-from fewshot.training.decoded_images import Pictures
-from fewshot.training.maml import Adaptation, settle_norms
-from fewshot.training.objectives import Domain
+from fewshot.training.decoded_images import DecodedImages
+from fewshot.training.maml import Adaptation, recompute_norm_statistics
+from fewshot.training.objectives import TrainingSet
 from fewshot.training.recipe import Recipe
 
 with warnings.catch_warnings():
@@ -42,10 +42,10 @@ def test_it_learns_repeats_and_leaves_an_encoder(method, tmp_path, monkeypatch):
 
 
 def adaptation(method, rate=0.3):
-    noise = Pictures(
+    noise = DecodedImages(
         "noise", torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1]), ("a", "b"), None
     )
-    some = Domain(noise, "none", False, 1, 2, 1.0, 0.0)
+    some = TrainingSet(noise, "none", False, 1, 2, 1.0, 0.0)
     torch.manual_seed(0)
     return Adaptation([some], 3, Recipe(method=method, inner_steps=1, inner_rate=rate, ways=(2,)))
 
@@ -65,7 +65,7 @@ def test_one_step_of_adaptation_is_the_papers_and_so_is_the_gradient_through_it(
     """By hand: w' = w - a dL_support/dw, for the last layer and (MAML) the trunk; then the queries' gradient."""
     objective, trunk = adaptation(method), Linear()
     x = torch.randn(2 + 4, 5, generator=torch.Generator().manual_seed(2))
-    scores, target = objective.answers(trunk, x, learn=True)
+    scores, target = objective.query_scores(trunk, x, second_order=True)
     assert target.tolist() == [0, 0, 1, 1]
     functional.cross_entropy(scores, target).backward()
     found = [trunk.weight.grad, objective.head.weight.grad]
@@ -95,7 +95,7 @@ def test_noise_is_answered_by_chance(tmp_path, monkeypatch):
 def test_running_statistics_are_measured_anew():
     norm = nn.BatchNorm2d(2)
     x = torch.randn(50, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * 3 + 7
-    settle_norms(norm, list(x.split(10)))
+    recompute_norm_statistics(norm, list(x.split(10)))
     assert_allclose(norm.running_mean, x.mean((0, 2, 3)), rtol=1e-4)
     assert norm.momentum == 0.1
 

@@ -72,9 +72,9 @@ def test_validation_measures_what_the_folder_gives(trained):
     learned = {"digit " + str(c) for c in range(10)}
     about = json.loads((out / "training.json").read_text())
     assert [data["classes"] for data in about["identity"]["data"]] == [7, 3]
-    from fewshot.training.decoded_images import split_off
+    from fewshot.training.data_splits import split_classes
 
-    _, held = split_off(digits(), 0.3, ways=3, examples=2, seed=0)
+    _, held = split_classes(digits(), 0.3, ways=3, examples=2, seed=0)
     assert set(held.labels) < learned
     vectors = TimmEncoder(f"local-dir:{out}").encode(held.images)
     sampler = EpisodeSampler(held.labels, n_way=3, n_shot=1, n_query=5, n_episodes=600, random_state=0)
@@ -85,8 +85,8 @@ def test_validation_measures_what_the_folder_gives(trained):
 def test_the_card_names_data_recipe_numbers_and_versions(trained):
     out, result = trained
     card = (out / "README.md").read_text()
-    assert "| digits | learn | 210 | 7 |" in card
-    assert "| digits | validate | 90 | 3 |" in card
+    assert "| digits | training | 210 | 7 |" in card
+    assert "| digits | validation | 90 | 3 |" in card
     assert '"seed": 0' in card
     assert f"{100 * result.validation[0]['accuracy']:.2f} ±" in card
     assert f"torch {version('torch')}" in card
@@ -102,6 +102,14 @@ def test_a_training_repeats_from_its_seed(trained, tmp_path):
     assert log(other.folder)[0]["loss"] != log(out)[0]["loss"]
 
 
+@pytest.fixture
+def use_threads():
+    """Sets torch's number of threads, which is also that of workers."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 class Killed(BaseException):
     pass
 
@@ -115,9 +123,11 @@ class Killed(BaseException):
     ],
     ids=["classical", "two data sets on two workers, killed three times", "prototypical"],
 )
-def test_a_killed_training_goes_on_to_what_an_uninterrupted_one_gives(changes, two, die_at, tmp_path, monkeypatch):
+def test_a_killed_training_goes_on_to_what_an_uninterrupted_one_gives(
+    changes, two, die_at, tmp_path, monkeypatch, use_threads
+):
     data = [digits(), digits(10, name="more")] if two else [digits()]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2 if two else 1)
+    use_threads(2 if two else 1)
     whole = train(tmp_path / "whole", *data, epochs=2, **changes)
 
     learn, calls = loop.Training._learn, []
@@ -137,7 +147,7 @@ def test_a_killed_training_goes_on_to_what_an_uninterrupted_one_gives(changes, t
         assert not out.exists()
     notes = []
     train(out, *data, epochs=2, note=notes.append, **changes)
-    assert any(note.startswith("going on after epoch") for note in notes)
+    assert any(note.startswith("resumed after epoch") for note in notes)
     assert log(out) == log(whole.folder)
     for name, value in weights(whole.folder).items():
         assert_array_equal(weights(out)[name], value)
@@ -186,7 +196,7 @@ def test_a_full_disk_is_told_in_one_line_and_half_written_files_do_not_stay(tmp_
         raise SafetensorError("I/O error: No space left on device")
 
     monkeypatch.setattr(loop, "write_weights", full)
-    with pytest.raises(FewShotError, match=r"cannot write .*: the disk is full.*goes on from the last checkpoint"):
+    with pytest.raises(FewShotError, match=r"cannot write .*: the disk is full.*resumes from the last checkpoint"):
         train(tmp_path / "out")
     monkeypatch.undo()
     train(tmp_path / "out")
@@ -224,7 +234,7 @@ def test_a_second_training_with_the_same_folder_is_turned_away(tmp_path):
     lock = tmp_path / "out.training" / "lock"
     with exclusive_lock(lock) as first, exclusive_lock(lock) as second:
         assert (first, second) == (True, False)
-        with pytest.raises(FewShotError, match=r"another training is at work in .*out\.training: wait for it"):
+        with pytest.raises(FewShotError, match=r"another process is training in .*out\.training: wait for it"):
             train(tmp_path / "out")
     train(tmp_path / "out")
     assert not (tmp_path / "out.training").exists()
@@ -238,7 +248,7 @@ def test_going_on_with_other_settings_is_refused_and_loses_nothing(tmp_path, mon
         train(out, learning_rate=0.01)
     notes = []
     train(out, note=notes.append)
-    assert notes[0].startswith("going on after epoch 1, step 0")
+    assert notes[0].startswith("resumed after epoch 1, step 0")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +262,7 @@ def test_going_on_with_other_settings_is_refused_and_loses_nothing(tmp_path, mon
 )
 def test_lack_of_memory_names_the_batch_and_keeps_what_was_learned(error, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with pytest.raises(FewShotError, match=r"memory ran out on cpu .* 16 pixels .* 32 pictures: lower --batch-size"):
+    with pytest.raises(FewShotError, match=r"memory ran out on cpu .* 16 pixels .* 32 images: lower --batch-size"):
         interrupted(out, monkeypatch, error)
     kept = tmp_path / "out.training" / "encoder"
     assert TimmEncoder(f"local-dir:{kept}").encode(digits(1).images).shape == (10, 64)
@@ -281,13 +291,13 @@ def test_without_validation_the_last_weights_are_kept(tmp_path):
     result = train(tmp_path / "out", hold_out=0.0)
     assert result.best_epoch == 3
     assert result.validation == ()
-    assert "Nothing was held out" in (tmp_path / "out" / "README.md").read_text()
+    assert "No classes were held out" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_pictures_grow_to_the_size_asked_for(tmp_path):
     train(tmp_path / "out", arch="test_resnet", size=64, grow=True, epochs=4, batch_size=(105,))
     assert [line["size"] for line in log(tmp_path / "out")] == [32, 40, 40, 64]
-    with pytest.raises(ValueError, match=r"conv4 gives 64 to 256 features by picture size"):
+    with pytest.raises(ValueError, match=r"conv4 gives 64 to 256 features by image size"):
         train(tmp_path / "other", size=32, grow=True)
 
 
@@ -322,5 +332,5 @@ def test_the_command_trains_from_a_folder_and_answers_in_one_line(tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "3/0.png: not an image" in result.stderr
-    assert "of the 12 pictures of data cannot be read" in result.stderr
+    assert "of the 12 images of data cannot be read" in result.stderr
     assert not out.exists()

@@ -16,10 +16,11 @@ from fewshot import Dataset, EncoderNotFound, FewShotError, ImageError
 from fewshot.encoders.trainable import learning, trainable_network
 from fewshot.training.augmentation import Augment, resized
 from fewshot.training.checkpoint import check_same
-from fewshot.training.decoded_images import Pictures, decoded, split_off, thinned
-from fewshot.training.objectives import Classical, ContrastiveLoss, Domain, Prototypical
+from fewshot.training.data_splits import limit_per_class, split_classes
+from fewshot.training.decoded_images import DecodedImages, Decoding
+from fewshot.training.objectives import Classical, ContrastiveLoss, Prototypical, TrainingSet
 from fewshot.training.recipe import Recipe
-from fewshot.training.steps import FeatureStep, Lens
+from fewshot.training.steps import FeatureStep, Preprocessor
 from fewshot.training.validation_episodes import sampler_for, within_groups
 from fewshot.training.workers import Workers, worker_count
 
@@ -31,11 +32,13 @@ def pictures(sizes=(4, 4, 4), side=8, channels=3, groups=None):
     pixels = torch.randint(
         0, 256, (len(labels), channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    return Pictures("noise", pixels, labels, tuple(f"class {i}" for i in range(len(sizes))), groups)
+    return DecodedImages("noise", pixels, labels, tuple(f"class {i}" for i in range(len(sizes))), groups)
 
 
-def domain(sizes=(4, 4, 4), *, batch=4, turned=False, contrastive=0.0, ways=2, weight=1.0, augment="none", **more):
-    return Domain(pictures(sizes, **more), augment, turned, batch, ways, weight, contrastive)
+def training_set(
+    sizes=(4, 4, 4), *, batch=4, rotated=False, contrastive=0.0, ways=2, weight=1.0, augment="none", **more
+):
+    return TrainingSet(pictures(sizes, **more), augment, rotated, batch, ways, weight, contrastive)
 
 
 # ---------------------------------------------------------------------------------------------------------- the data
@@ -45,8 +48,8 @@ def test_a_picture_is_squeezed_to_a_square_and_grey_ones_are_dark_on_light():
     dark = np.zeros((20, 40, 3), np.uint8)
     dark[8:12, 18:22] = 255
     data = Dataset("two", (dark, 255 - dark), ("a", "b"))
-    assert decoded(data, 10).pixels.shape == (2, 3, 10, 10)
-    grey = decoded(data, 10, grey=True).pixels
+    assert Decoding.of(data, 10).run().pixels.shape == (2, 3, 10, 10)
+    grey = Decoding.of(data, 10, grey=True).run().pixels
     assert grey.shape == (2, 1, 10, 10)
     assert torch.equal(grey[0], grey[1])
     assert grey[0, 0, 0, 0] == 255
@@ -55,47 +58,53 @@ def test_a_picture_is_squeezed_to_a_square_and_grey_ones_are_dark_on_light():
 def test_pictures_to_be_cropped_are_kept_larger_but_never_enlarged_for_that():
     large = Dataset("large", tuple(np.zeros((100, 90, 3), np.uint8) for _ in range(3)), ("a",) * 3)
     small = Dataset("small", tuple(np.zeros((35, 34, 3), np.uint8) for _ in range(3)), ("a",) * 3)
-    assert decoded(large, 32, spare=True).pixels.shape[-1] == 40
-    assert decoded(small, 32, spare=True).pixels.shape[-1] == 34
-    assert decoded(small, 64, spare=True).pixels.shape[-1] == 64
+    assert Decoding.of(large, 32, margin=True).run().pixels.shape[-1] == 40
+    assert Decoding.of(small, 32, margin=True).run().pixels.shape[-1] == 34
+    assert Decoding.of(small, 64, margin=True).run().pixels.shape[-1] == 64
 
 
 def test_unreadable_pictures_are_named_and_counted():
     data = Dataset("mixed", (b"no", np.zeros((4, 4, 3), np.uint8), b""), ("a", "a", "b"))
-    with pytest.raises(ImageError, match=r"<2 bytes>: not an image.*\(2 of the 3 pictures of mixed cannot be read"):
-        decoded(data, 8)
+    with pytest.raises(ImageError, match=r"<2 bytes>: not an image.*\(2 of the 3 images of mixed cannot be read"):
+        Decoding.of(data, 8).run()
 
 
-def test_pictures_that_do_not_fit_in_memory_are_refused_before_they_are_read(monkeypatch):
-    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1}[name])
-    with pytest.raises(FewShotError, match=r"the 10 pictures of digits take .* this machine has .*: lower --size"):
-        decoded(digits(1), 200)
+def test_data_sets_that_do_not_fit_in_memory_together_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 100_000}[name])
+    monkeypatch.setattr(Decoding, "run", None)
+    learn, validation = digits(5, range(10)), digits(5, range(10), name="others")  # 50 x 16 x 16 x 3 = 38,400 bytes
+    for sets in ({"data": (learn, validation, validation)}, {"data": (learn, validation), "validation": [validation]}):
+        data = sets.pop("data")
+        with pytest.raises(FewShotError, match=r"the images of digits \(50\), others .*take 0\.0 GiB at 16 .*: lower"):
+            train(tmp_path / "out", *data, hold_out=0.0, batch_size=(10,), **sets)
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):  # two of them fit
+        train(tmp_path / "out", learn, validation, hold_out=0.0, batch_size=(10,))
 
 
 def test_whole_groups_are_held_out():
     labels = tuple(f"{group}{c}" for group in "abcdefghij" for c in range(3) for _ in range(2))
     data = Dataset("grouped", tuple(b"" for _ in labels), labels, tuple(label[0] for label in labels))
-    learn, held = split_off(data, 0.2, ways=5, examples=2, seed=0)
+    learn, held = split_classes(data, 0.2, ways=5, examples=2, seed=0)
     assert len(set(held.groups)) == 2
     assert len(set(held.labels)) == 6
     assert not set(held.groups) & set(learn.groups)
     assert len(learn) + len(held) == len(data)
-    assert split_off(data, 0.2, ways=5, examples=2, seed=0)[1].labels == held.labels
-    assert any(split_off(data, 0.2, ways=5, examples=2, seed=s)[1].labels != held.labels for s in (1, 2, 3))
+    assert split_classes(data, 0.2, ways=5, examples=2, seed=0)[1].labels == held.labels
+    assert any(split_classes(data, 0.2, ways=5, examples=2, seed=s)[1].labels != held.labels for s in (1, 2, 3))
 
 
 def test_more_is_held_out_where_an_episode_needs_more_classes():
     data = digits(3)
-    assert len(split_off(data, 0.1, ways=4, examples=2, seed=0)[1].classes) == 4
+    assert len(split_classes(data, 0.1, ways=4, examples=2, seed=0)[1].classes) == 4
 
 
 def test_too_few_classes_to_hold_some_out_says_so():
-    with pytest.raises(ValueError, match=r"digits has 3 classes, 3 of them with the 2 pictures.*--hold-out 0"):
-        split_off(digits(3, range(3)), 0.1, ways=2, examples=2, seed=0)
+    with pytest.raises(ValueError, match=r"digits has 3 classes, 3 of them with the 2 images.*--hold-out 0"):
+        split_classes(digits(3, range(3)), 0.1, ways=2, examples=2, seed=0)
 
 
 def test_validation_pictures_are_thinned_evenly():
-    thin = thinned(Dataset("d", tuple(range(12)), ("a",) * 9 + ("b",) * 3), 3)
+    thin = limit_per_class(Dataset("d", tuple(range(12)), ("a",) * 9 + ("b",) * 3), 3)
     assert thin.images == (0, 4, 8, 9, 10, 11)
 
 
@@ -113,8 +122,8 @@ def test_a_sets_own_validation_part_is_taken_and_nothing_held_out(tmp_path):
     )
     assert result.validation[0]["measure"].startswith("2-way 1-shot")
     about = (tmp_path / "out" / "training.json").read_text()
-    assert '"use": "learn",\n    "pictures": 12,' in about
-    assert '"split": "val",\n    "use": "validate",\n    "pictures": 8,' in about
+    assert '"use": "training",\n    "images": 12,' in about
+    assert '"split": "val",\n    "use": "validation",\n    "images": 8,' in about
 
 
 def test_validation_stays_within_groups_where_one_has_the_classes(tmp_path):
@@ -133,10 +142,10 @@ def test_validation_stays_within_groups_where_one_has_the_classes(tmp_path):
     assert result.validation[0]["measure"] == "4-way 1-shot within groups, cosine prototypes"
 
 
-def test_classes_validated_on_but_learned_from_are_told(tmp_path):
+def test_classes_both_trained_on_and_validated_on_are_reported(tmp_path):
     notes = []
     train(tmp_path / "out", digits(8), validation=[digits(8, range(4))], epochs=1, note=notes.append)
-    assert notes[0].startswith("4 of the 4 classes of digits, to validate on, are named as classes of digits, to learn")
+    assert notes[0].startswith("4 of the 4 validation classes of digits have the names of training classes of digits")
 
 
 # ------------------------------------------------------------------------------------------------- errors by the data
@@ -152,31 +161,31 @@ def test_a_class_with_one_picture_is_named(tmp_path):
     lonely = Dataset(
         "set", (*digits(4, range(5)).images, digits(1).images[9]), (*digits(4, range(5)).labels, "odd one")
     )
-    with pytest.raises(ValueError, match=r"class 'odd one' of set has 1 picture, but an\s+episode needs 2 of each"):
+    with pytest.raises(ValueError, match=r"class 'odd one' of set has 1 image, but an\s+episode needs 2 of each"):
         train(tmp_path / "out", lonely, method="prototypical", batch_size=(1,), hold_out=0.0)
-    with pytest.raises(ValueError, match=r"class 'odd one' of set, to validate on, has 1 of the pictures .*2 of each"):
+    with pytest.raises(ValueError, match=r"class 'odd one' of set, for validation, has 1 of the images .*2 of each"):
         train(tmp_path / "out", digits(), validation=[lonely])
-    with pytest.raises(ValueError, match=r"class 'odd one' of set has 1 picture, but .*two pictures of each"):
+    with pytest.raises(ValueError, match=r"class 'odd one' of set has 1 image, but .*two images of each"):
         train(tmp_path / "out", lonely, contrastive=(1.0,), hold_out=0.0, batch_size=(4,))
 
 
 def test_too_few_classes_for_the_ways_are_counted(tmp_path):
-    with pytest.raises(ValueError, match=r"digits has 2 classes to validate on, too few for --ways 3: lower it"):
+    with pytest.raises(ValueError, match=r"digits has 2 classes for validation, too few for --ways 3: lower it"):
         train(tmp_path / "out", digits(), validation=[digits(4, range(2))])
-    with pytest.raises(ValueError, match=r"digits has 2 classes to learn from, too few for --ways 3: lower"):
+    with pytest.raises(ValueError, match=r"digits has 2 classes for training, too few for --ways 3: lower"):
         train(tmp_path / "out", digits(4, range(2)), method="prototypical", batch_size=(1,), hold_out=0.0)
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"digits has 10 pictures to learn from, too few for a batch of 32: lower"):
+    with pytest.raises(ValueError, match=r"digits has 10 images for training, too few for a batch of 32: lower"):
         train(tmp_path / "out", digits(1), hold_out=0.0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_class_and_one_picture_a_step_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="digits has 1 class to learn from, where 2 at least"):
+    with pytest.raises(ValueError, match="digits has 1 class for training, where 2 are needed"):
         train(tmp_path / "out", digits(40, [0]), hold_out=0.0)
-    with pytest.raises(ValueError, match="a batch of one picture cannot be normalised: raise --batch-size"):
+    with pytest.raises(ValueError, match="a batch of one image cannot be normalised: raise --batch-size"):
         train(tmp_path / "out", digits(4), batch_size=(1,))
 
 
@@ -282,12 +291,12 @@ def test_a_turned_glyph_is_turned_and_its_class_another():
         wide = (ink.sum(1) * (at - across[:, None]) ** 2).sum(1)
         high = (ink.sum(2) * (at - down[:, None]) ** 2).sum(1)
         assert ((wide > high) == (turn % 2 == 0)).float().mean() > 0.95
-    some = domain((2, 1), turned=True, augment="glyphs", channels=1)
-    assert some.positions == 12
+    some = training_set((2, 1), rotated=True, augment="glyphs", channels=1)
+    assert some.size == 12
     assert some.labels().tolist() == [0, 0, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7]
-    pixels, turns = some.show(torch.tensor([0, 4, 11]))
+    pixels, turns = some.pixels_of(torch.tensor([0, 4, 11]))
     assert turns.tolist() == [0, 1, 3]
-    assert torch.equal(pixels, some.pictures.pixels[[0, 1, 2]])
+    assert torch.equal(pixels, some.images.pixels[[0, 1, 2]])
 
 
 # ------------------------------------------------------------------------------------------------------- the losses
@@ -310,7 +319,7 @@ def test_the_contrastive_loss_is_the_papers():
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
 def test_the_prototypical_loss_is_the_papers(metric):
     recipe = Recipe(method="prototypical", metric=metric, shots=2, queries=3, batch_size=(2,))
-    some = domain((6, 6, 6), batch=2, ways=3)
+    some = training_set((6, 6, 6), batch=2, ways=3)
     objective = Prototypical([some], 4, recipe)
     (plan,) = objective.plan(0)
     assert plan.shape == (1, 2 * 3 * (2 + 3))
@@ -338,7 +347,7 @@ def test_the_prototypical_loss_is_the_papers(metric):
 
 
 def test_an_epoch_shows_every_picture_of_the_first_set_once():
-    first, second = domain((7, 5), batch=4), domain((3, 2), batch=2)
+    first, second = training_set((7, 5), batch=4), training_set((3, 2), batch=2)
     plans = Classical([first, second], 4, Recipe()).plan(0)
     assert [tuple(plan.shape) for plan in plans] == [(3, 4), (3, 2)]
     assert sorted(plans[0].flatten().tolist()) == list(range(12))
@@ -346,7 +355,7 @@ def test_an_epoch_shows_every_picture_of_the_first_set_once():
 
 
 def test_contrastive_batches_hold_two_different_pictures_of_each_class():
-    some = domain((3, 2, 5, 4), batch=4, contrastive=1.0)
+    some = training_set((3, 2, 5, 4), batch=4, contrastive=1.0)
     (plan,) = Classical([some], 4, Recipe(contrastive=(1.0,))).plan(0)
     assert plan.shape == (3, 4)
     for batch in plan:
@@ -372,13 +381,13 @@ class Plain(nn.Module):
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_gradients_of_shares_add_up_to_those_of_the_whole_batch(n):
-    domains = [domain(batch=7), domain((3, 3), batch=4, weight=0.5)]
+    training_sets = [training_set(batch=7), training_set((3, 3), batch=4, weight=0.5)]
     found = []
     for workers in (1, n):
         trunk = Plain()
         torch.manual_seed(1)
-        objective = Classical(domains, 4, Recipe())
-        step = FeatureStep(domains, objective, Lens((0.5,) * 3, (0.25,) * 3, CPU, "float32"), 0)
+        objective = Classical(training_sets, 4, Recipe())
+        step = FeatureStep(training_sets, objective, Preprocessor((0.5,) * 3, (0.25,) * 3, CPU, "float32"), 0)
         with Workers(trunk, workers) as pool:
             positions = [plan[0] for plan in step.plan(0)]
             loss, right = step(pool, positions, 0, 8)
