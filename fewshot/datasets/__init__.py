@@ -1,4 +1,4 @@
-"""Data sets by name: images with labels, and, where they have them, groups and a split."""
+"""Data sets by name or path: images with labels, and, for some, groups and splits."""
 
 import lazy_loader
 

@@ -20,7 +20,7 @@ SPLITS: Splits = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images, each with its class.
+    """Images with their labels.
 
     Attributes
     ----------
@@ -30,10 +30,9 @@ class Dataset:
     labels : tuple of str
         The class of each image.
     groups : tuple of str, optional
-        The group of each image, where an episode's classes are drawn from one group, as from one of Omniglot's
-        alphabets.
+        The group of each image, such as its alphabet in Omniglot; episodes can be drawn within groups.
     split : str, optional
-        The part of the set, in the set's own words; None if it has no parts.
+        The split, by the data set's own name; None if it has no splits.
     contained_in : tuple of str
         The pretraining sets that contain classes of this one, such as "imagenet"; see ``training_overlap``.
     ignored : tuple of str
@@ -66,7 +65,7 @@ class Dataset:
         return tuple(sorted(set(self.labels)))
 
     def take(self, positions: Sequence[int]) -> Dataset:
-        """Return the data set of the images at these positions, in this order."""
+        """Return the data set of the images at these indices, in this order."""
         return replace(
             self,
             images=tuple(self.images[i] for i in positions),

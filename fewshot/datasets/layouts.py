@@ -26,13 +26,13 @@ from fewshot.media import SUFFIXES, ImageSource, LabelledImages, find_images, la
 
 _CUB: Splits = {"base": SPLITS["train"] + ("train",), "val": SPLITS["val"], "novel": SPLITS["test"] + ("test",)}
 
-# Reads the split of that name (and its other words) from a set's folder; None where the folder is laid out otherwise.
+# Reads a split by the set's own name of it; None where the folder is laid out otherwise.
 Reader = Callable[[Path, str, "Layout"], "LabelledImages | None"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A standard set: its folder's plain names, the ways it may be laid out, and where it comes from."""
+    """A standard data set: the names of its folder, readers of its possible layouts, and where it comes from."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class Layout:
 
 
 def standard(layout: Layout, split: str, root: str | os.PathLike[str] | None) -> Dataset:
-    """Read a standard set's split from the first data folder that holds it."""
+    """Read a split of a standard data set from the data folder."""
     own = own_split(layout.title, split, layout.splits)
     for folder in entries(root, layout.folders):
         for reader in layout.readers if folder.is_dir() else ():

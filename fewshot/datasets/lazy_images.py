@@ -1,4 +1,4 @@
-"""Images that are made when used: turned, or behind another library; and what lies in a folder or zip."""
+"""Images computed when read: rotated ones; and the files of a folder or zip alike."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from fewshot.media import (
 
 
 class LazySource:
-    """What ``open_image`` asks of a file object, for an image that is made at each reading."""
+    """A file object, as ``open_image`` takes one, whose image is computed at each reading."""
 
     def seekable(self) -> bool:
-        """There is no position: every reading gives the whole image."""
+        """Return False: every reading gives the whole image."""
         return False
 
     def as_image(self) -> ImageSource:
-        """Return itself, typed as what it can be used as."""
+        """Return itself, typed as an image source."""
         return cast("ImageSource", self)
 
 
 @dataclass(frozen=True)
 class RotatedImage(LazySource):
-    """An image turned counter-clockwise by quarters.
+    """An image rotated counter-clockwise by quarter turns.
 
     Attributes
     ----------
@@ -51,14 +51,14 @@ class RotatedImage(LazySource):
 
     @property
     def name(self) -> str:
-        """The image's name, and the turn."""
-        return f"{describe(self.source)} turned by {90 * self.quarter_turns} degrees"
+        """The image's name, and the rotation."""
+        return f"{describe(self.source)} rotated by {90 * self.quarter_turns} degrees"
 
     def __str__(self) -> str:
         return self.name
 
     def read(self, size: int = -1) -> bytes:
-        """Return the turned image as PNG, whole, whatever ``size`` says.
+        """Return the rotated image as PNG, whole, whatever ``size`` says.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""A data set from what a user calls it: a standard set, a folder or zip, or one of torchvision's."""
+"""Loading a data set by name or path: a standard set, a folder or zip, or one of torchvision's."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def load_dataset(
     ----------
     name_or_path : str or path
         - "omniglot" (splits "background" and "evaluation"; labels "Alphabet/character01", groups the alphabets);
-          "omniglot-rotated", the same with each quarter turn of a character as a class ("Alphabet/character01/rot090");
-          "omniglot-vinyals" (train, val, trainval, test; with turns, without groups);
+          "omniglot-rotated", the same with each rotation of a character as a class ("Alphabet/character01/rot090");
+          "omniglot-vinyals" (train, val, trainval, test; with rotations, without groups);
         - "tiny-imagenet" (a split of its classes; labels are WordNet ids), "cifar-fs", "fc100", "mini-imagenet",
           "tiered-imagenet" (train, val, test), "cub-200" (base, val, novel, by Chen et al. 2019);
         - a folder or zip of class folders ("./omniglot" if it has one of the names above), or a folder with such a

@@ -22,7 +22,7 @@ _PAGE = "https://github.com/brendenlake/omniglot"
 
 @dataclass(frozen=True)
 class OneShotRun:
-    """One of the official 20-way tasks: 20 images to learn from, one a class, and 20 to recognise.
+    """One of the official 20-way one-shot tasks: 20 support images, one a class, and 20 queries.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class OneShotRun:
 
 
 def omniglot(split: str, root: Root, *, rotated: bool = False) -> Dataset:
-    """Read the background or the evaluation alphabets; ``rotated``: each quarter turn of a character is a class."""
+    """Read the background or the evaluation alphabets; ``rotated``: each rotation of a character is a class."""
     part = own_split("Omniglot", split, _PARTS)
     chosen: dict[str, tuple[list[ImageSource], int]] = {}
     for character, sources in _characters(root, part).items():
@@ -56,7 +56,7 @@ def omniglot(split: str, root: Root, *, rotated: bool = False) -> Dataset:
 
 
 def omniglot_vinyals(split: str, root: Root) -> Dataset:
-    """Read a part of the split of Matching Networks, in which every quarter turn of a character is a class.
+    """Read a part of the split of Matching Networks, in which each rotation of a character is a class.
 
     It mixes the alphabets of both of Omniglot's parts, and its episodes mix alphabets, so it has no groups.
 
@@ -82,7 +82,7 @@ def omniglot_vinyals(split: str, root: Root) -> Dataset:
     for label in files[0].read_text().split():
         character, _, turn = label.rpartition("/")
         if character not in characters or turn not in _TURNS:
-            raise ValueError(f"{files[0]} names {label!r}, which is no turned character of Omniglot's")
+            raise ValueError(f"{files[0]} names {label!r}, which is no rotated character of Omniglot's")
         chosen[label] = (characters[character], _TURNS[turn])
         seen = seen or character in background
     return _dataset("omniglot-vinyals", part, chosen, grouped=False, contained_in=(BACKGROUND,) if seen else ())

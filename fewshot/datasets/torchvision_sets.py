@@ -21,7 +21,7 @@ _NO_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset"}  # they need a fold
 
 @dataclass(frozen=True)
 class TorchvisionImage(LazySource):
-    """An image that a torchvision data set hands out as PIL image."""
+    """An image of a torchvision data set."""
 
     set_name: str
     index: int
@@ -106,7 +106,7 @@ def _downloads(kind: type) -> bool:
 
 
 def _targets(name: str, data: Any) -> list[int]:
-    """The class number of each image, from a list the set keeps, if that agrees with what it hands out."""
+    """The class number of each image, from a list the set keeps, if that agrees with its items."""
     try:
         n = len(data)
         some = {i: operator.index(data[i][1]) for i in {0, n // 2, n - 1}}

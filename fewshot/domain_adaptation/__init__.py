@@ -1,4 +1,4 @@
-"""Domain adaptation: unlabelled images of the target domain, without a class named."""
+"""Domain adaptation: adapting embeddings to a target domain by unlabelled images of it."""
 
 import lazy_loader
 

@@ -30,7 +30,7 @@ from .torch_threads import set_thread_count as set_thread_count
 from .torch_threads import thread_count as thread_count
 from .trainable import Trainable as Trainable
 from .trainable import check_sizes as check_sizes
-from .trainable import learning as learning
+from .trainable import set_train_mode as set_train_mode
 from .trainable import trainable_network as trainable_network
 from .tta import encode_flips as encode_flips
 from .tta import flipped_centre as flipped_centre

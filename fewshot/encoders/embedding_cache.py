@@ -1,4 +1,4 @@
-"""Vectors kept on disk, so that no image is embedded twice."""
+"""A cache of embeddings on disk."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _BUSY_SECONDS = 60.0
 
 
 class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """An encoder that remembers: content hash x fingerprint x precision -> vector, in one SQLite file.
+    """An encoder with a cache: one SQLite file of embeddings by content hash, fingerprint and precision.
 
     Parameters
     ----------
     encoder : Encoder
-        Asked only for images not seen before.
+        Computes the embeddings that the file does not hold yet.
     path : path
-        The cache file; made when absent, shared by any number of encoders and processes. It holds nothing that cannot
-        be computed again: delete it at will.
+        The cache file; created when absent, shared by any number of encoders and processes. It can be deleted at any
+        time: nothing in it is lost for good.
     """
 
     def __init__(self, encoder: Encoder, path: str | os.PathLike[str]) -> None:
@@ -53,7 +53,7 @@ class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def spec(self) -> dict[str, Any]:
-        """How to load the encoder again; {} where it does not say."""
+        """How to load the encoder again; {} where the encoder has no ``spec``."""
         return getattr(self.encoder, "spec", {})
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:

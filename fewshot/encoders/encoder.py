@@ -1,4 +1,4 @@
-"""What an encoder is, and how a batch goes on when one of its images cannot be read."""
+"""The encoder protocol, and embedding a batch in which some images cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK = 256
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Anything that turns images into vectors.
+    """Anything that embeds images.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """The vectors of the images that could be read, and the errors of those that could not.
+    """The embeddings of the images that could be read, and the errors of the others.
 
     Attributes
     ----------
     vectors : ndarray of shape (m, d), float32
     kept : ndarray of shape (m,)
-        Which of the images given each vector belongs to, rising.
+        The position of each vector's image among those given, increasing.
     failed : tuple of (position, ImageError)
     """
 
@@ -60,7 +60,7 @@ class Encoded:
 def encode_valid(encoder: Encoder, images: Iterable[ImageSource]) -> Encoded:
     """Embed the images that can be read; the others are listed, each with its reason.
 
-    An encoder with an ``encode_valid`` method of its own is asked; any other is given opened images.
+    Calls the encoder's own ``encode_valid`` if it has one, else its ``encode`` on the opened images.
     """
     own = getattr(encoder, "encode_valid", None)
     if own is not None:
@@ -83,9 +83,9 @@ def gathered(
     dim: int,
     done: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Put batches together: what became of each image, an ImageError or anything else, and the vectors of the others.
+    """Concatenate batches: an outcome for each image, which is an ImageError where it failed, and the others' vectors.
 
-    ``done`` is told how many images each had.
+    ``done`` is called with the number of images of each batch.
     """
     vectors: list[NDArray[np.float32]] = []
     kept: list[int] = []
@@ -119,7 +119,7 @@ def all_or_raise(encoded: Encoded) -> NDArray[np.float32]:
 
 
 def check_image_batch(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """Refuse a single image where a sequence of them is wanted: a path is a sequence of letters to Python."""
+    """Refuse a single image where a sequence of them is expected: to Python, a path is a sequence of letters."""
     if isinstance(images, (str, bytes, Image.Image)) or hasattr(images, "__fspath__"):
         raise TypeError(f"encode takes a sequence of images; for one, give [image], not {type(images).__name__}")
     return images

@@ -1,4 +1,4 @@
-"""From an image to what a network reads: timm's own resizing and cropping, then normalised pixels."""
+"""Preprocessing: timm's own resizing and cropping of an image, then normalised pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REDUCING_GAP = 2
 
 
 def preparation(config: dict[str, Any]) -> Callable[[ImageSource], NDArray[np.uint8]]:
-    """The network's own resizing and cropping, by timm, up to the uint8 pixels (h, w, 3)."""
+    """Return the network's own resizing and cropping, by timm, as a function to uint8 pixels (h, w, 3)."""
     from timm.data import create_transform
 
     steps = create_transform(**config, is_training=False).transforms
@@ -49,7 +49,7 @@ def _enough(steps: list[Any]) -> int | None:
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """From pixels (n, h, w, 3), uint8, to (pixels / 255 - mean) / std as (n, 3, h, w), channels last in memory.
+    """Normalise pixels (n, h, w, 3), uint8: (pixels / 255 - mean) / std as (n, 3, h, w), channels last in memory.
 
     Computed on rows of 3 w numbers with the constants repeated: broadcasting over the last axis of 3 is ten times
     slower on a CPU.

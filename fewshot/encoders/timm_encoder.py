@@ -129,7 +129,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def resolved_precision(self) -> Precision:
-        """The precision computed in."""
+        """The precision of the computation, given or chosen."""
         return self.loaded.precision
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
@@ -178,7 +178,7 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def lanes(self) -> tuple[int, int] | None:
-        """How many threads may each call ``encode_here`` at a time, and with how many images; None on a GPU."""
+        """How many threads may call ``encode_here`` at a time, and with how many images each; None on a GPU."""
         loaded = self.loaded
         return (thread_count(), self.batch_size or loaded.cpu_batch) if loaded.device.type == "cpu" else None
 

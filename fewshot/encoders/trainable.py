@@ -1,4 +1,4 @@
-"""A network to be trained: from scratch, or from weights; at the image size asked for."""
+"""A network to be trained, from scratch or from pretrained weights, at a given image size."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _POCKET = Path(__file__).with_name("pocket")
 
 @dataclass(frozen=True)
 class Trainable:
-    """A network without classifier, float32, on the CPU, and how images become its input.
+    """A network without classifier, float32, on the CPU, and its preprocessing.
 
     Attributes
     ----------
     network : nn.Module
     from_weights : bool
-        Whether it knows something already.
+        Whether it is pretrained.
     size : int
         Pixels a side.
     mean, std : tuple of 3 floats
     dim : int
         d, the number of its features.
     settings : dict
-        What else the network was built with, as its folder says: timm's "model_args".
+        Further arguments that the network was built with: "model_args" of its folder's config.json.
     """
 
     network: nn.Module
@@ -54,7 +54,7 @@ def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
     ----------
     arch : str
         "resnet12" or "conv4", from scratch; "pocket", the bundled weights; a folder of weights; or a timm
-        name, with its weights where it has a tag ("resnet18.a1_in1k"), "hf-hub:" or "local-dir:", else from scratch.
+        name: pretrained with a tag ("resnet18.a1_in1k"), "hf-hub:" or "local-dir:", else from scratch.
     size : int, optional
         By default the network's own.
     seed : int
@@ -91,8 +91,8 @@ def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
     return Trainable(network, from_weights, size, mean, std, dim, _settings(name))
 
 
-def learning(network: nn.Module) -> None:
-    """Put a network in training mode, but for batch norms folded into its weights: images are not normalised anew."""
+def set_train_mode(network: nn.Module) -> None:
+    """Put a network in training mode, except for batch norms that were folded into its weights."""
     network.train()
     for module in network.modules():
         if getattr(module, "folded", False):
@@ -100,7 +100,7 @@ def learning(network: nn.Module) -> None:
 
 
 def _folded(norm: _BatchNorm) -> bool:
-    """Whether a trained batch norm has become an identity, as converted weights have it."""
+    """Whether a trained batch norm has become an identity, as in converted weights."""
     mean, var, bias = norm.running_mean, norm.running_var, norm.bias
     if mean is None or var is None or bias is None:
         return False
@@ -116,7 +116,7 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def check_sizes(net: Trainable, arch: str, sizes: Iterable[int]) -> None:
-    """Refuse a network that does not take images of all these sizes, giving as many features of each.
+    """Refuse a network that does not take images of all these sizes, with the same number of features.
 
     Raises
     ------

@@ -104,7 +104,7 @@ class TrunkEncoder:
     def _maps(self, pixels: NDArray[np.uint8], view: int | None, bar: Progress) -> tuple[Tensor, ...]:
         """Maps of one view of each image; None is the image as it is."""
         shares = torch.split(torch.arange(len(pixels)), self.batch)
-        n = len(self.workers.twins)
+        n = len(self.workers.replicas)
         found: list[tuple[Tensor, ...]] = []
         for at in range(0, len(shares), n):
             some = shares[at : at + n]

@@ -85,7 +85,7 @@ class TopTrainer:
         self._blocks, self._lens, self._workers, self._chunks = blocks, lens, workers, chunks
         self._loss, self._schedule, self._seed = loss, SCHEDULES[schedule], seed
         self._start = [[parameter.detach().clone() for parameter in block] for block in blocks]
-        for twin in workers.twins:
+        for twin in workers.replicas:
             twin.eval()
 
     def fit(
@@ -199,7 +199,7 @@ class TopTrainer:
         def forward_and_backward(share: Tensor, twin: nn.Module, gradient: Tensor) -> None:
             backward(forward(share, twin), gradient)
 
-        fits = len(maps[0]) <= self._chunks.kept * len(self._workers.twins)
+        fits = len(maps[0]) <= self._chunks.kept * len(self._workers.replicas)
         kept = self._in_parallel(forward, shares, twins) if fits else None
         features = self.embed(maps) if kept is None else torch.cat([output.detach() for output in kept])
         features.requires_grad_()
@@ -216,17 +216,17 @@ class TopTrainer:
 
     def _shares(self, n: int) -> Sequence[Tensor]:
         """Split n positions so that all workers are busy in as few turns as a worker's chunk allows."""
-        workers = len(self._workers.twins)
+        workers = len(self._workers.replicas)
         turns = -(-n // (workers * self._chunks.computed))
         return torch.split(torch.arange(n), -(-n // (workers * turns)))
 
     def _twins(self, shares: Sequence[Tensor]) -> list[nn.Module]:
-        twins = self._workers.twins
+        twins = self._workers.replicas
         return [twins[i % len(twins)] for i in range(len(shares))]
 
     def _in_parallel(self, function: Callable[..., R], *lists: Sequence[Any]) -> list[R]:
         """Call ``function`` with each set of arguments, as many at once as there are workers."""
-        n = len(self._workers.twins)
+        n = len(self._workers.replicas)
         turns = range(0, len(lists[0]), n)
         return [found for at in turns for found in self._workers.map(function, *(each[at : at + n] for each in lists))]
 

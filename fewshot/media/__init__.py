@@ -1,4 +1,4 @@
-"""What an example may be, and reading it safely: images, folders and zips of them."""
+"""Reading images safely: from files, bytes and arrays, and from folders and zips of them."""
 
 import lazy_loader
 

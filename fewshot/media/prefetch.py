@@ -1,4 +1,4 @@
-"""Reading ahead: a function applied in threads to what comes next."""
+"""Prefetching: a function applied in threads, ahead of the reader."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def map_ahead(
 ) -> Iterator[R | ImageError]:
     """Apply ``function`` in threads, a bounded number of items ahead of the reader; results come in order.
 
-    An ImageError is handed over in its item's place, so that one bad image does not stop the others; any other
-    exception is raised. ``initializer`` is called once in each thread.
+    An ImageError is returned in its item's place, so that one bad image does not stop the others; any other exception
+    is raised. ``initializer`` is called once in each thread.
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1, initializer=initializer) as pool:
         waiting: deque[Future[R | ImageError]] = deque()

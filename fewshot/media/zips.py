@@ -38,7 +38,8 @@ def read_member(archive: str | os.PathLike[str], member: str) -> bytes:
 
     Raises
     ------
-    ImageError : if the file is over ``MAX_BYTES``, swells as a zip bomb does, is a link, or its name leads elsewhere.
+    ImageError : if the file is over ``MAX_BYTES``, swells as a zip bomb does, is a link, or its name leads out of the
+        zip.
     """
     opened, lock = _opened_zip(archive)
     why = refusal(opened.getinfo(member))

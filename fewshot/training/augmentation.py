@@ -56,7 +56,7 @@ class Augment:
         return x.clamp_(0, 1)
 
     def glyphs(self, pixels: Tensor, quarter_turns: Tensor, size: int) -> Tensor:
-        """Turn, bend, thicken, blur and repaint characters, dark on light."""
+        """Rotate, distort, thicken, blur and recolour characters, dark on light."""
         ink = (255 - pixels.float()) / 255
         x = functional.grid_sample(ink, self._glyph_grid(ink, quarter_turns, size), align_corners=False)
         x = self._thicken(x, size)

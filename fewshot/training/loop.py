@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders import Trainable, learning
+from fewshot.encoders import Trainable, set_train_mode
 from fewshot.errors import FewShotError
 from fewshot.files import replacing
 from fewshot.progress import Progress
@@ -151,8 +151,8 @@ class Training:
         plan = self._step.plan(state.epoch)
         steps = len(plan[0])
         state.sums = state.sums or [0.0] * (1 + len(self._training_sets))
-        for twin in workers.twins:
-            learning(twin)
+        for replica in workers.replicas:
+            set_train_mode(replica)
         saved = start
         while state.step < steps:
             self._learn(workers, [positions[state.step] for positions in plan], steps, size)

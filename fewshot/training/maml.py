@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewshot.encoders import learning
+from fewshot.encoders import set_train_mode
 from fewshot.errors import MissingExtra
 from fewshot.training.objectives import EpisodePlan, TrainingSet, episode_targets
 from fewshot.training.recipe import Recipe
@@ -94,7 +94,7 @@ class AdaptationStep:
 
     def __call__(self, workers: Workers, positions: Sequence[Tensor], number: int, size: int) -> tuple[Tensor, Tensor]:
         """Leave the gradients of one step in the parameters; return its loss and each training set's accuracy."""
-        n = len(workers.twins)
+        n = len(workers.replicas)
         shares = sum(training_set.weight * training_set.batch for training_set in self._training_sets) or 1.0
 
         def learn(learner: Any, worker: int) -> list[tuple[Tensor, Tensor]]:
@@ -113,7 +113,7 @@ class AdaptationStep:
                 sums.append((loss, accuracy))
             return sums
 
-        found = workers.map(learn, workers.twins, range(n))
+        found = workers.map(learn, workers.replicas, range(n))
         workers.gather()
         loss = torch.stack([loss for sums in found for loss, _ in sums]).sum()
         accuracies = torch.stack([torch.stack([accuracy for _, accuracy in sums]) for sums in found]).sum(0)
@@ -130,7 +130,7 @@ def recompute_norm_statistics(trunk: nn.Module, batches: Sequence[Tensor]) -> No
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all the batches
-    learning(trunk)
+    set_train_mode(trunk)
     with torch.no_grad():
         for x in batches:
             trunk(x)

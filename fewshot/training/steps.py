@@ -66,7 +66,7 @@ class FeatureStep:
 
     def __call__(self, workers: Workers, positions: Sequence[Tensor], number: int, size: int) -> tuple[Tensor, Tensor]:
         """Leave the gradients of one step in the parameters; return its loss and each training set's accuracy."""
-        n = len(workers.twins)
+        n = len(workers.replicas)
 
         def forward(trunk: nn.Module, worker: int) -> Tensor:
             shares = [chosen[worker::n] for chosen in positions]
@@ -76,7 +76,7 @@ class FeatureStep:
                 features: Tensor = trunk(x)
             return features.float()
 
-        outputs = workers.map(forward, workers.twins, range(n))
+        outputs = workers.map(forward, workers.replicas, range(n))
         gathered = []
         for i, chosen in enumerate(positions):
             features = outputs[0].new_empty(len(chosen), outputs[0].shape[1])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewshot.benchmark import run_benchmark
 from fewshot.classifiers import PrototypeClassifier
 from fewshot.datasets import Dataset
-from fewshot.encoders import learning
+from fewshot.encoders import set_train_mode
 from fewshot.episodes import EpisodeSampler
 from fewshot.training.augmentation import resized
 from fewshot.training.decoded_images import DecodedImages
@@ -105,7 +105,7 @@ def adapted_accuracy(
     workers: Workers,
 ) -> list[dict[str, Any]]:
     """Return accuracy after adaptation on the first of each set's episodes; leaves the trunk in training mode."""
-    learning(trunk)
+    set_train_mode(trunk)
     found = []
     for validation_set in validation_sets:
 

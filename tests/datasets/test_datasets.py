@@ -140,7 +140,7 @@ def test_the_vinyals_split_takes_the_turned_characters_its_file_names_from_both_
 def test_a_vinyals_file_that_names_no_turned_character_is_refused(omniglot_root, line):
     (omniglot_root / "omniglot_vinyals").mkdir()
     (omniglot_root / "omniglot_vinyals" / "val.txt").write_text(f"{line}\n")
-    with pytest.raises(ValueError, match=rf"val.txt names '{line}', which is no turned character"):
+    with pytest.raises(ValueError, match=rf"val.txt names '{line}', which is no rotated character"):
         load_dataset("omniglot-vinyals", split="val", root=omniglot_root)
 
 
@@ -184,7 +184,7 @@ def test_a_rotated_image_is_turned_counter_clockwise(tmp_path, turns, corners):
 
 def test_a_rotated_image_is_named_for_its_source_and_its_turn(tmp_path):
     missing = RotatedImage(str(tmp_path / "gone.png"), 3)
-    assert describe(missing) == str(missing) == f"{tmp_path}/gone.png turned by 270 degrees"
+    assert describe(missing) == str(missing) == f"{tmp_path}/gone.png rotated by 270 degrees"
     with pytest.raises(ImageError, match=r"gone\.png: no such file"):
         open_image(missing)
 
@@ -624,7 +624,7 @@ def test_pocket_is_flagged_on_what_it_learned_from():
 
 
 def test_a_timm_name_without_its_tag_is_flagged_as_unknown_on_imagenets_classes():
-    assert "does not tell what it learned from" in training_overlap("resnet50", a_set("imagenet"))
+    assert "does not tell what it was trained on" in training_overlap("resnet50", a_set("imagenet"))
     assert training_overlap("resnet50", a_set("omniglot background")) is None
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from training_data import digits, log, train
 
 from fewshot import Dataset, EncoderNotFound, FewShotError, ImageError
-from fewshot.encoders.trainable import learning, trainable_network
+from fewshot.encoders.trainable import set_train_mode, trainable_network
 from fewshot.training.augmentation import Augment, resized
 from fewshot.training.checkpoint import check_same
 from fewshot.training.data_splits import limit_per_class, split_classes
@@ -253,13 +253,13 @@ def test_batch_norms_folded_into_their_weights_are_not_learned_in_training_mode(
     for arch in (str(tmp_path), f"local-dir:{tmp_path}"):
         net = trainable_network(arch, None, seed=0)
         assert net.settings == {"act_layer": "gelu"}  # else the result would be built without it
-        learning(net.network)
+        set_train_mode(net.network)
         assert not net.network.bn1.training
         assert net.network.layer1[0].bn1.training  # as new as it was drawn
     network.bn1.running_mean += 1
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     net = trainable_network(str(tmp_path), None, seed=0)
-    learning(net.network)
+    set_train_mode(net.network)
     assert net.network.bn1.training
 
 
@@ -399,13 +399,13 @@ def test_gradients_of_shares_add_up_to_those_of_the_whole_batch(n):
     assert found[0][2].abs().max() > 1e-3
 
 
-def test_an_update_of_the_network_is_its_twins_too():
+def test_an_update_of_the_network_is_its_replicas_too():
     trunk = Plain()
     workers = Workers(trunk, 2)
     with torch.no_grad():
         trunk.conv.weight.zero_()
-    assert workers.twins[1].conv.weight.abs().max() == 0
-    assert workers.twins[1].conv.weight is not trunk.conv.weight
+    assert workers.replicas[1].conv.weight.abs().max() == 0
+    assert workers.replicas[1].conv.weight is not trunk.conv.weight
 
 
 def test_workers_follow_torchs_threads_but_leave_each_a_share(monkeypatch):
