@@ -18,15 +18,15 @@ import fuzz
 
 # Inputs of each door; thousands in benchmarks/reliability.py.
 FEW = {
-    "images": 60,
-    "zips": 25,
-    "registries": 6,
-    "settings": 20,
-    "exports": 25,
-    "indexes": 25,
-    "encoders": 10,
-    "tables": 25,
-    "commands": 15,
+    "images": 30,
+    "zips": 15,
+    "registries": 5,
+    "settings": 8,
+    "exports": 15,
+    "indexes": 15,
+    "encoders": 8,
+    "tables": 15,
+    "commands": 10,
 }
 
 

@@ -11,6 +11,7 @@ import urllib.error
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pytest
@@ -668,10 +669,16 @@ def real(shared, monkeypatch):
     return shared / "data"
 
 
+@cache
+def loaded(name, split):
+    """A real data set, read once: it does not change."""
+    return load_dataset(name, split=split)
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(("split", "characters", "alphabets"), [("background", 964, 30), ("evaluation", 659, 20)])
 def test_the_real_omniglot_has_20_drawers_of_each_character(real, split, characters, alphabets):
-    found = load_dataset("omniglot", split=split)
+    found = loaded("omniglot", split)
     assert Counter(Counter(found.labels).values()) == {20: characters}
     assert len(set(found.groups)) == alphabets
     assert all(label.startswith(f"{group}/character") for label, group in zip(found.labels, found.groups, strict=True))
@@ -684,14 +691,14 @@ def test_the_real_omniglot_has_20_drawers_of_each_character(real, split, charact
     [("train", 4112, True), ("val", 688, True), ("trainval", 4800, True), ("test", 1692, False)],
 )
 def test_the_real_vinyals_split_has_its_published_sizes(real, split, classes, seen):
-    found = load_dataset("omniglot-vinyals", split=split)
+    found = loaded("omniglot-vinyals", split)
     assert Counter(Counter(found.labels).values()) == {20: classes}
     assert (training_overlap("pocket", found) is not None) == seen
 
 
 @pytest.mark.data
 def test_the_real_rotation_classes_are_the_rotated_pixels_of_their_character(real):
-    found = load_dataset("omniglot-vinyals")
+    found = loaded("omniglot-vinyals", "test")
     first = {
         label: np.asarray(open_image(found.images[i])) for i, label in reversed(list(enumerate(found.labels[:400])))
     }
@@ -706,7 +713,7 @@ def test_the_real_rotation_classes_are_the_rotated_pixels_of_their_character(rea
 def test_the_real_runs_are_20_by_20_trials_of_pictures_of_one_alphabet_that_occur_in_the_evaluation_part(real):
     runs = omniglot_one_shot_runs()
     assert [run.name for run in runs] == [f"run{i:02}" for i in range(1, 21)]
-    evaluation = load_dataset("omniglot")
+    evaluation = loaded("omniglot", "evaluation")
     label_of = {open_image(i).tobytes(): label for i, label in zip(evaluation.images, evaluation.labels, strict=True)}
     for run in runs:
         assert sorted(run.support_labels) == sorted(run.query_labels) == [f"class{i:02}" for i in range(1, 21)]

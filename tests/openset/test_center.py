@@ -83,7 +83,7 @@ def test_of_two_close_classes_each_is_scored_around_the_centre_without_the_other
 def test_the_fewest_classes_that_a_level_is_promised_for_keep_it(centred, classes, level):
     rng, accepted = np.random.default_rng(11), []
     center = Center(torch.tensor(drawn(400, 0, rng, d=12)[:, 0].mean(0) / 5), 40) if centred else None
-    for _ in range(150):
+    for _ in range(60):
         X, outside = drawn(classes, 1, rng, d=12), drawn(40, 0, rng, d=12)
         line = line_of(X, 1, level, center=center)
         assert line.met

@@ -36,10 +36,10 @@ def told_by(job, path) -> str:
 # Forked with threads, of which the children need none; whoever writes fails by itself if it waits for one.
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_killed_writers_lose_nothing_acknowledged_and_leave_nothing_half_written(capfd):
-    result = crash.run(20, 0)
-    assert (result["kills"], result["lost"], result["half_written"]) == (20, 0, 0), capfd.readouterr().err
-    assert result["acknowledged"] > 10  # the kills fell while it was writing
-    assert sum(result["cut_short"].values()) == 20
+    result = crash.run(8, 0)
+    assert (result["kills"], result["lost"], result["half_written"]) == (8, 0, 0), capfd.readouterr().err
+    assert result["acknowledged"] > 4  # the kills fell while it was writing
+    assert sum(result["cut_short"].values()) == 8
 
 
 class Killed(BaseException):
