@@ -1,4 +1,4 @@
-"""Episodes: index arrays drawn from a seed. numpy only, so that a benchmark can be repeated anywhere."""
+"""Episodes: index arrays drawn from a seed. numpy only, so that a benchmark can be reproduced anywhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from fewshot.validation import check_count, check_labels, sorted_labels
 
-# Episodes are drawn in chunks of this many, each from its own seed: part of what a seed means, so never to be changed.
-_CHUNK = 256
+_CHUNK = 256  # episodes drawn from one seed sequence: another number would draw other episodes from the same seed
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Some episodes as positions into the data, padded to one shape.
+    """Episodes as positions in the data, padded to one shape.
 
     Attributes
     ----------
@@ -50,7 +49,7 @@ class Episodes:
 
 
 class EpisodeSampler:
-    """Draw episodes: some classes, then support and query examples of each, none twice in an episode.
+    """Draw episodes: classes, then support and query examples of each, none twice in an episode.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ class EpisodeSampler:
 
     Raises
     ------
-    ValueError : if what is asked for cannot be drawn, naming the class and its number of examples.
+    ValueError : if such episodes cannot be drawn, naming the class and its number of examples.
 
     References
     ----------
@@ -126,8 +125,8 @@ class EpisodeSampler:
     def __iter__(self) -> Iterator[Episodes]:
         """Yield the episodes in chunks, in order."""
         if not self.replacement:
-            dealt = self._disjoint()
-            while some := list(islice(dealt, _CHUNK)):
+            episodes = self._disjoint()
+            while some := list(islice(episodes, _CHUNK)):
                 yield Episodes(*(np.concatenate(rows) for rows in zip(*map(_arrays, some), strict=True)))
             return
         for chunk in range(-(-self.n_episodes // _CHUNK)):
@@ -136,7 +135,7 @@ class EpisodeSampler:
             yield drawn[: self.n_episodes - chunk * _CHUNK]
 
     def disjoint(self) -> EpisodeSampler | None:
-        """Return the sampler of as many episodes without a common example as the data allow, at most ``n_episodes``.
+        """Return a sampler of as many episodes without a common example as the data allow, at most ``n_episodes``.
 
         Ways, shots, queries, groups and random state are this one's, yet the episodes are drawn independently of its
         own. The sampler itself if it is without replacement; None where not even two such episodes can be drawn, and
@@ -176,9 +175,9 @@ class EpisodeSampler:
         need = self._most()
         for label, members in zip(self.classes_, self._members, strict=True):
             if len(members) < need:
-                wanted = "2 (one to learn, one to ask)" if not self.fixed else f"n_shot + n_query = {need}"
+                wanted = "2 (one support, one query)" if not self.fixed else f"n_shot + n_query = {need}"
                 if self.query_imbalance is not None:
-                    wanted = f"n_shot + n_way * n_query = {need} (all queries may fall to one class)"
+                    wanted = f"n_shot + n_way * n_query = {need} (all queries may be of one class)"
                 raise ValueError(f"class {label!r} has {len(members)} examples, but an episode may need {wanted}")
         ways = 5 if self.n_way == "various" else int(self.n_way)
         self._groups = [group for group in self._groups if len(group) >= ways]
@@ -189,7 +188,7 @@ class EpisodeSampler:
             self._check_disjoint()
 
     def _most(self) -> int:
-        """How many examples of a class an episode may need."""
+        """The most examples of a class that an episode may need."""
         if not self.fixed:
             return 2
         return int(self.n_shot) + self.n_query * (1 if self.query_imbalance is None else int(self.n_way))
@@ -213,11 +212,10 @@ class EpisodeSampler:
         examples = self._examples(rng, classes, shots + int(counts.max()))
         support = examples[:, :, :shots].reshape(e, -1)
         support_labels = np.broadcast_to(np.repeat(np.arange(ways), shots), support.shape).copy()
-        width = np.arange(counts.max())
-        asked = width < counts[:, :, None]  # (e, c, most)
-        labels = np.broadcast_to(np.arange(ways)[:, None], asked.shape)
-        query = examples[:, :, shots:][asked].reshape(e, -1)
-        return Episodes(classes, support, support_labels, query, labels[asked].reshape(e, -1))
+        drawn = np.arange(counts.max()) < counts[:, :, None]  # (e, c, most)
+        labels = np.broadcast_to(np.arange(ways)[:, None], drawn.shape)
+        query = examples[:, :, shots:][drawn].reshape(e, -1)
+        return Episodes(classes, support, support_labels, query, labels[drawn].reshape(e, -1))
 
     def _query_counts(self, rng: np.random.Generator, e: int) -> NDArray[np.int64]:
         """How many queries each class of each episode has: (e, c), rows summing to n_way * n_query."""
@@ -227,7 +225,7 @@ class EpisodeSampler:
         total = ways * self.n_query
         exact = rng.dirichlet(np.full(ways, self.query_imbalance), size=e) * total
         counts = np.floor(exact).astype(np.int64)
-        # Largest remainders take what flooring left over.
+        # By largest remainder.
         rank = np.argsort(np.argsort(counts - exact, axis=1), axis=1)
         counts += rank < (total - counts.sum(1))[:, None]
         return counts
@@ -252,49 +250,49 @@ class EpisodeSampler:
         ways = int(rng.integers(5, min(50, len(group)) + 1))
         classes = rng.permutation(group)[:ways]
         sizes = np.array([len(self._members[c]) for c in classes])
-        asked = min(self.n_query, int(sizes.min()) // 2)
-        left = sizes - asked
+        n_query = min(self.n_query, int(sizes.min()) // 2)
+        left = sizes - n_query
         share = 1.0 - rng.random()  # uniform in (0, 1]
         total = min(500, int(np.ceil(share * np.minimum(100, left)).sum()))
         weight = np.exp(rng.uniform(np.log(0.5), np.log(2.0), ways)) * sizes
         shots = np.minimum(np.floor(weight / weight.sum() * max(0, total - ways)).astype(np.int64) + 1, left)
-        chosen = [rng.permutation(self._members[c])[: k + asked] for c, k in zip(classes, shots, strict=True)]
-        support = np.concatenate([some[asked:] for some in chosen])
-        query = np.concatenate([some[:asked] for some in chosen])
-        return classes, support, np.repeat(np.arange(ways), shots), query, np.repeat(np.arange(ways), asked)
+        drawn = [rng.permutation(self._members[c])[: k + n_query] for c, k in zip(classes, shots, strict=True)]
+        support = np.concatenate([some[n_query:] for some in drawn])
+        query = np.concatenate([some[:n_query] for some in drawn])
+        return classes, support, np.repeat(np.arange(ways), shots), query, np.repeat(np.arange(ways), n_query)
 
     def _disjoint(self) -> Iterator[Episodes]:
-        """Deal out shuffled classes until no group has enough classes left with enough examples.
+        """Yield episodes until no group has enough classes left with enough examples.
 
-        An episode begins only where any class could give all that an episode may need, so that how many there are
-        tells nothing of how their queries are spread.
+        A class takes part only while it has the most examples that an episode may need, so that the number of episodes
+        does not depend on how their queries are spread.
         """
         rng = np.random.default_rng(np.random.SeedSequence(self.random_state))
         ways, shots, most = int(self.n_way), int(self.n_shot), self._most()
-        hands = [rng.permutation(members) for members in self._members]
-        left = np.array([len(hand) for hand in hands])
-        able = list(self._groups)
+        shuffled = [rng.permutation(members) for members in self._members]
+        left = np.array([len(members) for members in shuffled])
+        groups = list(self._groups)
         for _ in range(self.n_episodes):
-            if not able:
+            if not groups:
                 return
-            picked = int(rng.integers(len(able)))
-            group = able[picked]
-            # The fullest classes first, so that none is left over in numbers; draws among equals are random.
+            picked = int(rng.integers(len(groups)))
+            group = groups[picked]
+            # The classes with most examples left first, those with equally many at random.
             keys = rng.random(len(group)) - left[group] // most
             first = np.argpartition(keys, ways - 1)[:ways]
             classes = group[first[np.argsort(keys[first])]]
             counts = self._query_counts(rng, 1)[0]
-            dealt = [hands[c][len(hands[c]) - left[c] :][: shots + n] for c, n in zip(classes, counts, strict=True)]
+            drawn = [shuffled[c][-left[c] :][: shots + n] for c, n in zip(classes, counts, strict=True)]
             left[classes] -= shots + counts
-            able[picked] = group[left[group] >= most]
-            if len(able[picked]) < ways:
-                del able[picked]
+            groups[picked] = group[left[group] >= most]
+            if len(groups[picked]) < ways:
+                del groups[picked]
             labels = np.arange(ways)
             yield Episodes(
                 classes[None],
-                np.concatenate([some[:shots] for some in dealt])[None],
+                np.concatenate([some[:shots] for some in drawn])[None],
                 np.repeat(labels, shots)[None],
-                np.concatenate([some[shots:] for some in dealt])[None],
+                np.concatenate([some[shots:] for some in drawn])[None],
                 np.repeat(labels, counts)[None],
             )
 

@@ -221,9 +221,9 @@ class Inputs:
     encoders : tuple of str
         Names of those that embed images.
     device : str or None
-        The encoders', as it was asked for.
+        The encoders', as it was given.
     method_device : str
-        The methods': the device asked for, or the best.
+        The methods': the given device, or the best.
     """
 
     sources: tuple[Source, ...]

@@ -1,4 +1,4 @@
-"""The open-set suite: data x encoders x ways x shots x unknown scores, kept on disk as it goes, nothing done twice."""
+"""The open-set suite: data x encoders x ways x shots x unknown scores."""
 
 from __future__ import annotations
 

@@ -191,10 +191,10 @@ def _by_shots(axis: Axes, rows: list[MethodRow], styles: dict[str, dict[str, Any
     # A little apart, so that intervals at one number of shots do not cover each other.
     spread = {name: (n - (len(styles) - 1) / 2) * 0.4 / max(1, len(styles)) for n, name in enumerate(styles)}
     for name, style in styles.items():
-        mine = sorted((row for row in rows if row.method == name), key=lambda row: int(row.shots))
-        if mine:
-            places = [shots.index(int(row.shots)) + spread[name] for row in mine]
-            _errorbar(axis, places, mine, style)
+        of_method = sorted((row for row in rows if row.method == name), key=lambda row: int(row.shots))
+        if of_method:
+            places = [shots.index(int(row.shots)) + spread[name] for row in of_method]
+            _errorbar(axis, places, of_method, style)
     axis.set_xticks(range(len(shots)), [str(number) for number in shots])
     axis.set_xlim(-0.5, len(shots) - 0.5)
     axis.set_xlabel("shots")

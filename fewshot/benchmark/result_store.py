@@ -1,4 +1,4 @@
-"""What both suites share: results kept as they are finished, resuming, and the tables of a folder."""
+"""What both suites share: results are saved as they are finished, runs resume, tables are of all in a folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SuiteReport(Generic[R]):
     Attributes
     ----------
     rows : tuple of rows
-        Of all that was asked for, computed now or before.
+        Of all requested methods and settings, computed now or before.
     computed, skipped : int
         How many of them were computed now, and how many were there.
     failed : tuple of Failure
@@ -110,7 +110,7 @@ class ResultStore(Generic[R]):
         together: bool = False,
         context: Sequence[str] = (),
     ) -> None:
-        """Compute the methods of one setting that are not there yet, and keep each as soon as it is finished.
+        """Compute the methods of one setting that the folder lacks, and save each as soon as it is finished.
 
         A method that raises an error is listed as failed, and the others go on.
 

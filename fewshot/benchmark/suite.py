@@ -1,4 +1,4 @@
-"""The closed-set suite: data x encoders x ways x shots x methods, kept on disk as it goes, nothing done twice."""
+"""The closed-set suite: data x encoders x ways x shots x methods."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_suite(
 ) -> SuiteReport[MethodRow]:
     """Benchmark methods on data and write results.json, results.md, episodes/*.npz and, with matplotlib, two plots.
 
-    Each method is kept as soon as it is finished; what the folder holds with the same embeddings, labels, protocol,
+    Each method is saved as soon as it is finished; what the folder holds with the same embeddings, labels, protocol,
     hyper-parameters, device and version of fewshot is not computed again. A method that fails is listed, and the
     others go on. The tables are of all that the folder holds.
 

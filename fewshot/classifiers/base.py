@@ -1,4 +1,4 @@
-"""What every few-shot classifier shares: labels, numpy, growing class sets, probabilities, and the two doors."""
+"""Base class of all methods: labels, growing sets of classes, probabilities; one estimator or a batch of episodes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._learn(support, membership)
 
     def _extend(self, learned: Any, support: Tensor, membership: Membership) -> Any | None:
-        """What it remembers after more prepared support (1, s, d); None to learn again from all (the default)."""
+        """What it remembers after more prepared support (1, s, d); None (the default) to learn again from all."""
         return None
 
     def _calibration_logits(self, learned: Any, query: Tensor, scores: Tensor) -> Tensor:
@@ -208,11 +208,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError : before the first ``fit`` or ``partial_fit``.
         ValueError : if d differs from ``n_features_in_``, or X holds NaN or infinity.
         """
-        return np.asarray(self._asked(X)[1][0].numpy(), dtype=np.float32)
+        return np.asarray(self._score_queries(X)[1][0].numpy(), dtype=np.float32)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the label of the closest class for each query (q, d); nothing is changed by asking."""
-        best = self._asked(X)[1][0].argmax(dim=-1).numpy()
+        """Return the label of the closest class for each query (q, d)."""
+        best = self._score_queries(X)[1][0].argmax(dim=-1).numpy()
         return np.asarray(self.classes_[best])
 
     def predict_proba(self, X: ArrayLike, calibration: CalibrationTable | None = None) -> NDArray[np.float32]:
@@ -245,7 +245,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, X: ArrayLike, calibration: CalibrationTable | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return ``scores`` and ``predict_proba``, (q, c) each, for the time of the one."""
-        query, scores = self._asked(X)
+        query, scores = self._score_queries(X)
         found = self._calibrated_one(query, scores, calibration)
         return np.asarray(scores[0].numpy(), dtype=np.float32), np.asarray(found[0].numpy(), dtype=np.float32)
 
@@ -273,7 +273,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_classes: int | None = None,
         prepared: bool = False,
     ) -> Tensor:
-        """Score many episodes at once: the benchmark's door to the same mathematics.
+        """Score many episodes at once, on the device of their tensors; for benchmarks.
 
         Parameters
         ----------
@@ -291,7 +291,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Tensor of shape (e, q, c)
         """
         with torch.inference_mode():
-            return self._answered(support, labels, query, n_classes, prepared)[2]
+            return self._learn_and_score(support, labels, query, n_classes, prepared)[2]
 
     def episode_probabilities(
         self,
@@ -305,7 +305,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Tensor:
         """Return ``predict_proba`` of many episodes at once, (e, q, c); the arguments are ``episode_scores``'s."""
         with torch.inference_mode():
-            learned, query, scores, support = self._answered(support, labels, query, n_classes, prepared)
+            learned, query, scores, support = self._learn_and_score(support, labels, query, n_classes, prepared)
             sample = SupportSample.choose(labels, scores.shape[2])
             return self._calibrated(learned, query, scores, sample.gather(support), sample, calibration)
 
@@ -314,11 +314,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return scores and margins, (e, q, c) each, and task features (e, q, f), for ``fit_calibration``."""
         with torch.inference_mode():
-            learned, query, scores, support = self._answered(support, labels, query, None, prepared)
+            learned, query, scores, support = self._learn_and_score(support, labels, query, None, prepared)
             sample = SupportSample.choose(labels, scores.shape[2])
             return scores, *self._margins(learned, query, scores, sample.gather(support), sample)
 
-    def _answered(
+    def _learn_and_score(
         self, support: Tensor, labels: Tensor, query: Tensor, n_classes: int | None, prepared: bool
     ) -> tuple[Any, Tensor, Tensor, Tensor]:
         """What was learned, the prepared queries, their scores (e, q, c), and the prepared support without padding."""
@@ -378,7 +378,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             support = self.prepare(_tensor(self._support.take(self._sample.indices[0].numpy())))[None]
             return self._calibrated(self._learned, query, scores, support, self._sample, calibration)
 
-    def _asked(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
+    def _score_queries(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
         """Prepared queries (1, q, d) and their scores (1, q, c)."""
         check_is_fitted(self, "classes_")
         return self._prepared_scores(self._checked(X, reset=False))

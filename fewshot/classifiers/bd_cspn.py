@@ -16,16 +16,16 @@ class BDCSPNClassifier(TransductiveClassifier):
     Parameters
     ----------
     epsilon : float, default 1.0
-        Sharpness of the weights exp(epsilon cos) with which examples enter the rectified prototypes. The paper has 10;
-        at 1 shot the example, whose cosine to its own mean is 1, then outweighs all the queries of its class.
+        Of the weights exp(epsilon cos) with which examples enter the rectified prototypes. The paper has 10; at 1 shot
+        the example, whose cosine to its own mean is 1, then outweighs all the queries of its class.
     prior : {"estimated", "uniform"}, default "estimated"
         Class proportions of the queries. The paper's shift moves the queries' mean onto the support's, which is right
-        only for equal proportions ("uniform"): with one class asked it moves that class into the middle of all.
+        only for equal proportions ("uniform"): queries of one class only are moved into the middle of all.
 
     Notes
     -----
-    ``scores`` are 10 times the cosines. Departs from the paper in that all queries
-    are pseudo-labelled, not the 8 surest of each class, and in the estimated prior.
+    ``scores`` are 10 times the cosines. Departs from the paper in that all queries are pseudo-labelled, not the 8 most
+    confident of each class, and in the estimated prior.
 
     References
     ----------
@@ -55,8 +55,8 @@ def rectify(task: Task, query: Tensor, epsilon: float) -> Tensor:
     prototypes = normalize(task.means, dim=-1)
     to_support, to_query = task.support @ prototypes.mT, query @ prototypes.mT
     pseudo = one_hot(to_query.argmax(dim=-1), prototypes.shape[1])
-    # Each class's largest exponent is taken out: it cancels, and exp cannot overflow.
-    surely = epsilon * (to_support - 1.0), epsilon * (to_query - 1.0)
-    of_support, of_query = task.one_hot * surely[0].exp(), pseudo * surely[1].exp()
+    # The largest exponent is taken out: it cancels, and exp cannot overflow.
+    of_support = task.one_hot * (epsilon * (to_support - 1.0)).exp()
+    of_query = pseudo * (epsilon * (to_query - 1.0)).exp()
     total = (of_support.sum(1) + of_query.sum(1)).clamp_min(torch.finfo(query.dtype).tiny)
     return (of_support.mT @ task.support + of_query.mT @ query) / total.unsqueeze(-1)

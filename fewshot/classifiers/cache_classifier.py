@@ -17,7 +17,7 @@ class CacheClassifier(FewShotClassifier):
     Parameters
     ----------
     beta : float, default 5.5
-        Sharpness of the kernel exp(-beta (1 - cos)).
+        Inverse width of the kernel exp(-beta (1 - cos)).
 
     Notes
     -----

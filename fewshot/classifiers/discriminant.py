@@ -25,8 +25,8 @@ class LinearDiscriminantClassifier(FewShotClassifier):
     The precision matrix is the empirical-Bayes estimate d (R'R + t I)^-1, where R (s, d) are the residuals from the
     class means and t = tr(R'R) / (s - 1); it has no parameter. It is applied through the (s, s) Gram matrix of the
     residuals, never formed. With one example of each class there are no residuals: the identity is used, and the
-    classes are those of the squared Euclidean distance to the prototypes. ``scores`` are log densities up to a
-    constant; all classes are equally likely beforehand.
+    predictions are those of the squared Euclidean distance to the prototypes. ``scores`` are log densities up to a
+    constant, with a uniform prior.
 
     References
     ----------
@@ -142,9 +142,8 @@ def _principal(support: Tensor) -> tuple[Tensor, Tensor]:
 
 def _by_class(rows: Tensor, membership: Membership) -> Tensor:
     """Gather the rows (e, s, r) of each class: (e, c, m, r), m the size of the largest, zeros where one is smaller."""
-    one_hot = membership.one_hot()
     most = int(membership.counts().max())
-    place = (one_hot * one_hot.cumsum(1)).sum(-1).to(torch.int64) - 1  # the how-maniest of its class
+    place = membership.numbered()
     end = membership.n_classes * most
     place = torch.where(membership.labels < 0, end, membership.labels * most + place)
     gathered = rows.new_zeros(len(rows), end + 1, rows.shape[2])

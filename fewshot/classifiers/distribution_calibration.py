@@ -1,4 +1,4 @@
-"""Distribution calibration: logistic regression on examples drawn as similar base classes spread."""
+"""Distribution calibration: logistic regression on examples drawn with the statistics of similar base classes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from fewshot.vectors import closeness
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# How many bytes of drawn examples are fitted at once: few on a CPU, where a larger batch is no faster.
-_CPU_BYTES, _GPU_BYTES = 2**26, 2**30
+_CPU_BYTES, _GPU_BYTES = 2**26, 2**30  # of drawn examples fitted at once
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class _BaseClasses:
     residuals: tuple[Tensor, ...]
 
     def draws(self, number: int, n_samples: int, alpha: float, seed: int) -> Tensor:
-        """Draw (n_samples, d) around zero with a class's covariance, the same whoever asks.
+        """Draw (n_samples, d) around zero with a class's covariance, the same for the same seed.
 
-        Residuals weighted by independent standard normal numbers have it, without a matrix of (d, d).
+        As sums of residuals with standard normal weights, without a matrix (d, d).
         """
         residuals = self.residuals[number]
         rng = np.random.default_rng((seed, number))
@@ -45,10 +44,10 @@ class _BaseClasses:
 
 
 class DistributionCalibrationClassifier(LogisticRegressionClassifier):
-    """Classify by logistic regression on the support set and on examples drawn around it as base classes spread.
+    """Classify by logistic regression on the support set and on examples drawn with base classes' statistics.
 
-    Each support vector lends the mean and the covariance of its nearest base classes; from the normal distribution
-    so calibrated further examples of its class are drawn.
+    Each support vector's distribution is calibrated by the means and covariances of its nearest base classes; from
+    this normal distribution further examples of its class are drawn.
 
     Parameters
     ----------
@@ -61,22 +60,21 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
         Exponent of the transform sign(x) |x|^power, eq. 3: the sign is kept, so that no half of a signed embedding is
         lost.
     n_neighbors : int, default 2
-        k, how many base classes lend their statistics to a support vector.
+        k, the number of base classes whose statistics a support vector takes.
     alpha : float, default 0.21
         Added to every entry of a base class's covariance, as a share of that class's mean variance.
     n_samples : int, default 750
         How many examples are drawn for each class, in equal parts (up to one) from its support vectors.
     C, max_iter, tol
-        As those of ``LogisticRegressionClassifier``. At ``tol=0.1`` it takes half the time and answers nearly the same.
+        As in ``LogisticRegressionClassifier``. ``tol=0.1`` halves the time and changes few predictions.
     random_state : int, default 0
         Decides the draws, which are the same for every class and every episode.
 
     Notes
     -----
-    Departs from the paper: base vectors are transformed as support and queries are, so that all lie in one space
-    (there they are not); transformed vectors are scaled to length 1 (not there); and alpha is relative (absolute
-    there), so that encoders of any scale are served alike. Adding alpha to every entry, not to the diagonal only, is
-    what the formula says literally: a spread along the direction (1, ..., 1), to which the weights become blind.
+    Departs from the paper: base vectors are transformed too, so that all lie in one space; transformed vectors are
+    scaled to length 1; and alpha is relative, for encoders of any scale. Alpha is added to every entry of the
+    covariance, as in the paper's formula: a variance along (1, ..., 1), which the weights learn to ignore.
 
     At the default ``n_samples`` an episode of 5 classes and d = 1280 takes about a second of one CPU core. Changing the
     array ``base`` in place has an effect from the next ``fit`` on.
@@ -203,14 +201,14 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
         for position, label in enumerate(labels):
             where.setdefault(label, []).append(position)
         if len(where) < self.n_neighbors:
-            raise ValueError(f"n_neighbors={self.n_neighbors} base classes are asked for, but base holds {len(where)}")
+            raise ValueError(f"n_neighbors={self.n_neighbors} base classes are needed, but base holds {len(where)}")
         means, residuals = [], []
         for label, positions in where.items():
             if len(positions) < 2:
                 raise ValueError(
                     f"base class {label!r} has one example, which has no covariance; give it another, or leave it out"
                 )
-            mine = vectors[positions]
-            means.append(mine.mean(dim=0))
-            residuals.append((mine - means[-1]) / math.sqrt(len(positions) - 1))
+            own = vectors[positions]
+            means.append(own.mean(dim=0))
+            residuals.append((own - means[-1]) / math.sqrt(len(positions) - 1))
         return _BaseClasses(torch.stack(means), tuple(residuals))

@@ -11,7 +11,7 @@ from fewshot.validation import check_count
 
 
 class LaplacianShotClassifier(TransductiveClassifier):
-    """Classify so that near queries agree: a Laplacian term over k nearest neighbours; transductive.
+    """Classify so that nearby queries agree: a Laplacian term over k nearest neighbours; transductive.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ _POWER_STEPS = 12
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a fitted linear classifier, and the steps it took."""
+    """Weights of a fitted linear classifier, and the number of steps."""
 
     weight: Tensor  # (e, d, c)
     bias: Tensor  # (e, 1, c)
@@ -41,8 +41,7 @@ class LogisticRegressionClassifier(FewShotClassifier):
     -----
     The weights stay in the span of the support set, so where s is below d the problem is solved for (s, c)
     coefficients; by accelerated gradient descent (Nesterov 2004, scheme 2.2.22, restarted where the loss would turn).
-    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C)`` on
-    normalised embeddings.
+    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C)`` on normalised embeddings.
 
     References
     ----------
@@ -66,13 +65,12 @@ class LogisticRegressionClassifier(FewShotClassifier):
         if not self.C > 0:
             raise ValueError(f"C must be above 0, not {self.C!r}")
         check_count("max_iter", self.max_iter)
-        # Class by class, not vector by vector: on a CPU a product with few long rows is several times quicker than
-        # with few long columns.
+        # Classes before vectors: on a CPU a product with few long rows is several times faster than with long columns.
         targets = targets.mT.contiguous()  # (e, c, n)
         real = targets.sum(1, keepdim=True)  # (e, 1, n), 0 where padded
         counts = real.sum(2, keepdim=True)
-        # The bias is not penalised, so centring changes no solution; it parts the bias from the weights and takes
-        # away the direction all vectors share, which would make the steps short.
+        # The bias is not penalised, so centring changes no solution; without the direction that all vectors share the
+        # steps are longer.
         centre = real @ x / counts  # (e, 1, d)
         x = (x - centre) * real.mT
         dual = x.shape[1] <= x.shape[2]
@@ -118,7 +116,7 @@ class LogisticRegressionClassifier(FewShotClassifier):
 
     @property
     def n_iter_(self) -> int:
-        """How many steps were taken."""
+        """Number of steps taken."""
         return int(self._learned.steps)
 
     def _scores(self, learned: Weights, query: Tensor) -> Tensor:

@@ -17,13 +17,13 @@ class MatchingClassifier(FewShotClassifier):
     Parameters
     ----------
     scale : float, default 10.0
-        What cosines are multiplied by before the softmax. The paper has 1, for an encoder trained that way; frozen
-        encoders need more, or all examples vote nearly alike.
+        What cosines are multiplied by before the softmax. The paper has 1, for an encoder trained that way; with a
+        frozen one the attention would be nearly uniform.
 
     Notes
     -----
-    ``scores`` are the attention of each class, in [0, 1], summing to 1. A class with more
-    examples has more votes, as in the paper.
+    ``scores`` are the attention of each class, in [0, 1], summing to 1. As in the paper, a class with more examples has
+    more votes.
 
     References
     ----------

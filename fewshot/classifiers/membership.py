@@ -1,4 +1,4 @@
-"""Which class each support vector belongs to, and what is done with padding."""
+"""Which class each support vector belongs to, and padding."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Membership:
         return counts.sum(1) / (counts > 0).sum(1).clamp_min(1)
 
     def numbered(self) -> Tensor:
-        """Return the how-maniest of its class each example is, from 0: int64 of shape (e, s); -1 where padded."""
+        """Return each example's index within its class, int64 of shape (e, s); -1 where padded."""
         one_hot = self.one_hot()
         return (one_hot * one_hot.cumsum(1)).sum(-1).to(torch.int64) - 1
 
@@ -68,7 +68,7 @@ class LabelledSupport:
 
 
 def harmless(support: Tensor, labels: Tensor) -> Tensor:
-    """Replace padding by its episode's first example, so that none shifts a mean or spreads NaN."""
+    """Replace padding by its episode's first example, so that it neither shifts a mean nor spreads NaN."""
     padded = labels < 0
     if not bool(padded.any()):
         return support

@@ -1,4 +1,4 @@
-"""The k-nearest-neighbour classifier, over FAISS where the support set is one."""
+"""The k-nearest-neighbour classifier: FAISS for an estimator, tensors for a batch of episodes."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ class NearestNeighborClassifier(FewShotClassifier):
             found, ids = learned.index.search(query[0].numpy(), k)
             close, near = torch.from_numpy(found)[None], torch.from_numpy(ids.astype(np.int64))[None]
         else:
-            everyone = closeness(query, learned.support, self.metric)
-            everyone = everyone.masked_fill((labels < 0).unsqueeze(1), -torch.inf)
-            close, near = everyone.topk(k, dim=-1)
+            scores = closeness(query, learned.support, self.metric)
+            scores = scores.masked_fill((labels < 0).unsqueeze(1), -torch.inf)
+            close, near = scores.topk(k, dim=-1)
         return close, labels.unsqueeze(1).expand(-1, query.shape[1], -1).gather(2, near)
 
     def _share(self, close: Tensor, votes: Tensor, c: int) -> Tensor:
@@ -112,7 +112,7 @@ class NearestNeighborClassifier(FewShotClassifier):
         return torch.where(exact.any(dim=-1, keepdim=True), exact.to(close.dtype), distance.reciprocal())
 
     def _calibration_logits(self, learned: LabelledSupport | _IndexedSupport, query: Tensor, scores: Tensor) -> Tensor:
-        """Mean closeness of each class's k closest examples: votes say too little of how near they are."""
+        """Mean closeness of each class's k closest examples: votes alone lack the distances."""
         close, classes = self._near(learned, query, _CANDIDATES)
         farthest = close.masked_fill(classes < 0, torch.inf).amin(-1, keepdim=True)
         counts = (classes >= 0) & (_turns(classes) < self.n_neighbors)
@@ -121,7 +121,7 @@ class NearestNeighborClassifier(FewShotClassifier):
         total = torch.zeros_like(scores).scatter_add_(2, classes, close.masked_fill(~counts, 0.0))
         # A class that is not among these is as close as the farthest of them.
         found = torch.where(number > 0, total / number.clamp_min(1.0), farthest)
-        # The class that has most votes stays the likeliest, and of equally close ones it alone.
+        # The class with most votes stays the likeliest, the only one where several are equally close.
         best = found.amax(-1, keepdim=True)
         found = found - 1e-6 * found.abs().amax(-1, keepdim=True)
         return found.scatter(2, scores.argmax(-1, keepdim=True), best)
@@ -131,7 +131,7 @@ class NearestNeighborClassifier(FewShotClassifier):
 
 
 def _turns(classes: Tensor) -> Tensor:
-    """How many before it along the last axis are of its class: (..., k)."""
+    """Index of each entry among those of its class along the last axis: (..., k)."""
     order = classes.argsort(dim=-1, stable=True)
     ordered = classes.gather(-1, order)
     place = torch.arange(classes.shape[-1], device=classes.device).expand_as(classes)

@@ -70,9 +70,8 @@ class PrototypeClassifier(FewShotClassifier):
         local = Membership(torch.searchsorted(touched, membership.labels), len(touched))
         more = local.counts()
         total = counts[:, touched] + more
-        means[:, touched] = (means[:, touched] * counts[:, touched].unsqueeze(-1) + local.sums(support)) / total[
-            ..., None
-        ]
+        sums = means[:, touched] * counts[:, touched].unsqueeze(-1) + local.sums(support)
+        means[:, touched] = sums / total.unsqueeze(-1)
         counts[:, touched] = total
         if learned.lengths is None:
             return _Prototypes(means, None, counts)
@@ -105,7 +104,7 @@ def _with_room(means: Tensor, c: int) -> Tensor:
     """Return a tensor (1, c, d) that begins with ``means``: in their own memory where that has room, else in new."""
     _, known, d = means.shape
     if means.untyped_storage().nbytes() < c * d * means.element_size():
-        grown = means.new_empty(1, c + c // 4, d)
+        grown = means.new_zeros(1, c + c // 4, d)  # zeros, for a new class starts as 0 times what is there
         grown[:, :known] = means
         means = grown
     return means.as_strided((1, c, d), (c * d, d, 1), 0)

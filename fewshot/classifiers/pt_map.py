@@ -1,4 +1,4 @@
-"""PT-MAP: power-transformed embeddings, assigned by optimal transport, class means following."""
+"""PT-MAP: power-transformed embeddings, assigned by optimal transport to class means that are updated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SINKHORN_STEPS, _SINKHORN_TOLERANCE = 200, 1e-4
 
 
 class PTMAPClassifier(TransductiveClassifier):
-    """Classify by optimal transport from queries to class means that follow it; transductive.
+    """Classify by optimal transport from queries to class means, updated in turn; transductive.
 
     Parameters
     ----------
@@ -35,17 +35,17 @@ class PTMAPClassifier(TransductiveClassifier):
     sharpness : float, default 10.0
         Lambda: assignments are proportional to exp(-lambda |f - mu|^2) before they are balanced.
     rate : float, default 0.2
-        How far the means follow in each step.
+        Step size of the means' updates.
     n_iter : int, default 20
     prior : {"estimated", "uniform"}, default "estimated"
-        How many queries each class is given. The paper's "uniform" is the best where classes are asked equally and
-        the worst where they are not (16 to 18 points lost; Veilleux et al. 2021, table 1).
+        Class proportions of the queries. The paper's "uniform" is the best on balanced queries and the worst on others
+        (16 to 18 points lost; Veilleux et al. 2021, table 1).
 
     Notes
     -----
     ``scores`` are the logarithms of the assignments. Departs from the paper in the signed
     power and in the estimated prior, and from its authors' code in centring queries on the mean of the support's class
-    means, not on their own: where the classes are asked unequally, their own lies nearer to the class asked most.
+    means, not on their own, which lies nearer to the most frequent class.
 
     References
     ----------
@@ -93,7 +93,7 @@ class PTMAPClassifier(TransductiveClassifier):
         for _ in range(_SINKHORN_STEPS):
             balanced = plan * (wanted / plan.sum(dim=1, keepdim=True).clamp_min(1e-12))
             rows = balanced.sum(dim=-1, keepdim=True)
-            # Each episode stops on its own, so that its answers do not depend on the batch it is in.
+            # Each episode stops on its own, so that its scores do not depend on the others of the batch.
             going = (rows - 1.0).abs().amax(dim=1, keepdim=True) > _SINKHORN_TOLERANCE
             plan = torch.where(going, balanced / rows.clamp_min(1e-12), plan)
             if not bool(going.any()):

@@ -20,9 +20,8 @@ class RidgeClassifier(FewShotClassifier):
 
     Notes
     -----
-    Solved in the (s, s) dual, so it costs the same in any dimension. ``scores`` are the regression's outputs, mostly
-    in [0, 1]. Departs from the paper in that the embeddings are
-    normalised, and its learned scale and bias are left out.
+    Solved in the (s, s) dual. ``scores`` are the regression's outputs, mostly in [0, 1]. Departs from the paper in that
+    the embeddings are normalised, and its learned scale and bias are left out.
 
     References
     ----------

@@ -20,9 +20,9 @@ class SimpleShotClassifier(FewShotClassifier):
     Parameters
     ----------
     center : array-like of shape (d,), optional
-        The mean embedding of base data, by the same encoder: pictures of other classes, labelled or not. Without it
-        the embeddings are normalised only (the paper's L2N). It is never taken from the support set: with few classes
-        that would push their means to opposite sides and inflate every margin.
+        The mean embedding of base data, images of other classes, by the same encoder. Without it the embeddings are
+        normalised only (the paper's L2N). It is never taken from the support set: with few classes that would push
+        their means to opposite sides and inflate every margin.
 
     Notes
     -----

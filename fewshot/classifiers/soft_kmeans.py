@@ -14,12 +14,12 @@ class SoftKMeansClassifier(TransductiveClassifier):
     Parameters
     ----------
     scale : float, default 5.0
-        Sharpness of the assignments softmax(-scale |f - mu|^2).
+        Inverse temperature of the assignments softmax(-scale |f - mu|^2).
     n_iter : int, default 10
 
     Notes
     -----
-    Assumes nothing of the class proportions. ``scores`` are minus scaled squared distances to the refined means.
+    Makes no assumption on the class proportions. ``scores`` are minus scaled squared distances to the refined means.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The labelled vectors that a classifier was fitted to: more come in parts, joined only when that is asked for."""
+"""The labelled vectors that a classifier was fitted to; appended parts are joined when needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class weights fitted to the support's labels and to how surely the queries are answered: TIM and its relatives."""
+"""Class weights fitted to the support's labels and to the entropies of the queries' predictions: TIM and relatives."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from fewshot.validation import check_choice, check_count
 
 
 class _InformationClassifier(TransductiveClassifier):
-    """Minimise a CE(support) - b H(mean answer) + g mean H(answer) over class weights, by Adam, gradients by hand.
+    """Minimise a CE(support) - b H(mean prediction) + g mean H(prediction) over class weights, by Adam.
 
-    Logits are scaled cosines. Adam treats each axis alone, so this is done in the embedding's own axes.
+    Logits are scaled cosines; the gradients are written out. Adam treats each axis alone, so this is done in the
+    embedding's own axes.
     """
 
     scale: float
@@ -32,12 +33,12 @@ class _InformationClassifier(TransductiveClassifier):
         raise NotImplementedError
 
     def _marginal_slope(self, mean: Tensor, prior: Tensor) -> Tensor:
-        """Derivative of H(mean answer) by the mean answer (e, 1, c), up to a constant."""
+        """Derivative of H(mean prediction) by the mean prediction (e, 1, c), up to a constant."""
         return safe_log(prior) - safe_log(mean)
 
-    def _conditional_slope(self, answers: Tensor) -> Tensor:
-        """Derivative of H(answer) by the answer (e, q, c), up to a constant."""
-        return -safe_log(answers)
+    def _conditional_slope(self, probabilities: Tensor) -> Tensor:
+        """Derivative of H(prediction) by the prediction (e, q, c), up to a constant."""
+        return -safe_log(probabilities)
 
     def _prior(self, task: Task, query: Tensor) -> Tensor:
         return proportions(task, query, "uniform")
@@ -47,17 +48,17 @@ class _InformationClassifier(TransductiveClassifier):
         weight, prior = task.means, self._prior(task, query)
         real = task.one_hot.sum(-1, keepdim=True)
         real = real / real.sum(1, keepdim=True)
-        everyone = torch.cat([task.support, query], dim=1)
+        vectors = torch.cat([task.support, query], dim=1)
         s = task.support.shape[1]
         first, second = torch.zeros_like(weight), torch.zeros_like(weight)
         for step in range(1, self.steps + 1):
             length = weight.norm(dim=-1, keepdim=True).clamp_min(1e-12)
             unit = weight / length
-            cosine = everyone @ unit.mT  # (e, s + q, c)
-            answers = (self.scale * cosine).softmax(dim=-1)
-            slope = self.scale * self._slope(answers[:, :s], answers[:, s:], task.one_hot, real, prior)
+            cosine = vectors @ unit.mT  # (e, s + q, c)
+            probabilities = (self.scale * cosine).softmax(dim=-1)
+            slope = self.scale * self._slope(probabilities[:, :s], probabilities[:, s:], task.one_hot, real, prior)
             # d cos(w, x) / dw = (x - cos(w, x) w/|w|) / |w|
-            gradient = (slope.mT @ everyone - (slope * cosine).sum(1).unsqueeze(-1) * unit) / length
+            gradient = (slope.mT @ vectors - (slope * cosine).sum(1).unsqueeze(-1) * unit) / length
             first = first.lerp(gradient, 0.1)
             second = second.lerp(gradient.square(), 0.001)
             # Kingma & Ba 2015, algorithm 1, with its defaults
@@ -65,18 +66,18 @@ class _InformationClassifier(TransductiveClassifier):
             weight = weight - self.learning_rate * first / (1.0 - 0.9**step) / away
         return cosine_logits(query, weight, self.scale)
 
-    def _slope(self, known: Tensor, asked: Tensor, targets: Tensor, real: Tensor, prior: Tensor) -> Tensor:
-        """Derivative of the loss by the logits of support and queries: (e, s + q, c)."""
+    def _slope(self, support: Tensor, query: Tensor, targets: Tensor, real: Tensor, prior: Tensor) -> Tensor:
+        """Derivative of the loss by the logits (e, s + q, c), from the predictions of support and queries."""
         a, b, g = self._weights()
-        wanted = g * self._conditional_slope(asked)
+        slope = g * self._conditional_slope(query)
         if b:
-            wanted = wanted - b * self._marginal_slope(asked.mean(dim=1, keepdim=True), prior)
-        through = asked * (wanted - (asked * wanted).sum(dim=-1, keepdim=True)) / asked.shape[1]
-        return torch.cat([a * (known - targets) * real, through], dim=1)
+            slope = slope - b * self._marginal_slope(query.mean(dim=1, keepdim=True), prior)
+        of_query = query * (slope - (query * slope).sum(dim=-1, keepdim=True)) / query.shape[1]
+        return torch.cat([a * (support - targets) * real, of_query], dim=1)
 
 
 class TIMClassifier(_InformationClassifier):
-    """Classify by weights that maximise the information between queries and answers (TIM-GD); transductive.
+    """Classify by weights that maximise the mutual information of queries and predictions (TIM-GD); transductive.
 
     Parameters
     ----------
@@ -86,16 +87,16 @@ class TIMClassifier(_InformationClassifier):
         Of Adam.
     learning_rate : float, default 1e-3
     support_weight, marginal_weight, conditional_weight : float, default 1.0, 1.0, 0.5
-        Of the support's cross-entropy, of the entropy of the mean answer (maximised), and of the mean entropy of the
-        answers (minimised).
+        Of the support's cross-entropy, of the entropy of the mean prediction (maximised), and of the mean entropy of
+        the predictions (minimised).
     prior : {"estimated", "uniform"}, default "estimated"
-        Towards what the mean answer is drawn. The paper's entropy draws it to equal proportions ("uniform"), which
-        spoils the answers where the classes are asked unequally; "estimated" draws it to their estimate.
+        Towards which class proportions the mean prediction is drawn. The paper's entropy draws it to equal ones
+        ("uniform"), which harms on imbalanced queries.
 
     Notes
     -----
-    ``scores`` are scaled cosines. Departs from the paper in the cosine logits, in
-    fewer and larger steps, and in the estimated prior.
+    ``scores`` are scaled cosines. Departs from the paper in the cosine logits, in fewer and larger steps, and in the
+    estimated prior.
 
     References
     ----------
@@ -130,7 +131,7 @@ class TIMClassifier(_InformationClassifier):
 
 
 class AlphaTIMClassifier(_InformationClassifier):
-    """Classify as ``TIMClassifier``, with alpha-entropies, which ask less for equal proportions; transductive.
+    """Classify as ``TIMClassifier``, with alpha-entropies, which penalise imbalance less; transductive.
 
     Parameters
     ----------
@@ -175,27 +176,27 @@ class AlphaTIMClassifier(_InformationClassifier):
     def _marginal_slope(self, mean: Tensor, prior: Tensor) -> Tensor:
         return self._conditional_slope(mean)
 
-    def _conditional_slope(self, answers: Tensor) -> Tensor:
-        return -self.alpha / (self.alpha - 1.0) * answers.clamp_min(1e-12) ** (self.alpha - 1.0)
+    def _conditional_slope(self, probabilities: Tensor) -> Tensor:
+        return -self.alpha / (self.alpha - 1.0) * probabilities.clamp_min(1e-12) ** (self.alpha - 1.0)
 
 
 class TransductiveFineTuningClassifier(_InformationClassifier):
-    """Classify by weights fitted to the support, made sure of the queries by minimal entropy; transductive.
+    """Classify by weights that minimise the support's cross-entropy and the queries' entropy; transductive.
 
     Parameters
     ----------
     scale : float, default 1.0
-        What cosines are multiplied by before the softmax. With 10, as other methods have it, the queries' entropy
-        drives answers at 1 shot below those of prototypes.
+        What cosines are multiplied by before the softmax. With 10, as other methods have it, accuracy at 1 shot falls
+        below that of prototypes.
     steps : int, default 25
         Of Adam.
     learning_rate : float, default 5e-5
-        The paper's. Larger steps take answers at 1 shot below those of prototypes.
+        The paper's. With larger steps accuracy at 1 shot falls below that of prototypes.
 
     Notes
     -----
-    Assumes nothing of the class proportions. ``scores`` are scaled cosines. Departs
-    from the paper in that only the class weights are fitted, on frozen embeddings, with cosine logits.
+    Makes no assumption on the class proportions. ``scores`` are scaled cosines. Departs from the paper in that only the
+    class weights are fitted, on frozen embeddings, with cosine logits.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What transductive methods share: a batch of queries to learn from, and class proportions that are not assumed."""
+"""Base class of transductive methods, which learn from the queries too; the class proportions of the queries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from fewshot.classifiers.membership import Membership
 Prior = Literal["estimated", "uniform"]
 PRIORS: tuple[Prior, ...] = ("estimated", "uniform")
 
-# Cosines are multiplied by this before a softmax where a method says nothing else: Hu et al. 2022 learn one near 10.
-SCALE = 10.0
+SCALE = 10.0  # of cosines before a softmax, by default: Hu et al. 2022 learn one near 10
 _PRIOR_STEPS, _NEARLY_UNIFORM = 5, 0.9
 
 
@@ -45,13 +44,13 @@ class Task:
 
 
 class TransductiveClassifier(FewShotClassifier):
-    """Base of methods that learn from the queries too: the answer to one depends on those asked with it.
+    """Base of methods that learn from the queries too: a prediction depends on the batch of queries.
 
-    Embeddings are L2-normalised first. A single query has no company to learn from, so it is answered by the closest
-    class mean; so is each query if asked alone. ``predict`` still changes nothing: asking again gives the same.
+    Embeddings are L2-normalised first. A single query is predicted by the closest class mean. ``predict`` still changes
+    nothing: the same batch gives the same predictions.
 
-    These methods gain most where all classes are asked equally often. Where nearly all queries are of one class they
-    do worse than prototypes, though not as badly as chance.
+    These methods gain most on balanced queries. Where nearly all queries are of one class they do worse than
+    prototypes, though better than chance.
     """
 
     transductive = True
@@ -89,24 +88,22 @@ def cosine_logits(query: Tensor, keys: Tensor, scale: float = SCALE) -> Tensor:
 def proportions(task: Task, query: Tensor, prior: Prior) -> Tensor:
     """Class proportions of the queries: (e, 1, c), rows summing to 1.
 
-    "uniform" is what most papers assume. "estimated" is the share of each class in a soft k-means of the queries from
-    the class means, all seen from the mean of those means (else one class that lies in the middle takes most); one
-    pseudo-query of each class keeps a small batch from ruling a class out. An estimate that is nearly uniform (its
-    perplexity above 0.9 c) is taken to be uniform: methods that assign by number lose more by a query too few than
-    they gain. Expectation maximisation of the proportions themselves (Saerens et al. 2002) runs away with one-shot
-    means.
+    "uniform" is what most papers assume. "estimated" is the share of each class in a soft k-means of the queries that
+    starts from the class means, all centred on their mean (else a class in the middle takes most), with one
+    pseudo-query of each class. An estimate that is nearly uniform (perplexity above 0.9 c) is replaced by the uniform
+    one. Expectation maximisation of the proportions (Saerens et al. 2002) diverges with one-shot means.
     """
     q, c = query.shape[1], task.sums.shape[1]
     uniform = query.new_full((len(query), 1, c), 1.0 / c)
     if prior == "uniform":
         return uniform
     centre = task.means.mean(dim=1, keepdim=True)
-    known, asked = normalize(task.means - centre, dim=-1), normalize(query - centre, dim=-1)
-    means = known
+    start, query = normalize(task.means - centre, dim=-1), normalize(query - centre, dim=-1)
+    means = start
     for _ in range(_PRIOR_STEPS):
-        assigned = cosine_logits(asked, means).softmax(dim=-1)
-        means = (task.counts * known + assigned.mT @ asked) / (task.counts + assigned.sum(1).unsqueeze(-1))
-    assigned = cosine_logits(asked, means).softmax(dim=-1)
+        assigned = cosine_logits(query, means).softmax(dim=-1)
+        means = (task.counts * start + assigned.mT @ query) / (task.counts + assigned.sum(1).unsqueeze(-1))
+    assigned = cosine_logits(query, means).softmax(dim=-1)
     found = (assigned.sum(1, keepdim=True) + 1.0) / (q + c)
     perplexity = (-(found * found.log()).sum(-1, keepdim=True)).exp()
     return torch.where(perplexity > _NEARLY_UNIFORM * c, uniform, found)

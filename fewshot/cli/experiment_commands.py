@@ -1,4 +1,4 @@
-"""Commands that compare, train and show, without a registry."""
+"""Commands of benchmarks, training and the demonstration, which need no registry."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def encoders(pattern: str) -> None:
 
 @click.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="For pictures; may be given several times.")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Embeds images; may be given several times.")
 @click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
 @click.option("--ways", default="5", show_default=True, callback=counts, help="Classes of an episode: 5,20.")
 @click.option("--shots", default="1,5", show_default=True, callback=counts, help="Examples of each to learn from.")
 @click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Of each class.")
 @click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Of each setting.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the episodes.")
-@click.option("--base", metavar="DATA", help="Pictures or vectors of other classes, for what learns from them.")
+@click.option("--base", metavar="DATA", help="Images or embeddings of base classes, for methods that use them.")
 @click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
 @click.option("--query-imbalance", type=float, metavar="A", help="Class shares of the queries: Dirichlet(A).")
-@click.option("--no-replacement", is_flag=True, help="No picture in two episodes: honest intervals, fewer episodes.")
+@click.option("--no-replacement", is_flag=True, help="No image in two episodes: fewer episodes, honest intervals.")
 @click.option("--split", default="test", show_default=True, help="Of a named data set.")
-@click.option("--cache", metavar="FILE", help="Where vectors are kept; by default vectors.sqlite in DIR.")
+@click.option("--cache", metavar="FILE", help="File of the embeddings; by default vectors.sqlite in DIR.")
 @click.option("--device", help="cuda, mps or cpu; by default the first there is.")
 @click.option(
-    "--open-set", is_flag=True, help="Judge unknown scores instead: half of the queries are of other classes."
+    "--open-set", is_flag=True, help="Evaluate unknown scores instead: half of the queries are of unknown classes."
 )
-@click.option("--out", required=True, metavar="DIR", help="Where the results go; what is there is not done again.")
+@click.option("--out", required=True, metavar="DIR", help="Folder of the results; what is there is not computed again.")
 def bench(
     data: tuple[str, ...],
     out: str,
@@ -52,10 +52,10 @@ def bench(
     open_set: bool,
     **settings: Any,
 ) -> None:
-    """Compare methods over thousands of episodes; tables, pictures and every single answer go to a folder.
+    """Compare methods over thousands of episodes; tables, plots and every prediction go to a folder.
 
     DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels, as `fewshot
-    export` writes), or a data set's name. Interrupt it when you like: the same command goes on where it was.
+    export` writes), or a data set's name. The same command resumes an interrupted run.
     """
     from fewshot.benchmark import Protocol, run_openset_suite, run_suite
 
@@ -84,18 +84,20 @@ def _named(row: Any, *more: str) -> dict[str, Any]:
 
 @click.command(epilog="Example: fewshot train my-photos/ --arch resnet12 --size 64 --epochs 40 --out my-encoder")
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@click.option("--out", required=True, metavar="DIR", help="Where the encoder goes; DIR.training holds it meanwhile.")
-@click.option("--validation", multiple=True, metavar="DATA", help="Other classes; by default DATA's own, or held out.")
+@click.option("--out", required=True, metavar="DIR", help="Folder of the encoder; its checkpoints go to DIR.training.")
+@click.option(
+    "--validation", multiple=True, metavar="DATA", help="Other classes; by default DATA's split, or held-out ones."
+)
 @click.option("--split", help="Of named data sets; by default train.")
 @click.option("--device", help="cuda, mps or cpu; by default the first there is.")
 @training_options
 def train(
     data: tuple[str, ...], out: str, validation: tuple[str, ...], recipe: dict[str, Any], **settings: Any
 ) -> None:
-    """Train an encoder for pictures that no other encoder knows.
+    """Train an encoder, for images unlike those of the pretrained ones.
 
-    DATA is a folder or zip of class folders, or a data set's name; several share one network. The same command goes on
-    after a kill at any moment. The result is a folder that --encoder takes.
+    DATA is a folder or zip of class folders, or a data set's name; several share one network. The same command resumes
+    an interrupted run. The result is a folder that --encoder takes.
     """
     from fewshot.training import Recipe, train_encoder
 

@@ -82,7 +82,7 @@ class Covariance:
 
         References
         ----------
-        Kessy, Lewin & Strimmer 2018, arXiv:1512.00809, section 3: of all whitenings, ZCA keeps nearest to the vectors.
+        Kessy, Lewin & Strimmer 2018, arXiv:1512.00809, section 3: of all whitenings, ZCA changes the vectors least.
         """
         return self.times(vectors - self.mean, -0.5)
 

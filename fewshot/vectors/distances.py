@@ -1,4 +1,4 @@
-"""Closeness of vectors: the only place where a sign or a norm is chosen. Higher is closer, for every metric."""
+"""Closeness of vectors, higher is closer for every metric: the only place where a sign or a norm is chosen."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from torch import Tensor
 
 from fewshot.validation import METRICS, Metric, check_choice
 
-# What a shorter vector's length is taken to be: it is zero, or nearly.
-_TINY = 1e-12
+_TINY = 1e-12  # the least length that vectors are divided by
 
 
 def key_lengths(keys: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ class Exported:
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """What a benchmark reads of a file of vectors (n, d): an export, or one that another program has written.
+    """Embeddings (n, d) from an export, or from a file that another program has written.
 
-    Labels, sources (names of the pictures) and groups are None where the file has none; so are the encoder's
+    Labels, sources (names of the images) and groups are None where the file has none; so are the encoder's
     fingerprint and its description (JSON). A single one that is missing, null or NaN, is "".
     """
 

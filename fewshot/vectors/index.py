@@ -1,4 +1,4 @@
-"""Nearest vectors by FAISS: exact by default, HNSW when asked or for very many."""
+"""Nearest vectors by FAISS: exact by default, HNSW on request or for very many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HNSW_SEARCH = 128
 
 
 class VectorIndex:
-    """The k closest of many vectors, under names of your own.
+    """Search for the k closest of many vectors, under ids of the caller's.
 
     Parameters
     ----------

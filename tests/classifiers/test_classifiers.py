@@ -161,6 +161,15 @@ def test_many_classes_are_learned_in_place_whether_known_or_new_and_nobodys_arra
     assert_allclose(pieces.scores(X[:7]), whole.scores(X[:7]), rtol=1e-4, atol=1e-5)
 
 
+def test_a_class_added_where_there_is_room_is_not_mixed_with_what_the_memory_held(monkeypatch):
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.inf))
+    clf = PrototypeClassifier().fit(np.eye(4), list("abcd"))
+    for n, label in enumerate("efg"):
+        clf.partial_fit([[n, 2, 3, 4]], [label])
+    assert clf.prototypes_.tolist() == [*np.eye(4).tolist(), [0, 2, 3, 4], [1, 2, 3, 4], [2, 2, 3, 4]]
+
+
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("k", [1, 3, 99])
 def test_a_ranking_is_the_sorted_scores_and_the_largest_probability_block_by_block(kind, k, monkeypatch):

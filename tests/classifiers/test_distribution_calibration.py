@@ -181,7 +181,7 @@ def test_a_class_without_examples_in_an_episode_draws_none(base, task):
         ({"base": [[0.0, 1.0]] * 4}, r"base: expected vectors of shape \(n, 6\), got \(4, 2\)"),
         ({"base": [[np.nan] * 6] * 57}, "base: vector 0 of 57 holds NaN or infinity"),
         ({"base_labels": ["a"] * 4}, "base: found 57 vectors but 4 labels"),
-        ({"base_labels": ["a"] * 57}, "n_neighbors=2 base classes are asked for, but base holds 1"),
+        ({"base_labels": ["a"] * 57}, "n_neighbors=2 base classes are needed, but base holds 1"),
         ({"base_labels": ["a"] * 56 + ["z"]}, "base class 'z' has one example, which has no covariance; give it"),
         ({"power": 0}, "power must be above 0, not 0"),
         ({"alpha": -0.1}, r"alpha must be 0 or above, not -0\.1"),
