@@ -13,10 +13,8 @@ from fewshot.finetuning.network_split import split_network
 from fewshot.finetuning.support_maps import SupportMaps, TrunkEncoder
 from fewshot.finetuning.top_trainer import Fold, TopTrainer
 from fewshot.finetuning.trainable_parts import trainable_blocks
-from fewshot.training.steps import Preprocessor
 from fewshot.training.workers import Workers
 
-LENS = Preprocessor((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), torch.device("cpu"), "float32")
 COLOURS = {"red": (150, 110, 110), "green": (110, 150, 110), "blue": (110, 110, 150)}
 
 
@@ -53,8 +51,8 @@ def a_trainer(encoder, trainable="last-2", *, workers=1, chunks=(100, 100), loss
     blocks = [list(block.values()) for block in trainable_blocks(network, trainable, 4)]
     trunk, top = split_network(network, None, torch.rand(1, 3, 64, 64))
     with Workers(top, workers) as crew:
-        trainer = TopTrainer(blocks, LENS, crew, ChunkSizes(*chunks), loss=loss, schedule=schedule, seed=0)
-        yield trainer, blocks, network, TrunkEncoder(trunk, LENS, crew, 4, flip=False, seed=0)
+        trainer = TopTrainer(blocks, encoder.loaded, crew, ChunkSizes(*chunks), loss=loss, schedule=schedule, seed=0)
+        yield trainer, blocks, network, TrunkEncoder(trunk, encoder.loaded, crew, flip=False, seed=0)
 
 
 def everything(support):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fewshot.encoders import LoadedNetwork, autocast
 from fewshot.finetuning.image_views import GIB
-from fewshot.training import Preprocessor
 
 # Larger graphs are computed in parts on a CPU: the allocator takes fresh pages for larger maps, and to clear these
 # takes longer than to compute on them.
@@ -24,18 +24,20 @@ class ChunkSizes:
     computed: int
 
 
-def chunk_sizes(top: nn.Module, maps: Sequence[Tensor], lens: Preprocessor, workers: int, memory: float) -> ChunkSizes:
+def chunk_sizes(
+    top: nn.Module, maps: Sequence[Tensor], loaded: LoadedNetwork, workers: int, memory: float
+) -> ChunkSizes:
     """Share half of ``memory`` GiB among workers, with room for one image each at least; ``maps`` are of two images."""
-    each = max(1, graph_bytes(top, maps, lens))
+    each = max(1, graph_bytes(top, maps, loaded))
     kept = max(1, int(memory / 2 * GIB / each / workers))
-    return ChunkSizes(kept, kept if lens.device.type != "cpu" else max(1, min(kept, _CPU_CHUNK // each)))
+    return ChunkSizes(kept, kept if loaded.device.type != "cpu" else max(1, min(kept, _CPU_CHUNK // each)))
 
 
-def graph_bytes(top: nn.Module, maps: Sequence[Tensor], lens: Preprocessor) -> int:
+def graph_bytes(top: nn.Module, maps: Sequence[Tensor], loaded: LoadedNetwork) -> int:
     """Count the bytes kept for the gradients of one image more; ``maps`` are of two at least."""
 
     def kept(n: int) -> int:
-        with lens.autocast():
+        with autocast(loaded.device, loaded.precision):
             return _saved_bytes(lambda: top(*(each[:n].clone() for each in maps)))
 
     return kept(2) - kept(1)  # weights, and what they are converted to, are kept once

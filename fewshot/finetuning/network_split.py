@@ -81,15 +81,15 @@ def split_network(network: nn.Module, pool: str | None, example: Tensor) -> tupl
 
 def inference_trunk(trunk: FrozenTrunk, example: Tensor, device: torch.device, precision: str) -> FrozenTrunk:
     """Return a copy of a trunk, converted as an encoder is: norms folded on a CPU, in bfloat16 where asked for."""
-    twin = copy.deepcopy(trunk).requires_grad_(False)
-    if twin.part is not None:
+    converted = copy.deepcopy(trunk).requires_grad_(False)
+    if converted.part is not None:
         if device.type == "cpu":
-            fuse_batch_norms(twin.part, example, lambda x: torch.cat([m.flatten(1) for m in twin(x)], 1))
-        twin = to_bfloat16(twin, device) if precision == "bfloat16" else twin.to(device)  # type: ignore[assignment]
-    for weight in twin.parameters():
+            fuse_batch_norms(converted.part, example, lambda x: torch.cat([m.flatten(1) for m in converted(x)], 1))
+        converted = to_bfloat16(converted, device) if precision == "bfloat16" else converted.to(device)  # type: ignore[assignment]
+    for weight in converted.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return twin
+    return converted
 
 
 class _Tracer(fx.Tracer):

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewshot.encoders import LoadedNetwork
 from fewshot.finetuning.image_views import GIB, augmented, scaled
 from fewshot.finetuning.network_split import FrozenTrunk
 from fewshot.progress import Progress
-from fewshot.training import Preprocessor, Workers
+from fewshot.training import Workers
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,10 @@ class TrunkEncoder:
     ----------
     trunk : FrozenTrunk
         As ``inference_trunk`` converts it.
-    lens : Preprocessor
+    loaded : LoadedNetwork
+        The encoder's own, for its normalisation, device, precision and batch size.
     workers : Workers
         Each computes batches of its own.
-    batch : int
-        Images of a batch.
     flip : bool
         Whether views may be flipped.
     seed : int
@@ -57,9 +57,8 @@ class TrunkEncoder:
     """
 
     trunk: FrozenTrunk
-    lens: Preprocessor
+    loaded: LoadedNetwork
     workers: Workers
-    batch: int
     flip: bool
     seed: int
 
@@ -103,7 +102,7 @@ class TrunkEncoder:
 
     def _maps(self, pixels: NDArray[np.uint8], view: int | None, bar: Progress) -> tuple[Tensor, ...]:
         """Maps of one view of each image; None is the image as it is."""
-        shares = torch.split(torch.arange(len(pixels)), self.batch)
+        shares = torch.split(torch.arange(len(pixels)), self.loaded.cpu_batch)
         n = len(self.workers.replicas)
         found: list[tuple[Tensor, ...]] = []
         for at in range(0, len(shares), n):
@@ -113,7 +112,8 @@ class TrunkEncoder:
         return tuple(torch.cat(each) for each in zip(*found, strict=True))
 
     def _share(self, pixels: NDArray[np.uint8], view: int | None, share: Tensor) -> tuple[Tensor, ...]:
-        dtype = torch.bfloat16 if self.lens.precision == "bfloat16" else torch.float32
+        loaded = self.loaded
+        dtype = torch.bfloat16 if loaded.precision == "bfloat16" else torch.float32
         images = torch.from_numpy(pixels[share.numpy()]).permute(0, 3, 1, 2).contiguous()
         if view is None:
             x = scaled(images)
@@ -122,5 +122,6 @@ class TrunkEncoder:
             generator = torch.Generator().manual_seed((self.seed * 1009 + view) * 1_000_003 + int(share[0]))
             x = augmented(images, generator, flip=self.flip)
         with torch.no_grad():
-            maps: tuple[Tensor, ...] = self.trunk(self.lens(x.to(self.lens.device)).to(dtype))
+            x = (x.to(loaded.device) - loaded.mean.view(-1, 1, 1)) / loaded.std.view(-1, 1, 1)
+            maps: tuple[Tensor, ...] = self.trunk(x.to(dtype, memory_format=torch.channels_last))
             return maps

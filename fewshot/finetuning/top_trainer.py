@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewshot.classifiers import Membership
+from fewshot.encoders import LoadedNetwork, autocast
 from fewshot.finetuning.graph_memory import ChunkSizes
 from fewshot.finetuning.support_maps import SupportMaps
 from fewshot.finetuning.trainable_parts import SCHEDULES
 from fewshot.progress import Progress
-from fewshot.training import Preprocessor, Workers
+from fewshot.training import Workers
 
 R = TypeVar("R")
 LOSSES = ("cross-entropy", "prototypical")
@@ -55,8 +56,8 @@ class TopTrainer:
     ----------
     blocks : sequence of sequences of Parameter
         What trains, from the last block backwards.
-    lens : Preprocessor
-        Device and precision.
+    loaded : LoadedNetwork
+        Its device and precision are computed in.
     workers : Workers
         Of the top, entered.
     chunks : ChunkSizes
@@ -74,7 +75,7 @@ class TopTrainer:
     def __init__(
         self,
         blocks: Sequence[Sequence[nn.Parameter]],
-        lens: Preprocessor,
+        loaded: LoadedNetwork,
         workers: Workers,
         chunks: ChunkSizes,
         *,
@@ -82,11 +83,11 @@ class TopTrainer:
         schedule: str,
         seed: int,
     ) -> None:
-        self._blocks, self._lens, self._workers, self._chunks = blocks, lens, workers, chunks
+        self._blocks, self._loaded, self._workers, self._chunks = blocks, loaded, workers, chunks
         self._loss, self._schedule, self._seed = loss, SCHEDULES[schedule], seed
         self._start = [[parameter.detach().clone() for parameter in block] for block in blocks]
-        for twin in workers.replicas:
-            twin.eval()
+        for replica in workers.replicas:
+            replica.eval()
 
     def fit(
         self, support: SupportMaps, fold: Fold, learning_rate: float, stops: Sequence[int], bar: Progress
@@ -145,13 +146,13 @@ class TopTrainer:
     def embed(self, maps: Sequence[Tensor]) -> Tensor:
         """Compute features (n, d), float32, of maps (n, ...), by the top as it is now."""
 
-        def forward(share: Tensor, twin: nn.Module) -> Tensor:
-            with torch.no_grad(), self._lens.autocast():
-                features: Tensor = twin(*_selected(maps, share))
+        def forward(share: Tensor, replica: nn.Module) -> Tensor:
+            with torch.no_grad(), autocast(self._loaded.device, self._loaded.precision):
+                features: Tensor = replica(*_selected(maps, share))
                 return features.float()
 
         shares = self._shares(len(maps[0]))
-        return torch.cat(self._in_parallel(forward, shares, self._twins(shares)))
+        return torch.cat(self._in_parallel(forward, shares, self._replicas(shares)))
 
     def restore(self) -> None:
         """Put the top back to its start."""
@@ -186,21 +187,21 @@ class TopTrainer:
         Gao et al. 2021, arXiv:2101.06983, section 3.2 (the features' gradients are cached, the graphs are not).
         """
         shares = self._shares(len(maps[0]))
-        twins = self._twins(shares)
+        replicas = self._replicas(shares)
 
-        def forward(share: Tensor, twin: nn.Module) -> Tensor:
-            with self._lens.autocast():
-                features: Tensor = twin(*_selected(maps, share))
+        def forward(share: Tensor, replica: nn.Module) -> Tensor:
+            with autocast(self._loaded.device, self._loaded.precision):
+                features: Tensor = replica(*_selected(maps, share))
             return features.float()
 
         def backward(output: Tensor, gradient: Tensor) -> None:
             torch.autograd.backward(output, gradient)
 
-        def forward_and_backward(share: Tensor, twin: nn.Module, gradient: Tensor) -> None:
-            backward(forward(share, twin), gradient)
+        def forward_and_backward(share: Tensor, replica: nn.Module, gradient: Tensor) -> None:
+            backward(forward(share, replica), gradient)
 
         fits = len(maps[0]) <= self._chunks.kept * len(self._workers.replicas)
-        kept = self._in_parallel(forward, shares, twins) if fits else None
+        kept = self._in_parallel(forward, shares, replicas) if fits else None
         features = self.embed(maps) if kept is None else torch.cat([output.detach() for output in kept])
         features.requires_grad_()
         loss = top_loss(features, labels.to(features.device), head)
@@ -208,7 +209,7 @@ class TopTrainer:
         assert features.grad is not None
         gradients = torch.split(features.grad, len(shares[0]))
         if kept is None:
-            self._in_parallel(forward_and_backward, shares, twins, gradients)
+            self._in_parallel(forward_and_backward, shares, replicas, gradients)
         else:
             self._in_parallel(backward, kept, gradients)
         self._workers.gather()
@@ -220,9 +221,9 @@ class TopTrainer:
         turns = -(-n // (workers * self._chunks.computed))
         return torch.split(torch.arange(n), -(-n // (workers * turns)))
 
-    def _twins(self, shares: Sequence[Tensor]) -> list[nn.Module]:
-        twins = self._workers.replicas
-        return [twins[i % len(twins)] for i in range(len(shares))]
+    def _replicas(self, shares: Sequence[Tensor]) -> list[nn.Module]:
+        replicas = self._workers.replicas
+        return [replicas[i % len(replicas)] for i in range(len(shares))]
 
     def _in_parallel(self, function: Callable[..., R], *lists: Sequence[Any]) -> list[R]:
         """Call ``function`` with each set of arguments, as many at once as there are workers."""

@@ -22,7 +22,7 @@ from fewshot.finetuning.support_maps import SupportMaps, TrunkEncoder
 from fewshot.finetuning.top_trainer import Fold, TopTrainer
 from fewshot.finetuning.trainable_parts import trainable_blocks
 from fewshot.progress import Progress
-from fewshot.training import Preprocessor, Workers, worker_count
+from fewshot.training import Workers, worker_count
 
 LEARNING_RATES = (3e-4, 2e-3)
 STOPS = (10, 20, 40)
@@ -107,17 +107,16 @@ def tune_network(
     with torch.no_grad():
         maps = trunk(example)
     trunk = inference_trunk(trunk, example, loaded.device, loaded.precision)
-    lens = Preprocessor(loaded.mean.tolist(), loaded.std.tolist(), loaded.device, loaded.precision)
     n_workers = worker_count(loaded.device, len(pixels), least=_LEAST_OF_A_WORKER)
     with fused_norms(top, maps), strided_in_float32(top.to(loaded.device)), Workers(top, n_workers) as workers:
-        trunk_encoder = TrunkEncoder(trunk, lens, workers, loaded.cpu_batch, settings.flip, seed)
+        trunk_encoder = TrunkEncoder(trunk, loaded, workers, settings.flip, seed)
         pair = trunk_encoder.plain((255 * torch.cat([example, 1 - example])).byte().permute(0, 2, 3, 1).numpy())
         support = trunk_encoder.support(pixels, labels, settings.views, settings.memory / 2 * GIB)
         trainer = TopTrainer(
             [list(block.values()) for block in blocks],
-            lens,
+            loaded,
             workers,
-            chunk_sizes(top, pair, lens, n_workers, settings.memory),
+            chunk_sizes(top, pair, loaded, n_workers, settings.memory),
             loss=settings.loss,
             schedule=settings.schedule,
             seed=seed,

@@ -1,6 +1,5 @@
 from .encoder_folder import timm_config as timm_config
 from .recipe import Recipe as Recipe
-from .steps import Preprocessor as Preprocessor
 from .train import TrainingResult as TrainingResult
 from .train import train_encoder as train_encoder
 from .workers import Workers as Workers

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot.encoders import autocast
 from fewshot.training.augmentation import Augment, resized
 from fewshot.training.objectives import Objective, TrainingSet
 from fewshot.training.workers import Workers
@@ -34,10 +35,8 @@ class Preprocessor:
         return ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Compute in this precision; without a cache of cast weights, as threads would share it."""
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16", cache_enabled=False
-        )
+        """Compute in this precision."""
+        return autocast(self.device, self.precision)
 
 
 class FeatureStep:

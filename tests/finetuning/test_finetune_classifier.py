@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -110,6 +111,28 @@ def test_an_untouched_classifier_classifies_the_vectors_of_the_given_encoder(
     )
     head = head_classifier(classifier.choice_.head).fit(own, labels)
     assert_allclose(classifier.scores(queries[0]), head.scores(asked), atol=1e-3)
+
+
+class CountingFile(io.BytesIO):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def read(self, size=-1):
+        self.reads += 1
+        return super().read(size)
+
+
+def test_each_image_is_read_once_a_fit(encoder, support):
+    files = []
+    for image in support[0]:
+        files.append(CountingFile())
+        image.save(files[-1], "png")
+        files[-1].seek(0)
+        files[-1].reads = 0
+    found = FineTuneClassifier(encoder, trainable="last", steps=2).fit(files, support[1])
+    assert [file.reads for file in files] == [1] * len(files)
+    assert found.choice_.held_out == "examples"
 
 
 def test_an_interrupted_fit_leaves_the_classifier_as_it_was(encoder, support, monkeypatch):

@@ -157,6 +157,8 @@ def test_flips_are_the_encoders_vectors_of_the_image_and_of_its_flipped_centre(p
     assert_array_equal(found[:, 0], pocket.encode(images))
     assert_allclose(found[:, 1], pocket.encode([flipped_centre(image) for image in images]), atol=1e-5)
     assert_allclose(sum_of_directions(found), directions_of(found).sum(1), atol=1e-6)
+    prepared = [pocket.loaded.prepare(image) for image in images]
+    assert_array_equal(encode_flips(pocket, prepared, prepared=True), found)
     valid = pocket.encode_views([images[0], b"none", images[1]], (np.asarray, flipped_centre))
     assert valid.kept.tolist() == [0, 2]
     assert_allclose(valid.vectors, found[:2], atol=1e-5)

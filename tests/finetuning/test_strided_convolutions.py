@@ -59,7 +59,7 @@ def test_without_gradients_and_afterwards_everything_is_bfloat16() -> None:
     assert not any("_left_autocast" in vars(module) for module in net)
 
 
-def test_a_twin_copied_meanwhile_does_the_same() -> None:
+def test_a_copy_made_meanwhile_does_the_same() -> None:
     with strided_in_float32(net := network()):
         twin = copy.deepcopy(net)
     ran(twin)

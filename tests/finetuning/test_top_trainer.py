@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from small_networks import thin_encoder
-from tinted_data import LENS, a_trainer, codes_of, everything, pixels_of, tinted_images
+from tinted_data import a_trainer, codes_of, everything, pixels_of, tinted_images
 from torch import nn
 
 from fewshot.finetuning.graph_memory import ChunkSizes, chunk_sizes, graph_bytes
-from fewshot.finetuning.top_trainer import batch_positions, cosine_scores, prototypes
+from fewshot.finetuning.top_trainer import batch_positions, cosine_scores, prototypes, top_loss
 from fewshot.progress import Progress
 
 
@@ -41,6 +41,16 @@ def test_prototypes_are_means_of_directions_and_scores_ten_times_the_cosine():
     assert_allclose(means, [[0.8, 0.4], [0.0, 1.0]], rtol=1e-6)
     # (0.8, 0.4) has length 0.894: (0.6 * 0.8 + 0.8 * 0.4) / 0.894 = 0.894
     assert_allclose(cosine_scores(torch.tensor([[3.0, 4.0]]), means), [[8.94427, 8.0]], rtol=1e-6)
+
+
+def test_the_loss_is_of_views_against_the_head_or_the_means_of_their_own_images():
+    views = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    # Scores are 10 and 0 for the own and the other class, and the other way round once the head is swapped.
+    assert_allclose(top_loss(views, torch.tensor([0, 1]), torch.eye(2)), np.log1p(np.exp(-10.0)), rtol=1e-3)
+    assert_allclose(top_loss(views, torch.tensor([1, 0]), torch.eye(2)), np.log1p(np.exp(10.0)), rtol=1e-6)
+    # The classes of a step may be any two of many; the images as they are lie at 90 degrees to their views.
+    plain = torch.tensor([[0.0, 3.0], [1.0, 0.0]])
+    assert_allclose(top_loss(torch.cat([views, plain]), torch.tensor([7, 3]), None), 10.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "prototypical"])
@@ -116,13 +126,15 @@ def test_maps_beyond_the_memory_are_of_fewer_views_and_beyond_two_an_error(encod
             trunk_encoder.support(pixels_of(images), codes_of(labels), 8, 2.5 * taken)
 
 
-def test_the_graph_of_an_image_is_counted_and_shared_among_workers():
+def test_the_graph_of_an_image_is_counted_and_shared_among_workers(encoder):
     top = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Linear(20, 5))
     maps = [torch.rand(4, 10)]
-    assert graph_bytes(top, maps, LENS) == 4 * (10 + 20)  # the inputs of the two layers; tanh's output is one of them
+    assert graph_bytes(top, maps, encoder.loaded) == 4 * (
+        10 + 20
+    )  # the inputs of the two layers; tanh's output is one of them
     gib = 12 * 120 / 2**30
-    assert chunk_sizes(top, maps, LENS, 2, gib) == ChunkSizes(3, 3)  # half of 12 images' graphs, for two
-    assert chunk_sizes(top, maps, LENS, 2, gib / 100) == ChunkSizes(1, 1)
-    assert chunk_sizes(top, maps, LENS, 1, 2.0) == ChunkSizes(
+    assert chunk_sizes(top, maps, encoder.loaded, 2, gib) == ChunkSizes(3, 3)  # half of 12 images' graphs, for two
+    assert chunk_sizes(top, maps, encoder.loaded, 2, gib / 100) == ChunkSizes(1, 1)
+    assert chunk_sizes(top, maps, encoder.loaded, 1, 2.0) == ChunkSizes(
         2**30 // 120, 2**29 // 120
     )  # a CPU's share of what it keeps
