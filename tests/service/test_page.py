@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person does with it, by mouse and by keys, and what may go wrong."""
+"""The page in a real browser: by mouse and by keys, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def ask(url, path, body=None, method=None):
 
 
 @dataclass
-class Shown:
-    """A page on a registry of its own, and what the browser said about it."""
+class OpenPage:
+    """A page on a registry of its own, and what the browser reported."""
 
     page: object
     url: str
@@ -88,27 +88,27 @@ class Shown:
     def classes(self):
         return {one["label"]: one["examples"] for one in self.api("/classes")["classes"]}
 
-    def teach(self, label, *files):
-        self.page.set_input_files("#teach-files", list(files))
+    def add(self, label, *files):
+        self.page.set_input_files("#add-files", list(files))
         self.page.fill("#label", label)
         self.page.keyboard.press("Enter")
         self.page.get_by_role("heading", name=label, exact=True).wait_for()
         self.settled()
 
-    def test(self, *files):
-        self.page.set_input_files("#test-files", list(files))
-        wait(self.page, "!document.querySelector('#queue-text').textContent.includes('still')")
-        self.page.wait_for_selector("#answer:visible")
+    def predict(self, *files):
+        self.page.set_input_files("#predict-files", list(files))
+        wait(self.page, "!document.querySelector('#queue-text').textContent.includes('not predicted yet')")
+        self.page.wait_for_selector("#prediction:visible")
 
     def settled(self):
-        wait(self.page, "document.querySelector('#teach-progress').hidden")
+        wait(self.page, "document.querySelector('#add-progress').hidden")
 
     def queued(self):
-        """The pictures in the queue by name, with their answers."""
+        """The images in the queue by name, with their predictions."""
         found = self.page.locator("#queue li").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
         return [tuple(one.split(": ", 1)) for one in found]
 
-    def said_last(self, words):
+    def says(self, words):
         wait(self.page, "w => document.querySelector('#said').textContent.includes(w)", words)
 
     def reload(self):
@@ -140,39 +140,39 @@ def shown(tab, server, request):
         page.on(event, listener)
     page.goto(f"{server}/#registry={name}")
     wait(page, "document.querySelector('#counts').textContent !== ''")
-    yield Shown(page, server, name, said, requests)
+    yield OpenPage(page, server, name, said, requests)
     for event, listener in listeners.items():
         page.remove_listener(event, listener)
     assert said == []
     assert [url for url in requests if not url.startswith((server, f"blob:{server}"))] == []
 
 
-def picture(name, colour, size=8):
+def image(name, colour, size=8):
     return {"name": name, "mimeType": "image/png", "buffer": png(colour, size)}
 
 
-def test_two_classes_are_taught_a_picture_recognised_corrected_and_unlearned_and_all_is_there_after_a_reload(shown):
+def test_examples_are_added_a_prediction_is_corrected_an_example_deleted_and_all_is_there_after_a_reload(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED), picture("b.png", RED, 9))
-    shown.teach("green", picture("c.png", GREEN))
+    shown.add("red", image("a.png", RED), image("b.png", RED, 9))
+    shown.add("green", image("c.png", GREEN))
     assert shown.classes() == {"red": 2, "green": 1}
     # (0.8, 0.6, 0): its cosine to red is 0.8 and to green 0.6
-    shown.test(picture("d.png", (204, 153, 0)))
+    shown.predict(image("d.png", (204, 153, 0)))
     assert page.inner_text("#verdict") == "red"
-    assert re.match(r"score 0\.80, \d\d % sure, 0\.20 ahead of green", page.inner_text("#scores"))
+    assert re.match(r"score 0\.80, probability \d\d %, 0\.20 ahead of green", page.inner_text("#scores"))
     shares = re.sub(r", \d+ %", "", page.inner_text("#choices")).split("\n")
     assert shares == ["1", "red", "0.80", "2", "green", "0.60", "0", "none of these"]
     assert page.locator("#nearest img").evaluate_all("all => all.map(one => one.naturalWidth > 0)") == [True] * 3
     page.get_by_role("button", name=re.compile(r"green 0\.60")).click()
-    shown.said_last("Learned: d.png is green")
+    shown.says("Saved: d.png is green")
     assert shown.classes() == {"red": 2, "green": 2}
     page.get_by_role("button", name="Example 1 of red").click()
     page.locator("#example-source", has_text="a.png").wait_for()
     page.get_by_role("button", name="Delete this example").click()
-    shown.said_last("a.png is no example of “red” any more")
+    shown.says("a.png was deleted from “red”")
     assert shown.classes() == {"red": 1, "green": 2}
     page.get_by_role("button", name="Undo: deleting an example of “red”").click()
-    shown.said_last("Taken back")
+    shown.says("Undone")
     assert shown.classes() == {"red": 2, "green": 2}
     shown.reload()
     assert page.locator("#classes h3").all_inner_texts() == ["red", "green"]
@@ -180,61 +180,62 @@ def test_two_classes_are_taught_a_picture_recognised_corrected_and_unlearned_and
     assert page.locator(".class").first.locator("img").evaluate_all("all => all.map(one => one.complete)") == [True] * 2
 
 
-def test_those_least_sure_come_first_and_are_sorted_anew_by_each_lesson(shown):
+def test_the_least_confident_come_first_and_are_sorted_again_after_each_change(shown):
     page = shown.page
-    shown.teach("red", picture("r.png", RED))
-    shown.teach("green", picture("g.png", GREEN))
+    shown.add("red", image("r.png", RED))
+    shown.add("green", image("g.png", GREEN))
     # Cosines to red and green: 0.88 and 0.48; 0.07 and 0.37; 0.73 and 0.68.
     orange, sky, olive = (
-        picture("orange.png", (200, 110, 0)),
-        picture("sky.png", (20, 100, 250)),
-        picture("olive.png", (130, 120, 0)),
+        image("orange.png", (200, 110, 0)),
+        image("sky.png", (20, 100, 250)),
+        image("olive.png", (130, 120, 0)),
     )
-    shown.test(orange, sky, olive)
+    shown.predict(orange, sky, olive)
     assert [name for name, _ in shown.queued()] == ["olive.png", "sky.png", "orange.png"]
-    assert "least sure first: smallest margin between the two best scores" in page.inner_text("#queue-text")
+    assert "least confident first (smallest margin between the two best scores)" in page.inner_text("#queue-text")
     page.select_option("#order", "unknown_score")
     wait(page, "document.querySelector('#queue li').getAttribute('aria-label').startsWith('sky')")
+    assert "most unknown first (highest unknown score)" in page.inner_text("#queue-text")
     page.select_option("#order", "margin")
     wait(page, "document.querySelector('#queue li').getAttribute('aria-label').startsWith('olive')")
     page.focus("#queue")
     page.keyboard.press("2")
-    shown.said_last("Learned: olive.png is green. Next: orange.png: red")
+    shown.says("Saved: olive.png is green. Next: orange.png: red")
     # Green's prototype has come nearer to red: orange is 0.13 or less ahead now, sky still 0.3.
     assert [name for name, _ in shown.queued()] == ["orange.png", "sky.png"]
 
 
 def test_everything_about_a_queue_is_done_by_keys_alone(shown):
     page = shown.page
-    shown.teach("red", picture("r.png", RED))
-    shown.teach("green", picture("g.png", GREEN))
+    shown.add("red", image("r.png", RED))
+    shown.add("green", image("g.png", GREEN))
     # Margins 0.1, 0.2 and so on: the order is theirs.
-    shown.test(*(picture(f"{n}.png", (200, 200 - 20 * n, 0)) for n in range(1, 6)))
+    shown.predict(*(image(f"{n}.png", (200, 200 - 20 * n, 0)) for n in range(1, 6)))
     assert page.evaluate("document.activeElement.id") == "queue"
-    assert page.inner_text("#picture-name") == "1.png"
+    assert page.inner_text("#image-name") == "1.png"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#picture-name") == "3.png"
+    assert page.inner_text("#image-name") == "3.png"
     page.keyboard.press("Home")
-    assert page.inner_text("#picture-name") == "1.png"
+    assert page.inner_text("#image-name") == "1.png"
     page.keyboard.press("Delete")
-    assert page.inner_text("#picture-name") == "2.png"
+    assert page.inner_text("#image-name") == "2.png"
     page.keyboard.press("Enter")
-    shown.said_last("Learned: 2.png is red")
+    shown.says("Saved: 2.png is red")
     page.keyboard.press("2")
-    shown.said_last("is green")
+    shown.says("is green")
     page.keyboard.press("0")
-    shown.said_last("is none of these")
+    shown.says("is none of these")
     page.keyboard.press("n")
     page.keyboard.type("amber")
     page.keyboard.press("Enter")
-    shown.said_last("is amber")
+    shown.says("is amber")
     assert shown.classes() == {"red": 2, "green": 2, "amber": 1}
     assert shown.api("/rejection")["negatives"] == 1
     assert page.locator("#queue li").count() == 0
     for _ in range(3):
         page.keyboard.press("Control+z")
-        wait(page, "!document.querySelector('#said').textContent.startsWith('Taking')")
+        wait(page, "!document.querySelector('#said').textContent.startsWith('Undoing')")
     assert shown.classes() == {"red": 2, "green": 1}
     assert shown.api("/rejection")["negatives"] == 0
     assert len(shown.queued()) == 3
@@ -242,7 +243,7 @@ def test_everything_about_a_queue_is_done_by_keys_alone(shown):
 
 def test_tab_reaches_every_control_and_the_focus_can_be_seen(shown):
     page = shown.page
-    shown.teach("red", picture("r.png", RED))
+    shown.add("red", image("r.png", RED))
     page.evaluate("document.activeElement.blur()")
     reached = []
     for _ in range(40):
@@ -259,26 +260,26 @@ def test_tab_reaches_every_control_and_the_focus_can_be_seen(shown):
             break
         reached.append(about)
     names = [name for name, _ in reached]
-    assert {"label", "teach-files", "teach-folder", "Rename red", "Delete red", "test-files", "refuse"} <= set(names)
-    assert {"Example 1 of red", "Add pictures to red", "level", "undo", "show-keys"} <= set(names)
+    assert {"label", "add-files", "add-folder", "Rename red", "Delete red", "predict-files", "reject"} <= set(names)
+    assert {"Example 1 of red", "Add images to red", "limit", "undo", "show-keys"} <= set(names)
     assert [name for name, visible in reached if not visible] == []
 
 
 def test_a_label_with_markup_in_it_is_shown_as_it_is_written(shown):
     page = shown.page
     label = "<img src=x onerror=alert(1)>&amp;'\"/../ü"
-    shown.teach(label, picture("<b>a.png", RED))
-    shown.teach("green", picture("c.png", GREEN))
-    shown.test(picture("d.png", (250, 10, 0)))
+    shown.add(label, image("<b>a.png", RED))
+    shown.add("green", image("c.png", GREEN))
+    shown.predict(image("d.png", (250, 10, 0)))
     assert page.inner_text("#verdict") == label
     assert page.locator("#classes h3").first.inner_text() == label
     assert page.locator("img[src='x']").count() == 0
     page.get_by_role("button", name=f"Rename {label}").click()
     page.fill("#ask-value", "a/b")
     page.keyboard.press("Enter")
-    shown.said_last("is now “a/b”")
+    shown.says("is now “a/b”")
     page.keyboard.press("Control+z")
-    shown.said_last("Taken back")
+    shown.says("Undone")
     assert shown.classes() == {label: 1, "green": 1}
 
 
@@ -286,113 +287,113 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason_and_stops_no_other(
     page = shown.page
     bad = {"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}
     text = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
-    shown.teach("red", picture("a.png", RED), bad, text)
+    shown.add("red", image("a.png", RED), bad, text)
     assert shown.classes() == {"red": 1}
-    report = page.inner_text("#teach-report")
-    assert "Learned 1 picture of “red”." in report
-    assert "2 files not taken" in report
+    report = page.inner_text("#add-report")
+    assert "Added 1 image to “red”." in report
+    assert "2 files not added" in report
     assert "bad.png: not an image" in report
-    assert "notes.txt: not a picture; JPEG, PNG" in report
-    shown.test(bad, picture("b.png", RED, 9), text)
+    assert "notes.txt: not an image; JPEG, PNG" in report
+    shown.predict(bad, image("b.png", RED, 9), text)
     assert [name for name, _ in shown.queued()] == ["b.png"]
-    assert "bad.png: not an image" in page.inner_text("#test-report")
-    assert "notes.txt: not a picture" in page.inner_text("#test-report")
+    assert "bad.png: not an image" in page.inner_text("#predict-report")
+    assert "notes.txt: not an image" in page.inner_text("#predict-report")
 
 
-def test_the_same_picture_of_another_class_is_not_taught_before_a_person_says_so(shown):
+def test_an_image_of_another_class_is_not_added_before_a_person_decides(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED), picture("b.png", RED, 9))
-    page.set_input_files("#teach-files", [picture("again.png", RED)])
+    shown.add("red", image("a.png", RED), image("b.png", RED, 9))
+    page.set_input_files("#add-files", [image("again.png", RED)])
     page.fill("#label", "crimson")
     page.keyboard.press("Enter")
-    page.get_by_text("again.png: “red” has it, not added to “crimson”").wait_for()
+    page.get_by_text("again.png: it is an example of “red”, so it was not added to “crimson”").wait_for()
     assert shown.classes() == {"red": 2}
     page.get_by_role("button", name="Move to the new class").click()
     page.get_by_role("heading", name="crimson").wait_for()
     assert shown.classes() == {"red": 1, "crimson": 1}
-    shown.test(picture("b.png", RED, 9))
+    shown.predict(image("b.png", RED, 9))
     page.fill("#other", "crimson")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Move it").click()
-    shown.said_last("Learned: b.png is crimson")
+    shown.says("Saved: b.png is crimson")
     assert shown.classes() == {"crimson": 2}
     page.keyboard.press("Control+z")
-    shown.said_last("Taken back")
+    shown.says("Undone")
     assert shown.classes() == {"crimson": 1, "red": 1}
 
 
-def test_classes_are_renamed_merged_and_deleted_and_only_after_a_yes_where_there_is_no_way_back(shown):
+def test_classes_are_renamed_merged_and_deleted_and_what_cannot_be_undone_is_confirmed_first(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED))
-    shown.teach("crimson", picture("b.png", (200, 0, 0)))
-    shown.teach("green", picture("c.png", GREEN))
+    shown.add("red", image("a.png", RED))
+    shown.add("crimson", image("b.png", (200, 0, 0)))
+    shown.add("green", image("c.png", GREEN))
     page.get_by_role("button", name="Rename crimson").click()
     page.fill("#ask-value", "red")
     page.keyboard.press("Enter")
-    page.get_by_text("There is a class “red” already. 1 example of “crimson” would be its own then.").wait_for()
+    page.get_by_text("There is a class “red” already. 1 example of “crimson” would be moved to it.").wait_for()
     page.keyboard.press("Enter")  # the focus is on Cancel
     assert shown.classes() == {"red": 1, "crimson": 1, "green": 1}
     page.get_by_role("button", name="Rename crimson").click()
     page.fill("#ask-value", "red")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Merge them").click()
-    shown.said_last("“crimson” is now part of “red”")
+    shown.says("“crimson” was merged into “red”")
     assert shown.classes() == {"red": 2, "green": 1}
     page.get_by_role("button", name="Delete red").click()
     page.keyboard.press("Escape")
     assert shown.classes() == {"red": 2, "green": 1}
     page.get_by_role("button", name="Delete red").click()
     page.get_by_role("button", name="Delete it").click()
-    shown.said_last("“red” is deleted")
+    shown.says("“red” was deleted")
     assert shown.classes() == {"green": 1}
 
 
-def test_an_unsure_picture_is_none_of_these_where_that_is_asked_for(shown):
+def test_an_unknown_image_is_none_of_these_once_that_is_switched_on(shown):
     page = shown.page
     for label, colour in (("red", RED), ("green", GREEN), ("blue", BLUE)):
-        shown.teach(label, picture(f"{label}.png", colour))
-    shown.test(picture("grey.png", (90, 90, 90)))
+        shown.add(label, image(f"{label}.png", colour))
+    shown.predict(image("grey.png", (90, 90, 90)))
     page.keyboard.press("0")
-    shown.said_last("Learned: grey.png is none of these")
-    page.get_by_text("1 picture taught as none of these.").wait_for()
-    shown.test(picture("grey2.png", (90, 90, 90), 9))
+    shown.says("Saved: grey.png is none of these")
+    page.get_by_text("1 image added as “none of these”.").wait_for()
+    shown.predict(image("grey2.png", (90, 90, 90), 9))
     assert page.inner_text("#verdict") in ("red", "green", "blue")
-    page.get_by_label("Say “none of these” when unsure").check()
+    page.get_by_label("Answer “none of these” for unknown images").check()
     page.get_by_text("3 registered classes are too few to promise at most 0.05: that takes 19").wait_for()
-    page.select_option("#level", "0.2")
+    page.select_option("#limit", "0.2")
     page.get_by_text("too few to promise at most 0.2").wait_for()
     wait(page, "document.querySelector('#verdict').textContent === 'None of these'")
-    promised = shown.api("/rejection?max_false_accept=0.2")["threshold"]["message"]
-    assert page.inner_text("#promise").lower().startswith(promised.lower())
-    page.get_by_role("button", name="Keep for this registry").click()
-    wait(page, "document.querySelector('#keep-level').hidden")
+    message = shown.api("/rejection?max_false_accept=0.2")["threshold"]["message"]
+    assert page.inner_text("#threshold").lower().startswith(message.lower())
+    page.get_by_role("button", name="Save in this registry").click()
+    wait(page, "document.querySelector('#save-limit').hidden")
     assert shown.api("/rejection")["max_false_accept"] == 0.2
     shown.reload()
-    wait(page, "document.querySelector('#refuse').checked")
-    assert page.input_value("#level") == "0.2"
+    wait(page, "document.querySelector('#reject').checked")
+    assert page.input_value("#limit") == "0.2"
 
 
-def test_one_class_alone_says_why_nothing_can_be_refused_and_still_answers(shown):
+def test_with_one_class_alone_it_says_why_nothing_can_be_rejected_and_still_predicts(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED))
-    page.get_by_label("Say “none of these” when unsure").check()
+    shown.add("red", image("a.png", RED))
+    page.get_by_label("Answer “none of these” for unknown images").check()
     page.get_by_text("Not possible yet: with one class and no background").wait_for()
-    shown.test(picture("b.png", (200, 50, 0)))
+    shown.predict(image("b.png", (200, 50, 0)))
     assert page.inner_text("#verdict") == "red"
 
 
-def test_the_first_class_can_be_taught_from_the_queue(shown):
+def test_the_first_class_can_be_added_from_the_queue(shown):
     page = shown.page
-    shown.test(picture("a.png", RED), picture("b.png", GREEN))
-    assert page.inner_text("#verdict") == "Nothing is known yet"
+    shown.predict(image("a.png", RED), image("b.png", GREEN))
+    assert page.inner_text("#verdict") == "No classes yet"
     page.keyboard.press("n")
     page.keyboard.type("red")
     page.keyboard.press("Enter")
-    shown.said_last("Learned: a.png is red. Next: b.png: red, 0.00")
+    shown.says("Saved: a.png is red. Next: b.png: red, 0.00")
     assert shown.classes() == {"red": 1}
 
 
-def test_many_pictures_come_in_batches_no_more_than_two_at_once(shown):
+def test_many_images_are_sent_in_batches_no_more_than_two_at_once(shown):
     page = shown.page
     page.evaluate(
         """() => {
@@ -407,19 +408,19 @@ def test_many_pictures_come_in_batches_no_more_than_two_at_once(shown):
           };
         }"""
     )
-    shown.teach("grey", *(picture(f"{n}.png", (n, n, n)) for n in range(1, 31)))
+    shown.add("grey", *(image(f"{n}.png", (n, n, n)) for n in range(1, 31)))
     assert shown.classes() == {"grey": 30}
     assert page.evaluate("[sent.reduce((a, b) => a + b), Math.max(...sent), most]") == [30, 8, 2]
     page.get_by_role("button", name="All 30 examples").click()
     page.get_by_role("button", name="Example 30 of grey").wait_for()
-    page.get_by_role("button", name="Undo: teaching 30 pictures").click()
-    shown.said_last("Taken back")
+    page.get_by_role("button", name="Undo: adding 30 images").click()
+    shown.says("Undone")
     assert shown.classes() == {}
 
 
-def test_pictures_are_dropped_on_a_class_pasted_to_be_tested_and_harmless_beside_the_mark(shown):
+def test_images_are_dropped_on_a_class_pasted_to_be_predicted_and_harmless_elsewhere(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED))
+    shown.add("red", image("a.png", RED))
     transfer = """([kind, target, bytes, name]) => {
       const transfer = new DataTransfer();
       transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
@@ -434,28 +435,28 @@ def test_pictures_are_dropped_on_a_class_pasted_to_be_tested_and_harmless_beside
     page.get_by_text("2 examples", exact=True).wait_for()
     page.evaluate("document.activeElement.blur()")
     page.evaluate(transfer, ["paste", "body", list(png(RED, 10)), "image.png"])
-    page.wait_for_selector("#answer:visible")
-    assert page.inner_text("#picture-name") == "pasted-1.png"
+    page.wait_for_selector("#prediction:visible")
+    assert page.inner_text("#image-name") == "pasted-1.png"
     assert page.evaluate(transfer, ["drop", "header", list(png(RED, 9)), "b.png"]) is True
-    shown.said_last("Drop pictures on a class")
+    shown.says("Drop images on a class")
 
 
-def test_a_server_that_stops_answering_loses_nothing(shown):
+def test_a_server_that_stops_responding_loses_nothing(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED))
+    shown.add("red", image("a.png", RED))
     page.route("**/v1/**", lambda route: route.abort())
-    page.set_input_files("#teach-files", [picture("b.png", GREEN)])
+    page.set_input_files("#add-files", [image("b.png", GREEN)])
     page.fill("#label", "green")
     page.keyboard.press("Enter")
-    page.locator("#teach-report").get_by_text("The server does not answer. Is it still running?").wait_for()
-    page.set_input_files("#test-files", [picture("c.png", RED, 9)])
-    page.locator("#trouble").get_by_text("The server does not answer").wait_for()
+    page.locator("#add-report").get_by_text("The server does not respond. Is it still running?").wait_for()
+    page.set_input_files("#predict-files", [image("c.png", RED, 9)])
+    page.locator("#trouble").get_by_text("The server does not respond").wait_for()
     page.unroute("**/v1/**")
     page.get_by_role("button", name="Try again").click()
-    page.wait_for_selector("#answer:visible")
+    page.wait_for_selector("#prediction:visible")
     assert not page.is_visible("#trouble")
-    assert page.inner_text("#staged-text").startswith("1 picture, to be taught as green (1)")
-    page.get_by_role("button", name="Teach", exact=True).click()
+    assert page.inner_text("#staged-text").startswith("1 image for green (1)")
+    page.get_by_role("button", name="Add", exact=True).first.click()
     page.get_by_role("heading", name="green").wait_for()
     assert [text for text in shown.said if "ERR_FAILED" not in text] == []
     shown.said.clear()
@@ -463,14 +464,14 @@ def test_a_server_that_stops_answering_loses_nothing(shown):
 
 def test_another_registry_is_made_and_chosen_and_stays_chosen(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED))
+    shown.add("red", image("a.png", RED))
     page.get_by_role("button", name="New registry").click()
     page.fill("#ask-value", "../escape")
     page.keyboard.press("Enter")
     page.get_by_text("cannot name a registry").wait_for()
     page.fill("#ask-value", "second")
     page.keyboard.press("Enter")
-    page.get_by_text("None yet. One to five pictures").wait_for()
+    page.get_by_text("None yet. One to five images").wait_for()
     shown.reload()
     assert page.input_value("#registry") == "second"
     page.select_option("#registry", shown.name)
@@ -484,14 +485,14 @@ def test_the_token_is_asked_for_kept_for_the_session_and_sent_for_thumbnails(bro
     try:
         page = browser.new_page()
         page.goto(url)
-        page.get_by_role("heading", name="The server asks for its token").wait_for()
+        page.get_by_role("heading", name="This server requires a token").wait_for()
         page.fill("#ask-value", "wrong")
         page.keyboard.press("Enter")
         page.get_by_text("The token was not accepted.").wait_for()
         page.fill("#ask-value", TOKEN)
         page.keyboard.press("Enter")
         page.get_by_text("None yet.").wait_for()
-        page.set_input_files("#teach-files", [picture("a.png", RED)])
+        page.set_input_files("#add-files", [image("a.png", RED)])
         page.fill("#label", "red")
         page.keyboard.press("Enter")
         wait(page, "document.querySelector('.class img')?.naturalWidth > 0")
@@ -539,12 +540,12 @@ CONTRAST = """() => {
 }"""
 
 
-def test_words_and_borders_stand_out_from_their_ground_in_light_and_in_dark(shown):
+def test_texts_and_borders_have_contrast_in_light_and_in_dark(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED), {"name": "bad.png", "mimeType": "image/png", "buffer": b"no"})
-    shown.teach("black", picture("b.png", BLACK))
-    shown.test(picture("c.png", (200, 50, 0)))
-    page.get_by_label("Say “none of these” when unsure").check()
+    shown.add("red", image("a.png", RED), {"name": "bad.png", "mimeType": "image/png", "buffer": b"no"})
+    shown.add("black", image("b.png", BLACK))
+    shown.predict(image("c.png", (200, 50, 0)))
+    page.get_by_label("Answer “none of these” for unknown images").check()
     page.get_by_text("too few to promise").wait_for()
     grounds = set()
     for scheme in ("light", "dark"):
@@ -559,11 +560,11 @@ def test_words_and_borders_stand_out_from_their_ground_in_light_and_in_dark(show
     assert len(grounds) == 2
 
 
-def test_every_control_and_picture_has_a_name_for_a_screen_reader(shown):
+def test_every_control_and_image_has_a_name_for_a_screen_reader(shown):
     page = shown.page
-    shown.teach("red", picture("a.png", RED))
-    shown.teach("green", picture("b.png", GREEN))
-    shown.test(picture("c.png", (200, 50, 0)))
+    shown.add("red", image("a.png", RED))
+    shown.add("green", image("b.png", GREEN))
+    shown.predict(image("c.png", (200, 50, 0)))
     roles = page.locator("body").aria_snapshot()
     nameless = r"- (button|textbox|searchbox|checkbox|combobox|option|listbox|img|figure|region|link)( \[[^\]]*\])*:?$"
     assert re.findall(nameless, roles, re.MULTILINE) == []
@@ -575,8 +576,8 @@ def test_every_control_and_picture_has_a_name_for_a_screen_reader(shown):
 def test_a_telephone_is_wide_enough(shown):
     page = shown.page
     page.set_viewport_size({"width": 320, "height": 640})
-    shown.teach("a name that is rather long " * 3, picture("a.png", RED))
-    shown.test(picture("c" * 80 + ".png", (200, 50, 0)))
+    shown.add("a name that is rather long " * 3, image("a.png", RED))
+    shown.predict(image("c" * 80 + ".png", (200, 50, 0)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 

@@ -1,12 +1,12 @@
-/** The REST service: one way to ask, and words for what went wrong. */
+/** Calls of the REST interface, with readable errors. */
 
 const TOKEN = "fewshot token";
-const BATCH = 8; // pictures a request, so that an answer comes soon,
-const BATCH_BYTES = 8 * 2 ** 20; // and no more than these unless one picture has them alone
-const AT_ONCE = 2; // requests: one is on its way while another is worked on
-const PATIENCE = 6; // times a request is made while the server says that it is full
+const BATCH_SIZE = 8; // images of a request, so that its response comes soon
+const BATCH_BYTES = 8 * 2 ** 20; // of a request of more than one image
+const CONCURRENT = 2; // requests: one is sent while another is computed
+const MAX_ATTEMPTS = 6; // while the server is overloaded
 
-/** What went wrong, in words; `status` is HTTP's, 0 where there was no answer. */
+/** An error with a readable message; `status` is that of HTTP, 0 where there was no response. */
 export class Problem extends Error {
   constructor(status, message) {
     super(message);
@@ -15,14 +15,14 @@ export class Problem extends Error {
   }
 }
 
-/** How to ask for the token: set by the page, resolves when `keepToken` was called or the person gave up. */
+/** Asks the person for the token: set by the page, resolves when `storeToken` was called or the dialog was cancelled. */
 export const hooks = { askToken: async () => {} };
-let asking = null;
+let tokenDialog = null;
 
 export const token = () => sessionStorage.getItem(TOKEN);
-export const keepToken = (value) => sessionStorage.setItem(TOKEN, value);
+export const storeToken = (value) => sessionStorage.setItem(TOKEN, value);
 
-/** The address of a path given in parts; what a name holds stays one part of it. */
+/** The URL of a path given in parts, each of which is encoded. */
 export function address(parts, query = {}) {
   const url = new URL(["v1", ...parts].map((part) => encodeURIComponent(part)).join("/"), document.baseURI);
   url.hash = "";
@@ -32,14 +32,14 @@ export function address(parts, query = {}) {
   return url;
 }
 
-/** Ask the service and return its answer's JSON; `form` or `json` is the body. */
+/** Send a request and return the JSON of its response; `form` or `json` is the body. */
 export async function call(method, parts, options = {}) {
   const response = await respond(method, parts, options);
   const text = await response.text();
   return text ? JSON.parse(text) : null;
 }
 
-/** Ask the service and return its response; throws Problem for any answer that is not good. */
+/** Send a request and return its response; throws Problem for an error status. */
 export async function respond(method, parts, { query, json, form } = {}) {
   const url = address(parts, query);
   for (let attempt = 1; ; attempt += 1) {
@@ -50,12 +50,12 @@ export async function respond(method, parts, { query, json, form } = {}) {
     try {
       response = await fetch(url, { method, headers, body: form ?? (json && JSON.stringify(json)) });
     } catch {
-      throw new Problem(0, "The server does not answer. Is it still running?");
+      throw new Problem(0, "The server does not respond. Is it still running?");
     }
     if (response.ok) return response;
-    if (response.status === 401 && (await renewed(used))) continue;
+    if (response.status === 401 && (await tokenRenewed(used))) continue;
     const wait = response.status === 503 ? Number(response.headers.get("Retry-After")) : 0;
-    if (wait > 0 && attempt < PATIENCE) {
+    if (wait > 0 && attempt < MAX_ATTEMPTS) {
       await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(wait, 30)));
       continue;
     }
@@ -63,25 +63,25 @@ export async function respond(method, parts, { query, json, form } = {}) {
   }
 }
 
-async function renewed(used) {
-  if (token() !== used) return true; // another request was told before this one
-  asking ??= hooks.askToken(used !== null).finally(() => (asking = null));
-  await asking;
+async function tokenRenewed(used) {
+  if (token() !== used) return true; // another request has asked for it meanwhile
+  tokenDialog ??= hooks.askToken(used !== null).finally(() => (tokenDialog = null));
+  await tokenDialog;
   return token() !== used;
 }
 
 async function problemOf(response) {
-  let said = {};
+  let body = {};
   try {
-    said = (await response.json()) ?? {};
+    body = (await response.json()) ?? {};
   } catch {
-    // not the service's own words: a proxy's page, perhaps
+    // not from the service: a proxy's page, perhaps
   }
-  const detail = typeof said.detail === "string" ? said.detail : said.title;
-  return new Problem(response.status, detail || `The server answered ${response.status} ${response.statusText}`.trim());
+  const detail = typeof body.detail === "string" ? body.detail : body.title;
+  return new Problem(response.status, detail || `The server responded ${response.status} ${response.statusText}`.trim());
 }
 
-/** A form of pictures, each under the name it is to be reported by. */
+/** A form of images, each with the name that it is reported by. */
 export function formOf(files, nameOf, fields = {}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.set(name, value);
@@ -89,11 +89,11 @@ export function formOf(files, nameOf, fields = {}) {
   return form;
 }
 
-/** The longest start of a list that makes one request. */
+/** The files at the start of a list that fit into one request. */
 export function firstBatch(files, sizeOf = (file) => file.size) {
   let bytes = 0;
   let count = 0;
-  while (count < Math.min(files.length, BATCH)) {
+  while (count < Math.min(files.length, BATCH_SIZE)) {
     bytes += sizeOf(files[count]);
     if (count && bytes > BATCH_BYTES) break;
     count += 1;
@@ -102,44 +102,44 @@ export function firstBatch(files, sizeOf = (file) => file.size) {
 }
 
 /**
- * Send files in batches, a few at once. `send(batch)` makes the request; `took(batch, answer)` is told of each answer,
- * `refused(file, reason)` of each file that cannot be sent at all. After an error, or when `signal` is aborted, no more
- * is sent; what is on its way is waited for, and the first error thrown: what was not taken or refused is still to do.
+ * Send files in batches, a few at once. `send(batch)` makes the request, `onResponse(batch, response)` is called for each,
+ * `onRejected(file, reason)` for each file that cannot be sent. After an error, or when `signal` is aborted, no more is
+ * sent; requests in progress are waited for, and the first error is thrown.
  */
-export async function inBatches(files, { send, took, refused, signal }) {
+export async function inBatches(files, { send, onResponse, onRejected, signal }) {
   const left = [...files];
   let failure = null;
   const worker = async () => {
     while (left.length && !failure) {
       try {
         signal?.throwIfAborted();
-        await sendBatch(left.splice(0, firstBatch(left).length), { send, took, refused });
+        await sendBatch(left.splice(0, firstBatch(left).length), { send, onResponse, onRejected });
       } catch (error) {
         failure ??= error;
       }
     }
   };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  await Promise.all(Array.from({ length: CONCURRENT }, worker));
   if (failure) throw failure;
 }
 
-/** Send one batch; in halves where it is too much for the server, without files that are gone where it fails. */
-export async function sendBatch(batch, { send, took, refused }) {
+/** Send one batch: in halves where it is too large for the server, without missing files where it fails. */
+export async function sendBatch(batch, { send, onResponse, onRejected }) {
   if (!batch.length) return;
-  let answer;
+  let response;
   try {
-    answer = await send(batch);
+    response = await send(batch);
   } catch (error) {
     if (error.status === 413 && batch.length === 1) {
-      refused(batch[0], error.message);
+      onRejected(batch[0], error.message);
       return;
     }
-    const parts = error.status === 413 ? halves(batch) : error.status === 0 ? await withoutGone(batch, refused) : null;
+    const parts = error.status === 413 ? halves(batch) : error.status === 0 ? await withoutMissing(batch, onRejected) : null;
     if (parts === null) throw error;
-    for (const part of parts) await sendBatch(part, { send, took, refused });
+    for (const part of parts) await sendBatch(part, { send, onResponse, onRejected });
     return;
   }
-  took(batch, answer);
+  onResponse(batch, response);
 }
 
 function halves(batch) {
@@ -147,15 +147,15 @@ function halves(batch) {
   return [batch.slice(0, middle), batch.slice(middle)];
 }
 
-/** To a browser a file that was moved since it was chosen looks like a server that does not answer. */
-async function withoutGone(batch, refused) {
+/** In a browser a file that was moved since it was chosen looks like a server that does not respond. */
+async function withoutMissing(batch, onRejected) {
   const there = [];
   for (const file of batch) {
     try {
       await file.slice(0, 1).arrayBuffer();
       there.push(file);
     } catch {
-      refused(file, "it was moved or changed since it was chosen; choose it again");
+      onRejected(file, "it was moved or changed since it was chosen; choose it again");
     }
   }
   return there.length < batch.length ? [there] : null;

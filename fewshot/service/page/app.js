@@ -1,31 +1,31 @@
-/** The page: registries to choose from, and what belongs to neither side. */
+/** The page: choosing a registry, and what belongs to neither section. */
 
-import { call, hooks as service, keepToken, Problem } from "./api.js";
-import { startAnswer } from "./answer.js";
+import { call, hooks as service, storeToken, Problem } from "./api.js";
+import { startPrediction } from "./prediction.js";
 import { startClasses } from "./classes.js";
-import { $, ask, complain, el, forgetUndo, say, undo } from "./dom.js";
-import { dropZone, fileInput, filesOf, numbered, sorted } from "./pictures.js";
-import { add, askRest, hooks as asking, queue } from "./queue.js";
+import { $, ask, showError, el, clearUndo, say, undo } from "./dom.js";
+import { dropZone, fileInput, filesOf, numbered, partition } from "./images.js";
+import { add, predictRest, hooks as predicting, queue } from "./queue.js";
 import { changed, choose, loadRegistries, on, refresh, registry } from "./registry.js";
-import { startRefusal } from "./refusal.js";
-import { stage, startTeaching } from "./teach.js";
+import { startRejection } from "./rejection.js";
+import { stageFiles, startAdding } from "./add.js";
 
 service.askToken = async (refused) => {
   await ask({
-    title: "The server asks for its token",
-    text: refused ? "The token was not accepted." : "It is in the file given with --token-file when the server was started.",
+    title: "This server requires a token",
+    text: refused ? "The token was not accepted." : "It is in the file that the server was started with, as --token-file.",
     field: "Token",
     secret: true,
-    yes: "Go on",
+    yes: "Continue",
     act: (value) => {
       // A header holds no other characters.
-      if (!/^[\x21-\x7e]+$/.test(value)) throw new Problem(0, "That cannot be a token: it has no spaces or accents.");
-      keepToken(value);
+      if (!/^[\x21-\x7e]+$/.test(value)) throw new Problem(0, "This is not a token: a token has no spaces or accents.");
+      storeToken(value);
     },
   });
 };
 
-function trouble(error) {
+function showTrouble(error) {
   $("trouble").firstElementChild.textContent = error.message;
   $("trouble").hidden = false;
   if (error.name !== "Problem") console.error(error);
@@ -36,23 +36,23 @@ async function attempt(work) {
     await work();
     $("trouble").hidden = true;
   } catch (error) {
-    trouble(error);
+    showTrouble(error);
   }
 }
 
-/** The registry that the address names, so that a reload and a bookmark show it again. */
+/** The registry of the URL, so that a reload and a bookmark show it again. */
 const wanted = () => new URLSearchParams(location.hash.slice(1)).get("registry");
 
 async function start() {
   await loadRegistries();
   drawRegistries();
   const names = registry.all.map(({ name }) => name);
-  const sound = registry.all.find(({ problem }) => !problem)?.name;
-  const name = [registry.name, wanted(), sound, names[0]].find((one) => names.includes(one)) ?? null;
+  const readable = registry.all.find(({ problem }) => !problem)?.name;
+  const name = [registry.name, wanted(), readable, names[0]].find((one) => names.includes(one)) ?? null;
   if (name === null) {
-    for (const id of ["teach", "test"]) $(id).inert = true;
-    say("There is no registry yet: make one");
-    if (registry.canCreate) makeRegistry();
+    for (const id of ["add", "predict"]) $(id).inert = true;
+    say("There is no registry yet: create one");
+    if (registry.canCreate) createRegistry();
     return;
   }
   await show(name);
@@ -66,64 +66,64 @@ function drawRegistries() {
 }
 
 async function show(name) {
-  for (const id of ["teach", "test"]) $(id).inert = false;
+  for (const id of ["add", "predict"]) $(id).inert = false;
   $("registry").value = name;
   document.title = `${name} – fewshot`;
   await choose(name);
 }
 
-function keepAddress() {
+function updateAddress() {
   if (registry.name !== null && wanted() !== registry.name) {
     history.replaceState(null, "", `#registry=${encodeURIComponent(registry.name)}`);
   }
 }
 
-function makeRegistry() {
+function createRegistry() {
   return ask({
     title: "New registry",
-    text: "Classes of one registry are told from each other.",
+    text: "A registry is a set of classes to choose from.",
     field: "Name",
-    yes: "Make it",
+    yes: "Create it",
     act: async (name) => {
       await call("POST", ["registries"], { json: { name } });
       await loadRegistries();
       drawRegistries();
       await show(name);
-      say(`“${name}” is made: teach it a class`);
+      say(`“${name}” was created: add a class`);
       $("label").focus();
     },
   });
 }
 
-function test(files) {
-  const { pictures, failed } = sorted(files);
+function predict(files) {
+  const { images, failed } = partition(files);
   queue.failed = failed;
-  const unattended = !queue.items.length;
-  add(pictures);
+  const wasEmpty = !queue.items.length;
+  add(images);
   // After the frame that shows the queue; from then on its keys work.
-  if (unattended && pictures.length) requestAnimationFrame(() => $("queue").focus({ preventScroll: true }));
+  if (wasEmpty && images.length) requestAnimationFrame(() => $("queue").focus({ preventScroll: true }));
 }
 
-startTeaching();
+startAdding();
 startClasses();
-startRefusal();
-startAnswer();
-asking.trouble = trouble;
-on("chosen", forgetUndo);
-on("chosen", keepAddress);
+startRejection();
+startPrediction();
+predicting.onError = showTrouble;
+on("select", clearUndo);
+on("select", updateAddress);
 
-dropZone($("test-drop"), test);
-dropZone($("test"), test);
-fileInput($("test-files"), test);
-fileInput($("test-folder"), test);
+dropZone($("predict-drop"), predict);
+dropZone($("predict"), predict);
+fileInput($("predict-files"), predict);
+fileInput($("predict-folder"), predict);
 
-// A picture dropped beside the mark would otherwise take the page's place, with all that is queued.
+// An image dropped elsewhere would otherwise replace the page, and its queue be lost.
 for (const event of ["dragover", "drop"]) window.addEventListener(event, (dropped) => dropped.preventDefault());
-window.addEventListener("drop", () => say("Drop pictures on a class or on “Teach” to teach them, on “Test” to recognise them"));
+window.addEventListener("drop", () => say("Drop images on a class or on “Add examples” to add them, on “Predict” to predict them"));
 
 window.addEventListener("paste", async (event) => {
   const files = (await filesOf(event.clipboardData)).map(numbered);
-  if (files.length) ($("teach").contains(document.activeElement) ? stage : test)(files);
+  if (files.length) ($("add").contains(document.activeElement) ? stageFiles : predict)(files);
 });
 
 window.addEventListener("keydown", (event) => {
@@ -136,22 +136,22 @@ window.addEventListener("keydown", (event) => {
 $("undo").addEventListener("click", undo);
 $("show-keys").addEventListener("click", () => $("keys").showModal());
 $("registry").addEventListener("change", () => attempt(() => show($("registry").value)));
-$("new-registry").addEventListener("click", makeRegistry);
+$("new-registry").addEventListener("click", createRegistry);
 window.addEventListener("hashchange", () => {
   const known = registry.all.some(({ name }) => name === wanted());
-  if (!known) keepAddress(); // "Skip to testing" was followed
+  if (!known) updateAddress(); // "Skip to predictions" was followed
   else if (wanted() !== registry.name) attempt(() => show(wanted()));
 });
 $("trouble").querySelector("button").addEventListener("click", () =>
   attempt(async () => {
     await (registry.name === null ? start() : changed());
-    await askRest();
+    await predictRest();
   }),
 );
-// Others may have taught meanwhile.
+// Others may have changed the registry meanwhile.
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible" && registry.name !== null) {
-    refresh().then((others) => others && changed()).catch(complain);
+    refresh().then((isNew) => isNew && changed()).catch(showError);
   }
 });
 

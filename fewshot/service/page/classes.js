@@ -1,34 +1,34 @@
-/** The classes with their examples: to look at, to rename, merge, move and delete. */
+/** The classes and their examples: shown, renamed, merged, moved and deleted. */
 
 import { call, Problem, respond } from "./api.js";
-import { $, ask, canUndo, complain, el, plural, say } from "./dom.js";
-import { dropZone, fileInput, showThumbnail, thumbnail } from "./pictures.js";
-import { changed, deleteClass, deleteExamples, examples, inTurn, moveExamples, on, path, registry, rename, teach } from "./registry.js";
-import { teachMore } from "./teach.js";
+import { $, ask, pushUndo, showError, el, plural, say } from "./dom.js";
+import { dropZone, fileInput, showThumbnail, thumbnail } from "./images.js";
+import { addExamples, changed, deleteClass, deleteExamples, examples, inOrder, moveExamples, on, path, registry, rename } from "./registry.js";
+import { addMore } from "./add.js";
 
-const AT_FIRST = 60; // classes
-const FIND_FROM = 8; // classes, below which finding one needs no field
-let most = AT_FIRST;
-const cards = new Map(); // label -> { made of, node, all: whether every example is shown }
+const PAGE_SIZE = 60; // classes
+const SEARCH_FROM = 8; // classes; fewer need no search field
+let limit = PAGE_SIZE;
+const cards = new Map(); // label -> { key, node }
 
 export function startClasses() {
-  on("shown", draw);
+  on("refresh", draw);
   $("find").addEventListener("input", draw);
   $("more-classes").addEventListener("click", () => {
-    most += AT_FIRST;
+    limit += PAGE_SIZE;
     draw();
   });
-  startExample();
+  startExampleDialog();
 }
 
 function draw() {
   const wanted = $("find").value.trim().toLowerCase();
   const found = registry.classes.filter(({ label }) => label.toLowerCase().includes(wanted));
-  const shown = found.slice(0, most);
+  const shown = found.slice(0, limit);
   const total = registry.classes.reduce((sum, { examples: count }) => sum + count, 0);
   $("counts").textContent = `${plural(registry.classes.length, "class", "classes")}, ${plural(total, "example")}`;
   $("no-classes").hidden = registry.classes.length > 0;
-  $("find-field").hidden = registry.classes.length < FIND_FROM;
+  $("find-field").hidden = registry.classes.length < SEARCH_FROM;
   $("more-classes").hidden = shown.length === found.length;
   $("labels").replaceChildren(...registry.classes.map(({ label }) => el("option", { value: label })));
   for (const label of cards.keys()) {
@@ -39,7 +39,7 @@ function draw() {
   focusExample(focused);
 }
 
-/** Where the focus is among the examples, so that a card made anew does not lose it. */
+/** The focused example, so that a new card does not lose the focus. */
 function focusedExample() {
   const button = document.activeElement?.closest("#classes button.example");
   if (!button) return null;
@@ -51,7 +51,7 @@ function focusExample(focused) {
   if (!focused) return;
   const node = cards.get(focused.label)?.node;
   const buttons = node ? [...node.querySelectorAll("button.example")] : [];
-  (buttons[Math.min(focused.at, buttons.length - 1)] ?? $("teach")).focus();
+  (buttons[Math.min(focused.at, buttons.length - 1)] ?? $("add")).focus();
 }
 
 function cardOf(about) {
@@ -65,8 +65,8 @@ function cardOf(about) {
 
 function makeCard({ label, examples: count, example_ids: ids }) {
   const list = el("ul", { class: "thumbs", "aria-label": `Examples of ${label}` });
-  const add = el("input", { type: "file", multiple: true, accept: "image/*", "aria-label": `Add pictures to ${label}` });
-  fileInput(add, (files) => teachMore(label, files));
+  const add = el("input", { type: "file", multiple: true, accept: "image/*", "aria-label": `Add images to ${label}` });
+  fileInput(add, (files) => addMore(label, files));
   const node = el(
     "li",
     { class: "class", "data-label": label },
@@ -75,12 +75,12 @@ function makeCard({ label, examples: count, example_ids: ids }) {
       "div",
       { class: "row small" },
       el("label", { class: "button" }, add, "Add"),
-      el("button", { type: "button", "aria-label": `Rename ${label}`, on: { click: () => askName(label, count) } }, "Rename"),
+      el("button", { type: "button", "aria-label": `Rename ${label}`, on: { click: () => askNewName(label, count) } }, "Rename"),
       el("button", { type: "button", "aria-label": `Delete ${label}`, on: { click: () => askDelete(label, count) } }, "Delete"),
     ),
     list,
   );
-  dropZone(node, (files) => teachMore(label, files));
+  dropZone(node, (files) => addMore(label, files));
   list.append(...ids.map((id, n) => exampleItem(label, id, n)));
   if (count > ids.length) {
     const more = el("button", { type: "button", class: "small" }, `All ${plural(count, "example")}`);
@@ -96,7 +96,7 @@ function exampleItem(label, id, n) {
   button.addEventListener("keydown", (event) => {
     if (event.key !== "Delete" && event.key !== "Backspace") return;
     event.preventDefault();
-    deleteExample(id, label).catch(complain);
+    deleteExample(id, label).catch(showError);
   });
   return el("li", {}, button);
 }
@@ -116,11 +116,11 @@ async function showAll(label, list, more) {
     list.querySelector("button").focus();
   } catch (error) {
     more.disabled = false;
-    complain(error);
+    showError(error);
   }
 }
 
-function askName(label, count) {
+function askNewName(label, count) {
   ask({
     title: `Rename “${label}”`,
     field: "New name",
@@ -132,9 +132,9 @@ function askName(label, count) {
         askMerge(label, count, name);
         return;
       }
-      await inTurn(() => rename(label, name));
-      canUndo(`renaming “${label}” to “${name}”`, async () => {
-        await inTurn(() => rename(name, label));
+      await inOrder(() => rename(label, name));
+      pushUndo(`renaming “${label}” to “${name}”`, async () => {
+        await inOrder(() => rename(name, label));
         await changed();
       });
       await changed();
@@ -146,13 +146,13 @@ function askName(label, count) {
 function askMerge(label, count, into) {
   ask({
     title: `Merge “${label}” into “${into}”?`,
-    text: `There is a class “${into}” already. ${plural(count, "example")} of “${label}” would be its own then. This cannot be undone.`,
+    text: `There is a class “${into}” already. ${plural(count, "example")} of “${label}” would be moved to it. This cannot be undone.`,
     yes: "Merge them",
     danger: true,
     act: async () => {
-      await inTurn(() => rename(label, into, true));
+      await inOrder(() => rename(label, into, true));
       await changed();
-      say(`“${label}” is now part of “${into}”`);
+      say(`“${label}” was merged into “${into}”`);
     },
   });
 }
@@ -164,41 +164,41 @@ function askDelete(label, count) {
     yes: "Delete it",
     danger: true,
     act: async () => {
-      await inTurn(() => deleteClass(label));
+      await inOrder(() => deleteClass(label));
       await changed();
-      say(`“${label}” is deleted`);
+      say(`“${label}” was deleted`);
     },
   });
 }
 
-/** Delete an example; its picture is kept in hand until the page is left, for undoing. */
+/** Delete an example; its image is held until the page is left, so that it can be undone. */
 async function deleteExample(id, label) {
   const name = (await aboutExample(id, label))?.source ?? `example ${id}`;
   let file = null;
   try {
-    const picture = await (await respond("GET", path("examples", id, "image"))).blob();
-    file = new File([picture], name, { type: picture.type });
+    const image = await (await respond("GET", path("examples", id, "image"))).blob();
+    file = new File([image], name, { type: image.type });
   } catch (error) {
     if (!(error instanceof Problem && error.status >= 400)) throw error;
     const sure = await ask({
       title: "Delete this example?",
-      text: `Its picture is not to be had (${error.message}), so that this cannot be undone.`,
+      text: `Its image cannot be downloaded (${error.message}), so this cannot be undone.`,
       yes: "Delete it",
       danger: true,
       act: () => true,
     });
     if (!sure) return;
   }
-  await inTurn(() => deleteExamples([id]));
+  await inOrder(() => deleteExamples([id]));
   if (file) {
-    canUndo(`deleting an example of “${label}”`, async () => {
-      const back = await inTurn(() => teach(label, [file], true));
-      if (back.failed.length) throw new Problem(422, back.failed[0].reason);
+    pushUndo(`deleting an example of “${label}”`, async () => {
+      const report = await inOrder(() => addExamples(label, [file], true));
+      if (report.failed.length) throw new Problem(422, report.failed[0].reason);
       await changed();
     });
   }
   await changed();
-  say(`${name} is no example of “${label}” any more`);
+  say(`${name} was deleted from “${label}”`);
 }
 
 async function aboutExample(id, label) {
@@ -206,9 +206,9 @@ async function aboutExample(id, label) {
   return page.examples.find((example) => example.id === id) ?? null;
 }
 
-let opened = null; // the id of the example in the dialog
+let opened = null; // the example in the dialog
 
-function startExample() {
+function startExampleDialog() {
   const dialog = $("example");
   $("example-close").addEventListener("click", () => dialog.close());
   const closing = (change) => async (event) => {
@@ -216,16 +216,16 @@ function startExample() {
     try {
       await change(opened.id, opened.label);
       dialog.close();
-      if (document.activeElement === document.body) $("teach").focus();
+      if (document.activeElement === document.body) $("add").focus();
     } catch (error) {
-      complain(error, $("example-problem"));
+      showError(error, $("example-problem"));
     }
   };
   $("example-delete").addEventListener("click", closing(deleteExample));
   dialog.querySelector("form").addEventListener("submit", closing(moveExample));
 }
 
-/** Show an example large, with what can be done with it. */
+/** Show an example in a dialog, to move or delete it. */
 export function openExample(id) {
   const label = registry.classes.find((one) => one.example_ids.includes(id))?.label;
   if (label !== undefined) showExample(id, label);
@@ -237,25 +237,25 @@ export async function showExample(id, label) {
   $("example-label").value = label;
   $("example-problem").textContent = "";
   $("example-source").textContent = "";
-  showThumbnail($("example-picture"), registry.name, id, 512);
-  $("example-picture").alt = `Example of ${label}`;
+  showThumbnail($("example-image"), registry.name, id, 512);
+  $("example-image").alt = `Example of ${label}`;
   $("example").showModal();
   $("example-close").focus();
   try {
     const about = await aboutExample(id, label);
     if (opened.id === id) $("example-source").textContent = about ? about.source : "It was deleted meanwhile.";
   } catch (error) {
-    complain(error, $("example-problem"));
+    showError(error, $("example-problem"));
   }
 }
 
 async function moveExample(id, label) {
   const to = $("example-label").value.trim();
   if (to === label) return;
-  if (!to) throw new Problem(0, "Write the name of the class that it belongs to.");
-  await inTurn(() => call("PATCH", path("examples", id), { json: { label: to } }));
-  canUndo(`moving an example from “${label}” to “${to}”`, async () => {
-    await inTurn(() => moveExamples([id], label));
+  if (!to) throw new Problem(0, "Write the name of its class.");
+  await inOrder(() => call("PATCH", path("examples", id), { json: { label: to } }));
+  pushUndo(`moving an example from “${label}” to “${to}”`, async () => {
+    await inOrder(() => moveExamples([id], label));
     await changed();
   });
   await changed();

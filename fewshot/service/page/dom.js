@@ -1,8 +1,8 @@
-/** Elements, words and dialogs. Nothing here or elsewhere turns text into markup: a label may hold any character. */
+/** Elements, texts and dialogs. Nothing here or elsewhere turns text into markup: a label may hold any character. */
 
 export const $ = (id) => document.getElementById(id);
 
-/** Make an element; attributes of null or false are left out, `on` holds listeners, children are nodes or text. */
+/** Create an element; attributes of null or false are left out, `on` holds listeners, children are nodes or text. */
 export function el(tag, { on = {}, ...attributes } = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,21 +17,21 @@ export function plural(count, one, many = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 }
 
-/** A score in the few digits that tell two apart; "–" for one that was not given. */
+/** A score with few digits; "–" for a missing one. */
 export function score(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";
   return Math.abs(value) < 10 ? value.toFixed(2) : value.toPrecision(4);
 }
 
-/** Show a sentence at the foot of the page and have it read out. */
+/** Show a sentence at the foot of the page, which screen readers read out. */
 export function say(text) {
   const said = $("said");
   // A live region is read when its text changes: the same words twice would be silent.
   said.textContent = said.textContent === text ? `${text}\u00a0` : text;
 }
 
-/** Say what went wrong, near where it did if there is a place for it. */
-export function complain(error, place = null) {
+/** Show an error in a place, or at the foot of the page. */
+export function showError(error, place = null) {
   if (place) place.textContent = error.message;
   else say(error.message);
   if (error.name !== "Problem") console.error(error);
@@ -41,8 +41,8 @@ const waiting = [];
 let open = false;
 
 /**
- * Ask for a yes, or with `field` for a text; `act` is done with it while the dialog stays, so that what goes wrong is
- * said beside what was written. Resolves to what `act` gave, or to null when cancelled. One dialog at a time.
+ * Ask for a confirmation, or with `field` for a text; `act` is called with it while the dialog stays open, which shows
+ * its error. Resolves to the result of `act`, or to null when cancelled. One dialog at a time.
  */
 export function ask(question) {
   return new Promise((resolve) => {
@@ -79,7 +79,7 @@ function nextQuestion() {
     nextQuestion();
   };
   buttons[1].onclick = () => done(null);
-  // The event comes late: it may be about the question before, when this one is open already.
+  // The event is late: it may be of the previous dialog, when this one is open already.
   dialog.onclose = () => dialog.open || done(null);
   form.onsubmit = async (event) => {
     event.preventDefault();
@@ -91,42 +91,42 @@ function nextQuestion() {
       done(result === undefined ? true : result);
     } catch (error) {
       buttons[0].disabled = false;
-      complain(error, $("ask-problem"));
+      showError(error, $("ask-problem"));
       (field === null ? buttons[1] : input).focus();
     }
   };
   dialog.showModal();
   if (field !== null) input.select();
-  // What cannot be taken back is not one careless Enter away.
+  // What cannot be undone is not one careless Enter away.
   else buttons[danger ? 1 : 0].focus();
 }
 
-const undone = [];
+const undoStack = [];
 
-/** Remember how to take a change back; `what` completes "Undo: ...". */
-export function canUndo(what, back) {
-  undone.push({ what, back });
+/** Remember how to undo a change; `what` completes "Undo: ...". */
+export function pushUndo(what, revert) {
+  undoStack.push({ what, revert });
   showUndo();
 }
 
-export function forgetUndo() {
-  undone.length = 0;
+export function clearUndo() {
+  undoStack.length = 0;
   showUndo();
 }
 
 let undoing = false;
 
 export async function undo() {
-  if (undoing || !undone.length) return;
+  if (undoing || !undoStack.length) return;
   undoing = true;
-  const last = undone.pop();
+  const last = undoStack.pop();
   try {
-    say(`Taking back: ${last.what} …`);
-    await last.back();
-    say(`Taken back: ${last.what}`);
+    say(`Undoing: ${last.what} …`);
+    await last.revert();
+    say(`Undone: ${last.what}`);
   } catch (error) {
-    undone.push(last);
-    complain(error);
+    undoStack.push(last);
+    showError(error);
   } finally {
     undoing = false;
     showUndo();
@@ -135,8 +135,8 @@ export async function undo() {
 
 function showUndo() {
   const button = $("undo");
-  const last = undone.at(-1);
-  if (!last && document.activeElement === button) $("test").focus();
+  const last = undoStack.at(-1);
+  if (!last && document.activeElement === button) $("predict").focus();
   button.hidden = !last;
   button.textContent = last ? `Undo: ${last.what}` : "";
 }

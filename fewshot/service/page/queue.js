@@ -1,36 +1,36 @@
-/** Pictures to be recognised: asked about in batches, those that the model is least sure of first. */
+/** The queue of images to be predicted, in batches, and their order: least confident first. */
 
 import { call, firstBatch, formOf, sendBatch } from "./api.js";
-import { nameOf } from "./pictures.js";
+import { nameOf } from "./images.js";
 import { path, registry } from "./registry.js";
 
-const AHEAD = 8; // asked again before the next picture is shown
-const TOP = 9; // answers, one for each number key
+const FIRST_BATCH = 8; // predicted again before the next image is shown
+const TOP = 9; // classes, one for each number key
 const NEAREST = 4;
-const NOTHING = { label: null, score: null, unknown: null, top: [], nearest: [] };
+const NO_PREDICTION = { label: null, score: null, unknown_score: null, top: [], nearest: [] };
 
-/** `items`: { file, number, answer, asked }; `current`: the one that is shown, which stays until it is dealt with. */
-export const queue = { items: [], current: null, order: "margin", failed: [], refused: null };
+/** `items`: { file, number, prediction, requested }; `current`: the one that is shown, until it is saved or removed. */
+export const queue = { items: [], current: null, order: "margin", failed: [] };
 
-/** `draw` is called after every change; `maxFalseAccept` says what to ask for; `trouble` is told of what went wrong. */
-export const hooks = { draw() {}, maxFalseAccept: () => null, trouble() {} };
+/** `draw` is called after every change, `onError` with an error; `maxFalseAccept` returns the limit to predict with. */
+export const hooks = { draw() {}, maxFalseAccept: () => null, onError() {} };
 
-let epoch = 0; // counts lessons: what was asked before the last one is asked again
-let numbered = 0;
-let asking = null;
+let version = 0; // of the registry, counted in changes: what was predicted by an older one is predicted again
+let count = 0;
+let running = null;
 
-/** How little an answer leaves open, in the order chosen; the smallest comes first. */
-export function sureness({ answer, number }, order) {
-  if (!answer) return Infinity;
+/** The sort key of an item in an order; the smallest comes first. */
+export function sortKey({ prediction, number }, order) {
+  if (!prediction) return Infinity;
   if (order === "arrival") return number;
-  if (order === "unknown_score") return -(answer.unknown_score ?? 0);
-  const [best, second] = answer.top;
-  // One class alone has no rival: the least alike is the least sure.
+  if (order === "unknown_score") return -(prediction.unknown_score ?? 0);
+  const [best, second] = prediction.top;
+  // Of one class alone, the lowest score is the least confident.
   return best ? best.score - (second?.score ?? 0) : -Infinity;
 }
 
 function sort() {
-  const key = new Map(queue.items.map((item) => [item, sureness(item, queue.order)]));
+  const key = new Map(queue.items.map((item) => [item, sortKey(item, queue.order)]));
   queue.items.sort((a, b) => (key.get(a) === key.get(b) ? a.number - b.number : key.get(a) - key.get(b)));
 }
 
@@ -40,24 +40,24 @@ export function setOrder(order) {
   first();
 }
 
-/** Show the first picture. */
+/** Show the first image. */
 export function first() {
-  queue.current = queue.items.find(({ answer }) => answer) ?? null;
+  queue.current = queue.items.find(({ prediction }) => prediction) ?? null;
   hooks.draw();
 }
 
 export function add(files) {
   for (const file of files) {
-    numbered += 1;
-    queue.items.push({ file, number: numbered, answer: null, asked: -1 });
+    count += 1;
+    queue.items.push({ file, number: count, prediction: null, requested: -1 });
   }
   hooks.draw();
-  return askRest();
+  return predictRest();
 }
 
-/** Put a picture back that was taken out, and show it. */
+/** Put an image back that was removed, and show it. */
 export function putBack(item) {
-  queue.items.push({ ...item, asked: -1, node: null });
+  queue.items.push({ ...item, requested: -1, node: null });
   queue.current = queue.items.at(-1);
   sort();
 }
@@ -66,8 +66,8 @@ export function remove(item) {
   const at = queue.items.indexOf(item);
   if (at < 0) return;
   queue.items.splice(at, 1);
-  // Those without an answer yet stand last: the next one, else the one before.
-  if (queue.current === item) queue.current = [queue.items[at], queue.items[at - 1]].find((one) => one?.answer) ?? null;
+  // Those without a prediction are last: the next one, else the one before.
+  if (queue.current === item) queue.current = [queue.items[at], queue.items[at - 1]].find((one) => one?.prediction) ?? null;
   hooks.draw();
 }
 
@@ -78,57 +78,57 @@ export function clear() {
   hooks.draw();
 }
 
-/** What another registry would answer is not known yet. */
-export function forgetAnswers() {
-  for (const item of queue.items) item.answer = null;
+/** Drop the predictions of another registry. */
+export function clearPredictions() {
+  for (const item of queue.items) item.prediction = null;
   queue.current = null;
   hooks.draw();
 }
 
-/** After a lesson: ask again, at first about what was least sure, so that the next picture can be chosen. */
-export async function askAgain() {
-  epoch += 1;
+/** After a change: predict again, the first of the queue first, so that the next image can be chosen. */
+export async function predictAgain() {
+  version += 1;
   sort();
-  const others = queue.items.filter((item) => item.answer && item !== queue.current);
+  const others = queue.items.filter((item) => item.prediction && item !== queue.current);
   const stale = queue.current ? [queue.current, ...others] : others;
   try {
-    await askBatch(firstBatch(stale.slice(0, AHEAD), ({ file }) => file.size));
+    await predictBatch(firstBatch(stale.slice(0, FIRST_BATCH), ({ file }) => file.size));
   } catch (error) {
-    failedToAsk(error);
+    failed(error);
     return;
   }
-  askRest();
+  predictRest();
 }
 
-/** Ask about all that was not asked since the last lesson; one run at a time. */
-export function askRest() {
-  asking ??= run().finally(() => (asking = null));
-  return asking;
+/** Predict all that was not predicted since the last change; one run at a time. */
+export function predictRest() {
+  running ??= run().finally(() => (running = null));
+  return running;
 }
 
 async function run() {
   const workers = [0, 1].map(async () => {
-    for (let batch = due(); batch.length; batch = due()) await askBatch(batch);
+    for (let batch = due(); batch.length; batch = due()) await predictBatch(batch);
   });
   const [failure] = (await Promise.allSettled(workers)).filter(({ status }) => status === "rejected");
-  if (failure) failedToAsk(failure.reason);
+  if (failure) failed(failure.reason);
 }
 
 function due() {
-  return firstBatch(queue.items.filter(({ asked }) => asked < epoch), ({ file }) => file.size);
+  return firstBatch(queue.items.filter(({ requested }) => requested < version), ({ file }) => file.size);
 }
 
-function failedToAsk(error) {
-  for (const item of queue.items) if (item.pending) item.asked = -1;
-  hooks.trouble(error);
+function failed(error) {
+  for (const item of queue.items) if (item.pending) item.requested = -1;
+  hooks.onError(error);
   hooks.draw();
 }
 
-async function askBatch(batch) {
-  const at = epoch;
-  for (const item of batch) Object.assign(item, { asked: at, pending: true });
+async function predictBatch(batch) {
+  const at = version;
+  for (const item of batch) Object.assign(item, { requested: at, pending: true });
   if (!registry.classes.length) {
-    for (const item of batch) Object.assign(item, { answer: NOTHING, pending: false });
+    for (const item of batch) Object.assign(item, { prediction: NO_PREDICTION, pending: false });
     settle();
     return;
   }
@@ -136,19 +136,19 @@ async function askBatch(batch) {
   const query = { top: TOP, nearest: NEAREST, max_false_accept: hooks.maxFalseAccept() };
   await sendBatch([...itemOf.keys()], {
     send: (files) => call("POST", path("predict"), { query, form: formOf(files, nameOf) }),
-    took: (files, { predictions }) => files.forEach((file, n) => place(itemOf.get(file), predictions[n], at)),
-    refused: (file, reason) => place(itemOf.get(file), { error: reason }, at),
+    onResponse: (files, { predictions }) => files.forEach((file, n) => store(itemOf.get(file), predictions[n], at)),
+    onRejected: (file, reason) => store(itemOf.get(file), { error: reason }, at),
   });
   settle();
 }
 
-function place(item, answer, at) {
-  if (item.asked !== at || !queue.items.includes(item)) return; // asked again since, or taken out
+function store(item, prediction, at) {
+  if (item.requested !== at || !queue.items.includes(item)) return; // requested again since, or removed
   item.pending = false;
-  if (answer.error) {
-    queue.failed.push({ source: nameOf(item.file), reason: answer.error });
+  if (prediction.error) {
+    queue.failed.push({ source: nameOf(item.file), reason: prediction.error });
     remove(item);
-  } else item.answer = answer;
+  } else item.prediction = prediction;
 }
 
 function settle() {

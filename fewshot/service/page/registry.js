@@ -1,41 +1,41 @@
-/** The registry that is shown, and the changes that can be made to it. */
+/** The registry that is shown, and changes of it. */
 
 import { call, formOf, Problem } from "./api.js";
-import { nameOf } from "./pictures.js";
+import { nameOf } from "./images.js";
 
-const AT_ONCE = 4;
-const PAGE = 100;
+const CONCURRENT = 4;
+const PAGE_SIZE = 100;
 
 /** `all`: every registry of the server; `classes`: of the one called `name`, as the service lists them. */
 export const registry = { name: null, all: [], canCreate: false, classes: [], about: {} };
 
-const listeners = { chosen: [], shown: [], lesson: [] };
+const listeners = { select: [], refresh: [], change: [] };
 
-/** Call `listener` for another registry ("chosen"), when its classes were read ("shown"), and after a "lesson". */
+/** Call `listener` when another registry is chosen ("select"), its classes were read ("refresh"), or it was changed. */
 export const on = (event, listener) => listeners[event].push(listener);
 
-const tell = (event) => Promise.all(listeners[event].map((listener) => listener()));
+const emit = (event) => Promise.all(listeners[event].map((listener) => listener()));
 
 export const path = (...parts) => ["registries", registry.name, ...parts];
 
 export async function loadRegistries() {
-  const answer = await call("GET", ["registries"]);
-  registry.all = answer.registries;
-  registry.canCreate = answer.can_create;
+  const list = await call("GET", ["registries"]);
+  registry.all = list.registries;
+  registry.canCreate = list.can_create;
 }
 
-/** Show another registry, after what was begun in this one. */
+/** Show another registry, after the changes of this one. */
 export function choose(name) {
-  return inTurn(async () => {
+  return inOrder(async () => {
     registry.name = name;
     registry.classes = [];
     registry.about = {};
-    await tell("chosen");
+    await emit("select");
     await changed();
   });
 }
 
-/** Read the classes anew; resolves to whether anything has changed. */
+/** Read the classes again; resolves to whether anything has changed. */
 export async function refresh() {
   const { name } = registry;
   if (name === null) return false;
@@ -44,27 +44,27 @@ export async function refresh() {
   const before = registry.about.revision;
   registry.classes = classes;
   registry.about = about;
-  await tell("shown");
+  await emit("refresh");
   return about.revision !== before;
 }
 
-/** After a change: show it, and have everything that was answered before asked again. */
+/** After a change: show it, and predict the queue again. */
 export async function changed() {
   await refresh();
-  await tell("lesson");
+  await emit("change");
 }
 
-/** The next change waits for the one before: the order is the one in which they were made. */
+/** Each change waits for the one before, so that they are made in order. */
 let last = Promise.resolve();
 
-export function inTurn(change) {
-  const turn = last.then(change);
-  last = turn.catch(() => {});
-  return turn;
+export function inOrder(change) {
+  const done = last.then(change);
+  last = done.catch(() => {});
+  return done;
 }
 
-/** Teach pictures as a class; returns the service's report. */
-export function teach(label, files, allowConflict = false) {
+/** Add images to a class; returns the service's report. */
+export function addExamples(label, files, allowConflict = false) {
   const fields = allowConflict ? { label, allow_conflict: "true" } : { label };
   return call("POST", path("examples"), { form: formOf(files, nameOf, fields) });
 }
@@ -73,7 +73,7 @@ export const deleteExamples = (ids) => each(ids, (id) => call("DELETE", path("ex
 
 export const moveExamples = (ids, label) => each(ids, (id) => call("PATCH", path("examples", id), { json: { label } }));
 
-/** Do something with each of many, a few at once; those that are gone already are passed over. */
+/** Call `work` for each id, a few at once; one that does not exist any more is skipped. */
 async function each(ids, work) {
   const left = [...ids];
   const worker = async () => {
@@ -85,11 +85,11 @@ async function each(ids, work) {
       }
     }
   };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  await Promise.all(Array.from({ length: CONCURRENT }, worker));
 }
 
-/** A page of a class's examples, from the one after `after`. */
-export const examples = (label, after = null, limit = PAGE) =>
+/** A page of the examples of a class, with ids above `after`. */
+export const examples = (label, after = null, limit = PAGE_SIZE) =>
   call("GET", path("examples"), { query: { label, after, limit } });
 
 export const rename = (label, to, merge = false) =>

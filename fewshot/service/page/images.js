@@ -1,29 +1,29 @@
-/** Pictures from a drop, a paste or a chooser, and pictures on the screen. */
+/** Images from a drop, a paste or a file chooser, and images on the page. */
 
 import { address, respond, token } from "./api.js";
 import { el, plural, say } from "./dom.js";
 
 const SUFFIX = /\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?)$/i;
-const NOT_A_PICTURE = "not a picture; JPEG, PNG, WebP, BMP, GIF and TIFF can be read";
+const NOT_AN_IMAGE = "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read";
 const paths = new WeakMap();
 let pasted = 0;
 
 /** A file's path below what was dropped or chosen, else its name. */
 export const nameOf = (file) => paths.get(file) || file.webkitRelativePath || file.name;
 
-/** The name of the folder a file came in, "" where it came alone. */
+/** The name of the folder of a file, "" where it was chosen alone. */
 export const folderOf = (file) => nameOf(file).split("/").at(-2) ?? "";
 
-/** Part files into pictures and what is none of them, as { pictures, failed }. */
-export function sorted(files) {
-  const pictures = files.filter((file) => file.type.startsWith("image/") || SUFFIX.test(file.name));
-  const others = files.filter((file) => !pictures.includes(file));
-  return { pictures, failed: others.map((file) => ({ source: nameOf(file), reason: NOT_A_PICTURE })) };
+/** Split files into images and others, as { images, failed }. */
+export function partition(files) {
+  const images = files.filter((file) => file.type.startsWith("image/") || SUFFIX.test(file.name));
+  const others = files.filter((file) => !images.includes(file));
+  return { images, failed: others.map((file) => ({ source: nameOf(file), reason: NOT_AN_IMAGE })) };
 }
 
-/** All files of a drop or paste, those in its folders too. */
+/** All files of a drop or paste, and of its folders. */
 export async function filesOf(transfer) {
-  // The list is emptied as soon as the event is over: everything is taken out before the first wait.
+  // The list is emptied when the event ends: everything is read before the first await.
   const taken = [...transfer.items]
     .filter((item) => item.kind === "file")
     .map((item) => ({ entry: item.webkitGetAsEntry?.(), file: item.getAsFile() }));
@@ -35,7 +35,7 @@ async function inFolder(folder) {
   const reader = folder.createReader();
   const files = [];
   for (;;) {
-    // A reader gives a hundred entries at a time, and at last none.
+    // A reader returns a hundred entries at a time, and none at the end.
     const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     if (!entries.length) return files;
     for (const entry of entries) files.push(...(await (entry.isDirectory ? inFolder(entry) : fileOf(entry))));
@@ -48,15 +48,15 @@ async function fileOf(entry) {
   return [file];
 }
 
-/** A picture that was copied, not a file, is always called image.png: number them. */
+/** A pasted image that is no file is always named image.png: number them. */
 export function numbered(file) {
   if (file.name !== "image.png") return file;
   pasted += 1;
   return new File([file], `pasted-${pasted}.png`, { type: file.type });
 }
 
-/** Let files be dropped on an element; `take` is given all of them. */
-export function dropZone(element, take) {
+/** Let files be dropped on an element; `onFiles` is called with all of them. */
+export function dropZone(element, onFiles) {
   let inside = 0;
   const mark = (more) => {
     inside = Math.max(0, inside + more);
@@ -69,30 +69,30 @@ export function dropZone(element, take) {
     event.stopPropagation();
     mark(-inside);
     const files = await filesOf(event.dataTransfer);
-    if (files.length) take(files);
-    else say("There was no file in that: save the picture, and drop its file");
+    if (files.length) onFiles(files);
+    else say("That was not a file: save the image, and drop its file");
   });
 }
 
-/** Give an input's files away, and empty it so that the same can be chosen again. */
-export function fileInput(input, take) {
+/** Call `onFiles` with the files chosen in an input, and empty it so that the same can be chosen again. */
+export function fileInput(input, onFiles) {
   input.addEventListener("change", () => {
     const files = [...input.files];
     input.value = "";
-    if (files.length) take(files);
+    if (files.length) onFiles(files);
   });
 }
 
-/** An image of a file in the browser's hands; formats it cannot show are named instead. */
+/** A preview of a file; one that the browser cannot show is named instead. */
 export function preview(file, alt = "") {
   const image = el("img", { alt, decoding: "async", loading: "lazy" });
   showFile(image, file);
   return image;
 }
 
-/** Show a file in an image that is there, and free the one it showed before. */
+/** Show a file in an image element, and free the one it showed before. */
 export function showFile(image, file) {
-  freeImage(image);
+  revokePreview(image);
   image.classList.remove("unseen");
   const url = URL.createObjectURL(file);
   image.dataset.url = url;
@@ -103,17 +103,17 @@ export function showFile(image, file) {
   image.src = url;
 }
 
-export function freeImage(image) {
+export function revokePreview(image) {
   if (image.dataset.url) URL.revokeObjectURL(image.dataset.url);
   delete image.dataset.url;
 }
 
-const KEPT = 1000;
-const fetched = new Map();
-const seen = new IntersectionObserver((entries) => {
+const CACHE_SIZE = 1000;
+const cache = new Map(); // URL of a thumbnail -> URL of its blob
+const observer = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
-    seen.unobserve(target);
+    observer.unobserve(target);
     showFetched(target);
   }
 }, { rootMargin: "200px" });
@@ -125,7 +125,7 @@ export function thumbnail(registry, id, { size = 128, alt = "" } = {}) {
   return image;
 }
 
-/** Show an example's thumbnail in an image; an <img> sends no token, so with one it is fetched when it comes in view. */
+/** Show an example's thumbnail in an image; an <img> sends no token, so with one it is fetched once visible. */
 export function showThumbnail(image, registry, id, size) {
   const parts = ["registries", registry, "examples", id, "thumbnail"];
   image.onerror = () => image.classList.add("unseen");
@@ -136,36 +136,36 @@ export function showThumbnail(image, registry, id, size) {
   }
   image.parts = parts;
   image.query = { size };
-  seen.observe(image);
+  observer.observe(image);
 }
 
 async function showFetched(image) {
   const key = String(address(image.parts, image.query));
   try {
-    if (!fetched.has(key)) {
-      fetched.set(key, URL.createObjectURL(await (await respond("GET", image.parts, { query: image.query })).blob()));
-      // An image that shows a freed one goes on showing it.
-      if (fetched.size > KEPT) free(fetched.keys().next().value);
+    if (!cache.has(key)) {
+      cache.set(key, URL.createObjectURL(await (await respond("GET", image.parts, { query: image.query })).blob()));
+      // An image that shows a freed one still shows it.
+      if (cache.size > CACHE_SIZE) free(cache.keys().next().value);
     }
-    image.src = fetched.get(key);
+    image.src = cache.get(key);
   } catch {
     image.classList.add("unseen");
   }
 }
 
 function free(key) {
-  URL.revokeObjectURL(fetched.get(key));
-  fetched.delete(key);
+  URL.revokeObjectURL(cache.get(key));
+  cache.delete(key);
 }
 
-/** What became of pictures that were not taken, as a list to unfold. */
+/** The files that were not added, with their reasons, as a list that unfolds. */
 export function failures(failed) {
   if (!failed.length) return [];
   return [
     el(
       "details",
       { class: "problem", open: failed.length <= 5 },
-      el("summary", {}, `${plural(failed.length, "file")} not taken`),
+      el("summary", {}, `${plural(failed.length, "file")} not added`),
       el("ul", {}, ...failed.map(({ source, reason }) => el("li", {}, el("b", {}, source), `: ${reason}`))),
     ),
   ];
