@@ -89,7 +89,7 @@ def _zipped_images(archive: str) -> LabelledImages:
 
 
 def _visible(name: str) -> bool:
-    parts = PurePosixPath(name).parts  # "..", in a zip, is shown: whoever reads it is told that it is refused
+    parts = PurePosixPath(name).parts  # ".." in a zip is listed, so that reading it raises
     return not any((part.startswith(".") and not is_outside(part)) or part == "__MACOSX" for part in parts)
 
 

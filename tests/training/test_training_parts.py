@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from training_data import digits, log, train
 
 from fewshot import Dataset, EncoderNotFound, FewShotError, ImageError
-from fewshot.encoders.trainable import set_train_mode, trainable_network
+from fewshot.encoders import set_train_mode, thread_count, trainable_network
 from fewshot.training.augmentation import Augment, resized
 from fewshot.training.checkpoint import check_same
 from fewshot.training.data_splits import limit_per_class, split_classes
@@ -406,6 +407,23 @@ def test_an_update_of_the_network_is_its_replicas_too():
         trunk.conv.weight.zero_()
     assert workers.replicas[1].conv.weight.abs().max() == 0
     assert workers.replicas[1].conv.weight is not trunk.conv.weight
+
+
+def test_workers_compute_on_one_core_each_and_other_threads_are_unaffected():
+    def new_thread_has():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(thread_count).result()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with Workers(Plain(), 2) as workers:
+            assert workers.map(lambda _: torch.get_num_threads(), range(2)) == [1, 1]
+            assert torch.get_num_threads() == 1
+            assert new_thread_has() == 2
+        assert torch.get_num_threads() == new_thread_has() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_workers_follow_torchs_threads_but_leave_each_a_share(monkeypatch):
