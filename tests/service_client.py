@@ -1,4 +1,4 @@
-"""A service with an encoder whose numbers can be checked by eye, and what to ask it."""
+"""A service with an encoder whose numbers can be checked by eye, and requests to it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from starlette.testclient import TestClient
 from fewshot.service.app import create_app
 
 HERE = "http://127.0.0.1"
+PARTS = "/v1/registries/parts"
 
 
 def client(path, *, base_url=HERE, **settings) -> TestClient:
-    """Serve a path; to be entered."""
+    """A client of a service of a path; to be entered."""
     settings.setdefault("encoder", FakeEncoder(name="colours"))
     return TestClient(create_app(path, **settings), base_url=base_url, raise_server_exceptions=False)
 
@@ -36,15 +37,15 @@ def scope(method, path, **headers):
     }  # fmt: skip
 
 
-def files(*pictures, names=None):
-    """Pictures as a multipart form."""
-    names = names or [f"{n}.png" for n in range(len(pictures))]
-    return [("images", (name, picture)) for name, picture in zip(names, pictures, strict=True)]
+def files(*images, names=None):
+    """Images as a multipart form."""
+    names = names or [f"{n}.png" for n in range(len(images))]
+    return [("images", (name, image)) for name, image in zip(names, images, strict=True)]
 
 
-def in_base64(*pictures):
-    """Pictures as JSON holds them."""
-    return [base64.b64encode(picture).decode() for picture in pictures]
+def in_base64(*images):
+    """Images as JSON holds them."""
+    return [base64.b64encode(image).decode() for image in images]
 
 
 def problem(answer, status):
@@ -57,7 +58,7 @@ def problem(answer, status):
 
 
 class Gated(FakeEncoder):
-    """Notes the size of each batch; the first waits until it is let go."""
+    """Records the size of each batch; each waits until the gate is open."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -72,7 +73,7 @@ class Gated(FakeEncoder):
 
 
 def queued(pool, images):
-    """Wait until so many pictures wait."""
+    """Wait until so many images are queued."""
     end = time.monotonic() + 20
     while pool.queued < images:
         assert time.monotonic() < end

@@ -99,7 +99,7 @@ def create_app(
     app = FastAPI(
         title="fewshot",
         version=__version__,
-        description="Learn a new image class from one to five pictures.",
+        description="Learn a new image class from one to five images.",
         openapi_tags=_TAGS,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,

@@ -1,4 +1,4 @@
-"""One encoder for many requests: batched together, in turns, each with its own errors."""
+"""One encoder for many requests: computed in batches, in turns, each with its own errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def threads():
 
 @pytest.fixture
 def occupied(threads):
-    """Share an encoder that computes a first picture until its ``gate`` is opened."""
+    """Share an encoder that computes a first image until its ``gate`` is opened."""
     made = []
 
     def share(encoder=None, **settings):
@@ -47,7 +47,7 @@ def occupied(threads):
         pool.close()
 
 
-def test_it_answers_as_the_encoder_does_and_says_it_is_the_same():
+def test_its_vectors_and_its_fingerprint_are_those_of_the_encoder():
     pool, alone = shared(FakeEncoder(name="colours")), FakeEncoder(name="colours")
     assert (pool.dim, pool.fingerprint, pool.spec) == (3, alone.fingerprint, {"name": "colours"})
     assert_allclose(pool.encode([png(RED), png(BLUE)]), alone.encode([png(RED), png(BLUE)]))
@@ -57,7 +57,7 @@ def test_it_answers_as_the_encoder_does_and_says_it_is_the_same():
     pool.close()
 
 
-def test_what_comes_while_a_batch_is_computed_is_computed_together(threads, occupied):
+def test_images_that_come_while_a_batch_is_computed_are_the_next_batch(threads, occupied):
     encoder, pool = occupied()
     colours = [(n, 0, 0) for n in range(20)]
     others = [threads.submit(pool.encode, [png(colour)]) for colour in colours]
@@ -68,7 +68,7 @@ def test_what_comes_while_a_batch_is_computed_is_computed_together(threads, occu
     assert encoder.batches == [1, 20]
 
 
-def test_one_with_many_pictures_does_not_hold_up_those_with_few(threads, occupied):
+def test_a_request_of_many_images_does_not_hold_up_those_of_few(threads, occupied):
     encoder, pool = occupied()
     many = threads.submit(pool.encode, [png((n, 0, 0)) for n in range(200)])
     queued(pool, 200)
@@ -83,9 +83,9 @@ def test_one_with_many_pictures_does_not_hold_up_those_with_few(threads, occupie
     assert sum(encoder.batches) == 202
 
 
-def test_an_unreadable_picture_is_its_senders_alone(threads, occupied):
+def test_an_unreadable_image_is_an_error_of_its_own_request_only(threads, occupied):
     encoder, pool = occupied()
-    bad = threads.submit(pool.encode_valid, [png(BLUE), b"no picture", png(GREEN)])
+    bad = threads.submit(pool.encode_valid, [png(BLUE), b"no image", png(GREEN)])
     queued(pool, 3)
     good = threads.submit(pool.encode_valid, [png(RED), png(GREEN)])
     queued(pool, 5)
@@ -98,17 +98,17 @@ def test_an_unreadable_picture_is_its_senders_alone(threads, occupied):
     assert_allclose(good.result().vectors, [[1, 0, 0], [0, 1, 0]])
 
 
-def test_failures_keep_their_places_in_a_request_of_several_batches():
+def test_failures_keep_their_positions_in_a_request_of_several_batches():
     pool = shared(FakeEncoder())
-    pictures = [b"" if n in (3, 70, 149) else png((n, 0, 0)) for n in range(150)]
-    encoded = pool.encode_valid(pictures)
+    images = [b"" if n in (3, 70, 149) else png((n, 0, 0)) for n in range(150)]
+    encoded = pool.encode_valid(images)
     assert [place for place, _ in encoded.failed] == [3, 70, 149]
     assert encoded.kept.tolist() == [n for n in range(150) if n not in (3, 70, 149)]
     assert_allclose(encoded.vectors[:, 0], encoded.kept / 255, atol=1e-6)
     pool.close()
 
 
-def test_an_encoder_that_breaks_at_a_picture_breaks_for_its_sender_alone(threads, occupied):
+def test_an_image_that_the_encoder_fails_at_is_an_error_of_its_own_request_only(threads, occupied):
     class Fragile(Gated):
         def encode(self, images):
             images = list(images)
@@ -127,7 +127,7 @@ def test_an_encoder_that_breaks_at_a_picture_breaks_for_its_sender_alone(threads
     assert_allclose(pool.encode([png(RED)]), [[1, 0, 0]])  # it goes on
 
 
-def test_past_the_queue_a_request_is_refused_and_background_work_waits(threads, occupied):
+def test_a_request_that_does_not_fit_into_the_queue_is_refused_and_background_work_waits(threads, occupied):
     encoder, pool = occupied(queue_size=10)
     waiting = threads.submit(pool.encode, [png(RED)] * 8)
     queued(pool, 8)
@@ -141,7 +141,7 @@ def test_past_the_queue_a_request_is_refused_and_background_work_waits(threads, 
     assert [len(job.result()) for job in (waiting, background)] == [8, 3]
 
 
-def test_a_request_larger_than_the_queue_is_computed_when_nobody_waits():
+def test_a_request_larger_than_the_queue_is_computed_when_the_queue_is_empty():
     pool = shared(FakeEncoder(), queue_size=2)
     DEADLINE.set(time.monotonic() + 60)
     assert len(pool.encode([png(RED)] * 5)) == 5
@@ -164,7 +164,7 @@ def test_what_is_not_computed_in_time_is_not_computed_at_all(threads, occupied):
     assert encoder.batches == [1]
 
 
-def test_closing_it_finishes_what_waits_and_takes_no_more(threads, occupied):
+def test_closing_it_computes_what_is_queued_and_accepts_no_more(threads, occupied):
     encoder, pool = occupied()
     second = threads.submit(pool.encode, [png(GREEN)])
     queued(pool, 1)
@@ -176,7 +176,7 @@ def test_closing_it_finishes_what_waits_and_takes_no_more(threads, occupied):
         pool.encode([png(RED)])
 
 
-def test_it_answers_for_what_it_is_known_to_be_without_loading_and_notices_another():
+def test_its_info_is_known_without_loading_and_another_encoder_is_refused():
     loads = []
 
     def load():
@@ -190,15 +190,15 @@ def test_it_answers_for_what_it_is_known_to_be_without_loading_and_notices_anoth
         pool.encode([png(RED)])
 
 
-def test_batches_are_told_of():
-    told = []
-    pool = BatchingEncoder(FakeEncoder, queue_size=10, on_batch=lambda images, seconds: told.append(images))
+def test_on_batch_is_called_with_the_size_of_each_batch():
+    sizes = []
+    pool = BatchingEncoder(FakeEncoder, queue_size=10, on_batch=lambda images, seconds: sizes.append(images))
     pool.encode([png(RED)] * 3)
     pool.close()
-    assert told == [3]
+    assert sizes == [3]
 
 
-def test_what_nobody_waits_for_any_more_is_not_computed(threads, occupied):
+def test_images_of_a_disconnected_client_are_not_computed(threads, occupied):
     encoder, pool = occupied()
     gone = threading.Event()
 
@@ -220,7 +220,7 @@ def test_what_nobody_waits_for_any_more_is_not_computed(threads, occupied):
 
 
 class Laned(Gated):
-    """An encoder for two threads at a time, each with 4 pictures at best."""
+    """An encoder for two threads at a time, each with 4 images at best."""
 
     lanes = (2, 4)
 
@@ -228,7 +228,7 @@ class Laned(Gated):
         return encode_valid(FakeEncoder(), images) if self.encode(images) is not None else None
 
 
-def test_threads_of_an_encoder_for_several_share_what_comes_and_wait_for_none(threads):
+def test_workers_of_an_encoder_with_lanes_share_the_queue(threads):
     encoder = Laned()
     pool = shared(encoder)
     few = threads.submit(pool.encode, [png((n, 0, 0)) for n in range(6)])

@@ -1,4 +1,4 @@
-"""The door of the service: tokens, foreign pages, and limits on what comes in."""
+"""Security of the service: tokens, requests of other sites, and limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def locked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:80", "127.1.2.3", "[::1]:8000"])
-def test_without_a_token_this_machine_is_answered(open_, host):
+def test_without_a_token_requests_of_this_machine_are_accepted(open_, host):
     assert open_.get("/v1/registries", headers={"Host": host}).status_code == 200
 
 
@@ -56,7 +56,7 @@ def test_without_a_token_a_name_that_was_rebound_to_this_machine_is_refused(open
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_without_a_token_a_page_of_another_site_changes_nothing(open_, headers):
+def test_without_a_token_a_page_of_another_site_can_change_nothing(open_, headers):
     sent = {"data": {"label": "red"}, "files": files(png(RED)), "headers": headers}
     assert "may not change anything here" in problem(open_.post(f"{PARTS}/examples", **sent), 403)
     assert "may not change anything here" in problem(open_.delete(f"{PARTS}/classes?label=red", headers=headers), 403)
@@ -67,11 +67,11 @@ def test_without_a_token_a_page_of_another_site_changes_nothing(open_, headers):
     "headers",
     [{}, {"Origin": "http://127.0.0.1"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}],
 )
-def test_the_servers_own_page_and_programs_may(open_, headers):
+def test_the_own_page_and_programs_may_change_something(open_, headers):
     assert open_.delete(f"{PARTS}/negatives", headers=headers).status_code == 200
 
 
-def test_no_other_site_may_read_an_answer(open_):
+def test_no_other_site_may_read_a_response(open_):
     answer = open_.get(PARTS, headers={"Origin": "http://evil.example"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
@@ -87,7 +87,7 @@ def test_no_other_site_may_read_an_answer(open_):
         f"Digest {TOKEN}",
     ],
 )  # fmt: skip
-def test_without_its_token_a_server_that_has_one_tells_nothing(locked, authorization):
+def test_a_server_with_a_token_refuses_requests_without_it(locked, authorization):
     headers = {} if authorization is None else {"Authorization": authorization.encode()}
     for path in ("/v1/registries", "/metrics", "/openapi.json", "/nothing"):
         refused = locked.get(path, headers=headers)
@@ -99,7 +99,7 @@ def test_without_its_token_a_server_that_has_one_tells_nothing(locked, authoriza
     "authorization",
     [f"Bearer {TOKEN}", f"bearer  {TOKEN}", "Basic " + base64.b64encode(f"labels:{TOKEN}".encode()).decode()],
 )
-def test_with_its_token_any_host_and_origin_is_answered(locked, authorization):
+def test_with_the_token_any_host_and_origin_is_accepted(locked, authorization):
     headers = {"Authorization": authorization, "Origin": "http://other.example"}
     assert locked.delete(f"{PARTS}/negatives", headers=headers).status_code == 200
 
@@ -109,7 +109,7 @@ def test_the_page_and_health_need_no_token(locked, path):
     assert locked.get(path).status_code in (200, 503)
 
 
-def test_an_empty_token_is_refused_and_one_is_told_of_in_the_description(locked, tmp_path):
+def test_an_empty_token_is_refused_and_one_is_in_the_openapi_document(locked, tmp_path):
     with pytest.raises(ValueError, match="the token is empty"):
         create_app(tmp_path, token=" ")
     document = locked.get("/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()
@@ -122,7 +122,7 @@ def chunks(*parts):
     yield from parts
 
 
-def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(tmp_path):
+def test_a_body_that_is_too_large_is_refused_with_or_without_a_content_length(tmp_path):
     with client(tmp_path / "parts.fewshot", limits=Limits(max_body_bytes=10_000)) as http:
         large = {"images": in_base64(bytes(10_000))}
         assert "10,000 bytes" in problem(http.post(f"{PARTS}/predict", json=large), 413)
@@ -149,7 +149,7 @@ def test_bodies_of_all_requests_together_are_bounded(tmp_path):
         assert "fewshot_request_body_bytes 0.0" in http.get("/metrics").text
 
 
-def test_more_requests_than_may_be_in_work_are_told_to_come_again(tmp_path):
+def test_more_requests_than_may_be_in_progress_are_answered_with_retry_after(tmp_path):
     encoder = Gated()
     with client(tmp_path / "parts.fewshot", encoder=encoder, limits=Limits(max_requests=1)) as http:
         sent = {"data": {"label": "red"}, "files": files(png(RED))}
@@ -167,7 +167,7 @@ def test_more_requests_than_may_be_in_work_are_told_to_come_again(tmp_path):
         assert http.get("/v1/registries").status_code == 200
 
 
-def test_what_cannot_be_computed_in_time_is_answered_so_and_adds_nothing(tmp_path):
+def test_what_is_not_computed_in_time_adds_nothing(tmp_path):
     encoder = Gated()
     with client(tmp_path / "parts.fewshot", encoder=encoder, limits=Limits(timeout_seconds=0.3)) as http:
         late = http.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
@@ -213,7 +213,7 @@ async def never(*_):
     await asyncio.Event().wait()
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
+def test_a_body_that_does_not_arrive_times_out(tmp_path):
     app = create_app(tmp_path / "parts.fewshot", encoder=FakeEncoder(), limits=Limits(timeout_seconds=0.05))
     sent = []
 
@@ -225,7 +225,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path):
     assert b"did not arrive within 0.05 s" in sent[1]["body"]
 
 
-def test_a_client_that_does_not_take_its_answer_holds_its_place_no_longer(tmp_path, caplog):
+def test_a_client_that_does_not_take_its_response_is_dropped(tmp_path, caplog):
     in_flight, taken = InFlight(), []
 
     async def large(scope, receive, send):
@@ -244,7 +244,7 @@ def test_a_client_that_does_not_take_its_answer_holds_its_place_no_longer(tmp_pa
     assert (record.message, record.fields["bytes"]) == ("a client did not take its response", 0)
 
 
-def test_a_long_answer_arrives_whole_in_pieces():
+def test_a_long_response_arrives_complete_in_pieces():
     body, taken = bytes(range(256)) * 1024, []
 
     async def large(scope, receive, send):
@@ -261,14 +261,14 @@ def test_a_long_answer_arrives_whole_in_pieces():
     assert b"".join(message["body"] for message in taken[1:]) == body
 
 
-def test_a_body_without_pictures_is_short(open_):
+def test_a_body_without_images_must_be_short(open_):
     long = {"label": "x" * 70_000}
     assert "65,536 bytes" in problem(open_.patch(f"{PARTS}/classes?label=red", json=long), 413)
     assert "65,536 bytes" in problem(open_.post("/v1/registries", content=chunks(*[b" " * 1000] * 70)), 413)
     assert open_.post(f"{PARTS}/predict", json={"images": ["A" * 70_000]}).status_code == 409  # taken, but no class yet
 
 
-def test_a_refusal_is_heard_by_one_who_is_still_sending(open_):
+def test_a_client_that_is_still_sending_receives_the_refusal(open_):
     body = chunks(*[bytes(65536)] * 40)
     assert open_.post(PARTS, content=body, headers={"Host": "evil.example"}).status_code == 403
 
@@ -281,7 +281,7 @@ def test_a_refusal_is_heard_by_one_who_is_still_sending(open_):
         ("localhost.example.org", False), ("::ffff:10.0.0.1", False), ("2130706433", False),
     ],
 )  # fmt: skip
-def test_only_this_machines_own_addresses_are_taken_for_it(host, here):
+def test_only_loopback_addresses_are_loopback(host, here):
     assert is_loopback(host) is here
 
 

@@ -285,7 +285,7 @@ def test_a_label_with_markup_in_it_is_shown_as_it_is_written(shown):
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason_and_stops_no_other(shown):
     page = shown.page
-    bad = {"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}
+    bad = {"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"}
     text = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
     shown.add("red", image("a.png", RED), bad, text)
     assert shown.classes() == {"red": 1}
@@ -400,9 +400,9 @@ def test_many_images_are_sent_in_batches_no_more_than_two_at_once(shown):
           const real = window.fetch;
           window.sent = [], window.now = 0, window.most = 0;
           window.fetch = async (url, options) => {
-            const pictures = options.body instanceof FormData ? options.body.getAll("images").length : 0;
-            if (!pictures) return real(url, options);
-            sent.push(pictures);
+            const images = options.body instanceof FormData ? options.body.getAll("images").length : 0;
+            if (!images) return real(url, options);
+            sent.push(images);
             most = Math.max(most, ++now);
             try { return await real(url, options); } finally { now--; }
           };
@@ -573,7 +573,7 @@ def test_every_control_and_image_has_a_name_for_a_screen_reader(shown):
     assert page.locator("[role=status]:visible").count() >= 2
 
 
-def test_a_telephone_is_wide_enough(shown):
+def test_it_fits_the_width_of_a_phone(shown):
     page = shown.page
     page.set_viewport_size({"width": 320, "height": 640})
     shown.add("a name that is rather long " * 3, image("a.png", RED))

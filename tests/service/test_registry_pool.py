@@ -41,7 +41,7 @@ def served(tmp_path):
     registries.close()
 
 
-def test_a_folder_is_made_and_registries_in_it(tmp_path):
+def test_a_folder_is_created_and_registries_in_it(tmp_path):
     with client(tmp_path / "deep" / "served") as http:
         assert http.get("/v1/registries").json() == {"registries": [], "can_create": True}
         assert http.post("/v1/registries", json={"name": "b-1"}).status_code == 201
@@ -123,7 +123,7 @@ def test_one_that_cannot_be_opened_is_listed_with_the_reason_and_stops_no_other(
         (r"cannot read C:\Users\me\x.bin, d/e or /f", "cannot read x.bin, d/e or /f"),
     ],
 )  # fmt: skip
-def test_a_client_is_told_of_no_place_on_this_machine_and_the_log_is(said, told):
+def test_folders_of_this_machine_are_in_the_log_only(said, told):
     problem = problem_of(RegistryError(said), "/srv/a b/x.fewshot", "x")
     assert (problem.status_code, problem.detail, problem.cause) == (503, told, said)
 
@@ -209,7 +209,7 @@ def test_an_encoder_is_loaded_by_its_name_once_for_all_registries_and_when_neede
     assert asked == [("doubled", {})]
 
 
-def test_an_encoder_loaded_for_a_request_has_all_cores_though_the_request_has_one(tmp_path, monkeypatch):
+def test_an_encoder_loaded_in_a_request_uses_all_cores_though_the_request_uses_one(tmp_path, monkeypatch):
     had = []
 
     def load(name):
@@ -231,7 +231,7 @@ def test_an_encoder_loaded_for_a_request_has_all_cores_though_the_request_has_on
     assert had == [3]
 
 
-def test_a_registry_that_was_put_back_or_taken_away_is_seen_so(served):
+def test_a_registry_that_was_restored_or_removed_is_noticed(served):
     path = make(served.folder / "a.fewshot")
     shutil.copy(path, served.folder.parent / "copy")
     with served.use("a") as registry:
@@ -248,7 +248,7 @@ def test_a_registry_that_was_put_back_or_taken_away_is_seen_so(served):
         pass
 
 
-def test_a_registry_reindexed_by_another_process_is_opened_anew(served, monkeypatch):
+def test_a_registry_reindexed_by_another_process_is_opened_again(served, monkeypatch):
     monkeypatch.setattr("fewshot.encoders.load_encoder", lambda name: FakeEncoder(times=2.0, name=name))
     path = make(served.folder / "a.fewshot")
     with served.use("a") as registry:
@@ -262,7 +262,7 @@ def test_a_registry_reindexed_by_another_process_is_opened_anew(served, monkeypa
         assert registry.encoder.spec == {"name": "doubled"}
 
 
-def test_those_not_used_for_longest_are_closed_and_opened_again(tmp_path):
+def test_the_least_recently_used_are_closed_and_opened_again(tmp_path):
     registries = RegistryPool(tmp_path, encoder=FakeEncoder(), limits=Limits(max_open_registries=2))
     for name in "abcd":
         make(tmp_path / f"{name}.fewshot", label=name)
@@ -275,7 +275,7 @@ def test_those_not_used_for_longest_are_closed_and_opened_again(tmp_path):
     registries.close()
 
 
-def test_many_threads_teach_and_ask_one_registry_and_nothing_is_lost(served):
+def test_many_threads_add_and_predict_with_one_registry_and_nothing_is_lost(served):
     served.create("a")
     with served.use("a") as registry:
         registry.add("start", [png(GREEN)])
@@ -302,7 +302,7 @@ def test_many_threads_teach_and_ask_one_registry_and_nothing_is_lost(served):
         assert sum(registry.classes().values()) == 19
 
 
-def test_a_single_registry_is_made_when_missing_and_serves_no_other(tmp_path):
+def test_a_single_registry_is_created_when_missing_and_no_other_is_served(tmp_path):
     make(tmp_path / "other.fewshot")
     registries = RegistryPool(tmp_path / "my parts.fewshot", encoder=FakeEncoder())
     assert (registries.names(), registries.can_create) == (["my_parts"], False)

@@ -1,4 +1,4 @@
-"""The service as a process: who may start it how, what it says, and how it ends."""
+"""The service as a process: its options, its messages, and its shutdown."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("fewshot.encoders.load_encoder", lambda name: FakeEncoder(name=name))
 
 
-def test_a_folder_is_served_at_any_free_port_and_the_address_told(tmp_path, served, quick):
+def test_a_folder_is_served_at_any_free_port_and_the_url_printed(tmp_path, served, quick):
     result = call(tmp_path / "parts", "--port", 0, status=0)
     ((app, port),) = served
     assert json.loads(result.stdout) == {"url": f"http://127.0.0.1:{port}"}
@@ -105,7 +105,7 @@ def test_a_token_is_read_without_the_line_end(token_file):
     assert server_process.read_token(str(token_file)) == TOKEN
 
 
-def test_a_missing_token_file_and_a_taken_port_are_told_in_a_line(tmp_path, served):
+def test_a_missing_token_file_and_a_taken_port_are_errors_of_one_line(tmp_path, served):
     assert "No such file" in call(tmp_path / "parts", "--token-file", tmp_path / "none").stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -122,7 +122,7 @@ def refusal(attempt):
     return str(caught.value)
 
 
-def test_what_cannot_be_served_is_told_before_anything_is(tmp_path, served):
+def test_what_cannot_be_served_is_an_error_before_anything_is_served(tmp_path, served):
     (tmp_path / "photo.jpg").write_bytes(png(RED))
     assert "photo.jpg is named as an image; give a registry" in call(tmp_path / "photo.jpg", "--port", 0).stderr
     unknown = call(tmp_path / "parts", "--port", 0, "--encoder", "resnte50").stderr
@@ -141,7 +141,7 @@ def test_an_ipv6_address_is_shown_in_brackets():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux's")
-def test_a_connection_whose_client_takes_nothing_ends_with_the_time_for_an_answer(tmp_path, monkeypatch):
+def test_a_connection_whose_client_reads_nothing_times_out(tmp_path, monkeypatch):
     accepted = []
 
     def serve(self, sockets):
@@ -177,7 +177,7 @@ server_process.run(create_app(sys.argv[1], encoder=Slow()), bound,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_told_to_stop_it_finishes_what_it_accepted_takes_no_more_and_ends_well(tmp_path):
+def test_on_sigterm_it_finishes_requests_in_progress_accepts_no_more_and_exits_with_0(tmp_path):
     started, go = tmp_path / "started", tmp_path / "go"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     server = subprocess.Popen(

@@ -1,0 +1,105 @@
+"""Errors of the REST interface: their status, what they say, and that nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fakes import RED, FakeEncoder, png
+from service_client import PARTS, client, files, problem, scope
+
+from fewshot.service.app import create_app
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "sent", "status", "says"),
+    [
+        ("GET", "/v1/nothing", {}, 404, "there is nothing at /v1/nothing"),
+        ("PUT", "/v1/registries", {}, 405, "PUT is not possible at /v1/registries, only GET, POST"),
+        ("PUT", "/page/app.js", {}, 405, "PUT is not possible at /page/app.js, only GET, HEAD"),
+        ("GET", "/v1/registries/other", {}, 404, "no registry 'other'; there is 'parts'"),
+        ("GET", "/v1/registries/a%20b", {}, 422, "'a b' cannot name a registry"),
+        ("POST", "/v1/registries", {"json": {"name": "new"}}, 409, "no folder to create others in"),
+        ("DELETE", f"{PARTS}/classes?label=ret", {}, 404, "no class 'ret' in parts; did you mean 'red'?"),
+        ("DELETE", f"{PARTS}/classes", {}, 422, "query.label: Field required"),
+        ("PATCH", f"{PARTS}/classes?label=ret", {"json": {"label": "x"}}, 404, "no class 'ret'"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"json": {"label": " "}}, 422, "must hold something to read"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"json": {"lable": "x"}}, 422, "body.lable: Extra inputs"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"{", "headers": JSON}, 422, "JSON, from its character 1"),
+        ("PATCH", f"{PARTS}/classes?label=red", {"content": b"\xe9", "headers": JSON}, 400, "not UTF-8 text"),
+        ("GET", f"{PARTS}/examples?label=ret", {}, 404, "no class 'ret'"),
+        ("GET", f"{PARTS}/examples?limit=0", {}, 422, "greater than or equal to 1"),
+        ("PATCH", f"{PARTS}/examples/9", {"json": {"label": "x"}}, 404, "no example 9 in parts"),
+        ("PATCH", f"{PARTS}/examples/1", {"json": {"label": "a\nb"}}, 422, "no control characters"),
+        ("PATCH", f"{PARTS}/examples/1", {"json": {"label": "x" * 1001}}, 422, "at most 1000 characters"),
+        ("DELETE", f"{PARTS}/examples/9", {}, 404, "no example 9 in parts"),
+        ("GET", f"{PARTS}/examples/9/image", {}, 404, "no example 9 in parts"),
+        ("GET", f"{PARTS}/examples/9/thumbnail", {}, 404, "no example 9 in parts"),
+        ("GET", f"{PARTS}/examples/1/thumbnail?size=9999", {}, 422, "less than or equal to 512"),
+        ("GET", f"{PARTS}/examples/{2**70}/image", {}, 422, "less than or equal to"),
+        ("POST", f"{PARTS}/predict", {}, 415, "multipart/form-data"),
+        ("POST", f"{PARTS}/predict", {"content": png(RED), "headers": {"Content-Type": "image/png"}}, 415, "image/png"),
+        ("POST", f"{PARTS}/predict", {"json": {"images": []}}, 422, "at least 1 item"),
+        ("POST", f"{PARTS}/predict", {"json": {"images": [1]}}, 422, "images.0: Input should be a valid string"),
+        ("POST", f"{PARTS}/predict", {"json": []}, 422, "body: Input should be an object"),
+        ("POST", f"{PARTS}/predict", {"content": b"{", "headers": JSON}, 422, "JSON"),
+        ("POST", f"{PARTS}/predict", {"files": {"file": b"x"}}, 422, "a file came in the field 'file'"),
+        ("POST", f"{PARTS}/predict", {"files": {"images": (None, b"x")}}, 422, "not a file with a file name"),
+        ("POST", f"{PARTS}/predict?top=0", {"files": files(b"x")}, 422, "query.top"),
+        ("POST", f"{PARTS}/predict?max_false_accept=2", {"files": files(b"x")}, 422, "query.max_false_accept"),
+        ("POST", f"{PARTS}/predict", {"files": files(*[b"x"] * 9)}, 413, "9 images in one request; at most 8"),
+        ("POST", f"{PARTS}/predict", {"json": {"images": ["AA"] * 9}}, 413, "9 images in one request; at most 8"),
+        ("POST", f"{PARTS}/predict", {"data": {"label": "x"}, "files": files(b"x")}, 422, "label: Extra inputs"),
+        ("POST", f"{PARTS}/examples", {"files": files(b"x")}, 422, "label: Field required"),
+        ("POST", f"{PARTS}/examples", {"json": {"images": ["AA"]}}, 422, "label: Field required"),
+        ("POST", f"{PARTS}/examples", {"data": {"label": ""}, "files": files(b"x")}, 422, "something to read"),
+        ("PUT", f"{PARTS}/rejection", {"json": {"max_false_accept": 1}}, 422, "less than 1"),
+        ("PUT", f"{PARTS}/rejection", {"json": {"max_false_accept": 5e-324}}, 422, "equal to 0.000001"),
+        ("DELETE", f"{PARTS}/negatives/5", {}, 404, "no negative 5 in parts"),
+    ],
+)  # fmt: skip
+def test_an_error_is_a_problem_that_says_what_is_wrong_and_changes_nothing(
+    two_classes, method, url, sent, status, says
+):
+    before = two_classes.get(PARTS).json()
+    assert says in problem(two_classes.request(method, url, **sent), status)
+    assert two_classes.get(PARTS).json() == before
+
+
+def test_an_incomplete_form_is_a_problem(two_classes):
+    torn = two_classes.post(
+        f"{PARTS}/predict", content=b"--x\r\nContent-", headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert 400 <= torn.status_code < 500
+    problem(torn, torn.status_code)
+    unbounded = two_classes.post(f"{PARTS}/predict", content=b"x", headers={"Content-Type": "multipart/form-data"})
+    assert "boundary" in problem(unbounded, 400)
+
+
+def test_a_client_that_disconnects_is_no_error_of_the_server(tmp_path, caplog):
+    app = create_app(tmp_path / "parts.fewshot", encoder=FakeEncoder())
+    came = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive():
+        return next(came)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope("POST", f"{PARTS}/predict"), receive, send))
+    assert sent[0]["status"] == 400
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_an_internal_error_tells_clients_nothing_of_its_cause(tmp_path, caplog):
+    class Broken(FakeEncoder):
+        def encode(self, images):
+            raise RuntimeError("secret of the house")
+
+    with client(tmp_path / "parts.fewshot", encoder=Broken()) as http:
+        answer = http.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
+        assert "secret" not in problem(answer, 500)
+        assert http.get("/healthz").json()["status"] == "ok"
