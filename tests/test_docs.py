@@ -13,10 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from fewshot.cli import main
+from fewshot.integrations.formats import to_csv
+from fewshot.registry import Failure, Prediction
 
 pytestmark = pytest.mark.usefixtures("pocket_stays")
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+LABELS_AND_PROBABILITIES = (("NA", 0.75), ("01", 0.5), ("1.0", 0.25))
 
 
 def blocks(language):
@@ -54,6 +57,17 @@ def test_the_python_blocks_run(in_photos, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"^temple 0\.\d+ photos/temple/0\.jpg$", printed, re.MULTILINE)
     assert "['flower']" in printed
+
+
+def test_the_line_for_pandas_keeps_every_label(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pandas")
+    (code,) = re.findall(r'^python -c "(import pandas;[^"]*)"$', README, re.MULTILINE)
+    answers = [(label, Prediction(label, 0.5, ((label, 0.5),), probability=p)) for label, p in LABELS_AND_PROBABILITIES]
+    monkeypatch.chdir(tmp_path)
+    Path("answers.csv").write_text(to_csv([*answers, ("gone.jpg", Failure("gone.jpg", "no such file"))]))
+    exec(code, {})
+    means = dict(re.findall(r"^(\S+) +([\d.]+)$", capsys.readouterr().out, re.MULTILINE))
+    assert means == {"01": "0.50", "1.0": "0.25", "NA": "0.75"}
 
 
 def test_the_two_commands_name_what_the_project_declares():

@@ -58,7 +58,7 @@ def predict(
     with open_registry(registry, encoding, classifier=chosen) as opened:
         answered = opened.predict_valid(
             names,
-            top=top if output.ranked else 1,
+            top=top if output.ranked else 2,  # the class and the runner-up
             nearest=nearest if output.ranked else 0,
             max_false_accept=max_false_accept,
         )

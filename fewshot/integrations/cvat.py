@@ -53,7 +53,8 @@ class RegistryFunction:
     Raises
     ------
     RegistryError : if no class is registered.
-    ValueError : for a ``max_false_accept`` that the registry has no threshold for.
+    ValueError : for a ``max_false_accept`` that the registry has no threshold for; for a detector of points, lines or
+        tags, which have no inside to classify.
     MissingExtra : if the SDK is not installed.
     """
 
@@ -61,6 +62,8 @@ class RegistryFunction:
         self, registry: ClassRegistry, *, detector: Any | None = None, max_false_accept: float | None = None
     ) -> None:
         sdk = _sdk()
+        if detector is not None:
+            _check_declared(detector)
         self._registry, self._detector, self._max_false_accept = registry, detector, max_false_accept
         labels = list(registry.classes())
         if not labels:
@@ -240,6 +243,17 @@ def _kind(detector: Any) -> str:
     """Return the one type of shape a detector declares, else "any"."""
     kinds = {str(getattr(label, "type", "any")) for label in detector.spec.labels}
     return kinds.pop() if len(kinds) == 1 else "any"
+
+
+def _check_declared(detector: Any) -> None:
+    """Check the types of shape that a detector declares; of "any", what comes is checked."""
+    for label in detector.spec.labels:
+        kind = str(getattr(label, "type", "any"))
+        if kind not in (*_REGIONS, "any"):
+            raise ValueError(
+                f"the detector's label {label.name!r} is a {kind}, which has no inside to classify; give a detector of "
+                f"{', '.join(_REGIONS)}"
+            )
 
 
 def _check_encloses(shape: Any) -> None:

@@ -19,7 +19,9 @@ from fewshot.registry import Failure, Prediction
 ImagePredictions: TypeAlias = Sequence[tuple[str, Prediction | Failure]]
 """Paths of images as they were given, each with its prediction, or why it could not be read."""
 
-CSV_COLUMNS = ("path", "label", "top_label", "score", "unknown_score", "error")
+CSV_COLUMNS = (
+    "path", "label", "probability", "score", "top_label", "runner_up", "runner_up_score", "unknown_score", "error",
+)  # fmt: skip
 
 # A spreadsheet takes a cell that begins so for a formula, which may call programs: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -79,16 +81,18 @@ def to_jsonl(predictions: ImagePredictions) -> str:
 def to_csv(predictions: ImagePredictions) -> str:
     """Write a table with the columns of ``CSV_COLUMNS``, one row for each image in the order given; failures too.
 
-    ``label`` is empty for a rejected image, ``top_label`` is its closest class all the same. Text is escaped by
-    ``csv_cell``.
+    ``label`` is empty for a rejected image, ``top_label`` is its closest class all the same; ``runner_up`` is the
+    second closest, empty for a prediction of one class. Text is escaped by ``csv_cell``.
     """
     rows: list[tuple[Any, ...]] = [CSV_COLUMNS]
-    for path, prediction in predictions:
-        if isinstance(prediction, Failure):
-            rows.append((path, "", "", "", "", prediction.reason))
+    for path, one in predictions:
+        if isinstance(one, Failure):
+            rows.append((path, *[""] * (len(CSV_COLUMNS) - 2), one.reason))
         else:
-            scores = (_rounded(prediction.score), _rounded(prediction.unknown_score))
-            rows.append((path, prediction.label or "", prediction.top[0][0], *scores, ""))
+            runner_up, runner_up_score = one.top[1] if len(one.top) > 1 else ("", math.nan)
+            scores = _rounded(one.probability), _rounded(one.score)
+            second = runner_up, _rounded(runner_up_score)
+            rows.append((path, one.label or "", *scores, one.top[0][0], *second, _rounded(one.unknown_score), ""))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerows([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells] for cells in rows)
@@ -126,7 +130,7 @@ def to_label_studio(
 
     Notes
     -----
-    Label Studio refuses scores outside [0, 1]; they are left out.
+    A prediction's score is the probability, and is left out where there is none; our score is in the result's ``meta``.
     """
     names = names or LabelStudioNames()
     tasks = []
@@ -134,11 +138,8 @@ def to_label_studio(
         suggested = []
         if one.label is not None:
             chosen: dict[str, Any] = {"from_name": names.choices, "to_name": names.image, "type": "choices"}
-            chosen["value"] = {"choices": [one.label]}
-            prediction: dict[str, Any] = {"model_version": model_version, "result": [chosen]}
-            if 0 <= one.score <= 1:
-                prediction["score"] = _rounded(one.score)
-            suggested.append(prediction)
+            chosen |= {"value": {"choices": [one.label]}, "meta": {"score": _rounded(one.score)}}
+            suggested.append({"model_version": model_version, "result": [chosen], **_confidence("score", one)})
         tasks.append({"data": {names.data: _address(path, prefix)}, "predictions": suggested})
     return tasks
 
@@ -146,7 +147,9 @@ def to_label_studio(
 def to_coco(
     predictions: ImagePredictions, *, sizes: Mapping[str, tuple[int, int]], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a COCO data set: each annotation is a box around a whole image, with the score.
+    """Return a COCO data set: each annotation is a box around a whole image.
+
+    Its score is the probability, and is left out where there is none; our score is among its ``attributes``.
 
     Parameters
     ----------
@@ -171,7 +174,8 @@ def to_coco(
                     "bbox": [0, 0, width, height],
                     "area": width * height,
                     "iscrowd": 0,
-                    "score": _rounded(one.score),
+                    **_confidence("score", one),
+                    "attributes": {"score": _rounded(one.score)},
                 }
             )
     categories = [{"id": number, "name": label} for label, number in category.items()]
@@ -179,7 +183,9 @@ def to_coco(
 
 
 def to_fiftyone(predictions: ImagePredictions, *, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the labels file of FiftyOne's ``FiftyOneImageClassificationDataset``; its confidence is our score.
+    """Return the labels file of FiftyOne's ``FiftyOneImageClassificationDataset``.
+
+    The confidence is the probability, and is left out where there is none; our score is among the ``attributes``.
 
     Parameters
     ----------
@@ -190,10 +196,18 @@ def to_fiftyone(predictions: ImagePredictions, *, classes: Sequence[str]) -> dic
     """
     labels = {
         # An absolute path finds its image wherever the file is read, and keeps its suffix: a.jpg and a.png differ.
-        os.path.abspath(path): None if one.label is None else {"label": one.label, "confidence": _rounded(one.score)}
+        os.path.abspath(path): None
+        if one.label is None
+        else {"label": one.label, **_confidence("confidence", one), "attributes": {"score": _rounded(one.score)}}
         for path, one in _read_once(predictions)
     }
     return {"classes": list(classes), "labels": labels}
+
+
+def _confidence(key: str, prediction: Prediction) -> dict[str, float]:
+    """Return the probability by a format's name for it; nothing where there is none, for no reader expects null."""
+    probability = _rounded(prediction.probability)
+    return {} if probability is None else {key: probability}
 
 
 def _read_once(predictions: ImagePredictions) -> list[tuple[str, Prediction]]:
@@ -213,8 +227,8 @@ def _address(path: str, prefix: str) -> str:
     return prefix + (quote(os.fsencode(pure.as_posix())) if is_url else pure.as_posix())
 
 
-def _rounded(score: float) -> float | None:
-    return None if math.isnan(score) else round(score, 4)  # JSON has no NaN
+def _rounded(score: float | None) -> float | None:
+    return None if score is None or math.isnan(score) else round(score, 4)  # JSON has no NaN
 
 
 def _is_text(text: str) -> bool:

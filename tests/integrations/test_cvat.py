@@ -259,6 +259,20 @@ def test_a_shape_without_inside_is_refused(registry, halves, given):
         function.detect(Context(), halves)
 
 
+@pytest.mark.parametrize("kind", ["skeleton", "points", "polyline", "tag"])
+def test_a_detector_of_shapes_without_inside_is_refused_before_the_first_image(registry, kind):
+    keypoints = Detector()
+    person = sdk.label_spec("person", 1, type=kind)
+    if kind == "skeleton":
+        person = sdk.skeleton_label_spec("person", 1, [sdk.keypoint_spec("nose", 0)])
+    keypoints.spec = sdk.DetectionFunctionSpec(labels=[sdk.label_spec("box", 0, type="rectangle"), person])
+    message = (
+        f"the detector's label 'person' is a {kind}, which has no inside .*; give a detector of rectangle, polygon"
+    )
+    with pytest.raises(ValueError, match=message):
+        RegistryFunction(registry, detector=keypoints)
+
+
 def test_an_image_without_shapes_is_not_encoded(registry, halves):
     encoder = registry.encoder
     function, before = RegistryFunction(registry, detector=Detector()), encoder.encoded

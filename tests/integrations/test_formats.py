@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
@@ -27,8 +28,10 @@ from fewshot.integrations.formats import (
 )
 from fewshot.registry.results import Failure, Neighbor, Prediction
 
-BOLT = Prediction("bolt", 0.87654, (("bolt", 0.87654), ("nut", 0.5)), (Neighbor(3, "bolt", "b.jpg", 0.9),), -0.4)
-NONE = Prediction(None, 0.25, (("nut", 0.25), ("bolt", 0.125)), (), 0.75)
+BOLT = Prediction(
+    "bolt", 0.87654, (("bolt", 0.87654), ("nut", 0.5)), (Neighbor(3, "bolt", "b.jpg", 0.9),), -0.4, probability=0.91236
+)
+NONE = Prediction(None, 0.25, (("nut", 0.25), ("bolt", 0.125)), (), 0.75, probability=0.625)
 PREDICTIONS = [("in/a.jpg", BOLT), ("in/b.jpg", Failure("in/b.jpg", "no such file")), ("in/c.jpg", NONE)]
 CLASSES = ["bolt", "nut"]
 NOT_TEXT = os.fsdecode(b"caf\xe9.jpg")
@@ -47,7 +50,7 @@ def label_studio(predictions, **asked):
 def test_json_lines_are_the_rows_of_predict_failures_among_them():
     first, second, third = map(json.loads, to_jsonl(PREDICTIONS).splitlines())
     assert first == {
-        "path": "in/a.jpg", "label": "bolt", "score": 0.8765, "probability": None, "unknown_score": -0.4,
+        "path": "in/a.jpg", "label": "bolt", "score": 0.8765, "probability": 0.9124, "unknown_score": -0.4,
         "top": [["bolt", 0.8765], ["nut", 0.5]],
         "nearest": [{"example": 3, "label": "bolt", "source": "b.jpg", "score": 0.9}],
     }  # fmt: skip
@@ -56,18 +59,47 @@ def test_json_lines_are_the_rows_of_predict_failures_among_them():
 
 
 def test_a_table_has_a_row_an_image_and_the_top_label_of_a_rejected_one():
-    assert table(PREDICTIONS) == [
-        {
-            "path": "in/a.jpg",
-            "label": "bolt",
-            "top_label": "bolt",
-            "score": "0.8765",
-            "unknown_score": "-0.4",
-            "error": "",
-        },
-        {"path": "in/b.jpg", "label": "", "top_label": "", "score": "", "unknown_score": "", "error": "no such file"},
-        {"path": "in/c.jpg", "label": "", "top_label": "nut", "score": "0.25", "unknown_score": "0.75", "error": ""},
-    ]
+    bolt, failed, none = table(PREDICTIONS)
+    assert bolt == {
+        "path": "in/a.jpg",
+        "label": "bolt",
+        "probability": "0.9124",
+        "score": "0.8765",
+        "top_label": "bolt",
+        "runner_up": "nut",
+        "runner_up_score": "0.5",
+        "unknown_score": "-0.4",
+        "error": "",
+    }
+    assert failed == {**dict.fromkeys(bolt, ""), "path": "in/b.jpg", "error": "no such file"}
+    assert none == {
+        "path": "in/c.jpg",
+        "label": "",
+        "probability": "0.625",
+        "score": "0.25",
+        "top_label": "nut",
+        "runner_up": "bolt",
+        "runner_up_score": "0.125",
+        "unknown_score": "0.75",
+        "error": "",
+    }
+
+
+@pytest.mark.parametrize("none", [None, math.nan])
+def test_where_there_is_no_probability_the_formats_leave_it_out_and_have_the_score(none):
+    predictions = [("a.jpg", Prediction("bolt", -0.25, (("bolt", -0.25),), probability=none))]
+    assert json.loads(to_jsonl(predictions))["probability"] is None
+    (row,) = table(predictions)
+    assert (row["probability"], row["score"], row["runner_up"], row["runner_up_score"]) == ("", "-0.25", "", "")
+    (task,) = label_studio(predictions)
+    assert "score" not in task["predictions"][0]
+    assert task["predictions"][0]["result"][0]["meta"] == {"score": -0.25}
+    (box,) = to_coco(predictions, sizes={"a.jpg": (4, 3)}, classes=CLASSES)["annotations"]
+    assert "score" not in box
+    assert box["attributes"] == {"score": -0.25}
+    assert to_fiftyone(predictions, classes=CLASSES)["labels"] == {
+        os.path.abspath("a.jpg"): {"label": "bolt", "attributes": {"score": -0.25}}
+    }
 
 
 @pytest.mark.parametrize("label", ["=cmd|' /C calc'!A0", "+1", "-10 C", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
@@ -110,9 +142,15 @@ def test_label_studio_gets_a_task_a_picture_and_no_prediction_for_none_of_these(
         "predictions": [
             {
                 "model_version": "parts.fewshot",
-                "score": 0.8765,
+                "score": 0.9124,
                 "result": [
-                    {"from_name": "choice", "to_name": "image", "type": "choices", "value": {"choices": ["bolt"]}}
+                    {
+                        "from_name": "choice",
+                        "to_name": "image",
+                        "type": "choices",
+                        "value": {"choices": ["bolt"]},
+                        "meta": {"score": 0.8765},
+                    }
                 ],
             }
         ],
@@ -138,10 +176,10 @@ def test_a_path_outside_the_folder_of_the_prefix_is_refused_with_the_remedy(path
         label_studio([(path, BOLT)])
 
 
-@pytest.mark.parametrize(("score", "kept"), [(-0.1, False), (0.0, True), (1.0, True), (1.5, False)])
-def test_label_studio_gets_no_score_that_it_refuses(score, kept):
-    (task,) = label_studio([("a.jpg", Prediction("bolt", score, (("bolt", score),), (), 0.0))])
-    assert ("score" in task["predictions"][0]) is kept
+@pytest.mark.parametrize("score", [-0.1, 0.0, 1.0, 1.5])
+def test_label_studio_gets_no_score_that_it_refuses(score):
+    (task,) = label_studio([("a.jpg", Prediction("bolt", score, (("bolt", score),), probability=0.75))])
+    assert task["predictions"][0]["score"] == 0.75  # it refuses those outside [0, 1]
 
 
 def test_label_studio_gets_the_names_of_its_configuration():
@@ -164,7 +202,8 @@ def test_coco_gets_the_whole_picture_as_a_box_of_its_class(tmp_path):
     assert [c["name"] for c in read.loadCats(read.getCatIds())] == CLASSES
     assert [i["file_name"] for i in read.loadImgs(read.getImgIds())] == ["in/a.jpg", "in/c.jpg"]
     (box,) = read.loadAnns(read.getAnnIds())
-    assert (box["image_id"], box["category_id"], box["bbox"], box["score"]) == (1, 1, [0, 0, 640, 480], 0.8765)
+    assert (box["image_id"], box["category_id"], box["bbox"], box["score"]) == (1, 1, [0, 0, 640, 480], 0.9124)
+    assert box["attributes"] == {"score": 0.8765}
     assert read.getImgIds(catIds=[1]) == [1]
     assert read.loadRes(made["annotations"]).getAnnIds() == [1]
 
@@ -173,7 +212,7 @@ def test_fiftyone_gets_absolute_paths_and_no_label_for_none_of_these():
     made = to_fiftyone(PREDICTIONS, classes=CLASSES)
     assert made["classes"] == CLASSES
     assert made["labels"] == {
-        os.path.abspath("in/a.jpg"): {"label": "bolt", "confidence": 0.8765},
+        os.path.abspath("in/a.jpg"): {"label": "bolt", "confidence": 0.9124, "attributes": {"score": 0.8765}},
         os.path.abspath("in/c.jpg"): None,
     }
 
@@ -220,6 +259,24 @@ def test_every_format_is_written_whole_and_names_what_failed_on_stderr(parts):
 
 
 CLASSES_OF = {1: "red", 2: "green", 3: "blue"}
+
+
+def test_every_format_has_the_probability_of_the_api_and_the_table_the_runner_up(parts):
+    with ClassRegistry("parts.fewshot", encoder=FakeEncoder(name="fake")) as registry:
+        (one,) = registry.predict(["new/1.png"], top=2)
+    expected, (runner_up, second) = round(one.probability, 4), one.top[1]
+
+    def written(form):
+        return predict("--format", form, "new/1.png", status=0).stdout
+
+    (row,) = csv.DictReader(io.StringIO(written("csv")))
+    assert (float(row["probability"]), row["runner_up"]) == (expected, runner_up)
+    assert float(row["runner_up_score"]) == round(second, 4)
+    assert json.loads(written("jsonl"))["probability"] == expected
+    assert json.loads(written("label-studio"))[0]["predictions"][0]["score"] == expected
+    assert json.loads(written("coco"))["annotations"][0]["score"] == expected
+    (label,) = json.loads(written("fiftyone"))["labels"].values()
+    assert label["confidence"] == expected
 
 
 def test_a_cameras_turned_picture_has_the_size_it_is_seen_with(parts):
