@@ -1,9 +1,9 @@
-"""Kill `fewshot tune`, at random moments, and look at what it left.
+"""Kill `fewshot tune` at random moments, and check what it left.
 
-A tiny network is fine-tuned on a registry's pictures over and over, each time from the one before: the encoder goes
-to a folder beside the registry, and all vectors are made anew with it. After each kill the registry must open with
-the encoder that was acknowledged last, or with the one after it, whole: its folder loads as the encoder that the
-registry names, and every vector is that encoder's.
+A tiny network is fine-tuned on a registry's images over and over, each time from the one before: the encoder is
+written to a folder beside the registry, and all images are embedded again with it. After each kill the registry must
+open with the encoder that was acknowledged last, or with the one after it, whole: its folder loads as the encoder that
+the registry names, and every vector is that encoder's.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def picture(label: int, number: int) -> np.ndarray:
     return noise.astype(np.uint8)
 
 
-def prepare(folder: Path, told: int) -> None:
-    """Make a network with weights of chance and a registry embedded by it; tells its fingerprint."""
+def prepare(folder: Path, pipe: int) -> None:
+    """Make a network of random weights and a registry embedded by it; write its fingerprint to the pipe."""
     place = folder / "network"
     place.mkdir()
     torch.manual_seed(0)
@@ -52,20 +52,20 @@ def prepare(folder: Path, told: int) -> None:
     with ClassRegistry(folder / "r.fewshot", encoder=load_encoder(str(place), device="cpu")) as registry:
         for label in range(CLASSES):
             registry.add(f"class {label}", [picture(label, n) for n in range(EACH)])
-        os.write(told, registry.info().fingerprint.encode())
+        os.write(pipe, registry.info().fingerprint.encode())
 
 
-def tune_on(path: Path, seed: int, told: int) -> None:
-    """Tune for ever, telling the fingerprint of each new encoder; for a process to be killed."""
+def tune_on(path: Path, seed: int, pipe: int) -> None:
+    """Fine-tune for ever, writing the fingerprint of each new encoder to the pipe; for a process to be killed."""
     with ClassRegistry(path) as registry:
         while True:
             tune_registry(registry, random_state=seed, **SETTINGS)
-            os.write(told, registry.info().fingerprint.encode())
+            os.write(pipe, registry.info().fingerprint.encode())
             seed += 1
 
 
-def inspect(path: Path, told: int) -> None:
-    """Tell, as JSON, the registry's fingerprint and what is not whole."""
+def inspect(path: Path, pipe: int) -> None:
+    """Write, as JSON, the registry's fingerprint and what is damaged or missing to the pipe."""
     wrong = []
     with ClassRegistry(path) as registry:
         fingerprint = registry.info().fingerprint
@@ -84,11 +84,11 @@ def inspect(path: Path, told: int) -> None:
     for folder in path.parent.glob(f"{path.name}.encoder-*"):
         if not load_encoder(str(folder), device="cpu").fingerprint.startswith(folder.name[-8:]):
             wrong.append(f"{folder.name} holds another encoder")
-    os.write(told, json.dumps([fingerprint, wrong]).encode())
+    os.write(pipe, json.dumps([fingerprint, wrong]).encode())
 
 
 def asked(job: Any, path: Path) -> str:
-    """Return what a job in a child tells, so that this process never computes and can be forked."""
+    """Return what a job in a child process writes, so that this process never computes and can be forked."""
     child, reading = forked(job, path)
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
@@ -97,7 +97,7 @@ def asked(job: Any, path: Path) -> str:
 
 
 def seconds_of_a_tuning(folder: Path) -> float:
-    """The time of one tuning that follows others."""
+    """Return the time of one fine-tuning after others."""
     asked(prepare, folder)
     child, reading = forked(tune_on, folder / "r.fewshot", 0)
     os.read(reading, _FINGERPRINT)
@@ -110,7 +110,7 @@ def seconds_of_a_tuning(folder: Path) -> float:
 
 
 def run(kills: int, seed: int) -> dict[str, Any]:
-    """Kill so many tunings and count what was not whole."""
+    """Kill so many fine-tunings and count what was damaged or missing."""
     chance = random.Random(seed)
     lost, half, acknowledged, new, started = 0, 0, 0, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as timed:

@@ -3,14 +3,14 @@
     python benchmarks/finetune.py --work work
 
 Cells: mobilenetv2 on Omniglot's evaluation characters, 20-way within an alphabet, and pocket on Tiny ImageNet's test
-classes, 5-way, 1 and 5 shots each, for each choice of what trains. Each episode's support is tuned on alone, everything
-chosen from it, and its queries are answered by cosine prototypes of the frozen encoder and by what was chosen. The work
-folder holds a line an episode; the same command goes on where it was. ``--validate`` takes background alphabets and
-validation classes instead: for choosing defaults. Each process computes in one thread; seconds are processor time.
+classes, 5-way, 1 and 5 shots each, for each choice of what trains. ``FineTuneClassifier`` is fitted on each episode's
+support alone, and compared on its queries with cosine prototypes of the frozen encoder. The work folder holds a line an
+episode; the same command resumes. ``--validate`` takes background alphabets and validation classes instead, for
+choosing defaults. Each process computes in one thread; seconds are processor time.
 
     python benchmarks/finetune.py --work work --wait
 
-How long a person waits: 20 classes of 5 pictures at 224 px, mobilenetv2, all cores, nothing given but the pictures.
+How long a person waits: 20 classes of 5 images at 224 px, mobilenetv2, all cores, default parameters.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Draw:
 
 
 def one_episode(draw: Draw, number: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Tune on one episode's support; accuracies on its queries."""
+    """Fine-tune on one episode's support; accuracies on its queries."""
     encoder, data, drawn = _drawn(draw)
     support, labels, query, wanted = drawn[number]
     images, asked = [data.images[i] for i in support], [data.images[i] for i in query]

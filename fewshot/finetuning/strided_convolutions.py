@@ -37,7 +37,7 @@ def strided_in_float32(top: nn.Module) -> Iterator[None]:
 
 def _leave(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     left = torch.is_grad_enabled() and given[0].device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    module.__dict__[_LEFT] = left  # a twin is one thread's alone
+    module.__dict__[_LEFT] = left  # a replica is used by one thread only
     if not left:
         return None
     torch.set_autocast_enabled("cpu", False)
