@@ -1,4 +1,4 @@
--- What wrk sends: each request is one of the bodies in a folder, in turn; and what it says at the end, as one line of JSON.
+-- The requests of wrk, whose bodies are the files of a folder in turn; its summary is one line of JSON.
 -- wrk -s serve.lua URL -- FOLDER COUNT
 
 local bodies, at = {}, 0
