@@ -61,19 +61,25 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
+_POCKETS: dict[object, object] = {}
+
+
 @pytest.fixture(scope="module")
 def pocket_stays() -> Iterator[None]:
-    """Keep the bundled network once it is loaded: a command begins with that, mostly for longer than it then works."""
+    """Load the bundled network once for all modules that ask for this: commands load it for longer than they then work.
+
+    It needs an internal, ``TimmEncoder._load``: no public door lets encoders share a network.
+    """
     from fewshot import TimmEncoder
 
-    load, loaded = TimmEncoder._load, {}
+    load = TimmEncoder._load
 
     def once(encoder):
         if encoder.name != "pocket" or encoder._given() is not None:
             return load(encoder)
-        if encoder._asked() not in loaded:
-            loaded[encoder._asked()] = load(encoder)
-        return loaded[encoder._asked()]
+        if encoder._asked() not in _POCKETS:
+            _POCKETS[encoder._asked()] = load(encoder)
+        return _POCKETS[encoder._asked()]
 
     with patch.object(TimmEncoder, "_load", once):
         yield

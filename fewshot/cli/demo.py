@@ -1,4 +1,4 @@
-"""The demonstration: real handwritten digits, registered from a few scans each and recognised."""
+"""The demonstration: classes of handwritten digits, registered from a few scans each, and their accuracy."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _RIGHT, _WRONG = "#1a7f37", "#c62828"
 
 
 def run_demo(*, shots: int = 5, seed: int = 0, picture: str | None = None) -> dict[str, Any]:
-    """Register scikit-learn's ten digits (real 8x8 scans) with the bundled encoder and recognise all others.
+    """Register scikit-learn's ten digits (8 x 8 scans) with the bundled encoder, and predict all other scans.
 
     Parameters
     ----------
     shots : int
         Examples of each digit.
     seed : int
-        Chooses them.
+        Of their choice.
     picture : path, optional
         Where to draw a contact sheet: 60 of the queries, drawn at random.
 
     Returns
     -------
     dict
-        classes, shots, images (recognised), accuracy, baseline_accuracy (prototypes of the raw pixels, same examples)
+        classes, shots, images (queries), accuracy, baseline_accuracy (prototypes of the raw pixels, same examples)
         and seconds.
     """
     from sklearn.datasets import load_digits
@@ -72,15 +72,15 @@ def run_demo(*, shots: int = 5, seed: int = 0, picture: str | None = None) -> di
 
 
 def _format(picture: str) -> str:
-    """The picture format that a file's suffix stands for."""
+    """The image format of a file's suffix."""
     suffix = Path(picture).suffix.lower()
     if suffix not in Image.registered_extensions():
-        raise ValueError(f"cannot draw {picture}: no kind of picture ends in {suffix!r}; give a file such as demo.png")
+        raise ValueError(f"cannot draw {picture}: no image format ends in {suffix!r}; give a file such as demo.png")
     return Image.registered_extensions()[suffix]
 
 
 def contact_sheet(images: list[Image.Image], answers: list[Prediction], truth: list[str]) -> Image.Image:
-    """Draw pictures in rows of ten, each with its label and score; wrong ones framed in red, with the true label."""
+    """Draw images in rows of ten with their predicted labels and scores; wrong ones in red, with the true label."""
     rows = -(-len(images) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _CELL, rows * (_CELL + _CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
