@@ -1,4 +1,4 @@
-"""Small data to train on: scikit-learn's digits at 16 pixels."""
+"""Small data to train on: scikit-learn's digits at 16 pixels, and noise."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 
 from fewshot import Dataset
+from fewshot.training.decoded_images import DecodedImages
+from fewshot.training.objectives import TrainingSet
 from fewshot.training.recipe import Recipe
 from fewshot.training.train import train_encoder
 
@@ -43,3 +46,19 @@ def log(folder):
 
     lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+
+
+def pictures(sizes=(4, 4, 4), side=8, channels=3, groups=None) -> DecodedImages:
+    """Noise, so many images of each class."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    pixels = torch.randint(
+        0, 256, (len(labels), channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return DecodedImages("noise", pixels, labels, tuple(f"class {i}" for i in range(len(sizes))), groups)
+
+
+def training_set(
+    sizes=(4, 4, 4), *, batch=4, rotated=False, contrastive=0.0, ways=2, weight=1.0, augment="none", **more
+) -> TrainingSet:
+    """Noise to train on."""
+    return TrainingSet(pictures(sizes, **more), augment, rotated, batch, ways, weight, contrastive)
