@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import threading
-import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -27,7 +26,8 @@ BOXES = (
 class FakeLabelStudio(ThreadingHTTPServer):
     """Serves ``pictures`` by their addresses and ``tasks`` as its export; keeps the (path, token) of each request.
 
-    With ``drips``, it answers that and then one byte after another without end; ``headers`` come with each answer.
+    With ``drips``, it answers that and then one byte after another until ``stops`` is set; ``headers`` come with each
+    answer.
     """
 
     daemon_threads = True
@@ -42,6 +42,7 @@ class FakeLabelStudio(ThreadingHTTPServer):
         self.tokens = {f"Token {TOKEN}"}
         self.fails: int | None = None
         self.drips: bytes | None = None
+        self.stops = threading.Event()
         self.headers: dict[str, str] = {}
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -78,12 +79,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200 if body == {"refresh": "a.personal.token"} else 401, b'{"access": "short-lived"}')
 
     def _drip(self, beginning: bytes) -> None:
-        """Answer with this, then a byte at a time, for as long as anyone listens."""
+        """Answer with this, then a byte at a time, for as long as anyone listens, or until it stops."""
         with suppress(OSError):
             self.wfile.write(beginning)
-            while True:
+            while not self.server.stops.wait(0.005):
                 self.wfile.write(b"x")
-                time.sleep(0.005)
         self.close_connection = True
 
     def _send(self, status: int, body: bytes, **headers: str) -> None:

@@ -11,6 +11,7 @@ from .label_studio.events import ProjectKey as ProjectKey
 from .label_studio.events import controls_of as controls_of
 from .label_studio.events import project_key as project_key
 from .label_studio.events import read_event as read_event
+from .label_studio.fetch_slots import FetchSlots as FetchSlots
 from .label_studio.label_studio_client import LabelStudioClient as LabelStudioClient
 from .label_studio.label_studio_client import Unreachable as Unreachable
 from .label_studio.labeling_config import parse_config as parse_config

@@ -15,6 +15,7 @@ from typing import Any
 from fewshot.errors import FewShotError, RegistryError
 from fewshot.integrations import (
     BadRequest,
+    FetchSlots,
     LabelStudioClient,
     Origin,
     ProjectKey,
@@ -28,7 +29,7 @@ from fewshot.integrations import (
     read_event,
     sync_with_export,
 )
-from fewshot.registry import AnnotationWriter, storable
+from fewshot.registry import AnnotationWriter
 from fewshot.service.registry_pool import SUFFIX, RegistryPool
 
 log = logging.getLogger("fewshot.service.label_studio_backend")
@@ -40,15 +41,13 @@ _APPLY_SECONDS = 60.0
 _TURN_SECONDS = 2.0
 # Projects in memory: the model of each, and where Label Studio is.
 _MAX_PROJECTS = 100
-_NO_SERVER = "Label Studio has not said where it is yet; it does so, at /setup, whenever it asks for a prediction"
 
 
 class _Project:
     """A project's state in memory; one thread at a time applies annotations or predicts."""
 
-    def __init__(self, key: ProjectKey, predictor: ProjectPredictor) -> None:
-        self.key, self.predictor = key, predictor
-        self.client: LabelStudioClient | None = None
+    def __init__(self, key: ProjectKey, predictor: ProjectPredictor, client: LabelStudioClient) -> None:
+        self.key, self.predictor, self.client = key, predictor, client
         # The last pending annotation that was tried, whether there was no time for those after it, and until when those
         # that could not be applied are left alone.
         self.last, self.out_of_time, self.retry_at = 0, False, 0.0
@@ -90,6 +89,7 @@ class LabelStudioBackend:
         self._registries, self._folder = registries, registries.folder
         self._url, self._key = url, key
         self._image_hosts, self._only_confident = image_hosts, only_confident
+        self._slots = FetchSlots()
         self._projects: OrderedDict[ProjectKey, _Project] = OrderedDict()
         self._lock = threading.Lock()
         self._creating = threading.Lock()
@@ -98,12 +98,12 @@ class LabelStudioBackend:
         self._closing = False
 
     def setup(self, body: Mapping[str, Any]) -> str:
-        """Take in where Label Studio is, and return the model version; no model is loaded."""
+        """Take in where Label Studio is, if it says so, and return the model version; no model is loaded."""
         project = self._project(project_key(body.get("project")))
         controls_of(body.get("schema"))
         hostname, token = body.get("hostname"), body.get("access_token")
         client = self._client(hostname, self._key or (token if isinstance(token, str) else None))
-        if client != project.client:  # else it knows by now which hosts do not answer
+        if client is not None and client != project.client:  # else it knows by now which hosts do not answer
             project.client = client
         with self._writer(project.key, create=False) as writer:
             if writer is None:
@@ -122,13 +122,13 @@ class LabelStudioBackend:
                 found.append(_EMPTY_VERSION if writer is None else model_version(writer.state()))
         return sorted(set(found))
 
-    def webhook(self, body: Mapping[str, Any]) -> str:
-        """Record an event, and return its action; annotations are applied in the background."""
+    def webhook(self, body: Mapping[str, Any]) -> str | None:
+        """Record an event, and return its action, None if it is unknown; annotations are applied in the background."""
         event = read_event(body)
         if event is None:
-            return storable(str(body.get("action"))[:100])
+            return None
         project = self._project(event.project)
-        with self._writer(event.project, create=True) as writer:
+        with self._writer(project.key, create=True) as writer:
             assert writer is not None
             recorded = writer.record(event.annotations.records)
             if event.deleted or event.deleted_tasks:
@@ -146,13 +146,11 @@ class LabelStudioBackend:
         project = self._project(project_key(body.get("project")))
         controls = controls_of(body.get("label_config"))
         tasks = body.get("tasks")
+        tasks = [tasks] if isinstance(tasks, dict) else tasks
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise BadRequest("tasks must be a list of objects")
         params = body.get("params")
         context = params.get("context") if isinstance(params, dict) else None
-        client = project.client
-        if client is None:
-            raise Unreachable(_NO_SERVER)
         with self._writer(project.key, create=False) as writer:
             if writer is None:
                 return [{"model_version": _EMPTY_VERSION, "score": 0.0, "result": []} for _ in tasks]
@@ -163,7 +161,7 @@ class LabelStudioBackend:
                     for _ in range(1 + project.out_of_time):  # to the last of them, then from the first on
                         self._apply(project, writer, until)
                     model = project.predictor.model(controls, writer, encoder)
-                return model.predict(tasks, encoder, client, context)
+                return model.predict(tasks, encoder, project.client, context)
 
     def close(self) -> None:
         """Finish the annotations in work; other pending ones are applied when the server runs again."""
@@ -174,18 +172,30 @@ class LabelStudioBackend:
             self._thread.join()
 
     def _project(self, key: ProjectKey) -> _Project:
+        key = key if key.created is not None else self._newest(key)
         with self._lock:
             if key not in self._projects:
-                self._projects[key] = _Project(key, ProjectPredictor(only_confident=self._only_confident))
-                if self._url is not None and self._key is not None:
-                    self._projects[key].client = self._client(None, self._key)
+                client = self._new_client(self._url if self._key else None, self._key or "")
+                self._projects[key] = _Project(key, ProjectPredictor(only_confident=self._only_confident), client)
             self._projects.move_to_end(key)
             if len(self._projects) > _MAX_PROJECTS:  # Label Studio names itself again, at /setup, before it asks
                 self._projects.popitem(last=False)
             return self._projects[key]
 
-    def _client(self, hostname: object, token: str | None) -> LabelStudioClient:
-        """Return a client of Label Studio; what it says itself is believed of this machine only."""
+    def _newest(self, key: ProjectKey) -> ProjectKey:
+        """Return the newest project of this id, where its creation time is not said: it is said elsewhere."""
+        with self._lock:
+            known = [one for one in self._projects if one.id == key.id]
+        for path in Path(self._folder).glob(f"project-{key.id}.*{SUFFIX}"):
+            with suppress(BadRequest):
+                known.append(project_key(path.name.removeprefix("project-").removesuffix(SUFFIX)))
+        return max(known, key=lambda one: one.created or 0, default=key)
+
+    def _new_client(self, url: str | None, token: str, alias: str | None = None) -> LabelStudioClient:
+        return LabelStudioClient(url, token, alias, self._image_hosts, self._slots)
+
+    def _client(self, hostname: object, token: str | None) -> LabelStudioClient | None:
+        """Return a client of Label Studio, None where it is unknown; its own word is believed of this machine only."""
         alias = None
         if isinstance(hostname, str) and hostname:
             try:
@@ -199,10 +209,18 @@ class LabelStudioBackend:
                 )
         url = self._url or alias
         if url is None:
-            raise BadRequest("hostname is missing: set LABEL_STUDIO_HOST for Label Studio, or give --label-studio-url")
+            log.warning(
+                "/setup: hostname is missing, images of Label Studio cannot be fetched: set LABEL_STUDIO_HOST for "
+                "Label Studio, or give --label-studio-url"
+            )
+            return None
         if not token:
-            raise BadRequest("access_token is missing: give a user's token as LABEL_STUDIO_API_KEY")
-        return LabelStudioClient(url, token, alias, self._image_hosts)
+            log.warning(
+                "/setup: access_token is missing, images of Label Studio cannot be fetched: give a user's token as "
+                "LABEL_STUDIO_API_KEY"
+            )
+            return None
+        return self._new_client(url, token, alias)
 
     @contextmanager
     def _writer(self, key: ProjectKey, *, create: bool) -> Iterator[AnnotationWriter | None]:
@@ -229,7 +247,7 @@ class LabelStudioBackend:
         """
         if not project.out_of_time and time.monotonic() >= project.retry_at:
             project.last = 0
-        if project.client is None or not writer.pending(limit=1, after=project.last):
+        if not writer.pending(limit=1, after=project.last):
             project.out_of_time = False
             return False
         with self._registries.use(project.key.registry) as registry:
@@ -270,8 +288,6 @@ class LabelStudioBackend:
         request = writer.resync_request()
         if request is not None and time.monotonic() >= project.retry_at:
             try:
-                if project.client is None:
-                    raise Unreachable(_NO_SERVER)
                 report = sync_with_export(writer, project.client, project.key.id, request.config)
             except (Unreachable, BadRequest) as error:
                 project.retry_at = max(project.retry_at, time.monotonic() + getattr(error, "pause", 0.0))

@@ -6,14 +6,17 @@ import gzip
 import json
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 from fakes import RED, png
-from label_studio_fakes import TOKEN, FakeLabelStudio
+from label_studio_fakes import CHOICES, TOKEN, FakeLabelStudio
 
 from fewshot import ImageError
-from fewshot.integrations import LabelStudioClient, Origin, Unreachable
+from fewshot.integrations import FetchSlots, LabelStudioClient, Origin, Unreachable, parse_config
 from fewshot.integrations.label_studio import label_studio_client
+from fewshot.integrations.label_studio.task_images import fetch_images
+from fewshot.integrations.label_studio.tasks import QueryImage
 
 A = "/data/upload/2/a.png"
 
@@ -176,6 +179,59 @@ def test_a_host_that_drips_its_answer_is_given_up_after_the_total_time(studio, o
         with pytest.raises(Unreachable, match=rf"does not answer \(it took more than 0\.\d+ s\){end}"):
             known.image(other.url + "/x.png")
     assert len(other.asked) <= 1
+
+
+@pytest.mark.parametrize("drips", ["server", "image host"])
+def test_a_host_that_drips_is_asked_for_few_images_at_once_and_others_are_not_held_up(studio, other, drips):
+    slots = FetchSlots(total=4, per_host=2, patience=0.0)
+    hosts = {Origin.of(other.url)}
+    slow, good = (studio, other) if drips == "server" else (other, studio)
+    slow.drips = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+    addresses = {studio: studio.url + A, other: other.url + "/x.png"}
+
+    def fetch():
+        with suppress(Unreachable):
+            client(studio, image_hosts=hosts, slots=slots).image(addresses[slow])
+
+    held = [threading.Thread(target=fetch) for _ in range(2)]
+    for thread in held:
+        thread.start()
+    while len(slow.asked) < 2:
+        threading.Event().wait(0.01)
+    known = client(studio, image_hosts=hosts, slots=slots)
+    for _ in range(2):  # and is not thought to hang itself
+        with pytest.raises(Unreachable, match=r"is not asked now \(2 fetches from it are in progress") as caught:
+            known.image(addresses[slow])
+    assert caught.value.pause == 0
+    assert len(slow.asked) == 2
+    assert known.image(addresses[good]) == good.pictures[A if good is studio else "/x.png"]
+    slow.stops.set()
+    for thread in held:
+        thread.join()
+
+
+def test_once_the_server_has_hung_it_is_not_asked_for_the_other_images_of_a_request(studio, other, monkeypatch):
+    monkeypatch.setattr(label_studio_client, "_DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(label_studio_client, "_PAUSE_FACTOR", 1e6)
+    studio.drips = b""
+    known = client(studio, image_hosts={Origin.of(other.url)})
+    (control,) = parse_config(CHOICES)
+    addresses = [*(f"/{n}.png" for n in range(40)), other.url + "/x.png", "data:,abc"]
+    (batch,) = fetch_images([QueryImage(control, address) for address in addresses], known)
+    assert [image for _, image in batch[40:]] == [b"another", b"abc"]
+    assert {type(image) for _, image in batch[:40]} == {Unreachable}
+    assert len(studio.asked) < 40
+
+
+def test_without_a_server_images_are_had_from_elsewhere(other):
+    known = LabelStudioClient(None, "", None, {Origin.of(other.url)})
+    assert (known.image(other.url + "/x.png"), known.image("data:,abc")) == (b"another", b"abc")
+    assert other.asked == [("/x.png", None)]
+    for unknown in (lambda: known.image(A), lambda: known.export(2)):
+        with pytest.raises(Unreachable, match=r"has not said where it is yet; .* --label-studio-url, and a token as"):
+            unknown()
+    with pytest.raises(ImageError, match="neither the Label Studio server nor a host"):
+        known.image("http://127.0.0.1:1/x.png")
 
 
 def test_a_name_server_that_does_not_answer_is_given_up_after_the_total_time(studio, monkeypatch):

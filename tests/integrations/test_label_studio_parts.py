@@ -12,8 +12,8 @@ from fewshot import PrototypeClassifier
 from fewshot.integrations import BadRequest, ProjectKey, parse_config, project_key, read_event
 from fewshot.integrations.label_studio.events import read_export
 from fewshot.integrations.label_studio.regions import brush_mask, crop_region
-from fewshot.integrations.label_studio.suggestions import LabelSuggester
-from fewshot.integrations.label_studio.tasks import query_images
+from fewshot.integrations.label_studio.suggestions import LabelSuggester, Suggestion
+from fewshot.integrations.label_studio.tasks import QueryImage, prediction_of, query_images
 from fewshot.registry import AnnotationSnapshot, ImageLabels
 from fewshot.registry.annotations.annotation_records import AppliedLabel
 from fewshot.registry.store import Rows
@@ -50,6 +50,47 @@ def test_an_alias_is_what_an_annotation_holds():
 )
 def test_other_controls_are_left_out(config):
     assert parse_config(config) == ()
+
+
+def test_an_event_without_annotations_changes_nothing():
+    assert read_event(event("ANNOTATION_CREATED")).annotations.records == ()
+    assert read_event(event("ANNOTATIONS_DELETED")).deleted == ()
+
+
+@pytest.mark.parametrize("value", ["true", "True", "1", "yes"])
+def test_a_control_that_models_are_to_skip_is_left_out(value):
+    assert parse_config(CHOICES.replace("<Choices ", f'<Choices model_skip="{value}" ')) == ()
+    assert [
+        one.name for one in parse_config(BOXES.replace("<BrushLabels ", f'<BrushLabels model_skip="{value}" '))
+    ] == ["box"]
+    assert len(parse_config(CHOICES.replace("<Choices ", '<Choices model_skip="false" '))) == 1
+
+
+def test_a_control_may_have_a_lowest_score_of_its_own(caplog):
+    def lowest(attribute):
+        (control,) = parse_config(CHOICES.replace("<Choices ", f"<Choices {attribute} "))
+        return control.min_score
+
+    assert (lowest('model_score_threshold="0.3"'), lowest('score_threshold="0.4"'), lowest("")) == (0.3, 0.4, 0.0)
+    assert caplog.messages == []
+    assert (lowest('model_score_threshold="high"'), lowest('model_score_threshold="nan"')) == (0.0, 0.0)
+    assert caplog.messages[0] == "model_score_threshold='high' of 'choice' is no number, and is left out"
+
+
+def test_suggestions_under_the_score_of_their_control_are_left_out_and_count_for_the_tasks_score():
+    (choice,) = parse_config(CHOICES.replace("<Choices ", '<Choices model_score_threshold="0.7" '))
+    (box, _) = parse_config(BOXES)
+    region = {"value": {}}
+    made = prediction_of(
+        [
+            (QueryImage(choice, "x"), Suggestion(("Red",), 0.6)),
+            (QueryImage(box, "x", region), Suggestion(("Blue",), 0.5)),
+        ],
+        "v",
+    )
+    assert ([result["from_name"] for result in made["result"]], made["score"]) == (["box"], 0.5)
+    (result,) = prediction_of([(QueryImage(choice, "x"), Suggestion(("Red",), 0.7))], "v")["result"]
+    assert result["value"] == {"choices": ["Red"]}
 
 
 def test_choices_that_each_task_brings_have_no_labels():
@@ -250,6 +291,8 @@ def test_each_labelled_region_has_labels_of_its_own():
 
 def test_deletions_are_ids_and_other_actions_are_nothing():
     assert read_event(event("ANNOTATIONS_DELETED", annotations=[{"id": 2}])).deleted == (2,)
+    assert read_event(event("ANNOTATION_DELETED", annotation=annotation(2, 6))).deleted == (2,)
+    assert read_event(event("ANNOTATION_DELETED", annotations=[{"id": 2}, {"id": 3}])).deleted == (2, 3)
     assert read_event(event("TASKS_DELETED", tasks=[{"id": 10}])).deleted_tasks == (10,)
     assert read_event(event("PROJECT_UPDATED")) is None
     assert read_event({"action": ["?"]}) is None
@@ -279,7 +322,16 @@ def test_what_label_studio_would_not_send_is_refused_by_name(body, message):
         read_event(body)
 
 
-@pytest.mark.parametrize("text", [None, 2, "2", "../2.1", "2.1.1", "-2.1", "2.1\n"])
+@pytest.mark.parametrize("text", ["42", 42])
+def test_a_project_may_come_without_its_creation_time(text):
+    assert project_key(text) == ProjectKey(42, None)
+    assert project_key(text).registry == "project-42"
+    body = event("TASKS_DELETED", tasks=[{"id": 10}])
+    body["project"] = {"id": 42}
+    assert read_event(body).project == project_key(text)
+
+
+@pytest.mark.parametrize("text", [None, True, -2, 2.5, "", "../2", "../2.1", "2.1.1", "-2.1", "2.1\n", "2\n", "2."])
 def test_what_names_no_project_never_becomes_a_file_name(text):
     with pytest.raises(BadRequest, match="project must be an id and a time"):
         project_key(text)

@@ -463,12 +463,6 @@ print(refused.exit_code, refused.stderr.strip().splitlines()[-1])
     [
         ("/setup", {}, "project must be an id and a time"),
         ("/setup", {"project": "2.1", "schema": "<!DOCTYPE a>"}, "declares a document type"),
-        ("/setup", {"project": "2.1", "schema": "<a/>"}, "hostname is missing"),
-        (
-            "/setup",
-            {"project": "2.1", "schema": "<a/>", "hostname": "http://localhost:8080"},
-            "access_token is missing",
-        ),
         (
             "/setup",
             {"project": "2.1", "schema": "<a/>", "hostname": "file:///etc/passwd"},
@@ -481,6 +475,137 @@ print(refused.exit_code, refused.stderr.strip().splitlines()[-1])
 )
 def test_what_label_studio_would_not_send_is_refused_and_says_why(backend, path, body, message):
     assert message in problem(backend.post(path, json=body), 422)
+
+
+# What Label Studio's own back-ends take (tests/test_api.py of label-studio-ml-backend, and its examples)
+
+
+def test_a_project_without_a_creation_time_is_one_project_however_it_is_named(backend, server, tmp_path):
+    for name in ("42", 42):
+        assert backend.post("/setup", json=setup(server) | {"project": name}).status_code == 200
+    body = created(annotation(1, 1, chosen("Red")), task(1, R))
+    body["project"] = {"id": 42, "label_config": CHOICES}
+    send(backend, body)
+    answer = backend.post("/predict", json=predict(task(2, R)) | {"project": "42"})
+    assert choices(answer.json()["results"]) == [["Red"]]
+    assert [path.name for path in tmp_path.glob("*.fewshot")] == ["project-42.fewshot"]
+
+
+@pytest.mark.parametrize("with_registry", [False, True])
+def test_a_webhook_without_a_creation_time_is_of_the_newest_project_of_its_id(backend, server, tmp_path, with_registry):
+    backend.post("/setup", json=setup(server) | {"project": "2.1"})
+    if with_registry:
+        annotate(backend, 2, B, "Blue")
+    body = created(annotation(1, 1, chosen("Red")), task(1, R))
+    del body["project"]["created_at"]
+    send(backend, body)
+    assert choices(suggest(backend, R)) == [["Red"]]
+    assert [path.name for path in tmp_path.glob("*.fewshot")] == [f"{PROJECT}.fewshot"]
+
+
+def test_a_webhook_without_an_annotation_changes_nothing(backend):
+    annotate(backend, 1, R, "Red")
+    before = suggest(backend, R)
+    send(backend, {"action": "ANNOTATION_CREATED", "project": {"id": 2, "label_config": "<View></View>"}})
+    assert suggest(backend, R) == before
+
+
+def test_a_setup_without_a_hostname_or_a_token_is_answered_and_logged_and_changes_nothing(backend, caplog):
+    annotate(backend, 1, R, "Red")
+    for missing in ("hostname", "access_token"):
+        body = {"project": PROJECT[8:], "schema": CHOICES, "extra_params": {}}
+        if missing == "access_token":
+            body["hostname"] = "http://localhost:1"
+        assert backend.post("/setup", json=body).status_code == 200
+        assert f"{missing} is missing, images of Label Studio cannot be fetched" in caplog.text
+    assert choices(suggest(backend, R)) == [["Red"]]
+
+
+def test_a_single_task_may_come_as_an_object(backend):
+    annotate(backend, 1, R, "Red")
+    body = predict(task(2, R))
+    answer = backend.post("/predict", json=body | {"tasks": body["tasks"][0]})
+    assert answer.status_code == 200
+    assert choices(answer.json()["results"]) == [["Red"]]
+
+
+def test_a_prediction_before_any_setup_is_answered_with_what_can_be_had(tmp_path, server, caplog):
+    red, blue = ("data:image/png;base64," + base64.b64encode(png(colour)).decode() for colour in (RED, BLUE))
+    with client(tmp_path, label_studio={}) as opened:
+        assert choices(suggest(opened, R, red)) == [None, None]
+        annotate(opened, 1, red, "Red")
+        annotate(opened, 2, R, "Blue")
+        assert choices(suggest(opened, R, red)) == [None, ["Red"]]
+        assert "no suggestion for task 100: Label Studio has not said where it is yet" in caplog.text
+        server.pictures[R] = png(BLUE)
+        opened.post("/setup", json=setup(server))
+        assert choices(suggest(opened, R, blue)) == [["Blue"], ["Blue"]]
+
+
+@pytest.mark.parametrize("body", [{"action": "PROJECT_UPDATED"}, {"action": "?"}, {"action": 3}, {}])
+def test_an_unknown_action_is_answered_as_such(backend, body):
+    answer = backend.post("/webhook", json=body)
+    assert (answer.status_code, answer.json()) == (200, {"status": "Unknown event"})
+
+
+def test_an_annotation_deleted_in_the_singular_is_removed(backend):
+    annotate(backend, 1, R, "Red")
+    annotate(backend, 2, B, "Blue")
+    send(backend, event("ANNOTATION_DELETED", annotation={"id": 1}))
+    assert choices(suggest(backend, R)) == [["Blue"]]
+
+
+def test_a_control_that_models_are_to_skip_gets_no_suggestion(backend):
+    annotate(backend, 1, R, "Red")
+    (found,) = suggest(backend, R, config=CHOICES.replace("<Choices ", '<Choices model_skip="true" '))
+    assert found["result"] == []
+
+
+def test_a_suggestion_under_the_score_of_its_control_is_left_out(backend):
+    annotate(backend, 1, R, "Red")
+    below, at = (CHOICES.replace("<Choices ", f'<Choices model_score_threshold="{score}" ') for score in (0.51, 0.5))
+    assert [(p["result"], p["score"]) for p in suggest(backend, R, config=below)] == [([], 0.5)]
+    assert choices(suggest(backend, R, config=at)) == [["Red"]]
+
+
+# Hosts that hang
+
+
+def test_a_project_whose_images_do_not_come_leaves_threads_to_others(backend, server, monkeypatch):
+    annotate(backend, 1, R, "Red")
+    suggest(backend, R)
+    backend.post("/setup", json=setup(server) | {"project": "3.7"})
+    body = created(annotation(1, 1, chosen("Red")), task(1, R))
+    body["project"] |= {"id": 3, "created_at": "1970-01-01T00:00:07Z"}
+    send(backend, body)
+    other = predict(task(2, R)) | {"project": "3.7"}
+    assert choices(backend.post("/predict", json=other).json()["results"]) == [["Red"]]
+    ended, real, hanging = threading.Event(), LabelStudioClient.image, threading.Semaphore(0)
+
+    def image(self, address):
+        if address == B:
+            hanging.release()
+            ended.wait(60)
+        return real(self, address)
+
+    monkeypatch.setattr(LabelStudioClient, "image", image)
+    answers = []
+    stuck = [threading.Thread(target=lambda: answers.append(suggest(backend, B))) for _ in range(20)]
+    for thread in stuck:
+        thread.start()
+    try:
+        for _ in range(4):
+            assert hanging.acquire(timeout=30)
+        asking = threading.Thread(target=lambda: answers.append(backend.post("/predict", json=other)))
+        asking.start()
+        asking.join(30)
+        assert choices(answers[0].json()["results"]) == [["Red"]]  # and those of the other project still wait
+        annotate(backend, 3, R, "Red")
+    finally:
+        ended.set()
+        for thread in stuck:
+            thread.join()
+    assert len(answers) == 21
 
 
 def test_a_body_that_is_no_json_is_refused(backend):

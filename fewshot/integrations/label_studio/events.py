@@ -23,18 +23,18 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class ProjectKey:
-    """A project: its number, and when it was made, in seconds since 1970.
+    """A project: its number, and when it was made, in seconds since 1970; None where that is not said.
 
     A Label Studio that begins anew gives the same numbers to other projects.
     """
 
     id: int
-    created: int
+    created: int | None = None
 
     @property
     def registry(self) -> str:
         """The name of its registry."""
-        return f"project-{self.id}.{self.created}"
+        return f"project-{self.id}" if self.created is None else f"project-{self.id}.{self.created}"
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class Event:
 
 
 def project_key(text: object) -> ProjectKey:
-    """Read "<id>.<created>", as /setup and /predict name a project."""
-    found = re.fullmatch(r"(\d{1,18})\.(\d{1,18})", text) if isinstance(text, str) else None
+    """Read "<id>.<created>", as /setup and /predict name a project, or an id alone."""
+    found = re.fullmatch(r"(\d{1,18})(?:\.(\d{1,18}))?", str(text)) if isinstance(text, (str, int)) else None
     if found is None:
-        raise BadRequest(f"project must be an id and a time, as '2.1795241756', not {shown(text)}")
-    return ProjectKey(int(found[1]), int(found[2]))
+        raise BadRequest(f"project must be an id and a time, as '2.1795241756', or an id alone, not {shown(text)}")
+    return ProjectKey(int(found[1]), None if found[2] is None else int(found[2]))
 
 
 def read_event(body: Mapping[str, Any]) -> Event | None:
-    """Read a webhook's body; None for an action that changes no annotation.
+    """Read a webhook's body; None for an action that changes no annotation. What it says nothing of has not changed.
 
     Raises
     ------
@@ -92,8 +92,8 @@ def read_event(body: Mapping[str, Any]) -> Event | None:
     if not isinstance(action, str) or action not in _READERS:
         return None
     project = _mapping(body, "project")
-    key = ProjectKey(_id(project, "id"), _moment(project, "created_at") // 1_000_000)
-    return _READERS[action](action, key, body)
+    created = None if project.get("created_at") is None else _moment(project, "created_at") // 1_000_000
+    return _READERS[action](action, ProjectKey(_id(project, "id"), created), body)
 
 
 def read_export(tasks: object, config: object) -> ReadAnnotations:
@@ -134,7 +134,8 @@ def _annotations_of(task: object) -> list[object]:
 
 
 def _annotations_deleted(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Event:
-    return Event(action, key, deleted=tuple(_id(one, "id") for one in _one_or_many(body, "annotations")))
+    deleted = [*_one_or_many(body, "annotations"), *_one_or_many(body, "annotation")]
+    return Event(action, key, deleted=tuple(_id(one, "id") for one in deleted))
 
 
 def _tasks_deleted(action: str, key: ProjectKey, body: Mapping[str, Any]) -> Event:
@@ -151,6 +152,7 @@ _READERS = {
     "ANNOTATION_CREATED": _annotated,
     "ANNOTATIONS_CREATED": _annotated,
     "ANNOTATION_UPDATED": _annotated,
+    "ANNOTATION_DELETED": _annotations_deleted,
     "ANNOTATIONS_DELETED": _annotations_deleted,
     "TASKS_DELETED": _tasks_deleted,
     "START_TRAINING": _start_training,
@@ -238,7 +240,7 @@ def _mapping(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _one_or_many(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = body.get(key)
-    values = value if isinstance(value, list) else [value]
+    values = value if isinstance(value, list) else [] if value is None else [value]
     found = [one for one in values if isinstance(one, Mapping)]
     if len(found) < len(values):
         raise BadRequest(f"{key} must be an object, or a list of them")

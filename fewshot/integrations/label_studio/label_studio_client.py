@@ -15,7 +15,8 @@ from urllib.parse import unquote_to_bytes
 import httpx2
 
 from fewshot.errors import FewShotError, ImageError
-from fewshot.integrations.label_studio.http_fetch import Answer, TooLarge, fetch
+from fewshot.integrations.label_studio.fetch_slots import FetchSlots, NoSlot
+from fewshot.integrations.label_studio.http_fetch import SOCKET_SECONDS, Answer, TooLarge, fetch
 from fewshot.integrations.label_studio.origin import Origin, without_query
 
 MAX_IMAGE_BYTES = 32 * 2**20
@@ -23,8 +24,13 @@ MAX_EXPORT_BYTES = 512 * 2**20
 _DEADLINE_SECONDS = 30.0
 """For an image or an export, over all redirects."""
 _MAX_REDIRECTS = 3
+_NO_SERVER = (
+    "Label Studio has not said where it is yet; it does so, at /setup, whenever it asks for a prediction, or start "
+    "with: --label-studio-url, and a token as LABEL_STUDIO_API_KEY"
+)
 _PAUSE_FACTOR = 3.0
 """A host that does not answer is not asked again for this many times as long as it took to find that out."""
+_HUNG_PAUSE = _PAUSE_FACTOR * SOCKET_SECONDS
 
 
 class Unreachable(FewShotError):
@@ -40,6 +46,11 @@ class Unreachable(FewShotError):
         super().__init__(message)
         self.pause = pause
 
+    @property
+    def hung(self) -> bool:
+        """Whether that took so long that nothing else should be asked of Label Studio for the same request."""
+        return self.pause >= _HUNG_PAUSE
+
 
 @dataclass(frozen=True)
 class LabelStudioClient:
@@ -47,14 +58,16 @@ class LabelStudioClient:
 
     Parameters
     ----------
-    url : str
-        Where the server is reached; it may lie below a path.
+    url : str or None
+        Where the server is reached; it may lie below a path. None while nobody knows: what lies there is unreachable.
     token : str
         A user's: a legacy token, or a personal access token, which is exchanged for short-lived ones.
     alias : str, optional
         The server's own URL for itself, if another: images there are fetched from ``url``.
     image_hosts : collection of Origin
         Other hosts that images may be fetched from, without the token; any else is refused.
+    slots : FetchSlots, optional
+        For the fetches of this and of other clients.
 
     Notes
     -----
@@ -63,10 +76,11 @@ class LabelStudioClient:
     when it called us.
     """
 
-    url: str
+    url: str | None
     token: str = field(repr=False)
     alias: str | None = None
     image_hosts: Collection[Origin] = ()
+    slots: FetchSlots = field(default_factory=FetchSlots, repr=False, compare=False)
     _access: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     _paused: dict[Origin, tuple[str, float]] = field(default_factory=dict, repr=False, compare=False)
@@ -96,14 +110,29 @@ class LabelStudioClient:
         except (ImageError, ValueError) as error:
             raise Unreachable(f"the export of project {project} cannot be read: {error}") from error
 
+    def is_on_server(self, address: str) -> bool:
+        """Whether an image is to be fetched from the server itself."""
+        try:
+            return address[:5].lower() != "data:" and self._is_server(Origin.of(self._resolve(address)))
+        except (ImageError, Unreachable):
+            return False
+
+    def _is_server(self, origin: Origin) -> bool:
+        return self.url is not None and origin == Origin.of(self.url)
+
+    def _server(self) -> httpx2.URL:
+        if self.url is None:
+            raise Unreachable(_NO_SERVER)
+        return httpx2.URL(self.url)
+
     def _below(self, path: str) -> httpx2.URL:
-        return httpx2.URL(self.url.rstrip("/") + path)
+        return httpx2.URL(str(self._server()).rstrip("/") + path)
 
     def _resolve(self, address: str) -> httpx2.URL:
         """Return the URL of an image; a server below a path may give that path or leave it out."""
         try:
             if address.startswith("/") and not address.startswith("//"):
-                server = httpx2.URL(self.url)
+                server = self._server()
                 is_whole = address.startswith(f"{server.path.rstrip('/')}/")
                 return server.join(address) if is_whole else self._below(address)
             return self._permitted(httpx2.URL(address))
@@ -118,10 +147,11 @@ class LabelStudioClient:
         ImageError : for one on another host.
         ValueError : for one that is not of http.
         """
-        origin, server = Origin.of(url), httpx2.URL(self.url)
+        origin = Origin.of(url)
         if self.alias is not None and origin == Origin.of(self.alias):
+            server = self._server()
             return url.copy_with(scheme=server.scheme, host=server.host, port=server.port)
-        if origin != Origin.of(server) and origin not in self.image_hosts:
+        if not self._is_server(origin) and origin not in self.image_hosts:
             raise ImageError(
                 without_query(str(url)),
                 f"lies on {origin}, neither the Label Studio server nor a host that pictures may come from; allow it "
@@ -145,16 +175,19 @@ class LabelStudioClient:
     def _ask(self, url: httpx2.URL, max_bytes: int, deadline: float) -> Answer:
         """Return the answer, which is a success or a redirect."""
         origin = Origin.of(url)
-        is_server = origin == Origin.of(self.url)
+        is_server = self._is_server(origin)
         why, until = self._paused.get(origin, ("", 0.0))
         start = time.monotonic()
         if start < until:
             raise Unreachable(f"{why}; it is asked again in {until - start:.0f} s")
-        headers = {"Authorization": self._authorization(deadline)} if is_server else {}
         try:
-            answer = fetch(url, headers=headers, max_bytes=max_bytes, seconds=deadline - time.monotonic())
+            with self.slots.take(origin, deadline):
+                headers = {"Authorization": self._authorization(deadline)} if is_server else {}
+                answer = fetch(url, headers=headers, max_bytes=max_bytes, seconds=deadline - time.monotonic())
         except TooLarge as error:
             raise ImageError(without_query(str(url)), str(error)) from None
+        except NoSlot as error:
+            raise Unreachable(f"{origin} is not asked now ({error})") from error
         except OSError as error:
             why = f"{origin} does not answer ({error})"
             now = time.monotonic()
@@ -192,16 +225,17 @@ class LabelStudioClient:
 
     def _short_lived_token(self, deadline: float) -> str:
         """Exchange the personal access token."""
-        url, seconds = self._below("/api/token/refresh"), deadline - time.monotonic()
+        url, start = self._below("/api/token/refresh"), time.monotonic()
         try:
-            answer = fetch(url, headers={}, max_bytes=2**20, seconds=seconds, json={"refresh": self.token})
+            answer = fetch(url, headers={}, max_bytes=2**20, seconds=deadline - start, json={"refresh": self.token})
             if not answer.body:
                 raise ValueError(f"{answer.status} {answer.reason}")
             return str(json.loads(answer.body)["access"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Unreachable(
-                f"{Origin.of(self.url)} gives nothing for the personal access token ({error}). Give a valid one as "
-                "LABEL_STUDIO_API_KEY"
+                f"{Origin.of(url)} gives nothing for the personal access token ({error}). Give a valid one as "
+                "LABEL_STUDIO_API_KEY",
+                _PAUSE_FACTOR * (time.monotonic() - start) if isinstance(error, OSError) else 0.0,
             ) from error
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, cast
 from xml.parsers import expat
+
+log = logging.getLogger("fewshot.integrations.label_studio.labeling_config")
 
 Kind = Literal["choices", "rectanglelabels", "brushlabels"]
 
@@ -36,6 +40,8 @@ class Control:
         Whether several labels may be chosen together, or none (multi-label classification).
     image : str
         The key of the image in a task's data.
+    min_score : float
+        Suggestions of a lower score are left out.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Control:
     labels: tuple[str, ...]
     multiple: bool
     image: str
+    min_score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,9 @@ class _Tag:
 
 def parse_config(xml: str) -> tuple[Control, ...]:
     """Read the controls that ask for the class of an image, or of a region of one; others are left out.
+
+    As in Label Studio's own backends, ``model_skip="true"`` leaves out a control, too, and ``model_score_threshold`` is
+    the lowest score of its suggestions.
 
     Parameters
     ----------
@@ -76,7 +86,7 @@ def parse_config(xml: str) -> tuple[Control, ...]:
     for number, tag in enumerate(tags):
         kind = _KINDS.get(tag.name)
         shown = [name for name in tag.attributes.get("toName", "").split(",") if name in images]
-        if kind is None or not shown or "name" not in tag.attributes or _is_of_regions_or_nested(tag):
+        if kind is None or not shown or "name" not in tag.attributes or _is_left_out(tag):
             continue
         inside = (t for t in tags if number in t.parents and t.name == _OPTION[tag.name])
         labels = [t.attributes.get("alias") or t.attributes.get("value", "") for t in inside]
@@ -88,18 +98,34 @@ def parse_config(xml: str) -> tuple[Control, ...]:
                 labels=tuple(dict.fromkeys(label for label in labels if label)),
                 multiple=kind == "choices" and tag.attributes.get("choice") == "multiple",
                 image=images[shown[0]],
+                min_score=_min_score(tag.attributes),
             )
         )
     return tuple(found)
 
 
-def _is_of_regions_or_nested(tag: _Tag) -> bool:
-    """Whether Choices are asked for each region, or are a tree: their results say something else than a class."""
+def _is_left_out(tag: _Tag) -> bool:
+    """Whether models are to skip it, or Choices are of each region, or a tree: their results say no class."""
+    if tag.attributes.get("model_skip", "").lower() in ("1", "true", "yes"):
+        return True
     return tag.name == "Choices" and "true" in (
         tag.attributes.get("perRegion", "").lower(),
         tag.attributes.get("perItem", "").lower(),
         tag.attributes.get("allowNested", "").lower(),
     )
+
+
+def _min_score(attributes: dict[str, str]) -> float:
+    value = attributes.get("model_score_threshold") or attributes.get("score_threshold") or "0"
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if math.isfinite(found):
+        return found
+    # Refused, an annotation would be lost over it.
+    log.warning("model_score_threshold=%r of %r is no number, and is left out", value, attributes["name"])
+    return 0.0
 
 
 def _variable(value: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from fewshot.registry import AnnotationSnapshot, AnnotationWriter
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
+
+
+log = logging.getLogger("fewshot.integrations.label_studio.project_model")
 
 
 def model_version(state: tuple[int, int]) -> str:
@@ -55,6 +59,9 @@ class ProjectModel:
         for batch in fetch_images([query for _, query in queries], client):
             there = [position for position, image in batch if not isinstance(image, Exception)]
             encoded = encode_valid(encoder, [image for _, image in batch if not isinstance(image, Exception)])
+            failed = [(position, image) for position, image in batch if isinstance(image, Exception)]
+            for position, why in failed + [(there[n], error) for n, error in encoded.failed]:
+                log.warning("no suggestion for task %s: %s", tasks[queries[position][0]].get("id"), why)
             readable = [queries[there[n]] for n in encoded.kept.tolist()]
             found = self._suggest([query for _, query in readable], encoded.vectors)
             for (number, query), suggestion in zip(readable, found, strict=True):

@@ -31,7 +31,8 @@ def fetch_images(
     """Yield images and regions in batches, each with its position; or why it cannot be had.
 
     However many regions there are, of however large images, few are in memory at once: a batch is emptied as soon as
-    the next is asked for. An image is fetched once for neighbours that share it.
+    the next is asked for. An image is fetched once for neighbours that share it. Once the server has hung, it is not
+    asked for the others.
     """
     batch: list[tuple[int, FetchedImage]] = []
     size = 0
@@ -48,11 +49,18 @@ def fetch_images(
 
 def _each(wanted: Iterable[QueryImage | ImageLabels], client: LabelStudioClient) -> Iterator[FetchedImage]:
     groups = [list(group) for _, group in groupby(wanted, key=lambda one: one.image)]
+    hung: list[Unreachable] = []
 
     def fetch(group: list[QueryImage | ImageLabels]) -> bytes | ImageError | Unreachable:
+        if hung and client.is_on_server(group[0].image):
+            return hung[0]
         try:
             return client.image(group[0].image)
-        except (ImageError, Unreachable) as error:
+        except ImageError as error:
+            return error
+        except Unreachable as error:
+            if error.hung:
+                hung.append(error)
             return error
 
     files = map_ahead(fetch, groups, workers=_FETCHERS, ahead=_FETCHERS)

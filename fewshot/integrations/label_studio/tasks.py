@@ -107,12 +107,16 @@ def _result(query: QueryImage, suggestion: Suggestion) -> dict[str, Any] | None:
 def prediction_of(
     suggested: Sequence[tuple[QueryImage, Suggestion]], version: str, min_score: float = 0.0
 ) -> dict[str, Any]:
-    """Write the suggestions for a task as its prediction, without those of a score under ``min_score``.
+    """Write the suggestions for a task as its prediction, without those under ``min_score`` or their control's.
 
     Its score is the lowest of all suggestions, so that a list sorted by it begins with the least confident; 0 where
     there is nothing to classify, or no class yet.
     """
-    results = [_result(query, suggestion) for query, suggestion in suggested if suggestion.score >= min_score]
+    results = [
+        _result(query, suggestion)
+        for query, suggestion in suggested
+        if suggestion.score >= max(min_score, query.control.min_score)
+    ]
     return {
         "model_version": version,
         "score": round(min((suggestion.score for _, suggestion in suggested), default=0.0), 4),

@@ -8,8 +8,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, Semaphore, to_thread
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse
 
@@ -26,7 +27,8 @@ log = logging.getLogger("fewshot.service.routes.label_studio_routes")
 
 URL_VARIABLE = "LABEL_STUDIO_URL"
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
-_AT_ONCE = 8
+_RECORDING, _PREDICTING, _PREDICTING_OF_PROJECT = 8, 16, 4
+"""Threads; a project whose images do not come has some of them wait, and leaves the others."""
 
 
 def router(
@@ -81,7 +83,8 @@ def router(
             await to_thread.run_sync(backend.close)
 
     routes = APIRouter(include_in_schema=False, lifespan=lifespan)
-    predicting, recording = CapacityLimiter(_AT_ONCE), CapacityLimiter(_AT_ONCE)
+    predicting, recording = CapacityLimiter(_PREDICTING), CapacityLimiter(_RECORDING)
+    of_project: WeakValueDictionary[str, Semaphore] = WeakValueDictionary()
 
     @routes.get("/health")
     async def health() -> JSONResponse:
@@ -89,7 +92,7 @@ def router(
 
     @routes.post("/setup")
     async def setup(request: Request) -> JSONResponse:
-        version = await _answer(request, backend.setup, recording)
+        version = await _answer(request, backend.setup, await _body(request, recording), recording)
         return JSONResponse({"model_version": version})
 
     @routes.get("/versions")
@@ -99,12 +102,16 @@ def router(
 
     @routes.post("/predict")
     async def predict(request: Request) -> JSONResponse:
-        results = await _answer(request, backend.predict, predicting)
+        body = await _body(request, recording)
+        async with of_project.setdefault(str(body.get("project"))[:40], Semaphore(_PREDICTING_OF_PROJECT)):
+            results = await _answer(request, backend.predict, body, predicting)
         return JSONResponse({"results": results})
 
     @routes.post("/webhook")
     async def webhook(request: Request) -> JSONResponse:
-        action = await _answer(request, backend.webhook, recording)
+        action = await _answer(request, backend.webhook, await _body(request, recording), recording)
+        if action is None:
+            return JSONResponse({"status": "Unknown event"})
         return JSONResponse({"result": {"seen": action}, "status": "ok"}, 201)
 
     return routes
@@ -117,20 +124,29 @@ def _origin(name: str, url: str) -> Origin:
         raise ValueError(f"{name}: {error}") from None
 
 
-async def _answer(request: Request, job: Callable[[Mapping[str, Any]], R], limiter: CapacityLimiter) -> R:
-    """Run a job on a request's body, in a worker thread."""
+async def _body(request: Request, limiter: CapacityLimiter) -> dict[str, Any]:
+    """Read a request's body, which may be large, in a worker thread."""
     data = await request.body()
+    try:
+        body = await to_thread.run_sync(json.loads, data, limiter=limiter)
+    except (ValueError, RecursionError):
+        raise HTTPProblem(422, "the body is not JSON") from None
+    if not isinstance(body, dict):
+        said = f"the body must be an object, not {type(body).__name__}"
+        log.warning("%s was refused: %s", request.url.path, said)
+        raise HTTPProblem(422, said)
+    return body
+
+
+async def _answer(
+    request: Request, job: Callable[[Mapping[str, Any]], R], body: Mapping[str, Any], limiter: CapacityLimiter
+) -> R:
+    """Run a job on a request's body, in a worker thread."""
 
     def run() -> R:
         DEADLINE.set(None)  # the routes have deadlines of their own
         set_torch_threads(1)
         try:
-            body = json.loads(data)
-        except (ValueError, RecursionError):
-            raise HTTPProblem(422, "the body is not JSON") from None
-        try:
-            if not isinstance(body, dict):
-                raise BadRequest(f"the body must be an object, not {type(body).__name__}")
             return job(body)
         except BadRequest as error:
             log.warning("%s was refused: %s", request.url.path, error)
