@@ -601,6 +601,10 @@ def test_a_project_whose_images_do_not_come_leaves_threads_to_others(backend, se
         asking.join(30)
         assert choices(answers[0].json()["results"]) == [["Red"]]  # and those of the other project still wait
         annotate(backend, 3, R, "Red")
+        monkeypatch.setattr("fewshot.service.routes.label_studio_routes._WAITING_OF_PROJECT", 0)
+        said = problem(backend.post("/predict", json=predict(task(2, R))), 503)
+        assert said == "4 predictions of this project are in work and 0 wait; ask again later"
+        assert choices(backend.post("/predict", json=other).json()["results"]) == [["Red"]]
     finally:
         ended.set()
         for thread in stuck:

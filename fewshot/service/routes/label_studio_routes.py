@@ -29,6 +29,8 @@ URL_VARIABLE = "LABEL_STUDIO_URL"
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
 _RECORDING, _PREDICTING, _PREDICTING_OF_PROJECT = 8, 16, 4
 """Threads; a project whose images do not come has some of them wait, and leaves the others."""
+_WAITING_OF_PROJECT = 32
+"""Predictions that wait for one of its threads; another is answered with 503, so that other requests find room."""
 
 
 def router(
@@ -103,7 +105,7 @@ def router(
     @routes.post("/predict")
     async def predict(request: Request) -> JSONResponse:
         body = await _body(request, recording)
-        async with of_project.setdefault(str(body.get("project"))[:40], Semaphore(_PREDICTING_OF_PROJECT)):
+        async with _share(of_project, str(body.get("project"))[:40]):
             results = await _answer(request, backend.predict, body, predicting)
         return JSONResponse({"results": results})
 
@@ -122,6 +124,15 @@ def _origin(name: str, url: str) -> Origin:
         return Origin.of(url)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _share(of_project: WeakValueDictionary[str, Semaphore], project: str) -> Semaphore:
+    """Return a project's share of the threads, unless too many predictions wait for it."""
+    share = of_project.setdefault(project, Semaphore(_PREDICTING_OF_PROJECT))
+    if share.value == 0 and share.statistics().tasks_waiting >= _WAITING_OF_PROJECT:
+        why = f"{_PREDICTING_OF_PROJECT} predictions of this project are in work and {_WAITING_OF_PROJECT} wait"
+        raise HTTPProblem(503, f"{why}; ask again later", retry_after=5)
+    return share
 
 
 async def _body(request: Request, limiter: CapacityLimiter) -> dict[str, Any]:
