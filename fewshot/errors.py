@@ -27,6 +27,29 @@ class ImageError(FewShotError, ValueError):
         return f"{self.source}: {self.reason}"
 
 
+class AmbiguousFolders(FewShotError, ValueError):
+    """A folder's subfolders may be the classes, or hold them; only the user knows.
+
+    Attributes
+    ----------
+    place : str
+        The folder or zip.
+    reason : str
+        What it holds.
+    inside : tuple of str
+        The folders whose subfolders may be the classes; each can be read by itself.
+    """
+
+    def __init__(self, place: str, reason: str, inside: tuple[str, ...]) -> None:
+        super().__init__(place, reason, inside)
+        self.place = place
+        self.reason = reason
+        self.inside = inside
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.reason}; give one of {', '.join(self.inside)}"
+
+
 class EncoderNotFound(FewShotError):
     """No encoder of that name can be loaded here."""
 

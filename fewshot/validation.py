@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
@@ -132,9 +133,24 @@ def sorted_labels(labels: Iterable[Hashable]) -> list[Hashable]:
         return distinct
 
 
-def check_label(label: object) -> None:
-    """Refuse what cannot name a class: anything but a non-blank string of printable characters."""
+def check_label(label: object) -> str:
+    """Return a class's label as it is stored, see ``normalised_label``.
+
+    Raises
+    ------
+    TypeError : unless it is a string.
+    ValueError : if nothing of it can be read, or it holds control characters (Unicode category Cc) or lone surrogates.
+    """
     if not isinstance(label, str):
         raise TypeError(f"a registry's labels are strings, not {type(label).__name__} ({label!r})")
-    if not label.strip() or not label.isprintable():
+    normalised = normalised_label(label)
+    kinds = {unicodedata.category(character) for character in normalised}
+    # Format characters (Cf) join letters in Persian, Hindi and emoji; characters newer than this Python are Cn.
+    if kinds <= {"Cf", "Zs"} or kinds & {"Cc", "Cs"}:
         raise ValueError(f"a label must hold something to read and no control characters, not {label!r}")
+    return normalised
+
+
+def normalised_label(label: str) -> str:
+    """Return a label in Unicode's composed form (NFC), without blanks at its ends: "Café" is one string everywhere."""
+    return unicodedata.normalize("NFC", label).strip()

@@ -134,3 +134,30 @@ def test_a_registry_label_is_a_string_one_can_read():
         with pytest.raises(ValueError, match="no control characters") as error:
             check_label(label)
         assert repr(label) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, with a zero-width non-joiner
+        "\u0915\u094d\u200d\u0937",  # Hindi, with a zero-width joiner
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family
+        "10\u00a0mm",
+        "\u6a5f\u68b0\u3000\u90e8\u54c1",
+        "\U0001fae9",  # Unicode 16
+        "\U0001faf9\U0001fbff",  # not assigned yet
+    ],
+)
+def test_labels_of_ordinary_scripts_pass_unchanged(label):
+    assert check_label(label) == label
+
+
+@pytest.mark.parametrize("label", ["a\x00b", "a\x7fb", "a\x85b", "a\nb", "\ud800", "\u200d", "\u3000\u00a0"])
+def test_control_characters_lone_surrogates_and_what_cannot_be_seen_are_refused(label):
+    with pytest.raises(ValueError, match="something to read and no control characters"):
+        check_label(label)
+
+
+def test_a_label_is_composed_and_stripped():
+    assert check_label("Cafe\u0301") == "Caf\u00e9"
+    assert check_label("\u3000 Lemon\u00a0") == "Lemon"

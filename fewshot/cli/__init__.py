@@ -36,6 +36,14 @@ class Commands(click.Group):
         warnings.filterwarnings("ignore", message=".*decompression bomb")  # Pillow's; such images are refused anyway
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name.startswith("--"):
+                raise
+            raise click.UsageError(
+                f"{error.format_message()} A label or file that begins with '-' is given after --, as in: "
+                "fewshot add REGISTRY -- -lemon IMAGE...",
+                error.ctx,
+            ) from error
         except BrokenPipeError:
             raise  # click ends quietly where the reader, as `head`, has gone
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fewshot.cli.output import counted, exit_if_failed, note, print_json
 from fewshot.cli.registry_access import open_registry, requested_encoder
 
 if TYPE_CHECKING:
+    from fewshot.media import LabelledImages
     from fewshot.registry import AddReport, ClassRegistry
 
 _METRICS = ("cosine", "sqeuclidean", "inner_product")
@@ -89,13 +91,10 @@ def add(
     if label is not None:
         from fewshot.validation import check_label
 
-        check_label(label)
+        label = check_label(label)
     found = None
     if from_folder is not None:
-        from fewshot.media import labelled_images
-
-        found = labelled_images(from_folder)
-        note_ignored(found.ignored)
+        found = _class_folders(registry, from_folder)
     with open_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
         if found is not None:
             pairs = list(zip(found.images, found.labels, strict=True))
@@ -104,6 +103,30 @@ def add(
             assert label is not None
             report = opened.add(label, image_paths(images), allow_conflict=allow_conflict)
             _report(report, opened, label=label)
+
+
+def _class_folders(registry: str, place: str) -> LabelledImages:
+    """The images of a folder or zip; if it is ambiguous which of its folders are the classes, the commands for each."""
+    from fewshot.errors import AmbiguousFolders
+    from fewshot.media import labelled_images
+
+    try:
+        found = labelled_images(place)
+    except AmbiguousFolders as error:
+        add = f"fewshot add {shlex.quote(registry)}"
+        commands = "".join(f"\n  {add} --from-folder {shlex.quote(inside)}" for inside in error.inside)
+        whole = [inside for inside in error.inside if os.path.isdir(inside)]
+        labels = [shlex.quote(os.path.basename(inside)) for inside in whole]
+        also = "".join(f"\n  {add} {label} {shlex.quote(i)}" for label, i in zip(labels, whole, strict=True))
+        also = f"\nor, if these are the classes themselves:{also}" if also and "splits" not in error.reason else ""
+        raise ValueError(f"{error.place} {error.reason}. Add what you mean:{commands}{also}") from error
+    note_ignored(found.ignored)
+    if found.nested:
+        listed = ", ".join(found.nested[:3]) + (", ..." if len(found.nested) > 3 else "")
+        note(f"images in folders inside a class folder count for the class: {listed}")
+    classes = sorted(set(found.labels))
+    note(f"classes ({len(classes)}): {', '.join(classes[:20])}{', ...' if classes[20:] else ''}")
+    return found
 
 
 def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
@@ -163,8 +186,11 @@ def remove(registry: str, label: str | None, example: int | None, negative: int 
 @click.argument("new")
 def rename(registry: str, label: str, new: str) -> None:
     """Rename a class."""
+    from fewshot.validation import normalised_label
+
     with open_registry(registry) as opened:
         opened.rename(label, new)
+        new = normalised_label(new)
         print_json({"label": new, "previous": label, "examples": opened.classes()[new]})
 
 

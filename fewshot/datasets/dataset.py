@@ -7,15 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fewshot.media import ImageSource
+from fewshot.media import ImageSource, normalised_name
 
 # A split's name in its own data set, and its other names.
 Splits = Mapping[str, tuple[str, ...]]
-SPLITS: Splits = {
-    "train": ("base", "meta-train", "training"),
-    "val": ("valid", "validation", "meta-val"),
-    "test": ("novel", "meta-test", "testing"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,11 +67,6 @@ class Dataset:
             labels=tuple(self.labels[i] for i in positions),
             groups=None if self.groups is None else tuple(self.groups[i] for i in positions),
         )
-
-
-def normalised_name(name: str) -> str:
-    """Return a name in lower case, without "-", "_" and blanks."""
-    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def own_split(title: str, split: str, splits: Splits) -> str:

@@ -12,17 +12,23 @@ from pathlib import Path
 import numpy as np
 
 from fewshot.datasets.dataset import (
-    SPLITS,
     Dataset,
     Splits,
     entries,
     missing_data,
-    normalised_name,
     own_split,
     split_names,
 )
 from fewshot.datasets.overlap import IMAGENET, TINY_TRAIN
-from fewshot.media import SUFFIXES, ImageSource, LabelledImages, find_images, labelled_images
+from fewshot.media import (
+    SPLITS,
+    SUFFIXES,
+    ImageSource,
+    LabelledImages,
+    find_images,
+    labelled_images,
+    normalised_name,
+)
 
 _CUB: Splits = {"base": SPLITS["train"] + ("train",), "val": SPLITS["val"], "novel": SPLITS["test"] + ("test",)}
 

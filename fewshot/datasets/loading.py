@@ -8,11 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fewshot.datasets.dataset import SPLITS, Dataset, normalised_name, own_split, split_names
+from fewshot.datasets.dataset import Dataset, own_split, split_names
 from fewshot.datasets.layouts import LAYOUTS, split_folder, standard
 from fewshot.datasets.omniglot import omniglot, omniglot_vinyals
 from fewshot.datasets.torchvision_sets import torchvision_dataset, torchvision_names
-from fewshot.media import ImageSource, ZippedImage, labelled_images
+from fewshot.errors import AmbiguousFolders
+from fewshot.media import SPLITS, labelled_images, normalised_name
 
 _NAMED: dict[str, Callable[[str, str | os.PathLike[str] | None], Dataset]] = {
     "omniglot": omniglot,
@@ -95,10 +96,12 @@ def _from_place(place: Path, split: str) -> Dataset:
         return Dataset(name, found.images, found.labels, split=own, ignored=found.ignored + others)
     if split != "test":
         raise ValueError(f"{place} has no split {split!r}: it holds class folders; leave split out to read it whole")
-    found = labelled_images(place)
-    names = {normalised_name(label) for label in found.labels}
-    if names <= _SPLIT_NAMES and any(map(_deep, found.images, found.labels)):
-        raise ValueError(f"{place} holds splits, {', '.join(sorted(set(found.labels)))}; unpack it and give the folder")
+    try:
+        found = labelled_images(place)
+    except AmbiguousFolders as error:
+        if place.is_dir():
+            raise
+        raise ValueError(f"{place} {error.reason}; unpack it and give the folder") from error
     return Dataset(name, found.images, found.labels, ignored=found.ignored)
 
 
@@ -118,9 +121,3 @@ def _split_folders(place: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
         return {}, ()
     found = {known: split_folder(place, known, SPLITS) for known in SPLITS}
     return {known: folder for known, folder in found.items() if folder is not None}, tuple(map(str, others))
-
-
-def _deep(image: ImageSource, label: str) -> bool:
-    """Whether a zip's image lies in a folder below its class's."""
-    parts = image.member.split("/") if isinstance(image, ZippedImage) else []
-    return label in parts and len(parts) > parts.index(label) + 2

@@ -1,6 +1,8 @@
+from .image_folders import SPLITS as SPLITS
 from .image_folders import LabelledImages as LabelledImages
 from .image_folders import find_images as find_images
 from .image_folders import labelled_images as labelled_images
+from .image_folders import normalised_name as normalised_name
 from .images import SUFFIXES as SUFFIXES
 from .images import ImageSource as ImageSource
 from .images import describe as describe

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fewshot.errors import AmbiguousFolders
 from fewshot.media.images import SUFFIXES, ImageSource, describe
 from fewshot.media.zips import ZippedImage, is_outside, zip_members
+from fewshot.validation import normalised_label
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("base", "meta-train", "training"),
+    "val": ("valid", "validation", "meta-val"),
+    "test": ("novel", "meta-test", "testing"),
+}
+"""The usual names of a data set's splits, and their other names."""
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with the class of each, and the files left out because they are no images."""
+    """Images with the class of each.
+
+    Attributes
+    ----------
+    images : tuple of image sources
+    labels : tuple of str
+        In Unicode's composed form (NFC), without blanks at their ends.
+    ignored : tuple of str
+        Files left out, because they are no images or not in a class folder.
+    nested : tuple of str
+        Folders inside class folders, whose images count for the class.
+    """
 
     images: tuple[ImageSource, ...]
     labels: tuple[str, ...]
     ignored: tuple[str, ...]
+    nested: tuple[str, ...] = ()
+
+
+def normalised_name(name: str) -> str:
+    """Return a name in lower case, without "-", "_" and blanks."""
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+_SPLIT_NAMES = {normalised_name(word) for own, others in SPLITS.items() for word in (own, *others)}
 
 
 def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
@@ -27,6 +56,15 @@ def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
     The label of each is the first folder below ``folder`` that it lies in, "" for those directly inside.
     """
     root = Path(folder)
+    names, blocking = _files_below(root)
+    found = _listed(names, lambda name: str(root / name))
+    labels = [parts[0] if len(parts := PurePosixPath(name).parts) > 1 else "" for name in found]
+    ignored = (*_not_images(names, lambda name: str(root / name)), *blocking)
+    return LabelledImages(tuple(found.values()), tuple(map(normalised_label, labels)), ignored)
+
+
+def _files_below(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The files below a folder, by their path from it with "/", sorted; and the pipes, sockets and devices."""
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
     names = []
@@ -34,10 +72,9 @@ def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
         folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
         names += [os.path.relpath(os.path.join(where, name), root) for name in files]
     names.sort()
-    found = _labelled([Path(n).as_posix() for n in names if not _blocks(root / n)], lambda name: str(root / name))
-    return replace(
-        found, ignored=(*found.ignored, *(str(root / n) for n in names if _visible(n) and _blocks(root / n)))
-    )
+    blocking = [name for name in names if _blocks(root / name)]
+    shown = tuple(str(root / name) for name in blocking if _visible(Path(name).as_posix()))
+    return [Path(name).as_posix() for name in names if name not in set(blocking)], shown
 
 
 def _blocks(path: Path) -> bool:
@@ -53,39 +90,91 @@ def _leads_back(folder: Path) -> bool:
 def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
     """List the images of a folder, or zip, that holds one subfolder a class.
 
+    The classes are the outermost folders that hold images themselves; what surrounds all of them is no class.
+
     Parameters
     ----------
     place : path
-        ``place/cat/1.jpg`` is an image of "cat"; ``place/cat/old/2.jpg`` too. In a zip, one folder around the class
-        folders is allowed.
+        A folder, a zip, or a folder in a zip ("photos.zip/train"). ``place/cat/1.jpg`` is an image of "cat";
+        ``place/cat/old/2.jpg`` too, and so is ``place/photos/cat/1.jpg`` where all images lie in "photos".
 
     Raises
     ------
     FileNotFoundError : if there is no such folder or zip.
+    AmbiguousFolders : if the subfolders hold no images but several folders of images, as splits do.
     ValueError : if no class folder holds an image, saying what was found instead.
     """
+    archive, under = _zip_and_folder(os.fspath(place))
+    names: list[str]
+    blocking: tuple[str, ...] = ()
     if os.path.isdir(place):
-        found = find_images(place)
-    elif zipfile.is_zipfile(place):
-        found = _zipped_images(str(place))
+        names, blocking = _files_below(Path(place))
+
+        def source(name: str) -> ImageSource:
+            return str(Path(place) / name)
+    elif archive is not None:
+        names = [name.removeprefix(under) for name in zip_members(archive) if name.startswith(under)]
+
+        def source(name: str) -> ImageSource:
+            return ZippedImage(archive, under + name)
     elif os.path.exists(place):
         raise ValueError(f"{place} is neither a folder nor a zip of class folders")
     else:
         raise FileNotFoundError(f"no such folder or zip: {place}")
-    kept = [(image, label) for image, label in zip(found.images, found.labels, strict=True) if label]
-    loose = tuple(describe(image) for image, label in zip(found.images, found.labels, strict=True) if not label)
-    if not kept:
+    found = _listed(names, source)
+    depth = _class_depth(os.fspath(place), found)
+    labels: list[str] = []
+    loose: list[str] = []
+    nested: dict[str, None] = {}
+    for name, image in found.items():
+        parts = PurePosixPath(name).parts
+        label = normalised_label(parts[depth]) if len(parts) > depth + 1 else ""
+        labels.append(label)
+        if not label:
+            loose.append(describe(image))
+        elif len(parts) > depth + 2:
+            nested[str(PurePosixPath(place, *parts[:-1]))] = None
+    if not any(labels):
         held = f"{len(loose)} images but no class folders" if loose else "no images"
         raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<image>")
-    return LabelledImages(tuple(i for i, _ in kept), tuple(label for _, label in kept), found.ignored + loose)
+    kept = [(image, label) for image, label in zip(found.values(), labels, strict=True) if label]
+    ignored = (*_not_images(names, source), *blocking, *loose)
+    return LabelledImages(tuple(i for i, _ in kept), tuple(label for _, label in kept), ignored, tuple(nested))
 
 
-def _zipped_images(archive: str) -> LabelledImages:
-    names = zip_members(archive)
-    usual = [name for name in names if _visible(name) and _is_image(name) and not is_outside(name)]
-    parts = [PurePosixPath(name).parts for name in usual]
-    wrapped = len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts)
-    return _labelled(names, lambda name: ZippedImage(archive, name), depth=int(wrapped))
+def _zip_and_folder(place: str) -> tuple[str | None, str]:
+    """The zip that a path is, or leads into, and the folder in it with its "/"; None where there is no zip."""
+    path = Path(place)
+    for archive in (path, *path.parents):
+        if archive.is_file():
+            under = path.relative_to(archive).as_posix()
+            return (str(archive), "" if under == "." else f"{under}/") if zipfile.is_zipfile(archive) else (None, "")
+    return None, ""
+
+
+def _class_depth(place: str, found: Mapping[str, ImageSource]) -> int:
+    """How many folders surround the class folders."""
+    folders = {PurePosixPath(name).parts[:-1] for name in found if not is_outside(name)}
+    depth = 0
+    while (
+        folders
+        and len({parts[depth] for parts in folders if len(parts) > depth}) == 1
+        and min(map(len, folders)) > depth + 1
+    ):
+        depth += 1
+    deeper = {parts[: depth + 2] for parts in folders if len(parts) > depth + 1}
+    outer = sorted({parts[depth] for parts in folders if len(parts) > depth})
+    if not deeper or any(len(parts) == depth + 1 for parts in folders):
+        return depth
+    inside = tuple("/".join((place, *next(iter(folders))[:depth], name)) for name in outer)
+    if len(outer) > 1 and {normalised_name(name) for name in outer} <= _SPLIT_NAMES:
+        raise AmbiguousFolders(place, f"holds splits, {', '.join(outer)}", inside)
+    if len(deeper) > len(outer):
+        examples = ", ".join("/".join(parts[depth:]) for parts in sorted(deeper)[:3])
+        raise AmbiguousFolders(
+            place, f"holds folders of folders of images ({examples}), so that either may be the classes", inside
+        )
+    return depth
 
 
 def _visible(name: str) -> bool:
@@ -97,10 +186,10 @@ def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _labelled(names: Sequence[str], source: Callable[[str], ImageSource], *, depth: int = 0) -> LabelledImages:
-    """Separate images from other files, hidden ones left out; a label is the folder ``depth`` levels down."""
-    shown = [name for name in names if _visible(name)]
-    images = [name for name in shown if _is_image(name)]
-    labels = [parts[depth] if len(parts := PurePosixPath(name).parts) > depth + 1 else "" for name in images]
-    ignored = [describe(source(name)) for name in shown if not _is_image(name)]
-    return LabelledImages(tuple(map(source, images)), tuple(labels), tuple(ignored))
+def _listed(names: Sequence[str], source: Callable[[str], ImageSource]) -> dict[str, ImageSource]:
+    """The images among files, hidden ones left out, by their names."""
+    return {name: source(name) for name in names if _visible(name) and _is_image(name)}
+
+
+def _not_images(names: Sequence[str], source: Callable[[str], ImageSource]) -> tuple[str, ...]:
+    return tuple(describe(source(name)) for name in names if _visible(name) and not _is_image(name))

@@ -79,7 +79,7 @@ def oversize(size: int) -> str:
 
 
 def zip_members(archive: str | os.PathLike[str]) -> list[str]:
-    """Return the names of a zip's files, sorted.
+    """Return the names of a zip's files, sorted, with "/" between folders also where Windows wrote backslashes.
 
     Raises
     ------
@@ -87,9 +87,14 @@ def zip_members(archive: str | os.PathLike[str]) -> list[str]:
     """
     try:
         with zipfile.ZipFile(archive) as found:
-            return sorted(info.filename for info in found.infolist() if not info.is_dir())
+            names = [_posix(info.filename) for info in found.infolist()]
+            return sorted(name for name in names if not name.endswith("/"))
     except Exception as error:  # BadZipFile, struct's, UnicodeDecodeError, NotImplementedError ...
         raise ValueError(f"{os.fspath(archive)} is a damaged zip ({error}); fetch it again, or make it anew") from error
+
+
+def _posix(name: str) -> str:
+    return name.replace("\\", "/")
 
 
 def _opened_zip(archive: str | os.PathLike[str]) -> tuple[zipfile.ZipFile, threading.Lock]:
@@ -104,4 +109,7 @@ def _opened_zip(archive: str | os.PathLike[str]) -> tuple[zipfile.ZipFile, threa
 @lru_cache(maxsize=8)
 def _cached_zip(archive: str, *version: int) -> tuple[zipfile.ZipFile, threading.Lock]:
     del version  # only part of the key: the file's time and size, and the process, as a fork shares the file's position
-    return zipfile.ZipFile(archive), threading.Lock()
+    opened = zipfile.ZipFile(archive)
+    for info in opened.infolist():
+        opened.NameToInfo.setdefault(_posix(info.filename), info)
+    return opened, threading.Lock()

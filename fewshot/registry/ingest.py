@@ -72,7 +72,7 @@ def add_pictures(
             failed.append(Failure(describe(source), data.reason))
             continue
         try:
-            check_label(label)
+            label = check_label(label)
         except ValueError as error:  # the name of one folder of many
             failed.append(Failure(describe(source), str(error)))
             continue
@@ -140,7 +140,7 @@ def import_examples(
     """
     read = feature_files.read(Path(place))
     examples = [
-        NewExample(label, bytes.fromhex(sha256), source, None, vector, None)
+        NewExample(check_label(label), bytes.fromhex(sha256), source, None, vector, None)
         for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
     ]
     dim = read.vectors.shape[1]

@@ -18,7 +18,7 @@ from fewshot.registry.reindex import image_of
 from fewshot.registry.results import RegistryInfo
 from fewshot.registry.schema import BY_HAND, checksum
 from fewshot.registry.store import RegistryStore
-from fewshot.validation import check_label
+from fewshot.validation import check_label, normalised_label
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class RegistryQueries:
                 rows = connection.execute(
                     "SELECT examples.id FROM examples JOIN classes ON classes.id = class_id "
                     "WHERE sha256 = ? AND label = ?",
-                    (sha256, label),
+                    (sha256, normalised_label(label)),
                 )
                 found.update((id_, None) for (id_,) in rows)
         return list(found)
@@ -238,7 +238,7 @@ class RegistryQueries:
         KeyError : if there is no such class, with close matches.
         ValueError : if the name is taken, or can be none.
         """
-        check_label(new)
+        new = check_label(new)
         with self._store.write():
             self._store.rename(label, new)
 
@@ -255,7 +255,7 @@ class RegistryQueries:
         KeyError : if there is no such example.
         ValueError : if the label can be none.
         """
-        check_label(label)
+        label = check_label(label)
         with self._store.write() as connection:
             row = connection.execute(
                 "SELECT class_id, sha256, source FROM examples WHERE id = ?", (example,)
@@ -289,7 +289,7 @@ class RegistryQueries:
         KeyError : if there is no such class, with close matches.
         ValueError : if the label can be none.
         """
-        check_label(into)
+        into = check_label(into)
         if isinstance(labels, str):
             raise TypeError(f"merge takes a sequence of labels; for one, give [{labels!r}]")
         with self._store.write() as connection:

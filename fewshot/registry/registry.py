@@ -139,7 +139,7 @@ class ClassRegistry(RegistryQueries):
         """
         from fewshot.encoders import check_image_batch
 
-        check_label(label)
+        label = check_label(label)
         pairs = ((image, label) for image in check_image_batch(images))
         return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
 

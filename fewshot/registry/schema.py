@@ -6,6 +6,8 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 
+from fewshot.validation import normalised_label
+
 # What reading a damaged file raises: some damage shows only when Python decodes SQLite's own message about it.
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
@@ -141,11 +143,54 @@ def m005_outsider_checksums(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [
+def m006_labels(connection: sqlite3.Connection) -> list[str]:
+    """Bring labels to Unicode's composed form, without blanks at their ends; classes that become one are merged."""
+    notes = []
+    for class_id, label in connection.execute("SELECT id, label FROM classes ORDER BY id").fetchall():
+        new = normalised_label(label) or label
+        if new == label:
+            continue
+        target = connection.execute("SELECT id FROM classes WHERE label = ?", (new,)).fetchone()
+        if target is None:
+            connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
+            notes.append(f"class {label!a} is now called {new!a}")
+            continue
+        twins = connection.execute(
+            "SELECT old.id, new.id, EXISTS (SELECT 1 FROM lessons WHERE example = old.id), "
+            "EXISTS (SELECT 1 FROM lessons WHERE example = new.id) "
+            "FROM examples old JOIN examples new USING (sha256) WHERE old.class_id = ? AND new.class_id = ?",
+            (class_id, *target),
+        ).fetchall()
+        for gone, kept, gone_annotated, kept_annotated in twins:
+            if gone_annotated != kept_annotated:  # one was registered by hand, and stays if the annotation is deleted
+                connection.execute(
+                    "INSERT OR IGNORE INTO lessons (annotation, control, region, label, example) "
+                    "VALUES (?, '', ?, '', ?)",
+                    (BY_HAND, f"example {kept}", kept),
+                )
+            connection.execute("UPDATE lessons SET example = ? WHERE example = ?", (kept, gone))
+            connection.execute("DELETE FROM examples WHERE id = ?", (gone,))
+        moved = connection.execute("UPDATE examples SET class_id = ? WHERE class_id = ?", (*target, class_id)).rowcount
+        connection.execute("DELETE FROM classes WHERE id = ?", (class_id,))
+        notes.append(
+            f"class {label!a} was merged into {new!a}, the same label written otherwise: {moved} of its "
+            f"{moved + len(twins)} images are new there"
+        )
+    for row, label in connection.execute("SELECT id, label FROM lessons").fetchall():
+        if normalised_label(label) != label:
+            connection.execute("UPDATE OR REPLACE lessons SET label = ? WHERE id = ?", (normalised_label(label), row))
+    if notes:
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+        connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
+    return notes
+
+
+MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,
     m002_checksums,
     m003_outsiders,
     m004_lessons,
     m005_outsider_checksums,
+    m006_labels,
 ]
-"""Each brings a file from version n to n + 1. Append only."""
+"""Each brings a file from version n to n + 1, and may return what its owner should know. Append only."""

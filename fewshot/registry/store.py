@@ -7,6 +7,7 @@ import os
 import shlex
 import sqlite3
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from fewshot.errors import RegistryError
 from fewshot.files import DISK, code_of, identity_of, why_not
 from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, is_busy, storable
+from fewshot.validation import normalised_label
 
 _BUSY_SECONDS = 120.0
 _ROWS_AT_ONCE = 4096
@@ -196,7 +198,7 @@ class RegistryStore:
     def class_id(self, label: str) -> int:
         """Return a class's number, or raise KeyError naming close matches."""
         with self.read() as connection:
-            row = connection.execute("SELECT id FROM classes WHERE label = ?", (label,)).fetchone()
+            row = connection.execute("SELECT id FROM classes WHERE label = ?", (normalised_label(label),)).fetchone()
             if row is None:
                 known = [name for (name,) in connection.execute("SELECT label FROM classes LIMIT 100000")]
                 close = difflib.get_close_matches(label, known, n=3)
@@ -360,12 +362,13 @@ class RegistryStore:
                 raise RegistryError(f"cannot make {self.path}: there is no folder {parent}")
 
     def _migrate(self) -> None:
+        notes: list[str] = []
         try:
             if self._version() < len(MIGRATIONS):
                 self._begin("IMMEDIATE")
                 # Read again: another process may have migrated while this one waited.
                 for version in range(self._version(), len(MIGRATIONS)):
-                    MIGRATIONS[version](self._connection)
+                    notes += MIGRATIONS[version](self._connection) or []
                     self._connection.execute(f"PRAGMA user_version = {version + 1}")
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute("COMMIT")
@@ -378,6 +381,8 @@ class RegistryStore:
                     f"{self.path} is not a fewshot registry; it was left as it is. Choose another name"
                 ) from error
             raise self._unreadable(error) from error
+        for note in notes:
+            warnings.warn(f"{self.path} was brought up to date: {note}", stacklevel=2)
 
     def _version(self) -> int:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()

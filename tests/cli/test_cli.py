@@ -309,3 +309,23 @@ def test_python_runs_the_package_as_the_command():
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "predict" in told
     assert "train" in told
+
+
+def test_a_folder_of_splits_is_refused_with_the_command_for_each_and_makes_no_registry(photos, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(photos / "photos", tmp_path / "my data" / split)
+    told = call("add", tmp_path / "r.fewshot", "--from-folder", tmp_path / "my data", status=1).stderr
+    assert f"{tmp_path}/my data holds splits, test, train. Add what you mean:" in told
+    for split in ("train", "test"):
+        assert f"fewshot add {tmp_path}/r.fewshot --from-folder '{tmp_path}/my data/{split}'" in told
+    assert not (tmp_path / "r.fewshot").exists()
+
+
+def test_the_classes_of_a_folder_are_named_before_they_are_added(photos, tmp_path):
+    told = call("add", tmp_path / "r.fewshot", "--from-folder", photos / "photos").stderr
+    assert "classes (2): flower, temple" in told
+
+
+def test_a_label_that_looks_like_an_option_is_told_where_to_go():
+    told = call("add", "r.fewshot", "-lemon", "1.jpg", status=2).stderr
+    assert "given after --, as in: fewshot add REGISTRY -- -lemon IMAGE" in told

@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
+from fewshot.errors import AmbiguousFolders
 from fewshot.media import ZippedImage, find_images, labelled_images, open_image
 
 PIXELS = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
@@ -145,3 +146,85 @@ def test_a_folder_s_pipes_are_passed_over_and_a_named_pipe_is_read(tmp_path):
     writer.start()
     assert open_image(tmp_path / "pipe.png").size == (3, 2)
     writer.join()
+
+
+def made(tmp_path, names, archived):
+    return zip_of(tmp_path / "z.zip", names) if archived else folder_of(tmp_path / "place", names)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize(
+    ("names", "labels", "nested"),
+    [
+        (("cat/1.jpg", "dog/2.jpg"), ("cat", "dog"), ()),
+        (("photos/cat/1.jpg", "photos/dog/2.jpg"), ("cat", "dog"), ()),
+        (("a/b/cat/1.jpg", "a/b/dog/2.jpg"), ("cat", "dog"), ()),
+        (("photos/cat/1.jpg",), ("cat",), ()),
+        (("cat/1.jpg", "cat/old/2.jpg", "dog/new/3.jpg"), ("cat", "cat", "dog"), ("cat/old", "dog/new")),
+        (("cat/images/1.jpg", "dog/images/2.jpg"), ("cat", "dog"), ("cat/images", "dog/images")),
+        (("test/1.jpg", "exam/2.jpg"), ("exam", "test"), ()),
+        (("test/1.jpg", "test/old/2.jpg", "test/new/3.jpg", "exam/2.jpg"), ("exam", "test"), ("test/new", "test/old")),
+    ],
+)
+def test_the_outermost_folders_that_hold_images_are_the_classes_of_a_folder_and_of_a_zip(
+    archived, names, labels, nested, tmp_path
+):
+    place = made(tmp_path, names, archived)
+    found = labelled_images(place)
+    assert tuple(dict.fromkeys(found.labels)) == tuple(dict.fromkeys(labels))
+    assert found.nested == tuple(f"{place}/{name}" for name in nested)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("wrapper", ["", "data/"])
+@pytest.mark.parametrize("splits", [("test", "train", "valid"), ("novel", "base"), ("Training", "Validation")])
+def test_splits_are_recognised_and_each_can_be_read_by_itself(archived, wrapper, splits, tmp_path):
+    names = [f"{wrapper}{split}/{label}/{n}.jpg" for n, split in enumerate(splits) for label in ("cat", "dog")]
+    place = made(tmp_path, names, archived)
+    with pytest.raises(AmbiguousFolders) as error:
+        labelled_images(place)
+    inside = tuple(f"{place}/{wrapper}{split}" for split in sorted(splits))
+    assert error.value.inside == inside
+    assert str(error.value) == f"{place} holds splits, {', '.join(sorted(splits))}; give one of {', '.join(inside)}"
+    for split in inside:
+        found = labelled_images(split)
+        assert found.labels == ("cat", "dog")
+        assert [str(image) for image in found.images] == [
+            f"{split}/{label}/{splits.index(split.rpartition('/')[2])}.jpg" for label in ("cat", "dog")
+        ]
+
+
+def test_roboflows_splits_of_unsorted_images_are_no_classes(tmp_path):
+    folder_of(tmp_path, ("train/images/1.jpg", "train/labels/1.txt", "valid/images/2.jpg", "valid/labels/2.txt"))
+    with pytest.raises(AmbiguousFolders, match="holds splits, train, valid"):
+        labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_folders_of_folders_that_may_be_the_classes_or_hold_them_are_asked_about(archived, tmp_path):
+    place = made(tmp_path, ("fruit/apple/1.jpg", "fruit/pear/2.jpg", "tools/saw/3.jpg"), archived)
+    with pytest.raises(AmbiguousFolders) as error:
+        labelled_images(place)
+    assert (
+        "holds folders of folders of images (fruit/apple, fruit/pear, tools/saw), so that either may be the classes"
+        in str(error.value)
+    )
+    assert error.value.inside == (f"{place}/fruit", f"{place}/tools")
+
+
+def test_a_zip_made_on_windows_with_backslashes_has_the_same_classes(tmp_path):
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("photos\\", "photos\\cat\\", "photos\\cat\\1.png", "photos\\dog\\2.png"):
+            info = zipfile.ZipInfo("x")
+            info.filename, info.create_system = name, 0
+            archive.writestr(info, png() if name.endswith("png") else b"")
+    found = labelled_images(path)
+    assert found.labels == ("cat", "dog")
+    assert found.ignored == ()
+    assert_array_equal(np.asarray(open_image(found.images[1])), PIXELS)
+
+
+def test_labels_of_folders_are_composed_and_stripped(tmp_path):
+    place = folder_of(tmp_path, ("Cafe\u0301/1.jpg", "Caf\u00e9/2.jpg", " Lemon /3.jpg"))
+    assert set(labelled_images(place).labels) == {"Caf\u00e9", "Lemon"}

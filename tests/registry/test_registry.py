@@ -818,3 +818,18 @@ def test_a_folder_that_cannot_hold_the_accelerator_does_not_stop_predictions(lar
     beside(large).unlink()
     monkeypatch.setattr(VectorIndex, "save", refused)
     assert nearest(large, (0, 60, 0)) == (4, 0.0)
+
+
+def test_a_label_composed_and_decomposed_is_one_class_through_every_door(registry):
+    composed, decomposed = "Caf\u00e9", "Cafe\u0301"
+    registry.add(decomposed, [png()])
+    assert registry.add(composed, [png()]) == AddReport(duplicates=1)
+    registry.add_labelled([(png(GREEN), f" {decomposed} ")])
+    assert registry.classes() == {composed: 2}
+    assert len(registry.examples(decomposed)) == 2
+    registry.rename(decomposed, f"{decomposed} 2")
+    registry.add("other", [png((0, 0, 255))])
+    assert registry.merge(["other"], f"{decomposed} 2") == 3
+    example = registry.examples(f"{composed} 2")[0][0]
+    assert registry.move_example(example, decomposed).label == composed
+    assert registry.remove(decomposed) == 1

@@ -15,6 +15,7 @@ from fakes import FakeEncoder, png
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
 from fewshot.registry import store
+from fewshot.registry.schema import m006_labels
 from fewshot.registry.store import MIGRATIONS, NewExample, RegistryStore
 
 
@@ -373,3 +374,26 @@ def test_on_the_command_line_a_busy_registry_is_an_error_that_suggests_to_wait(w
     assert "Wait for that to end, then try again" in result.stderr
     assert "repair" not in result.stderr
     assert "copy" not in result.stderr
+
+
+def test_classes_that_older_versions_kept_apart_by_unicode_form_are_merged_with_their_examples_and_named(tmp_path):
+    path, composed, decomposed = tmp_path / "r.fewshot", "Caf\u00e9", "Cafe\u0301"
+    with ClassRegistry(path, encoder=FakeEncoder()) as registry:
+        registry.add(composed, [png()])
+        registry.add("twin", [png(), png((0, 255, 0))], allow_conflict=True)
+        registry.add("Lemon", [png((0, 0, 255))])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE classes SET label = ? WHERE label = 'twin'", (decomposed,))
+        connection.execute("UPDATE classes SET label = ' Lemon ' WHERE label = 'Lemon'")
+        connection.execute(f"PRAGMA user_version = {MIGRATIONS.index(m006_labels)}")
+    with pytest.warns(UserWarning, match="was brought up to date") as warned:
+        registry = ClassRegistry(path, encoder=FakeEncoder())
+    with registry:
+        assert registry.classes() == {composed: 2, "Lemon": 1}
+        assert registry.predict([png((0, 255, 0))])[0].label == composed
+    told = sorted(str(warning.message) for warning in warned)
+    assert told[0].endswith("class ' Lemon ' is now called 'Lemon'")
+    assert told[1].endswith(
+        "class 'Cafe\\u0301' was merged into 'Caf\\xe9', the same label written otherwise: 1 of its 2 images are new "
+        "there"
+    )

@@ -14,7 +14,7 @@ from fewshot.registry.annotations.annotation_records import FetchedAnnotation, L
 from fewshot.registry.ingest import add_examples
 from fewshot.registry.schema import BY_HAND, storable
 from fewshot.registry.store import NewExample, RegistryStore
-from fewshot.validation import check_label
+from fewshot.validation import check_label, normalised_label
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -69,7 +69,7 @@ class AnnotationApplier:
                 continue
             if not image.labels:
                 self._support(annotation, image, "", "negative", self._negative(image, vectors[digest]), old)
-            for label in image.labels:
+            for label in dict.fromkeys(map(normalised_label, image.labels)):
                 try:
                     check_label(label)
                 except ValueError as error:

@@ -21,6 +21,7 @@ from fewshot.service.registry_pool import RegistryPool
 from fewshot.service.thumbnails import ThumbnailCache, image_response, media_type
 from fewshot.service.uploads import Upload, conflicts, read_upload
 from fewshot.service.worker_threads import Id, Name, errors_as_problems, run_in_registry, run_in_thread
+from fewshot.validation import check_label, normalised_label
 
 router = APIRouter(prefix="/v1/registries", responses=PROBLEMS)
 
@@ -119,14 +120,14 @@ async def rename_class(
     """Rename a class, or with ``merge`` merge it into another."""
 
     def rename(opened: ClassRegistry) -> payloads.RenamedClass:
-        known = opened.classes()
-        if body.label != label and body.label in known and label in known:
+        known, old, new = opened.classes(), normalised_label(label), check_label(body.label)
+        if new != old and new in known and old in known:
             if not body.merge:
-                raise HTTPProblem(409, f"there is a class {body.label!r} already; to merge the two, send merge: true")
-            return payloads.RenamedClass(label=body.label, examples=opened.merge([label], into=body.label))
-        if body.label != label or label not in known:
-            opened.rename(label, body.label)
-        return payloads.RenamedClass(label=body.label, examples=known[label])
+                raise HTTPProblem(409, f"there is a class {new!r} already; to merge the two, send merge: true")
+            return payloads.RenamedClass(label=new, examples=opened.merge([old], into=new))
+        if new != old or old not in known:
+            opened.rename(old, new)
+        return payloads.RenamedClass(label=new, examples=known[old])
 
     return await run_in_registry(request, registry, rename)
 
@@ -168,7 +169,7 @@ async def add_examples(request: Request, registry: Name) -> payloads.AddResult:
 
 
 def _add(registry: ClassRegistry, upload: Upload) -> payloads.AddResult:
-    label, hashes = upload.fields["label"], [sha256 for _, sha256 in upload.hashes]
+    label, hashes = check_label(upload.fields["label"]), [sha256 for _, sha256 in upload.hashes]
     before = registry.find_examples(hashes, label)
     report = registry.add(label, upload.valid, allow_conflict=upload.fields["allow_conflict"], all_or_none=True)
     ids = registry.find_examples(hashes, label)
