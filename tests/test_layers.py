@@ -326,7 +326,7 @@ STEPS = {
     "fewshot bench --help": helped("bench"),
     "fewshot train --help": helped("train"),
     "fewshot serve --help": helped("serve"),
-    "a class": "fewshot.PrototypeClassifier",
+    "an array": "import numpy",
 }
 
 
@@ -339,13 +339,13 @@ def loaded() -> dict[str, str]:
     return dict(zip(STEPS, told.splitlines(), strict=True))
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step != "a class"])
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "an array"])
 def test_the_import_and_the_help_load_no_heavy_library(step, loaded):
     assert loaded[step] == "[]"
 
 
 def test_a_heavy_import_is_noticed(loaded):
-    assert loaded["a class"] == "['numpy', 'sklearn', 'torch']"
+    assert loaded["an array"] == "['numpy']"
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -23,7 +23,7 @@ from fewshot.cli import main
 pytestmark = [pytest.mark.plain, pytest.mark.usefixtures("pocket_stays", "no_extras")]
 
 EXTRAS = {
-    "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client", "cachetools", "httpx2"),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "cvat": ("cvat_sdk",),

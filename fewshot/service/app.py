@@ -18,7 +18,6 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from fewshot import __version__
-from fewshot.errors import MissingExtra
 from fewshot.service import openapi, problems
 from fewshot.service.access_log import AccessLogMiddleware, Metrics
 from fewshot.service.limits import Limits
@@ -27,6 +26,7 @@ from fewshot.service.payloads import ServerStatus
 from fewshot.service.registry_pool import RegistryPool
 from fewshot.service.routes import prediction_routes, registry_routes, rejection_routes
 from fewshot.service.thumbnails import ThumbnailCache
+from fewshot.validation import check_extra
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -122,10 +122,8 @@ def create_app(
     app.include_router(rejection_routes.router)
     app.include_router(_server)
     if label_studio is not None:
-        try:
-            from fewshot.service.routes import label_studio_routes
-        except ImportError as error:
-            raise MissingExtra(f"Label Studio's backend needs {error.name}: pip install 'fewshot[serve]'") from None
+        check_extra("serve", "Label Studio's backend needs", "httpx2")
+        from fewshot.service.routes import label_studio_routes
 
         app.include_router(label_studio_routes.router(registries, **label_studio))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")

@@ -10,17 +10,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from fakes import FakeEncoder, png
 from PIL import Image
 
 from fewshot import ClassRegistry, ImageError, RegistryError, TimmEncoder
 from fewshot.cli import main
+from fewshot.encoders.timm_network import load_network
 from fewshot.finetuning import Choice, FineTuneClassifier
 from fewshot.finetuning.registry_encoder import _examples, tune_registry
 from fewshot.media import image_bytes
+from fewshot.training.encoder_folder import write_config, write_weights
 
-pytestmark = pytest.mark.usefixtures("pocket_stays")
 SETTINGS = {"trainable": "last", "steps": 2, "learning_rate": 0.01, "views": 2}
 
 
@@ -31,10 +33,21 @@ def picture(label: int, n: int) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    """A registry of three classes of two pictures, embedded by "pocket"."""
+def encoder(tmp_path_factory) -> str:
+    """The name of a small encoder: a folder."""
+    folder, (size, width) = tmp_path_factory.mktemp("encoder"), (32, 16)
+    torch.manual_seed(0)
+    network = load_network("fewshot_conv4", pretrained=False, width=width)
+    write_config(network, size, {"width": width}, folder)
+    write_weights(network, folder)
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="module")
+def filled(encoder, tmp_path_factory):
+    """A registry of three classes of two pictures."""
     path = tmp_path_factory.mktemp("registry") / "r.fewshot"
-    with ClassRegistry(path) as registry:
+    with ClassRegistry(path, encoder=encoder) as registry:
         for label in range(3):
             registry.add(f"class {label}", [picture(label, n) for n in range(2)])
     return path
@@ -51,17 +64,17 @@ def vectors(path) -> np.ndarray:
     return np.load(path.with_name("v.npz"))["vectors"]
 
 
-def test_a_tuned_encoder_lies_beside_its_registry_and_made_its_vectors(path):
+def test_a_tuned_encoder_lies_beside_its_registry_and_made_its_vectors(path, encoder):
     before = vectors(path)
     with ClassRegistry(path) as registry:
         report = tune_registry(registry, **SETTINGS)
         fingerprint = registry.info().fingerprint
     folder = path.with_name(f"r.fewshot.encoder-{fingerprint[:8]}")
-    assert report.was["name"] == "pocket"
+    assert report.was["name"] == encoder
     assert report.encoder["name"] == f"local-dir:{folder}"
     assert (report.examples, report.choice.steps) == (6, 2)
     tuned = TimmEncoder(f"local-dir:{folder}")
-    assert tuned.fingerprint == fingerprint != TimmEncoder("pocket").fingerprint
+    assert tuned.fingerprint == fingerprint != TimmEncoder(encoder).fingerprint
     again = tuned.encode([picture(label, n) for label in range(3) for n in range(2)])
     np.testing.assert_allclose(vectors(path), again, rtol=0.02, atol=0.02 * np.abs(again).max())
     assert np.abs(vectors(path) - before).max() > 0.01
@@ -88,7 +101,7 @@ def test_a_registry_and_its_encoder_may_be_moved_together(path, tmp_path):
         assert registry.predict([picture(1, 1)])[0].label == "class 1"
 
 
-def test_an_encoder_that_is_lost_is_named_with_what_to_do_and_a_copy_says_what_it_lacks(path, tmp_path):
+def test_an_encoder_that_is_lost_is_named_with_what_to_do_and_a_copy_says_what_it_lacks(path, encoder, tmp_path):
     with ClassRegistry(path) as registry:
         folder = tune_registry(registry, **SETTINGS).encoder["name"].partition(":")[2]
     copy = tmp_path / "copies" / "c.fewshot"
@@ -107,16 +120,16 @@ def test_an_encoder_that_is_lost_is_named_with_what_to_do_and_a_copy_says_what_i
     (problem,) = json.loads(run.stdout)["problems"]
     assert problem.startswith(sentence)
     assert problem.endswith(f"fewshot reindex {copy} --encoder NAME")
-    assert CliRunner().invoke(main, ["reindex", str(copy), "--encoder", "pocket"]).exit_code == 0
+    assert CliRunner().invoke(main, ["reindex", str(copy), "--encoder", encoder]).exit_code == 0
     with ClassRegistry(copy) as registry:
         assert registry.predict([picture(1, 1)])[0].label == "class 1"
 
 
-def test_pictures_are_read_when_they_are_needed_and_named_if_they_go_meanwhile(tmp_path):
+def test_pictures_are_read_when_they_are_needed_and_named_if_they_go_meanwhile(encoder, tmp_path):
     files = [tmp_path / f"{n}.png" for n in range(4)]
     for n, file in enumerate(files):
         picture(n % 2, n).save(file)
-    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder, keep_images=False) as registry:
         for n, file in enumerate(files):
             registry.add(f"class {n % 2}", [file])
         images, labels = _examples(registry)
@@ -190,13 +203,13 @@ def test_an_example_that_is_removed_before_it_is_learned_from_is_left_out_and_th
     assert report.examples == 5
 
 
-def test_an_image_that_goes_while_it_is_learned_from_is_an_error(tmp_path, monkeypatch):
+def test_an_image_that_goes_while_it_is_learned_from_is_an_error(encoder, tmp_path, monkeypatch):
     files = [tmp_path / f"{n}.png" for n in range(2)]
     for n, file in enumerate(files):
         picture(n, n).save(file)
     fit = FineTuneClassifier.fit
     monkeypatch.setattr(FineTuneClassifier, "fit", lambda self, X, y: files[0].unlink() or fit(self, X, y))
-    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder, keep_images=False) as registry:
         for n, file in enumerate(files):
             registry.add(f"class {n}", [file])
         with pytest.raises(ImageError, match=r"0\.png"):
@@ -238,15 +251,15 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(path, tmp_p
             tune_registry(registry)
 
 
-def test_wrong_settings_and_an_inner_layer_are_refused_before_a_picture_is_read(path, tmp_path, monkeypatch):
+def test_wrong_settings_and_an_inner_layer_are_refused_before_a_picture_is_read(path, encoder, tmp_path, monkeypatch):
     def read(*_: object) -> None:
         raise AssertionError("a picture was read")
 
-    with ClassRegistry(tmp_path / "inner.fewshot", encoder=TimmEncoder("pocket", layer=1)) as inner:
+    with ClassRegistry(tmp_path / "inner.fewshot", encoder=TimmEncoder(encoder, layer=1)) as inner:
         inner.add("a", [picture(0, 0)])
         monkeypatch.setattr(ClassRegistry, "picture", read)
         with pytest.raises(
-            ValueError, match=r"after layer 1, .* first run fewshot reindex .*inner\.fewshot --encoder pocket"
+            ValueError, match=rf"after layer 1, .* first run fewshot reindex .*inner\.fewshot --encoder {encoder}"
         ):
             tune_registry(inner)
     with ClassRegistry(path) as registry:
@@ -255,10 +268,10 @@ def test_wrong_settings_and_an_inner_layer_are_refused_before_a_picture_is_read(
                 tune_registry(registry, **settings)
 
 
-def test_pictures_that_are_gone_are_named(tmp_path):
+def test_pictures_that_are_gone_are_named(encoder, tmp_path):
     file = tmp_path / "gone.png"
     picture(0, 0).save(file)
-    with ClassRegistry(tmp_path / "r.fewshot", keep_images=False) as registry:
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder, keep_images=False) as registry:
         registry.add("a", [file])
         registry.add("b", [picture(1, 0)])
         file.unlink()
@@ -266,14 +279,14 @@ def test_pictures_that_are_gone_are_named(tmp_path):
             tune_registry(registry, **SETTINGS)
 
 
-def test_the_command_says_how_to_go_back(path, tmp_path):
+def test_the_command_says_how_to_go_back(path, encoder, tmp_path):
     words = ["tune", str(path), "--trainable", "last", "--steps", "1", "--learning-rate", "0.01", "--views", "2"]
     run = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "own")])
     assert run.exit_code == 0, run.stderr
     answer = json.loads(run.stdout)
     assert answer["encoder"]["name"] == f"local-dir:{tmp_path / 'own'}"
     assert answer["choice"]["steps"] == 1
-    assert f"fewshot reindex {path} --encoder pocket" in run.stderr
+    assert f"fewshot reindex {path} --encoder {encoder}" in run.stderr
 
 
 def test_a_rate_that_leaves_nothing_finite_is_named_and_changes_nothing(path):
