@@ -64,11 +64,12 @@ def check_vectors(vectors: ArrayLike, dim: int) -> NDArray[np.float32]:
 
 
 def label_array(labels: Iterable[Hashable]) -> NDArray[Any]:
-    """Put labels into a 1-d array without changing any: strings and numbers keep their kind, a mixture becomes object.
+    """Put labels into a 1-d array: strings and numbers keep their kind, a mixture becomes object.
 
-    numpy alone would turn ``[1, "a"]`` into two strings and a list of tuples into a matrix.
+    numpy alone would turn ``[1, "a"]`` into two strings and a list of tuples into a matrix. Arrays and tensors without
+    axes become the values they hold: two tensors of one value are unequal keys of a dict.
     """
-    values = list(labels)
+    values = [_value(label) for label in labels]
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and issubclass(next(iter(kinds)), np.generic):
         return np.asarray(values)
@@ -83,12 +84,13 @@ def label_array(labels: Iterable[Hashable]) -> NDArray[Any]:
 
 
 def check_labels(y: Any, n: int) -> NDArray[Any]:
-    """Return ``y`` as a 1-d array of ``n`` hashable labels.
+    """Return ``y`` as a 1-d array of ``n`` hashable labels; arrays and tensors without axes count as their values.
 
     Raises
     ------
-    ValueError : for a wrong length, a missing or NaN label, or numbers that are not whole (as scikit-learn does).
-    TypeError : for an unhashable label.
+    ValueError : for a wrong length, a missing label (None, NaN, NaT, pandas.NA, masked), naming its position, or
+        numbers that are not whole (as scikit-learn does).
+    TypeError : for a label that is not hashable, or that Python cannot compare.
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
@@ -97,11 +99,17 @@ def check_labels(y: Any, n: int) -> NDArray[Any]:
     if hasattr(y, "__array__"):
         from sklearn.utils import column_or_1d
 
+        masked = np.ma.getmaskarray(y).ravel() if isinstance(y, np.ma.MaskedArray) else None
         array = column_or_1d(np.asarray(y), warn=True)
+        if array.dtype.kind == "O":
+            values = [_value(label) for label in array.tolist()]
+            if any(value is not label for value, label in zip(values, array.tolist(), strict=True)):
+                array = label_array(values)
     else:
-        array = label_array(y)
+        masked, array = None, label_array(y)
     if len(array) != n:
         raise ValueError(f"found {n} vectors but {len(array)} labels; each vector needs one")
+    _check_present(array, masked)
     if array.dtype.kind in "fc":
         from sklearn.utils.multiclass import check_classification_targets
 
@@ -111,17 +119,58 @@ def check_labels(y: Any, n: int) -> NDArray[Any]:
     return cast("NDArray[Any]", array)
 
 
+def _value(label: Any) -> Any:
+    """Return the value of an array or tensor without axes, also within a tuple; any other label as it is."""
+    if type(label) is tuple:
+        values = tuple(map(_value, label))
+        return label if all(value is part for value, part in zip(values, label, strict=True)) else values
+    if isinstance(label, (str, np.generic)) or getattr(label, "ndim", None) != 0 or not hasattr(label, "item"):
+        return label
+    return label.item()
+
+
+def _check_present(array: NDArray[Any], masked: NDArray[np.bool_] | None) -> None:
+    """Refuse missing labels of any kind."""
+    if array.dtype.kind in "fcmM":
+        missing = np.isnan(array) if array.dtype.kind in "fc" else np.isnat(array)
+    elif array.dtype.kind in "OT":
+        missing = np.fromiter(map(_is_missing, array.tolist()), bool, len(array))
+    else:
+        missing = np.zeros(len(array), bool)
+    if masked is not None:
+        missing = missing | masked
+    if not missing.any():
+        return
+    where = np.flatnonzero(missing)
+    shown = ["masked" if masked is not None and masked[position] else str(array[position]) for position in where[:5]]
+    more = f" and {len(where) - 5} more" if len(where) > 5 else ""
+    which = f"label {where[0]}" if len(where) == 1 else f"labels {', '.join(map(str, where[:5]))}{more}"
+    verb = "is" if len(where) == 1 else "are"
+    raise ValueError(f"{which} of {len(array)} {verb} {', '.join(shown)}{more and ' ...'}; every vector needs a label")
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether a label is None, unequal to itself (NaN, NaT), or pandas.NA, whose comparisons are itself."""
+    if label is None:
+        return True
+    if type(label) is tuple:
+        return any(map(_is_missing, label))
+    equal = label == label
+    return not equal if isinstance(equal, (bool, np.bool_)) else equal is label
+
+
 def _check_objects(array: NDArray[Any]) -> None:
     for position, label in enumerate(array):
-        if label is None or label != label:
-            raise ValueError(f"label {position} of {len(array)} is {label!r}; every vector needs a label")
         try:
             hash(label)
+            fault = "" if isinstance(label == label, (bool, np.bool_)) else "cannot be compared with others"
         except TypeError:
+            fault = "is not hashable"
+        if fault:
             raise TypeError(
-                f"label {position} of {len(array)}, {label!r}, is a {type(label).__name__}, which is not hashable; "
+                f"label {position} of {len(array)}, {label!r}, is a {type(label).__name__}, which {fault}; "
                 "use a string, a number or a tuple"
-            ) from None
+            )
 
 
 def sorted_labels(labels: Iterable[Hashable]) -> list[Hashable]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
+from decimal import Decimal
 
 import numpy as np
+import pandas
 import pytest
+import torch
 
 from fewshot.validation import (
     check_choice,
@@ -109,6 +112,69 @@ def test_numpy_alone_would_change_labels():
 def test_labels_that_cannot_name_classes_are_refused_saying_why(y, n, message):
     with pytest.raises(ValueError, match=message):
         check_labels(y, n)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        [torch.tensor(3), torch.tensor(1), torch.tensor(3)],
+        [np.array(3), np.array(1), np.array(3)],
+        [torch.tensor(3), 1, np.int64(3)],
+        pandas.Series([torch.tensor(3), torch.tensor(1), torch.tensor(3)], dtype=object),
+        torch.tensor([3, 1, 3]),
+        torch.tensor([[3], [1], [3]])[:, 0],
+    ],
+    ids=["tensors", "arrays", "a mixture", "in a series", "a tensor", "a column"],
+)
+def test_labels_without_axes_are_the_values_they_hold(y):
+    found = check_labels(y, 3)
+    assert found.tolist() == [3, 1, 3]
+    assert len(set(found.tolist())) == 2
+    nested = check_labels([("a", torch.tensor(1)), ("a", torch.tensor(1))], 2)
+    assert nested.tolist() == [("a", 1), ("a", 1)]
+
+
+MISSING = [None, float("nan"), np.float32("nan"), pandas.NA, pandas.NaT, np.datetime64("NaT"), Decimal("NaN"),
+           torch.tensor(float("nan")), ("a", None)]  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=[f"{type(value).__name__} {value}" for value in MISSING])
+@pytest.mark.parametrize("rest", ["a", 1, (1, 2)])
+def test_a_missing_label_of_any_kind_is_refused_by_position_in_one_message(missing, rest):
+    for y in ([rest, missing, rest], pandas.Series([rest, missing, rest], dtype=object)):
+        with pytest.raises(ValueError, match=r"^label 1 of 3 is .*; every vector needs a label$"):
+            check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([1.0, np.nan, 2.0]),
+        np.array(["2020-01-01", "NaT", "2021-01-01"], "datetime64[D]"),
+        np.ma.masked_array(["a", "b", "c"], mask=[False, True, False]),
+        pandas.Series([1, None, 2], dtype="Int64"),
+        pandas.Series(["a", None, "b"], dtype="string"),
+        pandas.Series(["a", None, "b"], dtype="category"),
+        pandas.Series(["a", None, "b"]),
+        torch.tensor([1.0, float("nan"), 2.0]),
+    ],
+    ids=["floats", "times", "masked", "Int64", "string", "category", "series", "tensor"],
+)
+def test_a_missing_label_within_an_array_is_refused_by_position_in_the_same_message(y):
+    with pytest.raises(ValueError, match=r"^label 1 of 3 is (nan|NaT|masked|<NA>|None); every vector needs a label$"):
+        check_labels(y, 3)
+
+
+def test_several_missing_labels_are_listed_together():
+    with pytest.raises(ValueError, match=r"^labels 1, 2 of 4 are None, nan; every vector needs a label$"):
+        check_labels(["a", None, float("nan"), "b"], 4)
+    with pytest.raises(ValueError, match=r"^labels 0, 1, 2, 3, 4 and 2 more of 7 are None, .* \.\.\.; every vector"):
+        check_labels([None] * 7, 7)
+
+
+def test_a_tensor_with_axes_is_no_label():
+    with pytest.raises(TypeError, match=r"label 0 of 2, tensor\(\[1\]\), is a Tensor, which cannot be compared"):
+        check_labels([torch.tensor([1]), torch.tensor([1])], 2)
 
 
 def test_an_unhashable_label_is_refused_naming_it_its_type_and_the_remedy():

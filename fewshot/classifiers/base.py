@@ -215,6 +215,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         best = self._score_queries(X)[1][0].argmax(dim=-1).numpy()
         return np.asarray(self.classes_[best])
 
+    def score(self, X: ArrayLike, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy, in [0, 1], of the predictions for queries (q, d) with labels ``y`` as in ``fit``."""
+        labels = check_labels(y, len(np.asarray(X)))
+        return float(super().score(X, labels, sample_weight=sample_weight))
+
     def predict_proba(self, X: ArrayLike, calibration: CalibrationTable | None = None) -> NDArray[np.float32]:
         """Calibrated probability of each class for each query: of predictions with 0.8, 80 % are right.
 
