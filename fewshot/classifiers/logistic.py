@@ -41,7 +41,8 @@ class LogisticRegressionClassifier(FewShotClassifier):
     -----
     The weights stay in the span of the support set, so where s is below d the problem is solved for (s, c)
     coefficients; by accelerated gradient descent (Nesterov 2004, scheme 2.2.22, restarted where the loss would turn).
-    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C)`` on normalised embeddings.
+    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C)`` on normalised embeddings, which
+    gives two classes one weight vector: two opposite ones of half its length carry half its penalty, at half of C.
 
     References
     ----------
@@ -67,6 +68,7 @@ class LogisticRegressionClassifier(FewShotClassifier):
         check_count("max_iter", self.max_iter)
         # Classes before vectors: on a CPU a product with few long rows is several times faster than with long columns.
         targets = targets.mT.contiguous()  # (e, c, n)
+        C = self.C / 2.0 if targets.shape[1] == 2 else self.C
         real = targets.sum(1, keepdim=True)  # (e, 1, n), 0 where padded
         counts = real.sum(2, keepdim=True)
         # The bias is not penalised, so centring changes no solution; without the direction that all vectors share the
@@ -76,22 +78,22 @@ class LogisticRegressionClassifier(FewShotClassifier):
         dual = x.shape[1] <= x.shape[2]
         design = x @ x.mT if dual else x  # (e, n, r): coefficients (e, c, r) times its transpose are the logits
         # The loss's curvature is at most C / 2 times the largest eigenvalue, and C / 2 times n for the bias.
-        step = (1.0 + 0.5 * self.C * _largest_eigenvalue(design, dual)).reciprocal()
-        bias_step = (0.5 * self.C * counts).reciprocal()
+        step = (1.0 + 0.5 * C * _largest_eigenvalue(design, dual)).reciprocal()
+        bias_step = (0.5 * C * counts).reciprocal()
         coefficients = targets.new_zeros(*targets.shape[:2], design.shape[2])
         bias = torch.zeros_like(targets[..., :1])
         ahead, ahead_bias, momentum = coefficients, bias, torch.ones_like(step)
-        enough = self.tol + 4.0 * torch.finfo(x.dtype).eps * self.C * x.shape[1]
+        enough = self.tol + 4.0 * torch.finfo(x.dtype).eps * C * x.shape[1]
         steps = 0
         while steps < self.max_iter:
             steps += 1
             residual = ((ahead @ design.mT + ahead_bias).softmax(dim=1) - targets) * real
             if dual:
-                gradient = self.C * residual + ahead
+                gradient = C * residual + ahead
                 slope = gradient @ design
             else:
-                gradient = slope = self.C * (residual @ design) + ahead
-            gradient_bias = self.C * residual.sum(2, keepdim=True)
+                gradient = slope = C * (residual @ design) + ahead
+            gradient_bias = C * residual.sum(2, keepdim=True)
             largest = float(torch.maximum(slope.abs().amax(), gradient_bias.abs().amax()))
             if largest <= enough:
                 break
