@@ -223,11 +223,19 @@ class VectorIndex:
         selector = None if self._alive.all() else faiss.IDSelectorBitmap(np.packbits(self._alive, bitorder="little"))
         exact = faiss.SearchParameters(sel=selector) if selector is not None else None
         if not self.approximate:
-            return self._faiss.search(query, k, params=exact)  # type: ignore[no-any-return]
+            return _search(self._faiss, query, k, exact)
         graph = faiss.SearchParametersHNSW(sel=selector, efSearch=max(_HNSW_SEARCH, 2 * k))
-        found, where = self._faiss.search(query, k, params=graph)
+        found, where = _search(self._faiss, query, k, graph)
         short = (where < 0).any(axis=1)
         if short.any():
             flat = faiss.downcast_index(self._faiss.storage)
-            found[short], where[short] = flat.search(query[short], k, params=exact)
+            found[short], where[short] = _search(flat, query[short], k, exact)
         return found, where
+
+
+def _search(
+    index: Any, query: NDArray[np.float32], k: int, params: Any
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search by FAISS's own method: ``faiss.contrib.torch_utils`` replaces it by one that takes no parameters."""
+    search = getattr(index, "search_numpy", index.search)
+    return search(query, k, params=params)  # type: ignore[no-any-return]

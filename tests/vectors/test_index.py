@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import faiss
 import numpy as np
 import pytest
@@ -420,3 +423,23 @@ def test_who_reads_the_old_file_while_it_is_replaced_reads_all_of_it(index, tmp_
 def test_saving_into_a_folder_that_is_not_there_names_it(index, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
         index.save(tmp_path / "nowhere" / "index")
+
+
+def test_a_search_finds_the_same_where_faiss_methods_have_been_replaced_by_those_for_tensors():
+    script = """
+import faiss, numpy as np
+plain = faiss.IndexFlat.search
+import faiss.contrib.torch_utils
+assert faiss.IndexFlat.search is not plain
+from fewshot import NearestNeighborClassifier, VectorIndex
+for kind in ("exact", "hnsw"):
+    index = VectorIndex(2, metric="sqeuclidean", kind=kind)
+    index.add([[0, 0], [1, 0], [5, 0]], ["a", "b", "c"])
+    assert index.search([[1, 0]], 3)[1].tolist() == [["b", "a", "c"]]
+    index.remove(["b"])
+    assert index.search([[1, 0]], 3)[1].tolist() == [["a", "c"]]
+print(NearestNeighborClassifier().fit(np.eye(2), ["x", "y"]).predict([[1, 0], [0, 2]]).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['x', 'y']"
