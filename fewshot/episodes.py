@@ -58,6 +58,7 @@ class EpisodeSampler:
         Classes of an episode. "various": Meta-Dataset's rule, 5 to 50 of them.
     n_shot : int or "various"
         Support examples of each class. "various": Meta-Dataset's rule, at most 100 of a class and 500 in all.
+        Ways may be "various" and shots a number, and the reverse.
     n_query : int
         Query examples of each class; with "various" shots at most this and half the smallest class.
     n_episodes : int
@@ -151,8 +152,6 @@ class EpisodeSampler:
         return apart if apart.n_episodes > 1 else None
 
     def _check_combination(self) -> None:
-        if (self.n_way == "various") != (self.n_shot == "various"):
-            raise ValueError("n_way and n_shot are both 'various' or both numbers")
         if self.query_imbalance is not None and not 0 < self.query_imbalance < np.inf:
             raise ValueError(f"query_imbalance is a finite concentration above 0, not {self.query_imbalance!r}")
         if not self.fixed and (self.query_imbalance is not None or not self.replacement):
@@ -175,7 +174,8 @@ class EpisodeSampler:
         need = self._most()
         for label, members in zip(self.classes_, self._members, strict=True):
             if len(members) < need:
-                wanted = "2 (one support, one query)" if not self.fixed else f"n_shot + n_query = {need}"
+                various = self.n_shot == "various"
+                wanted = "2 (one support, one query)" if various else f"n_shot + n_query = {need}"
                 if self.query_imbalance is not None:
                     wanted = f"n_shot + n_way * n_query = {need} (all queries may be of one class)"
                 raise ValueError(f"class {label!r} has {len(members)} examples, but an episode may need {wanted}")
@@ -189,7 +189,7 @@ class EpisodeSampler:
 
     def _most(self) -> int:
         """The most examples of a class that an episode may need."""
-        if not self.fixed:
+        if self.n_shot == "various":
             return 2
         return int(self.n_shot) + self.n_query * (1 if self.query_imbalance is None else int(self.n_way))
 
@@ -247,15 +247,14 @@ class EpisodeSampler:
 
     def _one_various(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
         group = self._groups[rng.integers(len(self._groups))]
-        ways = int(rng.integers(5, min(50, len(group)) + 1))
+        ways = int(rng.integers(5, min(50, len(group)) + 1)) if self.n_way == "various" else int(self.n_way)
         classes = rng.permutation(group)[:ways]
         sizes = np.array([len(self._members[c]) for c in classes])
-        n_query = min(self.n_query, int(sizes.min()) // 2)
-        left = sizes - n_query
-        share = 1.0 - rng.random()  # uniform in (0, 1]
-        total = min(500, int(np.ceil(share * np.minimum(100, left)).sum()))
-        weight = np.exp(rng.uniform(np.log(0.5), np.log(2.0), ways)) * sizes
-        shots = np.minimum(np.floor(weight / weight.sum() * max(0, total - ways)).astype(np.int64) + 1, left)
+        if self.n_shot == "various":
+            n_query = min(self.n_query, int(sizes.min()) // 2)
+            shots = _various_shots(rng, sizes, sizes - n_query)
+        else:
+            n_query, shots = self.n_query, np.full(ways, self.n_shot)
         drawn = [rng.permutation(self._members[c])[: k + n_query] for c, k in zip(classes, shots, strict=True)]
         support = np.concatenate([some[n_query:] for some in drawn])
         query = np.concatenate([some[:n_query] for some in drawn])
@@ -314,6 +313,15 @@ def _members(y: Any) -> tuple[list[Hashable], list[NDArray[np.int64]]]:
         found.setdefault(label, []).append(position)
     names = sorted_labels(found)
     return names, [np.array(found[name]) for name in names]
+
+
+def _various_shots(rng: np.random.Generator, sizes: NDArray[np.int64], left: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many support examples each class (c,) of so many has, where so many are left: Meta-Dataset's rule."""
+    share = 1.0 - rng.random()  # uniform in (0, 1]
+    total = min(500, int(np.ceil(share * np.minimum(100, left)).sum()))
+    weight = np.exp(rng.uniform(np.log(0.5), np.log(2.0), len(sizes))) * sizes
+    more = np.floor(weight / weight.sum() * max(0, total - len(sizes))).astype(np.int64)
+    return np.asarray(np.minimum(more + 1, left))
 
 
 def _distinct(rng: np.random.Generator, sizes: NDArray[np.int64], n: int) -> NDArray[np.int64]:

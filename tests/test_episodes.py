@@ -117,6 +117,37 @@ def test_various_episodes_follow_meta_datasets_bounds():
     assert len(set(shots)) > 10
 
 
+def test_various_ways_go_with_a_fixed_number_of_shots_and_queries():
+    sampler = EpisodeSampler(np.repeat(np.arange(60), 15), n_way="various", n_shot=5, n_query=10, n_episodes=200)
+    ways = []
+    for classes, support, support_labels, query, query_labels in rows(sampler):
+        ways.append(len(classes))
+        assert np.bincount(support_labels).tolist() == [5] * len(classes)
+        assert np.bincount(query_labels).tolist() == [10] * len(classes)
+        assert len({*support.tolist(), *query.tolist()}) == 15 * len(classes)
+        assert_array_equal(support // 15, classes[support_labels])
+        assert_array_equal(query // 15, classes[query_labels])
+    assert min(ways) >= 5
+    assert max(ways) <= 50
+    assert len(set(ways)) > 20
+    assert sampler.disjoint() is None
+
+
+def test_various_shots_go_with_a_fixed_number_of_ways():
+    y = np.repeat(np.arange(20), np.arange(20) + 2)
+    sampler = EpisodeSampler(y, n_way=3, n_shot="various", n_query=10, n_episodes=200)
+    shots = set()
+    for classes, support, support_labels, query, query_labels in rows(sampler):
+        assert len(set(classes.tolist())) == 3
+        shots.update(np.bincount(support_labels, minlength=3).tolist())
+        smallest = int((classes + 2).min())  # class c has c + 2 examples
+        assert np.bincount(query_labels).tolist() == [min(10, smallest // 2)] * 3
+        assert_array_equal(y[support], classes[support_labels])
+        assert len({*support.tolist(), *query.tolist()}) == len(support) + len(query)
+    assert min(shots) == 1
+    assert len(shots) > 10
+
+
 def test_without_replacement_no_example_is_in_two_episodes():
     y = np.repeat(np.arange(10), 40)
     sampler = EpisodeSampler(y, n_way=5, n_shot=3, n_query=5, n_episodes=10, replacement=False)
@@ -191,7 +222,9 @@ def test_where_disjoint_episodes_make_no_sense_there_are_none():
         ({"query_imbalance": 2.0}, "class 'a' has 8 examples, .* n_shot \\+ n_way \\* n_query = 23"),
         ({"query_imbalance": 0}, "query_imbalance is a finite concentration above 0, not 0"),
         ({"query_imbalance": np.inf}, "query_imbalance is a finite concentration above 0, not inf"),
-        ({"n_way": "various"}, "n_way and n_shot are both 'various' or both numbers"),
+        ({"n_way": "various", "query_imbalance": 2.0}, "'various' episodes have neither query_imbalance nor"),
+        ({"n_shot": "various", "replacement": False}, "'various' episodes have neither query_imbalance nor"),
+        ({"n_way": "various", "n_shot": 5}, r"class 'a' has 8 examples, but an episode may need n_shot \+ n_query = 9"),
         ({"n_way": 1}, "n_way must be a whole number of at least 2, not 1"),
         ({"n_episodes": 0}, "n_episodes must be a whole number of at least 1, not 0"),
         ({"replacement": False}, "only \\d+ episodes without a common example could be drawn, not 300"),

@@ -148,13 +148,15 @@ def run_openset_benchmark(
     Raises
     ------
     ValueError : for an unknown score, or one that needs a background, without one; episodes of an odd or various number
-        of classes, or with imbalanced queries; or X with another number of rows than the sampler has labels.
+        of classes, of various shots, or with imbalanced queries; or X with another number of rows than the sampler has
+        labels.
     """
     formulas = [_score(name, background) for name in dict.fromkeys(scores)]
-    if sampler.n_way == "various" or int(sampler.n_way) % 2 or sampler.query_imbalance is not None:
+    if not sampler.fixed or int(sampler.n_way) % 2 or sampler.query_imbalance is not None:
         raise ValueError(
             f"open-set episodes have as many unknown classes as known ones, and as many queries of each: n_way must be "
-            f"even and query_imbalance None, not {sampler.n_way!r} and {sampler.query_imbalance!r}"
+            f"even, n_shot a number and query_imbalance None, not {sampler.n_way!r}, {sampler.n_shot!r} and "
+            f"{sampler.query_imbalance!r}"
         )
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     data = torch.from_numpy(check_examples(X, sampler)).to(place)

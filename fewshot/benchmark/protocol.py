@@ -60,13 +60,5 @@ class Protocol:
 
 
 def ways_and_shots(ways: Sequence[Count], shots: Sequence[Count]) -> list[tuple[Count, Count]]:
-    """Return each of ``ways`` with each of ``shots``; "various" goes with "various" only.
-
-    Raises
-    ------
-    ValueError : if "various" is among one of them only.
-    """
-    if ("various" in ways) != ("various" in shots):
-        raise ValueError("ways and shots are both 'various' or both numbers: give 'various' to both or to none")
-    pairs = [(way, shot) for way in dict.fromkeys(ways) for shot in dict.fromkeys(shots)]
-    return [(way, shot) for way, shot in pairs if (way == "various") == (shot == "various")]
+    """Return each of ``ways`` with each of ``shots``, each pair once."""
+    return [(way, shot) for way in dict.fromkeys(ways) for shot in dict.fromkeys(shots)]

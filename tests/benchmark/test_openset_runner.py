@@ -106,8 +106,9 @@ def test_means_and_paired_differences_carry_the_textbooks_interval(data):
 @pytest.mark.parametrize(
     ("scores", "changes", "message"),
     [
-        (["cosine"], {"n_way": 5}, "n_way must be even .* not 5"),
-        (["cosine"], {"query_imbalance": 2.0, "n_query": 2}, "query_imbalance None, not 6 and 2.0"),
+        (["cosine"], {"n_way": 5}, "n_way must be even, .* not 5,"),
+        (["cosine"], {"n_shot": "various"}, "n_shot a number .* not 6, 'various' and None"),
+        (["cosine"], {"query_imbalance": 2.0, "n_query": 2}, "query_imbalance None, not 6, [0-9]+ and 2.0"),
         (["mahalanobis"], {}, "'mahalanobis' compares with a background"),
         (["entropy"], {}, "score must be one of 'softmax', .* not 'entropy'"),
     ],

@@ -465,6 +465,14 @@ def test_various_episodes_are_kept_without_their_padding(tmp_path):
     assert len(set(np.bincount(answers.episode).tolist())) > 1
 
 
+def test_various_ways_go_with_each_number_of_shots_and_the_reverse(tmp_path):
+    path = toy(tmp_path / "toy.npz", classes=9)
+    settings = {"ways": ["various", 5], "shots": [1, "various"]}
+    report = run_suite([path], tmp_path / "out", methods=["prototype"], **settings, protocol=SMALL)
+    found = {(row.ways, row.shots) for row in report.rows}
+    assert found == {("various", 1), ("various", "various"), (5, 1), (5, "various")}
+
+
 def test_a_method_that_refuses_is_listed_and_the_others_go_on(data, tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "broken", Method(PrototypeClassifier, {"metric": "manhattan"}))
     result = call(data, "--methods", "broken,ridge", "--shots", 1, "--queries", 4, "--episodes", 5,
@@ -499,7 +507,7 @@ def test_whatever_error_a_method_raises_the_others_go_on(data, tmp_path, monkeyp
         (["{data}", "--queries", "12"], "toy, 5-way 1-shot: class '0' has 12 examples, but an episode may need n_shot"),
         (["{data}", "--ways", "9", "--queries", "3"], "toy, 9-way 1-shot: no group has the 9 classes"),
         (["{data}", "--within-groups", "--queries", "3"], "toy has no groups"),
-        (["{data}", "--ways", "various", "--queries", "3"], "both 'various' or both numbers"),
+        (["{data}", "--ways", "various", "--query-imbalance", "2", "--queries", "3"], "neither query_imbalance nor"),
         (["{colours}", "--ways", "3", "--queries", "3"], "colours holds images, and no encoder is named"),
         (["{none}"], "no such file"),
         (["{data}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here ("),
