@@ -44,6 +44,7 @@ OWNERS = {
     "matplotlib": {"benchmark"},
     "safetensors": {"training", "finetuning"},
     "learn2learn": {"training"},
+    "pillow_heif": {"media"},
     "anyio": {"service"},
     "cachetools": {"service"},
     "cvat_sdk": {"integrations"},

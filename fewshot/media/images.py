@@ -6,22 +6,30 @@ import hashlib
 import io
 import os
 import stat
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Union, cast
+from typing import IO, TYPE_CHECKING, Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot.errors import ImageError
+from fewshot.media import heif
+from fewshot.media.pixel_range import eight_bits
 from fewshot.media.zips import MAX_BYTES, ZippedImage, oversize
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
 # Only these decoders are tried: others (EPS, for one) would start programs on hostile input.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if heif.avif_is_decoded() else ()))
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}) | {
+    *heif.SUFFIXES
+}
+
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF 6.0
+_FEWEST_LEVELS = 16
 
 MAX_PIXELS = 89_478_485
 """Images of more pixels are refused as decompression bombs (Pillow's own limit: 256 MiB of RGB)."""
@@ -50,13 +58,14 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
     """Open an image, upright and in RGB.
 
     The camera's EXIF rotation is applied; transparency is laid on white; of an animation the first frame is taken;
-    16 bits a channel are scaled to 8.
+    16 bits of grey are scaled to 8 from the range that the file declares, or else from the fewest of 8, 10, 12, 14 and
+    16 bits that hold its largest value, as cameras and microscopes store theirs.
 
     Parameters
     ----------
     source : path, bytes, binary file object, PIL image, array or ZippedImage
-        Files: JPEG, PNG, WebP, BMP, GIF or TIFF. Arrays: (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, uint8,
-        uint16, or floats in [0, 1].
+        Files: JPEG, PNG, WebP, BMP, GIF or TIFF; AVIF with Pillow 11.3 or later; HEIC with pillow-heif. Arrays:
+        (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, uint8, uint16, or floats in [0, 1].
     max_pixels : int
         Larger images are refused, before they are decoded.
     at_least : int, optional
@@ -70,7 +79,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
 
     Raises
     ------
-    ImageError : naming the source, if it cannot be read.
+    ImageError : naming the source, if it cannot be read, or 8 bits would leave nothing of it.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -82,11 +91,14 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
     if not data:
         raise ImageError(name, "the file is empty (0 bytes)")
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        opened = heif.decoded(data, name, partial(_check_size, name=name, max_pixels=max_pixels))
+        opened = opened or Image.open(io.BytesIO(data), formats=FORMATS)
+    except ImageError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(name, f"it is over the limit of {max_pixels:,} pixels; scale it down") from None
     except UnidentifiedImageError:
-        raise ImageError(name, "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read") from None
+        raise ImageError(name, "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read") from None
     except Exception as error:
         raise ImageError(name, f"damaged image header ({error})") from error
     _check_size(opened, name, max_pixels)
@@ -163,7 +175,7 @@ def _read_stream(stream: IO[bytes]) -> bytes:
     return data
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+def _check_size(image: heif.Sized, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(name, f"{width} x {height} is over the limit of {max_pixels:,} pixels; scale it down")
@@ -173,20 +185,44 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
-        upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright, name)
+        declared = _declared_maximum(image)
+        deep_colours = _has_deep_colours(image)
+        upright = _to_rgb(ImageOps.exif_transpose(image), name, declared)
     except ImageError:
         raise
+    except MemoryError:
+        reason = f"there is not enough memory for its {image.width} x {image.height} pixels; scale it down"
+        raise ImageError(name, reason) from None
     except Exception as error:
         raise ImageError(name, f"the file is truncated or damaged ({error})") from error
+    # Pillow keeps the upper 8 of 16 bits a colour: of 12 bits in 16 it leaves 16 levels.
+    if deep_colours and max(int(high) for _, high in upright.getextrema()) < _FEWEST_LEVELS:  # type: ignore[misc]
+        raise ImageError(
+            name,
+            f"its 16 bits a colour hold values below {256 * _FEWEST_LEVELS:,} of 65,535 only, of which 8 bits would "
+            f"leave {_FEWEST_LEVELS} levels or fewer; scale it to the full range, or save it with 8 bits",
+        )
+    return upright
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _declared_maximum(image: Image.Image) -> int | None:
+    """The largest value that a TIFF says its grey may have, where that is less than its storage could hold."""
+    tags = getattr(image, "tag_v2", {})
+    bits, largest = (np.ravel(tags.get(tag, 0)).max() for tag in (_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE))
+    return int(largest) or (2 ** int(bits) - 1 if 8 < bits < 16 else None)
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether the file has 16 bits for each of several channels."""
+    return image.mode in ("RGB", "RGBA", "LA") and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _to_rgb(image: Image.Image, name: str, declared: int | None = None) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image)
         if grey.dtype.kind == "i" and grey.min() >= 0 and grey.max() <= 65535:  # how Pillow may hold 16 bits
             grey = grey.astype(np.uint16)
-        return _from_array(grey, name=name)
+        return _from_array(grey, name, declared)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         coloured = image.convert("RGBA")
         white = Image.new("RGBA", coloured.size, "white")
@@ -195,28 +231,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_array(array: NDArray[Any], name: str | None = None) -> Image.Image:
+def _from_array(array: NDArray[Any], name: str | None = None, declared: int | None = None) -> Image.Image:
     name = name or describe(array)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ImageError(name, "an image array has shape (h, w), (h, w, 3) or (h, w, 4), channels last")
-    return _to_rgb(Image.fromarray(_to_uint8(array, name)), name)
-
-
-def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if array.dtype == np.bool_:
-        return cast("NDArray[np.uint8]", array.astype(np.uint8) * np.uint8(255))
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return cast("NDArray[np.uint8]", (array // 257).astype(np.uint8))
-    if array.dtype.kind not in "iuf":
-        raise ImageError(name, f"an array of {array.dtype} is no image: give uint8, uint16, or floats in [0, 1]")
-    low, high = array.min(), array.max()
-    if array.dtype.kind == "f" and low >= 0.0 and high <= 1.0:
-        return cast("NDArray[np.uint8]", np.rint(array * 255.0).astype(np.uint8))
-    raise ImageError(
-        name,
-        f"{array.dtype} values from {low} to {high}: give uint8, uint16, or floats in [0, 1]",
-    )
+    return _to_rgb(Image.fromarray(eight_bits(array, name, declared)), name)

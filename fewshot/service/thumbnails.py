@@ -49,6 +49,8 @@ def media_type(data: bytes) -> str:
         return "image/webp"
     if data[:4] in (b"II*\0", b"MM\0*"):
         return "image/tiff"
+    if data[4:8] == b"ftyp":
+        return "image/avif" if data[8:11] == b"avi" else "image/heic"
     return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), "application/octet-stream")
 
 

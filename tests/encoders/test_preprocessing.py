@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from timm.data import create_transform
 
 from fewshot import ImageError, open_image
 from fewshot.encoders.preprocessing import preparation
@@ -60,3 +61,38 @@ def test_a_jpeg_less_than_four_times_too_large_is_decoded_whole():
     prepare = preparation({**CONFIG, "crop_pct": 1.0})
     file = photo(330, 250)
     assert np.array_equal(prepare(file), prepare(open_image(file)))
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 20_001), (20_000, 3)])
+def test_a_strip_is_cropped_to_its_centre_before_it_is_resized(size, monkeypatch):
+    largest = []
+    resize = Image.Image.resize
+
+    def watched(image, size, *args, **kwargs):
+        largest.append(size[0] * size[1])
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    strip = np.zeros((size[1], size[0], 3), np.uint8)
+    axis = int(size[0] > size[1])
+    middle = [slice(None), slice(None)]
+    middle[axis] = slice(max(size) // 2 - 200, max(size) // 2 + 200)
+    strip[tuple(middle)] = 200
+    for config in ({**CONFIG, "crop_mode": mode, "crop_pct": 0.9} for mode in ("center", "squash")):
+        found = preparation(config)(strip)
+        assert found.shape == (64, 64, 3)
+        if config["crop_mode"] == "center":
+            assert found.min() == found.max() == 200
+    assert max(largest) < 64 * 64 * 25
+
+
+def test_a_strip_of_ordinary_ratio_is_resized_whole():
+    strip = np.random.default_rng(0).integers(0, 256, (100, 1500, 3), dtype=np.uint8)
+    resize, crop, *_ = create_transform(**CONFIG, crop_pct=0.9).transforms
+    whole = np.asarray(crop(resize(open_image(strip))))
+    assert np.array_equal(preparation({**CONFIG, "crop_pct": 0.9})(strip), whole)
+
+
+def test_what_cannot_be_resized_is_an_image_error_with_both_sides():
+    with pytest.raises(ImageError, match="its 1 x 20000 pixels cannot be resized"):
+        preparation({**CONFIG, "crop_mode": "border", "crop_pct": 0.9})(np.zeros((20_000, 1, 3), np.uint8))

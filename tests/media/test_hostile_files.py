@@ -179,6 +179,8 @@ def huge(kind: str, side: int = 50_000) -> bytes:
         for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):
             if struct.unpack_from("<H", data, entry)[0] in (256, 257):
                 struct.pack_into("<HI I", data, entry + 2, 4, 1, 60_000)
+    elif kind == "AVIF":
+        struct.pack_into(">II", data, data.index(b"ispe") + 8, 16_000, 16_000)
     else:  # VP8L: two sizes of 14 bits, less one
         at = data.index(b"VP8L") + 9
         (bits,) = struct.unpack_from("<I", data, at)

@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from fewshot.errors import FewShotError, ImageError
-from fewshot.media import ZippedImage, describe, image_bytes, image_hash, images, open_image, zips
+from fewshot.media import ZippedImage, describe, heif, image_bytes, image_hash, images, open_image, zips
 from fewshot.media.images import FORMATS, SUFFIXES
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
@@ -53,8 +53,10 @@ def refusal(source, **options):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_opens_as_the_picture_that_was_saved(kind):
     options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    if kind == "AVIF":
+        options = {"quality": 100, "subsampling": "4:4:4"}
     found = pixels(encoded(UPRIGHT, kind, **options)).astype(int)
-    assert np.abs(found - UPRIGHT).max() <= (6 if kind == "JPEG" else 0)
+    assert np.abs(found - UPRIGHT).max() <= (6 if kind in ("JPEG", "AVIF") else 0)
 
 
 def test_a_phone_photo_of_several_pictures_opens_as_its_first():
@@ -184,6 +186,77 @@ def test_sixteen_bit_grey_that_pillow_holds_in_32_bits_is_scaled_too():
 
 def test_big_endian_sixteen_bits_are_scaled_too():
     assert pixels(Image.fromarray(np.array([[0, 25700, 65535]], ">u2")))[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(b, k) for b in (8, 10, 12, 14, 16) for k in ("PNG", "TIFF", None)])
+def test_fewer_bits_in_sixteen_become_the_greys_of_their_8_bit_twin(bits, kind):
+    greys = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    deep = greys * np.uint16(2 ** (bits - 8))
+    found = pixels(encoded(Image.fromarray(deep), kind) if kind else deep)[:, :, 0]
+    assert len(np.unique(found)) == 256 - (bits > 8)
+    assert np.abs(found.astype(int) - greys).max() <= 1
+
+
+def test_the_range_that_a_tiff_declares_is_taken():
+    dark = np.array([[0, 100, 1023]], np.uint16)
+    data = encoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})
+    assert pixels(data)[0, :, 0].tolist() == [0, 100 * 255 // 4095, 1023 * 255 // 4095]
+    assert pixels(dark)[0, :, 0].tolist() == [0, 100 * 255 // 1023, 255]
+
+
+def test_an_image_that_8_bits_make_blank_is_refused():
+    message = refusal(np.array([[40_000, 40_050]], np.uint16))
+    assert "its values from 40000 to 40050 of 65535 are all one grey in 8 bits; scale them to the range" in message
+    assert "all one grey" in refusal(np.array([[0.0, 1e-4]]))
+    assert pixels(np.full((1, 2), 40_000, np.uint16)).max() == 155  # of one grey before
+
+
+def test_colours_of_12_bits_in_sixteen_are_refused_rather_than_left_black():
+    rows = b"".join(b"\0" + struct.pack(">6H", *[value] * 3, *[0] * 3) for value in (4095, 0))
+    header = struct.pack(">2I5B", 2, 2, 16, 2, 0, 0, 0)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    def file(rows):
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+    assert "its 16 bits a colour hold values below 4,096 of 65,535 only" in refusal(file(rows))
+    assert pixels(file(rows.replace(b"\x0f\xff", b"\x10\x00"))).max() == 16
+
+
+HEIC = b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiafMiHBheic" + b"\0" * 4000
+
+
+def test_a_heic_names_the_extra_whatever_its_suffix(tmp_path, monkeypatch):
+    monkeypatch.setattr(heif, "find_spec", lambda name: None)
+    for name in ("IMG_0001.HEIC", "renamed.jpg"):
+        message = refusal(bad_file(tmp_path, name, HEIC))
+        assert message == f"{tmp_path / name}: is a HEIC image, which needs pillow_heif: pip install 'fewshot[heic]'"
+
+
+def test_an_avif_names_the_pillow_it_needs_where_this_one_has_no_decoder(monkeypatch):
+    monkeypatch.setattr(heif, "avif_is_decoded", lambda: False)
+    avif = b"\0\0\0\x1cftypavif\0\0\0\0mif1avifmiaf" + b"\0" * 100
+    assert "is an AVIF image, which this Pillow does not decode: pip install -U 'pillow>=11.3'" in refusal(avif)
+
+
+def test_a_heic_opens_upright_and_within_the_limit_of_pixels():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    out = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(np.kron(UPRIGHT, np.ones((8, 8, 1), np.uint8)))).save(out, quality=100)
+    found = pixels(out.getvalue()).astype(int)
+    assert found.shape == (128, 192, 3)
+    assert np.abs(found[32, 32] - [255, 0, 0]).max() <= 8
+    assert "192 x 128 is over the limit of 1,000 pixels" in refusal(out.getvalue(), max_pixels=1_000)
+
+
+def test_an_image_too_large_for_memory_is_its_own_failure(monkeypatch):
+    def fails(image):
+        raise MemoryError
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", fails)
+    assert "there is not enough memory for its 24 x 16 pixels; scale it down" in refusal(encoded(UPRIGHT, "PNG"))
 
 
 def test_an_animation_gives_its_first_frame():
@@ -331,7 +404,7 @@ def test_a_truncated_file_is_refused_by_name_whatever_its_format(kind, share, tm
     ("data", "reason"),
     [
         (b"", "the file is empty (0 bytes)"),
-        (b"hello, this is text", "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read"),
+        (b"hello, this is text", "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read"),
         (b"\xff\xd8\xff", "not an image; JPEG, PNG"),
         (b"GIF89a", "not an image; JPEG, PNG"),
         (bytes(1000), "not an image; JPEG, PNG"),
@@ -346,7 +419,7 @@ def test_a_file_that_is_no_image_is_refused_by_name_saying_what_can_be_read(data
 
 @pytest.mark.parametrize("kind", ["PPM", "EPS", "TGA", "PCX", "ICO", "PDF", "SGI"])
 def test_formats_outside_the_list_are_refused_though_pillow_could_read_some(kind):
-    assert "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read" in refusal(encoded(UPRIGHT, kind))
+    assert "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read" in refusal(encoded(UPRIGHT, kind))
 
 
 def test_pillow_alone_would_open_a_ppm():
@@ -451,7 +524,8 @@ def test_hashing_a_missing_file_names_it(tmp_path):
 
 def test_every_suffix_is_known_to_pillow_as_one_of_the_formats():
     Image.init()
-    assert {Image.registered_extensions()[suffix] for suffix in SUFFIXES} == set(FORMATS)
+    suffixes = SUFFIXES - {".heic", ".heif", ".hif"}  # pillow-heif's
+    assert {Image.registered_extensions()[suffix] for suffix in suffixes} == set(FORMATS)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no device files here")

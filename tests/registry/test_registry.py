@@ -157,7 +157,7 @@ def test_a_class_of_which_no_picture_could_be_read_does_not_exist(registry, tmp_
 def test_an_unreadable_picture_given_twice_fails_twice(registry):
     assert (
         registry.add("red", [b"hello", b"hello"]).failed
-        == (Failure("<5 bytes>", "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read"),) * 2
+        == (Failure("<5 bytes>", "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read"),) * 2
     )
 
 

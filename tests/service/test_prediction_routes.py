@@ -39,7 +39,10 @@ def test_predictions_come_in_the_order_of_the_images_and_an_unreadable_one_is_re
     assert first["nearest"] == [{"id": 1, "label": "red", "source": "0.png", "score": 0.8}]
     assert second == {"source": "a.png", "error": "the file is empty (0 bytes)"}
     assert third["label"] == "blue"
-    assert fourth == {"source": "a.png", "error": "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read"}
+    assert fourth == {
+        "source": "a.png",
+        "error": "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read",
+    }
     assert answer["revision"] == filled.get(PARTS).json()["revision"]
 
 

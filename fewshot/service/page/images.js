@@ -3,8 +3,8 @@
 import { address, respond, token } from "./api.js";
 import { el, plural, say } from "./dom.js";
 
-const SUFFIX = /\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?)$/i;
-const NOT_AN_IMAGE = "not an image; JPEG, PNG, WebP, BMP, GIF and TIFF can be read";
+const SUFFIX = /\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|avif|heic|heif|hif)$/i;
+const NOT_AN_IMAGE = "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read";
 const paths = new WeakMap();
 let pasted = 0;
 
