@@ -23,7 +23,7 @@ from fewshot.cli import main
 pytestmark = [pytest.mark.plain, pytest.mark.usefixtures("pocket_stays", "no_extras")]
 
 EXTRAS = {
-    "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client", "cachetools", "httpx2"),
+    "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client", "cachetools"),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "cvat": ("cvat_sdk",),
@@ -96,9 +96,15 @@ def test_every_public_name_can_be_loaded():
         assert getattr(fewshot, name).__name__ == name
 
 
-def test_every_command_shows_its_help():
+def test_every_command_shows_its_help_with_an_example():
     for name in main.commands:
         assert f"Example: fewshot {name}" in CliRunner().invoke(main, [name, "--help"]).stdout
+
+
+def test_the_list_of_commands_says_in_a_whole_sentence_what_each_does():
+    listed = CliRunner().invoke(main, ["--help"]).stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == list(main.commands)
+    assert [line for line in listed if line.endswith("...") or not line.endswith(".")] == []
 
 
 def test_the_demo_beats_raw_pixels_and_draws_a_sheet(tmp_path):

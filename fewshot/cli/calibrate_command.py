@@ -22,14 +22,15 @@ from fewshot.cli.output import check_writable, note, print_json
 @click.option("--base", metavar="DATA", help="Images or vectors of base classes, for methods that need them.")
 @click.option("--split", help="Of data that have splits; by default train.")
 @click.option("--cache", metavar="FILE", help="Embedding cache; by default FILE.vectors beside --out.")
-@click.option("--device", help="For the encoder: cuda, mps or cpu; by default the first there is.")
+@click.option("--device", help="For the encoder: cuda, mps or cpu; by default the first available.")
 @click.option("--picture", metavar="PNG", help="Draw reliability diagrams.")
 @click.option("--out", required=True, metavar="FILE", help="The table, for predict_proba(X, calibration=...).")
 def calibrate(data: str, methods: str, cache: str | None, picture: str | None, out: str, **settings: Any) -> None:
-    """Calibrate the probabilities of methods on labelled data of your own, at 1 to 5 examples of each class.
+    """Calibrate the probabilities of methods on your own data.
 
-    DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels), or a data set's
-    name. The reliability is that of a fit to half of the classes, measured on the other half; FILE is fitted to all.
+    They are fitted at 1 to 5 examples of each class. DATA is a folder or zip of class folders, a feature file (.npz or
+    .parquet with vectors and labels), or a data set's name. The reliability is that of a fit to half of the classes,
+    measured on the other half; FILE is fitted to all.
     """
     from fewshot.benchmark import check_matplotlib, run_calibration
     from fewshot.calibration import write_calibration

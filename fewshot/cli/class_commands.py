@@ -141,7 +141,10 @@ def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str
 @click.argument("label", required=False)
 @click.option("--negatives", is_flag=True, help="List the negatives, images of none of the classes, with their ids.")
 def classes(registry: str, label: str | None, negatives: bool) -> None:
-    """List the classes with their numbers of examples, or the examples of one class with their ids."""
+    """List the classes, or the examples of one class.
+
+    The list of classes has their numbers of examples, the list of examples their ids and sources.
+    """
     if negatives and label is not None:
         raise click.UsageError("give either LABEL or --negatives: negatives are of no class")
     with open_registry(registry) as opened:
@@ -222,7 +225,10 @@ def export_(registry: str, file: str) -> None:
 @click.argument("file")
 @click.option("--allow-conflict", is_flag=True, help="Accept images that are registered under another label.")
 def import_(registry: str, file: str, allow_conflict: bool) -> None:
-    """Import the examples of FILE, exported from a registry with the same encoder."""
+    """Import the examples that `fewshot export` wrote to FILE.
+
+    Their encoder must be that of the registry, which is created if it does not exist.
+    """
     from fewshot.vectors import feature_files
 
     feature_files.check(file)
@@ -282,10 +288,10 @@ def info(registry: str) -> None:
 )
 @click.option("--out", "folder", metavar="DIR", help="Folder of the new encoder; by default beside the registry.")
 def tune(registry: str, folder: str | None, **settings: Any) -> None:
-    """Fine-tune a copy of the encoder on a registry's own images, and embed them again with it.
+    """Fine-tune the encoder on a registry's own images.
 
-    If no setting improves on the encoder in cross-validation, nothing is changed. The old encoder is not deleted:
-    `fewshot reindex` returns to it.
+    A copy of the encoder is trained, and the images are embedded again with it. If no setting improves on the encoder
+    in cross-validation, nothing is changed. The old encoder is not deleted: `fewshot reindex` returns to it.
     """
     from dataclasses import asdict
 

@@ -13,7 +13,10 @@ from fewshot.cli.output import check_writable, exit_if_failed, note, print_json
 @click.command(epilog="Example: fewshot encoders dinov2")
 @click.argument("pattern", default="")
 def encoders(pattern: str) -> None:
-    """List the encoders that can be loaded by name; PATTERN is part of a name, or holds * and ?."""
+    """List the encoders that can be loaded by name.
+
+    PATTERN is part of a name, or holds * and ?.
+    """
     from fewshot.encoders import list_encoders
 
     print_json(list_encoders(pattern))
@@ -23,18 +26,18 @@ def encoders(pattern: str) -> None:
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Embeds images; may be given several times.")
 @click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
-@click.option("--ways", default="5", show_default=True, callback=counts, help="Classes of an episode: 5,20.")
-@click.option("--shots", default="1,5", show_default=True, callback=counts, help="Examples of each to learn from.")
-@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Of each class.")
-@click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Of each setting.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the episodes.")
+@click.option("--ways", default="5", show_default=True, callback=counts, help="Classes per episode: 5,20.")
+@click.option("--shots", default="1,5", show_default=True, callback=counts, help="Support examples per class.")
+@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Queries per class.")
+@click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Episodes per setting.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--base", metavar="DATA", help="Images or embeddings of base classes, for methods that use them.")
 @click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
 @click.option("--query-imbalance", type=float, metavar="A", help="Class shares of the queries: Dirichlet(A).")
 @click.option("--no-replacement", is_flag=True, help="No image in two episodes: fewer episodes, honest intervals.")
-@click.option("--split", default="test", show_default=True, help="Of a named data set.")
+@click.option("--split", default="test", show_default=True, help="Split of named data sets.")
 @click.option("--cache", metavar="FILE", help="File of the embeddings; by default vectors.sqlite in DIR.")
-@click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@click.option("--device", help="cuda, mps or cpu; by default the first available.")
 @click.option(
     "--open-set", is_flag=True, help="Evaluate unknown scores instead: half of the queries are of unknown classes."
 )
@@ -52,10 +55,11 @@ def bench(
     open_set: bool,
     **settings: Any,
 ) -> None:
-    """Compare methods over thousands of episodes; tables, plots and every prediction go to a folder.
+    """Compare methods over thousands of episodes.
 
-    DATA is a folder or zip of class folders, a feature file (.npz or .parquet with vectors and labels, as `fewshot
-    export` writes), or a data set's name. The same command resumes an interrupted run.
+    Tables, plots and every prediction go to a folder. DATA is a folder or zip of class folders, a feature file (.npz or
+    .parquet with vectors and labels, as `fewshot export` writes), or a data set's name. The same command resumes an
+    interrupted run.
     """
     from fewshot.benchmark import Protocol, run_openset_suite, run_suite
 
@@ -88,16 +92,17 @@ def _named(row: Any, *more: str) -> dict[str, Any]:
 @click.option(
     "--validation", multiple=True, metavar="DATA", help="Other classes; by default DATA's split, or held-out ones."
 )
-@click.option("--split", help="Of named data sets; by default train.")
-@click.option("--device", help="cuda, mps or cpu; by default the first there is.")
+@click.option("--split", help="Split of named data sets; by default train.")
+@click.option("--device", help="cuda, mps or cpu; by default the first available.")
 @training_options
 def train(
     data: tuple[str, ...], out: str, validation: tuple[str, ...], recipe: dict[str, Any], **settings: Any
 ) -> None:
-    """Train an encoder, for images unlike those of the pretrained ones.
+    """Train an encoder on labelled images.
 
-    DATA is a folder or zip of class folders, or a data set's name; several share one network. The same command resumes
-    an interrupted run. The result is a folder that --encoder takes.
+    It is for images unlike those that the pretrained encoders know. DATA is a folder or zip of class folders, or a data
+    set's name; several share one network. The same command resumes an interrupted run. The result is a folder that
+    --encoder takes.
     """
     from fewshot.training import Recipe, train_encoder
 
@@ -108,9 +113,12 @@ def train(
 @click.command(epilog="Example: fewshot demo --picture demo.png")
 @click.option("--picture", metavar="FILE", help="Draw some of the queries with their labels and scores.")
 @click.option("--shots", type=click.IntRange(1, 50), default=5, show_default=True, help="Examples of each digit.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the examples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 def demo(picture: str | None, shots: int, seed: int) -> None:
-    """Register ten handwritten digits from a few real scans each, and recognise the other 1,750; offline."""
+    """Register handwritten digits, and measure the accuracy.
+
+    Ten digits are registered from a few real scans each, and some 1,750 other scans are predicted; offline.
+    """
     from fewshot.cli.demo import run_demo
 
     if picture is not None:

@@ -12,7 +12,10 @@ from fewshot.cli.registry_access import open_registry
 @click.argument("registry")
 @click.argument("file")
 def backup(registry: str, file: str) -> None:
-    """Copy a registry to FILE and check the copy, while others may write; an older copy there is replaced."""
+    """Copy a registry to FILE, and check the copy.
+
+    Others may write to the registry meanwhile. An older copy in FILE is replaced.
+    """
     from fewshot.registry import encoder_folder
 
     with open_registry(registry) as opened:
@@ -25,7 +28,10 @@ def backup(registry: str, file: str) -> None:
 @click.command(epilog="Example: fewshot check parts.fewshot")
 @click.argument("registry")
 def check(registry: str) -> None:
-    """Check a registry for damage: its database, vectors and images, and its encoder's folder."""
+    """Check a registry for damage.
+
+    Its database, its vectors and images, and the folder of its encoder are checked.
+    """
     from fewshot.registry import lost_encoder
 
     with open_registry(registry) as opened:
@@ -46,7 +52,10 @@ def check(registry: str) -> None:
 @click.argument("registry")
 @click.argument("new")
 def repair(registry: str, new: str) -> None:
-    """Recover what can be read of a damaged registry into a NEW one; the damaged one is not changed."""
+    """Recover what can be read of a damaged registry.
+
+    It is written to NEW; the damaged registry is not changed.
+    """
     from dataclasses import asdict
 
     from fewshot.registry import repair_registry as repaired

@@ -44,7 +44,7 @@ def predict(
     neighbors: int,
     encoding: dict[str, Any],
 ) -> None:
-    """Predict the class of images: one prediction for each, in the order given.
+    """Predict the class of each image, in the order given.
 
     IMAGE is a file, folder or pattern; - reads paths from standard input. An image that cannot be read has an "error"
     in place of a label.
@@ -91,7 +91,10 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
 def evaluate(
     registry: str, folder: str, out: str | None, classifier: str, neighbors: int, encoding: dict[str, Any]
 ) -> None:
-    """Measure the accuracy on DIR, a folder or zip with one subfolder per class."""
+    """Measure the accuracy on labelled images.
+
+    DIR is a folder or zip with one subfolder per class.
+    """
     if out is not None:
         check_writable(out)
     chosen = requested_classifier(registry, classifier, neighbors)

@@ -30,7 +30,7 @@ def serve(
     label_studio_images: tuple[str, ...],
     only_confident: bool,
 ) -> None:
-    """Serve a registry, or a folder of registries, over HTTP: a web page and a REST API.
+    """Serve registries over HTTP: a web page and a REST API.
 
     PATH is a registry NAME.fewshot or a folder of them; it is created if it does not exist. The URL is printed as JSON
     once the server accepts requests; the access log, a JSON object per line, goes to standard error. Ctrl-C or SIGTERM

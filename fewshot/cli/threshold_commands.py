@@ -40,11 +40,11 @@ def threshold(
     forget_negatives: bool,
     encoding: dict[str, Any],
 ) -> None:
-    """Set the largest false accept rate, so that `fewshot predict` answers null for images of no class.
+    """Reject images of no class: set the largest false accept rate.
 
-    The threshold is estimated from the registered examples, and re-estimated when they change. A rate of 0.05 can be
-    guaranteed with 19 classes, or with a background of 19 classes: a folder with a subfolder for each, or a feature
-    file.
+    `fewshot predict` then answers null for them. The threshold is estimated from the registered examples, and
+    re-estimated when they change. A rate of 0.05 can be guaranteed with 19 classes, or with a background of 19 classes:
+    a folder with a subfolder for each, or a feature file.
     """
     if forget and (max_false_accept is not None or background is not None):
         raise click.UsageError("give either --forget, or --max-false-accept and --background")
