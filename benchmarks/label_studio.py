@@ -50,14 +50,13 @@ def hour(
     client: Any = FakeClient(pictures)
     path = folder / "project.fewshot"
     path.unlink(missing_ok=True)
-    ClassRegistry(path, encoder=encoder).close()
     predictor, found = ProjectPredictor(), []
-    with AnnotationWriter(path) as writer:
+    with ClassRegistry(path, encoder=encoder) as registry, AnnotationWriter(path) as writer:
         for number, truth in enumerate(truths):
             start = time.perf_counter()
             apply_pending(writer, encoder, client)
             task = {"id": number + 1, "data": {"image": str(number)}}
-            (prediction,) = predictor.model([control], writer, encoder).predict([task], encoder, client)
+            (prediction,) = predictor.model([control], registry).predict([task], encoder, client)
             seconds = time.perf_counter() - start
             labels = prediction["result"][0]["value"]["choices"] if prediction["result"] else []
             found.append({"labels": frozenset(labels), "score": prediction["score"], "seconds": seconds})

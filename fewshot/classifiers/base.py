@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # Scores held at once by ``rank``.
-_MOST_SCORES = 2**22
+_MOST_SCORES = 2**23
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

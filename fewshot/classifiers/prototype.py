@@ -62,20 +62,30 @@ class PrototypeClassifier(FewShotClassifier):
         means = membership.sums(support).div_(counts.clamp_min(1.0).unsqueeze(-1))
         return _Prototypes.of(means, counts, self.metric)
 
+    def _learn_one(self, support: Tensor, membership: Membership) -> _Prototypes:
+        if not _is_one_each(membership, 0):
+            return self._learn(support, membership)
+        check_choice("metric", self.metric, METRICS)
+        return _Prototypes.of(support, membership.counts(), self.metric)  # not copied: see ``_extend``
+
     def _extend(self, learned: _Prototypes, support: Tensor, membership: Membership) -> _Prototypes:
-        c = membership.n_classes
-        means = _with_room(learned.means, c)
-        counts = torch.nn.functional.pad(learned.counts, (0, c - learned.counts.shape[1]))
-        touched = torch.unique(membership.labels[0])
-        local = Membership(torch.searchsorted(touched, membership.labels), len(touched))
-        more = local.counts()
-        total = counts[:, touched] + more
-        sums = means[:, touched] * counts[:, touched].unsqueeze(-1) + local.sums(support)
-        means[:, touched] = sums / total.unsqueeze(-1)
-        counts[:, touched] = total
+        known, c = learned.means.shape[1], membership.n_classes
+        first = self._support.parts[0]
+        shared = learned.means.data_ptr() == first.ctypes.data
+        if shared and len(first) == c and _is_one_each(membership, known):
+            means, counts = torch.from_numpy(first)[None], torch.ones(1, c)
+            touched = membership.labels[0]
+        else:
+            means = _with_room(learned.means, c, shared)
+            counts = torch.nn.functional.pad(learned.counts, (0, c - known))
+            touched = torch.unique(membership.labels[0])
+            local = Membership(torch.searchsorted(touched, membership.labels), len(touched))
+            total = counts[:, touched] + local.counts()
+            sums = means[:, touched] * counts[:, touched].unsqueeze(-1) + local.sums(support)
+            means[:, touched], counts[:, touched] = sums / total.unsqueeze(-1), total
         if learned.lengths is None:
             return _Prototypes(means, None, counts)
-        lengths = torch.nn.functional.pad(learned.lengths, (0, c - learned.lengths.shape[1]))
+        lengths = torch.nn.functional.pad(learned.lengths, (0, c - known))
         lengths[:, touched] = key_lengths(means[:, touched])
         return _Prototypes(means, lengths, counts)
 
@@ -100,11 +110,19 @@ class PrototypeClassifier(FewShotClassifier):
         return self._learned.means[0].numpy().copy()
 
 
-def _with_room(means: Tensor, c: int) -> Tensor:
-    """Return a tensor (1, c, d) that begins with ``means``: in their own memory where that has room, else in new."""
+def _is_one_each(membership: Membership, known: int) -> bool:
+    """Whether each class from ``known`` on has one example, in order, and no other has any."""
+    own = torch.arange(known, membership.n_classes, device=membership.labels.device)
+    return membership.labels.shape == (1, len(own)) and bool((membership.labels[0] == own).all())
+
+
+def _with_room(means: Tensor, c: int, shared: bool) -> Tensor:
+    """Return a tensor (1, c, d) of ``means``, then zeros: in their own memory where that has room, else in new."""
     _, known, d = means.shape
-    if means.untyped_storage().nbytes() < c * d * means.element_size():
-        grown = means.new_zeros(1, c + c // 4, d)  # zeros, for a new class starts as 0 times what is there
+    if shared or means.untyped_storage().nbytes() < c * d * means.element_size():
+        grown = means.new_empty(1, c + c // 4, d)
         grown[:, :known] = means
         means = grown
-    return means.as_strided((1, c, d), (c * d, d, 1), 0)
+    grown = means.as_strided((1, c, d), (c * d, d, 1), 0)
+    grown[:, known:] = 0.0
+    return grown

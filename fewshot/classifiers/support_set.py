@@ -24,6 +24,8 @@ class SupportSet:
     ----------
     classes : ndarray of shape (c,)
         The distinct labels: sorted, then those that were appended in the order they came, sorted within one call.
+    parts : list of ndarray of shape (n, d)
+        The vectors as they came; views of one matrix that follow one another are one part.
     """
 
     def __init__(self, vectors: NDArray[np.float32], labels: NDArray[Any]) -> None:
@@ -34,7 +36,7 @@ class SupportSet:
         else:
             self.classes, codes = np.unique(labels, return_inverse=True)
             self._positions = {label: position for position, label in enumerate(self.classes.tolist())}
-        self._vectors, self._starts = [vectors], [0]
+        self.parts, self._starts = [vectors], [0]
         self._codes = [codes.reshape(-1).astype(np.int64, copy=False)]
 
     def __contains__(self, label: Hashable) -> bool:
@@ -43,9 +45,9 @@ class SupportSet:
     @property
     def vectors(self) -> NDArray[np.float32]:
         """All vectors (s, d)."""
-        if len(self._vectors) > 1:
-            self._vectors, self._starts = [np.concatenate(self._vectors)], [0]
-        return self._vectors[0]
+        if len(self.parts) > 1:
+            self.parts, self._starts = [np.concatenate(self.parts)], [0]
+        return self.parts[0]
 
     @property
     def codes(self) -> NDArray[np.int64]:
@@ -59,13 +61,18 @@ class SupportSet:
         new = label_array(sorted_labels(label for label in labels.tolist() if label not in self._positions))
         if len(new):
             self._positions.update((label, len(self.classes) + n) for n, label in enumerate(new.tolist()))
-            alike = self.classes.dtype.kind == new.dtype.kind != "O"
-            joined = np.concatenate([self.classes, new]) if alike else [*self.classes.tolist(), *new.tolist()]
-            self.classes = joined if isinstance(joined, np.ndarray) else label_array(joined)
+            if self.classes.dtype.kind == new.dtype.kind != "O":
+                self.classes = np.concatenate([self.classes, new])
+            else:
+                self.classes = label_array([*self.classes.tolist(), *new.tolist()])
         codes = self._encoded(labels)
-        self._starts.append(self._starts[-1] + len(self._vectors[-1]))
-        self._vectors.append(vectors)
         self._codes.append(codes)
+        joined = _adjacent(self.parts[-1], vectors)
+        if joined is not None:
+            self.parts[-1] = joined
+        else:
+            self._starts.append(self._starts[-1] + len(self.parts[-1]))
+            self.parts.append(vectors)
         return codes
 
     def without(self, label: Hashable) -> SupportSet:
@@ -82,11 +89,24 @@ class SupportSet:
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors (n, d) at these positions."""
         part_of = np.searchsorted(self._starts, positions, side="right") - 1
-        found = np.empty((len(positions), self._vectors[0].shape[1]), np.float32)
+        found = np.empty((len(positions), self.parts[0].shape[1]), np.float32)
         for part in np.unique(part_of).tolist():
             mine = part_of == part
-            found[mine] = self._vectors[part][positions[mine] - self._starts[part]]
+            found[mine] = self.parts[part][positions[mine] - self._starts[part]]
         return found
 
     def _encoded(self, labels: NDArray[Any]) -> NDArray[np.int64]:
         return np.fromiter((self._positions[label] for label in labels.tolist()), np.int64, len(labels))
+
+
+def _adjacent(rows: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return both as one, where they are views of one matrix and the second begins where the first ends."""
+    base: Any = rows.base
+    if not isinstance(base, np.ndarray) or base is not more.base or base.ndim != 2 or not base.flags.c_contiguous:
+        return None
+    whole = rows.shape[1] == more.shape[1] == base.shape[1] and rows.flags.c_contiguous and more.flags.c_contiguous
+    start = (rows.ctypes.data - base.ctypes.data) // base.strides[0]
+    if not whole or more.ctypes.data != rows.ctypes.data + rows.nbytes or rows.dtype != base.dtype:
+        return None
+    both: NDArray[np.float32] = base[start : start + len(rows) + len(more)]
+    return both

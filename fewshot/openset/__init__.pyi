@@ -3,6 +3,11 @@ from .background import evenly as evenly
 from .center import Center as Center
 from .center import shipped_center as shipped_center
 from .center import write_center as write_center
+from .many_classes import SAMPLE_CLASSES as SAMPLE_CLASSES
+from .many_classes import WHITENED_CLASSES as WHITENED_CLASSES
+from .many_classes import LabelledExamples as LabelledExamples
+from .many_classes import ManyClasses as ManyClasses
+from .many_classes import leave_out_of_many as leave_out_of_many
 from .threshold import LeftOut as LeftOut
 from .threshold import Threshold as Threshold
 from .threshold import leave_out as leave_out

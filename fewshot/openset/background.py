@@ -21,14 +21,14 @@ MOST = 2_000
 """So many examples at most stand for unknown, or for known ones: more would hardly move a threshold."""
 
 
-def evenly(groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the positions of all n examples of these classes (n,), or of ``MOST``, spread evenly over the classes."""
-    if len(groups) <= MOST:
+def evenly(groups: NDArray[np.int64], rng: np.random.Generator, most: int = MOST) -> NDArray[np.int64]:
+    """Return the positions of all n examples of these classes (n,), or of ``most``, spread evenly over the classes."""
+    if len(groups) <= most:
         return np.arange(len(groups))
     order = rng.permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]
     turn = np.arange(len(order)) - np.searchsorted(groups[order], groups[order])  # the how-maniest of its class
-    return np.sort(order[np.lexsort((rng.random(len(order)), turn))[:MOST]])
+    return np.sort(order[np.lexsort((rng.random(len(order)), turn))[:most]])
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,12 @@ class Whitening:
     n: Tensor
 
     @classmethod
-    def of(cls, vectors: Tensor, strength: float | Tensor, *, real: Tensor | None = None) -> Whitening:
+    def of(
+        cls, vectors: Tensor, strength: float | Tensor, *, real: Tensor | None = None, directions: int | None = None
+    ) -> Whitening:
         """Make it from vectors (..., n, d); those that are not ``real`` (..., n) are left out.
+
+        With ``directions`` only so many, those of the largest variance, are scaled, where n is 256 or less.
 
         The strength is k sum_i |r_i|^2: a direction with a share v of all variance is scaled by
         1 / sqrt(1 + strength v); with 0 vectors are only centred.
@@ -60,7 +64,9 @@ class Whitening:
         spread = residuals.square().sum(dim=(-2, -1), keepdim=True).clamp_min(_TINY)
         k = strength / spread
         if vectors.shape[-2] < _FEW:
-            variances, turns = torch.linalg.eigh(residuals @ residuals.mT)
+            variances, turns = torch.linalg.eigh(residuals @ residuals.mT)  # rising
+            if directions is not None:
+                variances, turns = variances[..., -directions:], turns[..., -directions:]
             variances = variances.unsqueeze(-2).clamp_min(_TINY / vectors.shape[-2])
             axes = residuals.mT @ turns * variances.rsqrt()
             return cls(center, axes, (1.0 + k * variances).rsqrt() - 1.0, k, n)
@@ -70,10 +76,26 @@ class Whitening:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Map vectors (..., q, d)."""
-        moved = vectors - self.center
+        return self.turned(vectors - self.center)
+
+    def turned(self, moved: Tensor) -> Tensor:
+        """Return x W of x (..., q, d), of which a centre has been taken."""
         if self.factors is None:
             return moved @ self.axes
         return moved + (moved @ self.axes * self.factors) @ self.axes.mT
+
+    def turned_back(self, mapped: Tensor) -> Tensor:
+        """Return y W' of y (..., q, d)."""
+        return mapped @ self.axes.mT if self.factors is None else self.turned(mapped)
+
+    def squares(self, moved: Tensor) -> Tensor:
+        """Return |x W|^2 of x (..., q, d): (..., q)."""
+        if self.factors is None:
+            return (moved @ self.axes).square().sum(dim=-1)
+        # W W' - I is of the axes alone, which are orthonormal.
+        more = self.factors * (2.0 + self.factors)
+        own: Tensor = torch.linalg.vector_norm(moved, dim=-1)
+        return own.square_() + ((moved @ self.axes).square_() @ more.mT).squeeze(-1)
 
     def without(self, mapped: Tensor) -> Tensor:
         """Return what g of the n vectors, mapped (g, d), have made of the map: U (g, d), or (0, d) where nothing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import EncoderMismatch, RegistryError
@@ -85,9 +86,12 @@ def remember_encoder(store: RegistryStore, encoder: Encoder) -> None:
     check_encoder(store, encoder)
 
 
-def check_encoder(store: RegistryStore, encoder: Encoder) -> None:
-    """Raise EncoderMismatch, naming both and the remedy, unless the registry's vectors are this encoder's."""
-    meta = store.meta()
+def check_encoder(store: RegistryStore, encoder: Encoder, settings: Mapping[str, Any] | None = None) -> None:
+    """Raise EncoderMismatch, naming both and the remedy, unless the registry's vectors are this encoder's.
+
+    The settings are those of a snapshot, or by default the file's.
+    """
+    meta = store.meta() if settings is None else settings
     if meta.get("fingerprint", encoder.fingerprint) == encoder.fingerprint:
         return
     spec = str(encoder_meta(encoder)["encoder"])

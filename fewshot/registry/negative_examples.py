@@ -117,6 +117,13 @@ def count(store: RegistryStore, kind: Kind) -> int:
         return int(connection.execute("SELECT count(*) FROM outsiders WHERE kind = ?", (kind,)).fetchone()[0])
 
 
+def key_of(store: RegistryStore, kind: Kind) -> tuple[int | None, int | None]:
+    """Return the largest id and the sum of the checksums: another, once some came or went."""
+    with store.read() as connection:
+        found = connection.execute("SELECT max(id), sum(checksum) FROM outsiders WHERE kind = ?", (kind,)).fetchone()
+    return found[0], found[1]
+
+
 def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> Outsiders:
     """Read them; negatives from before a reindex are embedded anew from their pictures, where these were kept.
 

@@ -199,10 +199,11 @@ class RegistryQueries:
         ------
         KeyError : if there is no such example.
         """
-        digest = self._store.hash_of(example)
-        if digest is None:
+        with self._store.read() as connection:
+            row = connection.execute("SELECT sha256 FROM examples WHERE id = ?", (example,)).fetchone()
+        if row is None:
             raise KeyError(f"no example {example} in {self.path}")
-        return digest
+        return bytes(row[0])
 
     def remove(self, label: str) -> int:
         """Remove a class; returns how many examples it had.
@@ -223,12 +224,14 @@ class RegistryQueries:
         ------
         KeyError : if there is no such example.
         """
-        with self._store.write():
-            known = self._store.described([example])
-            if not known:
+        with self._store.write() as connection:
+            row = connection.execute(
+                "SELECT label FROM examples JOIN classes ON classes.id = class_id WHERE examples.id = ?", (example,)
+            ).fetchone()
+            if row is None:
                 raise KeyError(f"no example {example} in {self.path}")
             self._store.delete([example])
-        return known[example][0]
+        return str(row[0])
 
     def rename(self, label: str, new: str) -> None:
         """Give a class another name, one that is not taken (see ``merge``).

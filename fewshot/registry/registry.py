@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from fewshot.errors import ImageError, RegistryError
 from fewshot.media import ImageSource, describe, image_bytes, labelled_images, map_ahead
 from fewshot.registry import encoder_identity
+from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
+from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import backup
 from fewshot.registry.ingest import add_in_chunks, add_pictures, import_examples
 from fewshot.registry.predictor import RegistryPredictor
@@ -21,6 +23,7 @@ from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.reindex import reindex
 from fewshot.registry.rejection import Rejection
 from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Prediction, Predictions
+from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import Metric, check_label, check_vectors
 from fewshot.vectors import feature_files
@@ -81,8 +84,9 @@ class ClassRegistry(RegistryQueries):
         create: bool = True,
     ) -> None:
         self._store = RegistryStore(path, create=create)
+        self._snapshots = SnapshotCache(self._store)
         self._predictor = RegistryPredictor(self._store, classifier)
-        self.rejection = Rejection(self._store, lambda: self.encoder)
+        self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
@@ -215,8 +219,16 @@ class ClassRegistry(RegistryQueries):
         """Recognise pictures by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
         encoder = self.encoder
         query = check_vectors(vectors, encoder.dim)
-        answers = self._predictor.predict(query, encoder, top=top, nearest=nearest)
-        return self.rejection.judge(query, answers, max_false_accept)
+        snapshot = self._snapshots.current()
+        encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another process may have reindexed
+        if not len(snapshot):
+            raise RegistryError(f"{self.path} holds no classes any more; another process removed them")
+        answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest)
+        return self.rejection.judge(snapshot, query, answers, max_false_accept)
+
+    def annotations(self) -> AnnotationSnapshot:
+        """Return examples and negatives with the annotations that give them, in one state of the registry."""
+        return read_annotations(self._store, self._snapshots, self.encoder)
 
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
         """Recognise every picture of a folder or zip with one subfolder a class, and count.
@@ -249,14 +261,14 @@ class ClassRegistry(RegistryQueries):
         """
         with self._store.read():
             meta = encoder_identity.described(self._store)
-            rows = self._store.rows(int(meta["dim"]))
+            snapshot = self._snapshots.current()
             origins = self._store.origins()
         feature_files.write(
             Path(path),
             feature_files.Exported(
-                ids=rows.ids,
-                labels=rows.labels,
-                vectors=rows.vectors,
+                ids=snapshot.ids,
+                labels=[snapshot.labels[code] for code in snapshot.codes.tolist()],
+                vectors=snapshot.vectors,
                 sha256=[sha256.hex() for sha256, _ in origins],
                 sources=[source for _, source in origins],
                 fingerprint=meta["fingerprint"],
@@ -264,7 +276,7 @@ class ClassRegistry(RegistryQueries):
                 metric=meta["metric"],
             ),
         )
-        return len(rows.ids)
+        return len(snapshot)
 
     def import_examples(self, path: str | os.PathLike[str], *, allow_conflict: bool = False) -> AddReport:
         """Add the examples of a file written by ``export``, made with the same encoder; all or none.

@@ -1,13 +1,11 @@
-"""None of these, for a registry: the line is kept in its file, and set anew from its examples when they change."""
+"""Open-set recognition in a registry: negatives, and a limit on false accepts whose threshold follows the examples."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -19,16 +17,18 @@ from fewshot.registry import negative_examples
 from fewshot.registry.encoder_identity import described, remember_encoder
 from fewshot.registry.ingest import add_in_chunks
 from fewshot.registry.results import AddReport, Prediction
-from fewshot.registry.store import RegistryStore, Rows
+from fewshot.registry.snapshot import Snapshot
+from fewshot.registry.snapshot_cache import SnapshotCache
+from fewshot.registry.store import RegistryStore
+from fewshot.registry.stored_threshold import Basis, delete_threshold, read_threshold, write_threshold
+from fewshot.registry.unknown_scorers import UnknownScorer, scorer_of
 from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.openset import Background, Known, LeftOut, Threshold
+    from fewshot.openset import Background, LeftOut, Threshold
 
-_LEVEL, _LINE = "max_false_accept", "line"
-# Counts the ways in which lines have been drawn: one drawn in an older way is drawn anew.
-_WAY = 3
+_LIMIT = "max_false_accept"
 
 
 class _Changed(Exception):
@@ -36,36 +36,45 @@ class _Changed(Exception):
 
 
 @dataclass
-class _Learned:
-    """What was made of the registry's examples, in one state of it."""
+class _Model:
+    """What is computed of a snapshot and of what the registry holds of no class."""
 
-    state: tuple[int, int]  # revision, rewrites
-    known: Known
-    rows: Rows
-    codes: NDArray[np.int64]
-    background: Background | None
-    shared: int  # pictures of the background that are registered, so that they were left out
+    snapshot: Snapshot
+    scorer: UnknownScorer
+    others: _Others
+    basis: Basis
+    leave_one_out: LeftOut | None = None
+    thresholds: dict[float, Threshold] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Others:
+    """Negatives and background, with what changes when they do."""
+
+    key: tuple[object, ...]
     negatives: NDArray[np.float32]  # directions (n, d)
-    stale: str | None  # why no line can be drawn before something is done
-    left_out: LeftOut | None = None
-    lines: dict[float, Threshold] = field(default_factory=dict)
+    background: Background | None
+    shared: int  # images of the background that are registered, so that they are not of unknown classes
+    stale: str | None  # why no threshold can be estimated before something is done
+    background_key: tuple[int | None, int | None] = (None, None)
 
 
 class Rejection:
-    """Tells a registry's unknown pictures; ``ClassRegistry.rejection``.
+    """Open-set recognition in a registry; ``ClassRegistry.rejection``.
 
-    Each picture's unknown score is ``fewshot.openset.DEFAULT``'s, around the mean of the background if one was given,
+    Each image's unknown score is ``fewshot.openset.DEFAULT``'s, around the mean of the background if one was given,
     else with the centre that ships for the encoder, if one does, plus how much closer by cosine it is to the closest
-    negative than to the closest class, where it is.
+    negative than to the closest class, where it is. Beside more than ``fewshot.openset.SAMPLE_CLASSES`` classes it is
+    ``fewshot.openset.ManyClasses``'.
     """
 
-    def __init__(self, store: RegistryStore, encoder: Callable[[], Encoder]) -> None:
-        self._store, self._encoder = store, encoder
+    def __init__(self, store: RegistryStore, snapshots: SnapshotCache, encoder: Callable[[], Encoder]) -> None:
+        self._store, self._snapshots, self._encoder = store, snapshots, encoder
         self._lock = threading.RLock()
-        self._learned: _Learned | None = None
+        self._model: _Model | None = None
 
     def add_negatives(self, images: Iterable[ImageSource], *, all_or_none: bool = False) -> AddReport:
-        """Register pictures that are none of the classes, whatever they look like.
+        """Register images that are none of the classes, whatever they look like.
 
         Parameters
         ----------
@@ -76,7 +85,11 @@ class Rejection:
         Returns
         -------
         AddReport
-            Its conflicts are pictures that a class holds.
+            Its conflicts are images that a class holds.
+
+        Raises
+        ------
+        PartlyAdded : if an error stops it after images were added; its ``report`` says what became of them.
         """
         from fewshot.encoders import check_image_batch
 
@@ -98,7 +111,7 @@ class Rejection:
         return [why for why in found if why is not None]
 
     def forget_negatives(self) -> int:
-        """Forget all negatives; returns how many there were."""
+        """Remove all negatives; returns how many there were."""
         return negative_examples.remove_negatives(self._store)
 
     @property
@@ -108,14 +121,14 @@ class Rejection:
 
     @property
     def n_shared(self) -> int:
-        """How many pictures of the background a class holds, too: they do not stand for unknown ones."""
-        return self._current(self._encoder()).shared
+        """How many images of the background a class holds, too, so that they are left out of it."""
+        return self._current(self._snapshots.current()).others.shared
 
     @property
     def max_false_accept(self) -> float | None:
-        """The largest share of unknown pictures to accept that is kept in the registry, None if none is."""
-        kept = self._store.meta().get(_LEVEL)
-        return None if kept is None else float(kept)
+        """The stored limit on the share of unknown images that are accepted; None without one."""
+        stored = self._store.meta().get(_LIMIT)
+        return None if stored is None else float(stored)
 
     def set(
         self,
@@ -124,28 +137,28 @@ class Rejection:
         background: NDArray[np.float32] | None = None,
         labels: Iterable[str] | None = None,
     ) -> Threshold | None:
-        """Keep a level that ``predict`` then follows unasked, or with None forget it and the background.
+        """Store a limit on false accepts, by which ``predict`` then rejects, or with None delete it and the background.
 
         Parameters
         ----------
         max_false_accept : float or None
             In (0, 1).
         background : ndarray of shape (n, d), optional
-            Vectors of other classes by the registry's encoder; the one given before stays otherwise.
+            Vectors of other classes by the registry's encoder; by default the stored one stays.
         labels : iterable of n str, optional
-            Their classes; without, each is one of its own. Those that are registered examples are kept, but stand for
-            nothing (``n_shared``).
+            Their classes; without, each is one of its own. Those that are registered examples are stored, but not
+            used (``n_shared``).
 
         Returns
         -------
         Threshold or None
-            The line as it is now; it is set anew whenever examples change.
+            Of the present examples; it is estimated again when they change.
 
         Raises
         ------
         RegistryError : for a registry without examples.
-        ValueError : for a level outside (0, 1), vectors of another size than the registry's, or one class and no
-            background; nothing is kept then.
+        ValueError : for a limit outside (0, 1), vectors of another size than the registry's, or one class and no
+            background; nothing is stored then.
         """
         from fewshot.openset import Background
 
@@ -158,191 +171,163 @@ class Rejection:
             Background.of(background, names)
             given = negative_examples.Outsiders(background, names)
         while True:
-            # Outside the transaction, for it takes a while; begun anew if the registry changes meanwhile.
-            line = learned = None
+            # Outside the transaction, for it takes a while; begun again if the registry changes meanwhile.
+            threshold = model = None
             if max_false_accept is not None:
-                learned = self._read(encoder, given)
-                line = self._drawn(learned, float(max_false_accept))
+                model = self._current(self._snapshots.current()) if given is None else self._made(None, given)
+                threshold = self._estimate(model, float(max_false_accept))
             with suppress(_Changed), self._store.write(append=True) as connection:
-                if learned is not None and learned.state != self._store.state():
+                if model is not None and model.snapshot.state != self._store.state():
                     raise _Changed
-                connection.execute("DELETE FROM meta WHERE key IN (?, ?)", (_LEVEL, _LINE))
-                if line is None:
+                delete_threshold(connection)
+                connection.execute("DELETE FROM meta WHERE key = ?", (_LIMIT,))
+                if model is None or threshold is None:
                     connection.execute("DELETE FROM outsiders WHERE kind = 'background'")
                 else:
                     if given is not None:
                         negative_examples.set_background(self._store, encoder, given.vectors, given.labels)
-                    connection.execute("INSERT INTO meta VALUES (?, ?)", (_LEVEL, line.asked))
-                    _note_line(connection, line)
-                return line
+                    connection.execute("INSERT INTO meta VALUES (?, ?)", (_LIMIT, threshold.asked))
+                    key = negative_examples.key_of(self._store, "background")
+                    write_threshold(connection, threshold, Basis.of(model.snapshot, key, self._store.state()[0]))
+                return threshold
 
     def threshold(self, max_false_accept: float | None = None) -> Threshold | None:
-        """Return the line for a level, by default the one kept; None where none is.
+        """Return the threshold of a limit, by default the stored one; None without one.
 
         Raises
         ------
-        ValueError : for a level outside (0, 1), or one class and no background.
+        ValueError : for a limit outside (0, 1), or one class and no background.
         """
-        level = self.max_false_accept if max_false_accept is None else max_false_accept
-        return None if level is None else self._line(self._current(self._encoder()), level)
+        limit = self.max_false_accept if max_false_accept is None else max_false_accept
+        return None if limit is None else self._threshold(self._current(self._snapshots.current()), limit)
 
     def judge(
         self,
+        snapshot: Snapshot,
         vectors: NDArray[np.float32],
         predictions: list[Prediction],
         max_false_accept: float | None,
     ) -> list[Prediction]:
-        """Give each prediction its unknown score, and no label where that is past the line.
+        """Give each prediction its unknown score, and no label from the threshold on.
 
         Parameters
         ----------
+        snapshot : Snapshot
+            That the predictions are of.
         vectors : ndarray of shape (q, d)
         predictions : list of q Prediction
         max_false_accept : float or None
-            By default the level kept, if one is; 1 refuses nothing. Nor does a level that was kept when there was more
-            to go by, as when one class is left: ``threshold`` says why, and ``false_accept_bound`` is None.
+            By default the stored limit, if any; 1 rejects nothing. Nor does a stored limit that no threshold can be
+            estimated for any more, as when one class is left: ``threshold`` says why, and ``false_accept_bound`` is
+            None.
         """
-        import torch
-        from torch.nn.functional import normalize
-
-        from fewshot.openset import DEFAULT, SCORES
-
         if not predictions:
             return []
-        learned = self._current(self._encoder())
-        level = self.max_false_accept if max_false_accept is None else max_false_accept
-        line = None
-        if level is not None and level != 1.0:
+        model = self._current(snapshot)
+        limit = snapshot.settings.get(_LIMIT) if max_false_accept is None else max_false_accept
+        threshold = None
+        if limit is not None and limit != 1.0:
             try:
-                line = self._line(learned, level)
+                threshold = self._threshold(model, float(limit))
             except ValueError:
-                if max_false_accept is not None:  # a level that was kept when there was more to go by refuses nothing
+                if max_false_accept is not None:
                     raise
-        query = torch.from_numpy(vectors)
-        scores = SCORES[DEFAULT](learned.known, query[None])[0]
-        if len(learned.negatives):
-            closest = (normalize(query, dim=-1) @ torch.from_numpy(learned.negatives).mT).amax(dim=-1)
-            scores = scores + (closest - learned.known.cosines(query[None])[0].amax(dim=-1)).clamp_min(0.0)
+        scores = model.scorer.scores(vectors)
+        if len(model.others.negatives):
+            units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+            closest = (units @ model.others.negatives.T).max(axis=1)
+            scores = scores + (closest - model.scorer.largest_cosine(vectors)).clip(0.0)
         return [
             replace(
                 p,
-                unknown_score=float(u),
-                label=p.label if line is None or u < line.value else None,
-                false_accept_bound=None if line is None else line.false_accept_bound,
+                unknown_score=u,
+                label=p.label if threshold is None or u < threshold.value else None,
+                false_accept_bound=None if threshold is None else threshold.false_accept_bound,
             )
             for p, u in zip(predictions, scores.tolist(), strict=True)
         ]
 
-    def _current(self, encoder: Encoder) -> _Learned:
+    def _current(self, snapshot: Snapshot) -> _Model:
         with self._lock:
-            if self._learned is None or self._learned.state[0] != self._store.state()[0]:
-                self._learned = self._read(encoder)
-            return self._learned
+            if self._model is None or self._model.snapshot is not snapshot:
+                self._model = self._made(snapshot, None)
+            return self._model
 
-    def _read(self, encoder: Encoder, given: negative_examples.Outsiders | None = None) -> _Learned:
-        """Learn what the registry holds, with the background given or else its own."""
-        import torch
-        from torch.nn.functional import normalize
+    def _made(self, snapshot: Snapshot | None, given: negative_examples.Outsiders | None) -> _Model:
+        """Compute a model with the background given, or else the stored one; by default of the current snapshot."""
+        from fewshot.openset import shipped_center
 
-        from fewshot.classifiers import Membership
-        from fewshot.openset import Background, Known, shipped_center
+        encoder, before = self._encoder(), self._model
+        if snapshot is None:
+            snapshot = self._snapshots.current()  # first: what changes meanwhile is read with the next question
+        if not len(snapshot):
+            raise RegistryError(f"{self._store.path} holds no classes; add some first")
+        others = self._others(encoder, snapshot, given)
+        center = shipped_center(encoder.fingerprint)
+        scorer = scorer_of(snapshot, others.background, center, None if before is None else before.scorer)
+        basis = Basis.of(snapshot, others.background_key, snapshot.state[0])
+        model = _Model(snapshot, scorer, others, basis)
+        if before is not None and before.others is others and before.basis.holds(basis):
+            # Also of the basis: else small changes would add up unseen.
+            model.basis, model.leave_one_out, model.thresholds = before.basis, before.leave_one_out, before.thresholds
+        return model
 
-        state = self._store.state()  # first: what changes meanwhile is read with the next question
+    def _others(self, encoder: Encoder, snapshot: Snapshot, given: negative_examples.Outsiders | None) -> _Others:
+        """Read negatives and background, or return those of before, if nothing about them has changed."""
+        from fewshot.openset import Background
+
+        keys = [negative_examples.key_of(self._store, kind) for kind in get_args(negative_examples.Kind)]
+        key = (encoder.fingerprint, *keys)
+        before = None if self._model is None else self._model.others
+        if given is None and before is not None and before.key == key and before.background is None:
+            return before
         negatives = negative_examples.load(self._store, encoder, "negative")
         others = given or negative_examples.load(self._store, encoder, "background")
-        rows = self._rows(state[1])
-        if not rows.labels:
-            raise RegistryError(f"{self._store.path} holds no classes; add some first")
-        fresh = _not_among(others, rows.vectors)
-        names = {label: code for code, label in enumerate(dict.fromkeys(rows.labels))}
-        codes = np.array([names[label] for label in rows.labels], np.int64)
+        fresh = _not_among(others, snapshot)
+        shared = len(others.labels) - len(fresh.labels)
+        if given is None and before is not None and before.key == key and before.shared == shared == 0:
+            return before
+        lengths = np.linalg.norm(negatives.vectors, axis=1, keepdims=True).clip(1e-12)
         background = Background.of(fresh.vectors, fresh.labels) if fresh.labels else None
-        membership = Membership(torch.from_numpy(codes)[None], len(names))
-        center = shipped_center(encoder.fingerprint)
-        known = Known.of(torch.from_numpy(rows.vectors)[None], membership, background, center)
-        return _Learned(
-            state,
-            replace(known, support=known.prototypes),  # the score does not ask for every example
-            rows,
-            codes,
-            background,
-            len(others.labels) - len(fresh.labels),
-            normalize(torch.from_numpy(negatives.vectors), dim=-1).numpy(),
-            negatives.stale or others.stale,
-        )
+        stale = negatives.stale or others.stale
+        return _Others(key, negatives.vectors / lengths, background, shared, stale, keys[1])
 
-    def _rows(self, rewrites: int) -> Rows:
-        """All examples; those that were only appended since are read on top."""
-        dim = int(described(self._store)["dim"])
-        if self._learned is None or self._learned.state[1] != rewrites or not len(self._learned.rows.ids):
-            return self._store.rows(dim)
-        old = self._learned.rows
-        new = self._store.rows(dim, after=int(old.ids[-1]))
-        return Rows(
-            np.concatenate([old.ids, new.ids]), old.labels + new.labels, np.concatenate([old.vectors, new.vectors])
-        )
+    def _threshold(self, model: _Model, limit: float) -> Threshold:
+        """Return the threshold of a limit; that of the stored limit is in the file, for it takes long to estimate."""
+        if limit not in model.thresholds:
+            found = None
+            if model.leave_one_out is None and model.others.stale is None:
+                now = replace(model.basis, revision=model.snapshot.state[0])
+                found = read_threshold(self._store.meta(), now, limit)
+            if found is None:
+                found = self._estimate(model, limit)
+                if limit == model.snapshot.settings.get(_LIMIT):
+                    self._store_threshold(model, found)
+            model.thresholds[limit] = found
+        return model.thresholds[limit]
 
-    def _line(self, learned: _Learned, level: float) -> Threshold:
-        """Return the line, which is kept in the file for the level that is: to draw it takes longer than to predict."""
-        if level in learned.lines:
-            return learned.lines[level]
-        line = None if learned.left_out is not None or learned.stale is not None else self._kept_line(level)
-        if line is None:
-            line = self._drawn(learned, level)
-            if level == self.max_false_accept:
-                self._note(learned, line)
-        learned.lines[level] = line
-        return line
-
-    def _note(self, learned: _Learned, line: Threshold) -> None:
-        # The file may be read-only. Answers do not depend on who draws the line.
+    def _store_threshold(self, model: _Model, threshold: Threshold) -> None:
+        # The file may be read-only. Answers do not depend on who estimates the threshold.
         with suppress(RegistryError, _Changed), self._store.write(silent=True) as connection:
-            if self._store.state() != learned.state:
+            if self._store.state() != model.snapshot.state:
                 raise _Changed
-            _note_line(connection, line)
+            write_threshold(connection, threshold, model.basis)
 
-    def _drawn(self, learned: _Learned, level: float) -> Threshold:
-        from fewshot.openset import leave_out
-
-        if learned.stale is not None:
-            raise RegistryError(learned.stale)
-        if learned.left_out is None:
-            learned.left_out = leave_out(
-                learned.rows.vectors, learned.codes, background=learned.background, center=learned.known.center
-            )
-        return learned.left_out.threshold(level)
-
-    def _kept_line(self, level: float) -> Threshold | None:
-        from fewshot.openset import Threshold
-
-        with self._store.read() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE key = ?", (_LINE,)).fetchone()
-            basis = _basis(connection)
-        with suppress(ValueError, TypeError):
-            noted = {} if row is None else json.loads(row[0])
-            if noted.pop("basis", None) == basis and noted.get("asked") == level:
-                return Threshold(**noted)
-        return None
+    def _estimate(self, model: _Model, limit: float) -> Threshold:
+        if model.others.stale is not None:
+            raise RegistryError(model.others.stale)
+        if model.leave_one_out is None:
+            model.leave_one_out = model.scorer.leave_out()
+        return model.leave_one_out.threshold(limit)
 
 
-def _basis(connection: sqlite3.Connection) -> list[object]:
-    """Return what changes whenever a line must be drawn anew: the examples, the background, the way it is done."""
-    (rewrites,) = connection.execute("SELECT value FROM meta WHERE key = 'rewrites'").fetchone()
-    examples = connection.execute("SELECT max(id), count(*) FROM examples").fetchone()
-    others = connection.execute("SELECT max(id), sum(checksum) FROM outsiders WHERE kind = 'background'").fetchone()
-    return [_WAY, rewrites, *examples, *others]
-
-
-def _note_line(connection: sqlite3.Connection, line: Threshold) -> None:
-    noted = json.dumps({**asdict(line), "basis": _basis(connection)})
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_LINE, noted))
-
-
-def _not_among(others: negative_examples.Outsiders, registered: NDArray[np.float32]) -> negative_examples.Outsiders:
-    """Return the outsiders without those that are registered examples too."""
-    theirs = [vector.tobytes() for vector in others.vectors]
-    both = set(theirs) & {vector.tobytes() for vector in registered} if theirs else set()
-    if not both:
+def _not_among(others: negative_examples.Outsiders, registered: Snapshot) -> negative_examples.Outsiders:
+    """Return those that are no registered examples."""
+    if not others.labels:
         return others
-    left = [n for n, vector in enumerate(theirs) if vector not in both]
+    some = registered.vectors[np.isin(registered.vectors[:, 0], others.vectors[:, 0])]
+    both = {vector.tobytes() for vector in some}
+    left = [n for n, vector in enumerate(others.vectors) if vector.tobytes() not in both]
+    if len(left) == len(others.labels):
+        return others
     return replace(others, vectors=others.vectors[left], labels=[others.labels[n] for n in left])

@@ -23,7 +23,6 @@ from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum
 from fewshot.validation import normalised_label
 
 _BUSY_SECONDS = 120.0
-_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,6 @@ class NewExample:
     data: bytes | None
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Examples read back, in the order of their ids."""
-
-    ids: NDArray[np.int64]
-    labels: list[str]
-    vectors: NDArray[np.float32]
-
-
 class RegistryStore:
     """The SQLite file of a registry.
 
@@ -59,6 +49,8 @@ class RegistryStore:
         self.file = os.path.abspath(self.path)  # SQLite takes "" and ":memory:" for something else
         self._lock = threading.RLock()
         self._process = os.getpid()
+        self._settings: tuple[int, dict[str, Any]] | None = None  # with the data_version that they were read at
+        self._writing = False
         found = identity_of(self.file)
         self._made = found is None
         self._check_file(create)
@@ -98,6 +90,7 @@ class RegistryStore:
         """
         with self._lock:
             self._begin("IMMEDIATE")
+            self._settings, self._writing = None, True
             try:
                 if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
                     raise RegistryError(f"{self.path} was removed or replaced since it was opened; open it again")
@@ -114,6 +107,8 @@ class RegistryStore:
                 if isinstance(error, sqlite3.DatabaseError):
                     raise self._refusal(error) from error
                 raise
+            finally:
+                self._writing = False
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -132,9 +127,14 @@ class RegistryStore:
                     self._connection.execute("ROLLBACK")  # of a damaged file, COMMIT would fail again
 
     def meta(self) -> dict[str, Any]:
-        """Return all settings."""
+        """Return all settings; they are read again only where the file has changed since."""
         with self.read() as connection:
-            return dict(connection.execute("SELECT key, value FROM meta").fetchall())
+            (version,) = connection.execute("PRAGMA data_version").fetchone()  # another, once others have written
+            if self._settings is None or self._settings[0] != version:
+                settings = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+                self._settings = None if self._writing else (version, settings)
+                return settings
+            return dict(self._settings[1])
 
     def set_meta(self, **values: str | int) -> None:
         """Store settings; inside ``write``."""
@@ -189,12 +189,6 @@ class RegistryStore:
         with self.read() as connection:
             return connection.execute("SELECT sha256, source FROM examples ORDER BY id").fetchall()
 
-    def hash_of(self, example: int) -> bytes | None:
-        """Return the hash of an example's picture, None if there is no such example."""
-        with self.read() as connection:
-            row = connection.execute("SELECT sha256 FROM examples WHERE id = ?", (example,)).fetchone()
-        return None if row is None else bytes(row[0])
-
     def class_id(self, label: str) -> int:
         """Return a class's number, or raise KeyError naming close matches."""
         with self.read() as connection:
@@ -239,49 +233,13 @@ class RegistryStore:
                 "UPDATE examples SET vector = ?, checksum = ? WHERE id = ?", (data, checksum(sha256, source, data), id_)
             )
 
-    def described(self, ids: Iterable[int]) -> dict[int, tuple[str, str]]:
-        """Return label and source of the examples that exist."""
-        found = {}
+    def sources(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the source names of the examples that exist."""
+        found: dict[int, str] = {}
         with self.read() as connection:
             for id_ in ids:
-                row = connection.execute(
-                    "SELECT label, source FROM examples JOIN classes ON classes.id = class_id WHERE examples.id = ?",
-                    (id_,),
-                ).fetchone()
-                if row is not None:
-                    found[id_] = row
+                found.update(connection.execute("SELECT id, source FROM examples WHERE id = ?", (id_,)).fetchall())
         return found
-
-    def rows(self, dim: int, *, after: int = 0) -> Rows:
-        """Return the examples whose id is above ``after``.
-
-        Raises
-        ------
-        RegistryError : if one of them is not what was stored.
-        """
-        with self.read() as connection:
-            (n,) = connection.execute("SELECT count(*) FROM examples WHERE id > ?", (after,)).fetchone()
-            ids, labels, vectors = np.empty(n, np.int64), [], np.empty((n, dim), np.float32)
-            cursor = connection.execute(
-                "SELECT examples.id, label, vector, sha256, source, checksum "
-                "FROM examples JOIN classes ON classes.id = class_id WHERE examples.id > ? ORDER BY examples.id",
-                (after,),
-            )
-            done = 0
-            while some := cursor.fetchmany(_ROWS_AT_ONCE):
-                end = done + len(some)
-                for id_, _, vector, sha256, source, stored in some:
-                    if checksum(sha256, source, vector) != stored:
-                        raise RegistryError(
-                            f"{self.path} is damaged: example {id_}, {source}, is not what was stored. {self.remedy}"
-                        )
-                ids[done:end] = [row[0] for row in some]
-                labels += [row[1] for row in some]
-                vectors[done:end] = np.frombuffer(b"".join(row[2] for row in some), "<f4").reshape(-1, dim)
-                done = end
-        if done < n:
-            raise RegistryError(f"{self.path} is damaged: {n - done} of its examples are of no class. {self.remedy}")
-        return Rows(ids, labels, vectors)
 
     def delete(self, ids: Sequence[int]) -> None:
         """Drop examples, then classes and pictures that only they held; inside ``write``."""

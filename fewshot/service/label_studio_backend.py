@@ -160,7 +160,7 @@ class LabelStudioBackend:
                 with project.lock:
                     for _ in range(1 + project.out_of_time):  # to the last of them, then from the first on
                         self._apply(project, writer, until)
-                    model = project.predictor.model(controls, writer, encoder)
+                    model = project.predictor.model(controls, registry)
                 return model.predict(tasks, encoder, project.client, context)
 
     def close(self) -> None:

@@ -53,11 +53,21 @@ class VectorIndex:
         self._centre = np.zeros(dim, np.float32)
         self._clear(hnsw=kind == "hnsw")
 
+    @staticmethod
+    def is_exact_for(n: int) -> bool:
+        """Whether n vectors are searched exactly with ``kind="auto"``."""
+        return n <= EXACT_LIMIT
+
     def __len__(self) -> int:
         return len(self._positions)
 
     def __contains__(self, id_: object) -> bool:
         return id_ in self._positions
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The ids of the vectors present, in the order in which they came."""
+        return np.asarray(self._names[self._alive])
 
     @property
     def approximate(self) -> bool:

@@ -170,6 +170,19 @@ def test_a_class_added_where_there_is_room_is_not_mixed_with_what_the_memory_hel
     assert clf.prototypes_.tolist() == [*np.eye(4).tolist(), [0, 2, 3, 4], [1, 2, 3, 4], [2, 2, 3, 4]]
 
 
+def test_one_example_of_each_class_is_not_copied_and_never_changed():
+    matrix = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    before, order = matrix.copy(), np.arange(40)
+    clf = PrototypeClassifier().fit(matrix[:30], order[:30], copy=False)
+    clf.partial_fit(matrix[30:36], order[30:36], copy=False)
+    assert np.shares_memory(clf._learned.means.numpy(), matrix)  # seen from outside only in memory
+    clf.partial_fit(matrix[36:40], [3, 36, 36, 3], copy=False)
+    assert_allclose(matrix, before, rtol=0)
+    expected = [*before[:3], (before[3] + before[36] + before[39]) / 3, *before[4:36], (before[37] + before[38]) / 2]
+    assert_allclose(clf.prototypes_, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(clf.forget(0).prototypes_, expected[1:], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("k", [1, 3, 99])
 def test_a_ranking_is_the_sorted_scores_and_the_largest_probability_block_by_block(kind, k, monkeypatch):

@@ -16,7 +16,7 @@ from fewshot.integrations.label_studio.suggestions import LabelSuggester, Sugges
 from fewshot.integrations.label_studio.tasks import QueryImage, prediction_of, query_images
 from fewshot.registry import AnnotationSnapshot, ImageLabels
 from fewshot.registry.annotations.annotation_records import AppliedLabel
-from fewshot.registry.store import Rows
+from fewshot.registry.snapshot import Snapshot
 
 # Configurations
 
@@ -342,13 +342,16 @@ def test_what_names_no_project_never_becomes_a_file_name(text):
 
 def snapshot_of(*examples):
     """Annotated examples, a label and a colour each."""
-    rows = Rows(
-        np.arange(1, len(examples) + 1),
-        [label for label, _ in examples],
-        np.array([vector for _, vector in examples], np.float32),
+    labels = list(dict.fromkeys(label for label, _ in examples))
+    vectors = np.array([vector for _, vector in examples], np.float32)
+    ids = np.arange(1, len(examples) + 1)
+    codes = np.array([labels.index(label) for label, _ in examples])
+    settings = {"metric": "cosine", "revision": 1, "rewrites": 1}
+    held = Snapshot(
+        settings, ids, vectors, np.linalg.norm(vectors, axis=1), ids, codes, labels, np.arange(1, len(labels) + 1)
     )
     applied = [AppliedLabel(n, "choice", "", label, n, None) for n, (label, _) in enumerate(examples, start=1)]
-    return AnnotationSnapshot((1, 1), "cosine", rows, applied, {})
+    return AnnotationSnapshot(held, applied, {})
 
 
 def test_a_score_leaves_a_chance_to_labels_without_examples():
@@ -361,7 +364,9 @@ def test_a_score_leaves_a_chance_to_labels_without_examples():
     )
     query = np.array([(1, 0.1, 0.2)], np.float32)
     (sure,), (unsure,) = LabelSuggester(two, snapshot).suggest(query), LabelSuggester(five, snapshot).suggest(query)
-    classifier = PrototypeClassifier().fit(snapshot.rows.vectors, snapshot.rows.labels)
+    classifier = PrototypeClassifier().fit(
+        snapshot.examples.vectors, [snapshot.examples.labels[code] for code in snapshot.examples.codes]
+    )
     probability = classifier.predict_proba(query).max()
     assert (sure.labels, unsure.labels) == (("Red",), ("Red",))
     assert_allclose([sure.score, unsure.score], [probability, 0.6 * probability], rtol=1e-6)

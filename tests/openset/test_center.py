@@ -157,14 +157,14 @@ def test_after_a_reindex_it_is_the_new_encoders_centre_or_none(registry):
     assert line.center is None
 
 
-def test_a_line_that_was_drawn_in_an_older_way_is_drawn_anew(registry):
+def test_a_threshold_that_was_estimated_in_an_older_way_is_estimated_again(registry):
     line = registry.rejection.set(0.3)
     with registry._store.write() as connection:
-        (kept,) = connection.execute("SELECT value FROM meta WHERE key = 'line'").fetchone()
-        noted = json.loads(kept)
-        noted["basis"][0] -= 1
-        older = json.dumps(noted | {"value": 0.5})
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'line'", (older,))
+        (text,) = connection.execute("SELECT value FROM meta WHERE key = 'threshold'").fetchone()
+        stored = json.loads(text)
+        stored["basis"]["version"] -= 1
+        older = json.dumps(stored | {"value": 0.5})
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'threshold'", (older,))
     with ClassRegistry(registry._store.path, encoder=FakeEncoder()) as other:
         assert other.rejection.threshold() == line
 

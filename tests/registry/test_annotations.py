@@ -226,8 +226,7 @@ def test_a_registry_without_annotations_gets_none_by_a_merge(project):
         registry.add("Red", [png(RED)])
         registry.add("Blue", [png(RED)], allow_conflict=True)
         assert registry.merge(["Red"], "Blue") == 1
-    with AnnotationWriter(project) as opened:
-        assert opened.snapshot(ENCODER).applied == []
+        assert registry.annotations().applied == []
 
 
 def test_a_request_to_resync_stays_until_that_very_request_is_finished(writer, project):
@@ -276,16 +275,17 @@ def test_an_open_registry_predicts_by_the_annotations_applied_since(writer, proj
         assert registry.classes() == {"Red": 1, "Green": 1}
 
 
-def test_a_snapshot_holds_the_labels_of_each_annotation(writer):
+def test_a_snapshot_holds_the_labels_of_each_annotation(writer, project):
     apply(writer, 1, labelled("Red"), labelled(picture=png(BLUE), region="r"))
-    snapshot = writer.snapshot(ENCODER)
+    with ClassRegistry(project, encoder=ENCODER) as registry:
+        snapshot = registry.annotations()
     assert [(one.annotation, one.region_id, one.label, one.example, one.negative) for one in snapshot.applied] == [
         (1, "", "Red", 1, None),
         (1, "r", "", None, 1),
     ]
-    assert snapshot.rows.labels == ["Red"]
+    assert snapshot.examples.labels == ["Red"]
     assert snapshot.negatives[1].tolist() == [0.0, 0.0, 1.0]
-    assert snapshot.state == writer.state()
+    assert snapshot.examples.state == writer.state()
 
 
 def test_annotations_are_written_to_a_registry_that_exists(tmp_path):

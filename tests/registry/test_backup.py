@@ -21,6 +21,7 @@ from fewshot.cli import main
 from fewshot.registry.backup import backup, problems_of
 from fewshot.registry.repair import repair_registry
 from fewshot.registry.schema import MIGRATIONS, m001_tables
+from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import NewExample, RegistryStore
 
 D = 16
@@ -170,7 +171,7 @@ def test_a_changed_byte_of_a_vector_is_noticed_when_read_and_never_copied(path, 
     wrong = r"example 18, 17\.png,? is not what was stored"
     with closing(RegistryStore(path, create=False)) as store:
         with pytest.raises(RegistryError, match=rf"r\.fewshot is damaged: {wrong}.*fewshot repair .*r\.fewshot NEW"):
-            store.rows(D)
+            SnapshotCache(store).current()
         with pytest.raises(RegistryError, match=rf"was not copied, and .*copy is as it was: {wrong}"):
             backup(store, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"older"
@@ -234,7 +235,7 @@ def test_the_readable_part_of_a_cut_file_is_had_back(path, tmp_path):
     before, raw = contents(path), path.read_bytes()
     path.write_bytes(raw[: len(raw) * 2 // 3])
     with pytest.raises(RegistryError, match=r"malformed\. Put a copy of it back, or .* fewshot repair"):
-        RegistryStore(path, create=False).rows(D)
+        SnapshotCache(RegistryStore(path, create=False)).current()
     found = repair_registry(path, tmp_path / "new.fewshot")
     after = contents(tmp_path / "new.fewshot")
     assert 0 < len(after) == found.examples
@@ -262,7 +263,7 @@ def test_examples_whose_class_is_gone_are_noticed_and_had_back_under_another_nam
         connection.commit()
     with closing(RegistryStore(path, create=False)) as store:
         with pytest.raises(RegistryError, match="is damaged: 10 of its examples are of no class"):
-            store.rows(D)
+            SnapshotCache(store).current()
     repair_registry(path, tmp_path / "new.fewshot")
     labels = [label for label, *_ in contents(tmp_path / "new.fewshot").values()]
     assert len(labels) == 60
@@ -306,7 +307,7 @@ def test_a_file_from_before_checksums_is_given_them(path, tmp_path):
     shutil.copy(old, tmp_path / "older.fewshot")
     with closing(RegistryStore(old, create=False)) as store:
         assert problems_of(store) == []
-        assert len(store.rows(D).ids) == 60
+        assert len(SnapshotCache(store).current()) == 60
     with closing(sqlite3.connect(old)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     assert repair_registry(tmp_path / "older.fewshot", tmp_path / "new.fewshot").lost == ()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png, run_python
 
 from fewshot import (
@@ -23,8 +24,9 @@ from fewshot import (
     PrototypeClassifier,
     RegistryError,
 )
+from fewshot.cli import main
 from fewshot.errors import PartlyAdded
-from fewshot.registry import ingest, reindex
+from fewshot.registry import example_index, ingest, reindex
 from fewshot.registry.results import AddReport, Conflict, Failure, Judged
 from fewshot.vectors import index
 from fewshot.vectors.index import VectorIndex
@@ -431,21 +433,105 @@ def test_predictions_follow_what_another_connection_changes(warm_and_cold, path)
         assert warm_and_cold.predict(query)[0].label == "black"
 
 
-def test_an_append_is_learned_on_top_without_reading_the_file_again(warm_and_cold, monkeypatch):
+class Reads:
+    """What SQLite is asked for, as nothing else shows what a registry reads of its file."""
+
+    def __init__(self, registry):
+        self.statements = []
+        registry._store._connection.set_trace_callback(self.statements.append)
+
+    def count(self, *words):
+        return sum(all(word in statement for word in words) for statement in self.statements)
+
+    def vectors(self):
+        """Of which rows vectors were read since the last call: "all", or the condition."""
+        found = [said for said in self.statements if said.startswith("SELECT") and "vector" in said]
+        self.statements.clear()
+        return [
+            said.partition(" FROM examples ")[2].removesuffix(" ORDER BY id") for said in found if "examples" in said
+        ]
+
+
+def test_one_prediction_reads_the_settings_once_and_the_examples_once(path, tmp_path, monkeypatch):
+    with ClassRegistry(path) as registry:
+        registry.add("red", [png(RED)])
+        registry.add("blue", [png(BLUE)])
+        registry.rejection.set(0.7)
+    connect, said = sqlite3.connect, []
+
+    def traced(*given, **options):
+        connection = connect(*given, **options)
+        connection.set_trace_callback(said.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    result = CliRunner().invoke(main, ["predict", str(path), str(save(tmp_path, "a.png", png(RED, 9)))])
+    assert (result.exit_code, json.loads(result.stdout)[0]["top"][0][0]) == (0, "red")
+    assert sum("FROM meta" in statement for statement in said) == 1
+    assert sum("vector" in statement and "FROM examples" in statement for statement in said) == 1
+
+
+def test_an_append_is_learned_on_top_without_reading_the_file_again(warm_and_cold):
+    reads = Reads(warm_and_cold)
     warm_and_cold.predict([png(ORANGE)])
-    read = []
-    whole = warm_and_cold._store.rows
-    monkeypatch.setattr(
-        warm_and_cold._store, "rows", lambda dim, *, after=0: read.append(after) or whole(dim, after=after)
-    )
+    assert reads.vectors() == ["ORDER BY id"]
     warm_and_cold.predict([png(ORANGE)])
-    assert read == []
+    assert reads.vectors() == []
     warm_and_cold.add("white", [png(WHITE)])
     assert warm_and_cold.predict([png(WHITE, 9)])[0].label == "white"
-    assert read == [3, 3, 3]  # the classifier, the index and the unknown scores, each from example 3 on
-    warm_and_cold.remove("white")
+    assert reads.vectors() == ["WHERE id > 3"]
+
+
+def test_of_what_was_removed_renamed_or_merged_no_vector_is_read_again(warm_and_cold):
+    warm_and_cold.add("white", [png(WHITE)])
     warm_and_cold.predict([png(ORANGE)])
-    assert read == [3, 3, 3, 0, 0, 0]
+    reads = Reads(warm_and_cold)
+    warm_and_cold.remove("white")
+    assert "white" not in dict(warm_and_cold.predict([png(ORANGE)])[0].top)
+    warm_and_cold.rename("red", "crimson")
+    assert warm_and_cold.predict([png(RED, 9)])[0].label == "crimson"
+    warm_and_cold.merge(["cold"], "crimson")
+    assert [label for label, _ in warm_and_cold.predict([png(RED, 9)])[0].top] == ["crimson"]
+    assert reads.vectors() == []
+
+
+def test_what_was_embedded_anew_is_read_again(warm_and_cold):
+    warm_and_cold.predict([png(ORANGE)])
+    reads = Reads(warm_and_cold)
+    warm_and_cold.reindex(FakeEncoder(times=2.0))
+    reads.vectors()
+    (found,) = warm_and_cold.predict([png(RED, 9)])[0].nearest[:1]
+    assert (found.label, found.score) == ("red", pytest.approx(1.0))
+    assert reads.vectors() == ["ORDER BY id"]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean", "inner_product"])
+@pytest.mark.parametrize("appended", [True, False])
+def test_after_any_changes_the_answers_are_those_of_a_registry_opened_anew(tmp_path, metric, appended):
+    rng = np.random.default_rng(3)
+    colours = [tuple(int(v) for v in rng.integers(1, 255, 3)) for _ in range(40)]
+    query = [png(tuple(int(v) for v in rng.integers(1, 255, 3))) for _ in range(5)]
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder(), metric=metric) as registry:
+        for number in range(20):
+            registry.add(f"class {number % 7}", [png(colours[number])])
+            registry.predict(query)
+        if not appended:
+            registry.remove("class 3")
+            registry.predict(query)
+            registry.move_example(registry.examples("class 1")[0][0], "class 5")
+            registry.predict(query)
+            registry.remove_example(registry.examples("class 2")[0][0])
+            registry.merge(["class 0", "class 6"], "class 1")
+            registry.predict(query)
+        for number in range(20, 40):
+            registry.add(f"class {number % 9}", [png(colours[number])])
+        mine = registry.predict(query, top=99, nearest=99)
+        with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as other:
+            theirs = other.predict(query, top=99, nearest=99)
+    for one, same in zip(mine, theirs, strict=True):
+        assert dict(one.top) == pytest.approx(dict(same.top), abs=1e-5)
+        assert [n.example for n in one.nearest] == [n.example for n in same.nearest]
+        assert (one.unknown_score, one.probability) == pytest.approx((same.unknown_score, same.probability), abs=1e-5)
 
 
 def test_an_interrupted_prediction_leaves_the_next_one_right(warm_and_cold, monkeypatch):
@@ -453,8 +539,8 @@ def test_an_interrupted_prediction_leaves_the_next_one_right(warm_and_cold, monk
     warm_and_cold.add("white", [png(WHITE)])
     real = PrototypeClassifier.partial_fit
 
-    def interrupted(self, X, y):
-        real(self, X, y)
+    def interrupted(self, X, y, **options):
+        real(self, X, y, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -781,6 +867,27 @@ def test_an_accelerator_of_before_an_append_is_added_to(large, built):
         registry.add("blue", [png(BLUE)])
     assert nearest(large, BLUE) == (13, 0.0)
     assert built == [1]
+
+
+def test_the_accelerator_is_written_again_only_when_a_share_of_its_vectors_came_or_went(large, built, monkeypatch):
+    monkeypatch.setattr(example_index, "_UNSAVED_SHARE", 0.3)
+    saved, save_index = [], VectorIndex.save
+    monkeypatch.setattr(VectorIndex, "save", lambda self, path: saved.append(len(self)) or save_index(self, path))
+    with ClassRegistry(large, encoder=FakeEncoder()) as registry:
+        for number in range(3):
+            registry.add("blue", [png((0, 0, 255 - number))])
+            assert registry.predict([png((0, 0, 255 - number), 9)], nearest=1)[0].nearest[0].example == 13 + number
+        registry.remove_example(2)
+        registry.predict([png(RED)])
+        assert (saved, built) == ([], [1, 1, 1])
+        registry.add("blue", [png((0, 0, 200))])
+        registry.predict([png(RED)])
+        assert saved == [15]
+        registry.rename("blue", "navy")
+        assert registry.predict([png(BLUE, 9)], nearest=1)[0].nearest[0].label == "navy"
+    built.clear()
+    assert nearest(large, (0, 0, 200)) == (16, 0.0)
+    assert (saved, built) == ([15], [])
 
 
 def test_an_accelerator_of_before_a_removal_is_made_anew(large, built):

@@ -16,6 +16,7 @@ from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
 from fewshot.registry import store
 from fewshot.registry.schema import m006_labels
+from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import MIGRATIONS, NewExample, RegistryStore
 
 
@@ -37,12 +38,13 @@ def test_a_new_file_has_the_newest_schema_and_no_examples(tmp_path):
 def test_an_example_is_read_back_as_it_was_written(tmp_path):
     with opened(tmp_path / "r.fewshot") as made:
         with made.write(append=True):
+            made.set_meta(dim=2)
             made.insert([example("cat", b"\1" * 32, (1.5, -2.0)), example("dog", b"\2" * 32, (0.25, 4.0))])
-        rows = made.rows(2)
-    assert rows.ids.tolist() == [1, 2]
-    assert rows.labels == ["cat", "dog"]
-    assert rows.vectors.tolist() == [[1.5, -2.0], [0.25, 4.0]]
-    assert rows.vectors.dtype == np.float32
+        found = SnapshotCache(made).current()
+    assert found.ids.tolist() == [1, 2]
+    assert [found.label_of(0), found.label_of(1)] == ["cat", "dog"]
+    assert found.vectors.tolist() == [[1.5, -2.0], [0.25, 4.0]]
+    assert found.vectors.dtype == np.float32
 
 
 def test_an_example_read_page_by_page_names_the_maker_of_its_vector_though_that_changes_between_pages(tmp_path):
@@ -55,13 +57,6 @@ def test_an_example_read_page_by_page_names_the_maker_of_its_vector_though_that_
     assert (first.vector[0], second.vector[0]) == (pytest.approx(0.2), pytest.approx(0.8))
 
 
-def test_rows_after_an_id_are_those_that_came_later(tmp_path):
-    with opened(tmp_path / "r.fewshot") as made:
-        with made.write(append=True):
-            made.insert([example("cat", bytes([n]) * 32, (n, n)) for n in range(5)])
-        assert made.rows(2, after=3).ids.tolist() == [4, 5]
-
-
 def test_an_id_is_not_given_again_after_its_example_is_removed(tmp_path):
     with opened(tmp_path / "r.fewshot") as made:
         for n in (1, 2, 3):
@@ -69,8 +64,9 @@ def test_an_id_is_not_given_again_after_its_example_is_removed(tmp_path):
                 made.insert([example("cat", bytes([n]) * 32)])
                 made.delete([n])
         with made.write():
+            made.set_meta(dim=2)
             made.insert([example()])
-        assert made.rows(2).ids.tolist() == [4]
+        assert SnapshotCache(made).current().ids.tolist() == [4]
 
 
 def test_removing_asks_nothing_of_sqlite_that_came_after_3_31(tmp_path):
@@ -239,7 +235,7 @@ def test_a_damaged_file_is_named_as_unreadable(tmp_path):
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
     with pytest.raises(RegistryError, match=r"r\.fewshot cannot be read: .*malformed"), opened(path) as damaged:
-        damaged.rows(2)
+        SnapshotCache(damaged).current()
 
 
 def test_a_closed_store_says_that_it_is_closed(tmp_path):

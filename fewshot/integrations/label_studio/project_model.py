@@ -15,7 +15,7 @@ from fewshot.integrations.label_studio.labeling_config import Control
 from fewshot.integrations.label_studio.suggestions import CONFIDENT, LabelSuggester, Suggestion
 from fewshot.integrations.label_studio.task_images import fetch_images
 from fewshot.integrations.label_studio.tasks import QueryImage, prediction_of, query_images
-from fewshot.registry import AnnotationSnapshot, AnnotationWriter
+from fewshot.registry import AnnotationSnapshot, ClassRegistry
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -91,13 +91,13 @@ class ProjectPredictor:
         self._snapshot: AnnotationSnapshot | None = None
         self._suggesters: dict[Control, LabelSuggester] = {}
 
-    def model(self, controls: Sequence[Control], writer: AnnotationWriter, encoder: Encoder) -> ProjectModel:
+    def model(self, controls: Sequence[Control], registry: ClassRegistry) -> ProjectModel:
         """Return the model of the registry as it is now."""
-        if self._snapshot is None or self._snapshot.state != writer.state():
-            self._snapshot, self._suggesters = writer.snapshot(encoder), {}
-        snapshot, known = self._snapshot, self._suggesters
+        if self._snapshot is None or self._snapshot.examples.state[0] != registry.revision:
+            self._snapshot, self._suggesters = registry.annotations(), {}
+        snapshot, known, encoder = self._snapshot, self._suggesters, registry.encoder
         self._suggesters = {
             control: known.get(control) or LabelSuggester(control, snapshot, encoder.fingerprint)
             for control in controls
         }
-        return ProjectModel(model_version(snapshot.state), self._suggesters, self._min_score)
+        return ProjectModel(model_version(snapshot.examples.state), self._suggesters, self._min_score)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fewshot.calibration import shipped_calibration
 from fewshot.integrations.label_studio.labeling_config import Control
 from fewshot.registry import BY_HAND, AnnotationSnapshot
-from fewshot.validation import Metric
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -72,7 +71,7 @@ class LabelSuggester:
             from fewshot.classifiers import PrototypeClassifier
 
             single = [(vector, label) for vector, given in zip(vectors, labels, strict=True) for label in given]
-            classifier = PrototypeClassifier(metric=cast(Metric, snapshot.metric))
+            classifier = PrototypeClassifier(metric=snapshot.examples.metric)
             self._classifier = classifier.fit(
                 np.stack([vector for vector, _ in single]), [label for _, label in single]
             )
@@ -151,7 +150,8 @@ def _labelled(control: Control, snapshot: AnnotationSnapshot) -> tuple[list[NDAr
     gives an image, so that annotators who disagree both count. An example that was renamed or moved to another class
     by hand has the label of that class.
     """
-    positions = {id_: position for position, id_ in enumerate(snapshot.rows.ids.tolist())}
+    examples = snapshot.examples
+    positions = {id_: position for position, id_ in enumerate(examples.ids.tolist())}
     annotated: dict[tuple[int, str], list[int]] = defaultdict(list)
     none: list[int] = []
     by_hand: set[int | None] = set()
@@ -168,9 +168,9 @@ def _labelled(control: Control, snapshot: AnnotationSnapshot) -> tuple[list[NDAr
     here = {position for found in annotated.values() for position in found}
     alone = [p for id_, p in positions.items() if p not in here and (id_ in by_hand or id_ not in other_controls)]
 
-    asked = frozenset(control.labels or snapshot.rows.labels)
+    asked = frozenset(control.labels or examples.labels)
     groups = list(annotated.values()) if control.multiple else [[position] for position in sorted(here)]
-    groups += [[position] for position in alone if snapshot.rows.labels[position] in asked]
-    vectors = [snapshot.rows.vectors[found[0]] for found in groups] + [snapshot.negatives[id_] for id_ in none]
-    labels = [asked.intersection(snapshot.rows.labels[position] for position in found) for found in groups]
+    groups += [[position] for position in alone if examples.label_of(position) in asked]
+    vectors = [examples.vectors[found[0]] for found in groups] + [snapshot.negatives[id_] for id_ in none]
+    labels = [asked.intersection(examples.label_of(position) for position in found) for found in groups]
     return vectors, labels + [frozenset()] * len(none)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.registry.store import Rows
+from fewshot.registry.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,16 @@ class AppliedLabel:
 
 @dataclass(frozen=True)
 class AnnotationSnapshot:
-    """What the annotations of a registry amount to, in one state of it."""
+    """What the annotations of a registry amount to, in one state of it.
 
-    state: tuple[int, int]  # revision, rewrites
-    metric: str
-    rows: Rows
+    Attributes
+    ----------
+    examples : Snapshot
+    applied : list of AppliedLabel
+    negatives : mapping of int to ndarray of shape (d,)
+        The vectors of those that annotations give, by id.
+    """
+
+    examples: Snapshot
     applied: list[AppliedLabel]
     negatives: Mapping[int, NDArray[np.float32]]

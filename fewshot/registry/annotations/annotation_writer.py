@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.registry import negative_examples
 from fewshot.registry.annotations.annotation_applier import (
     AnnotationApplier,
     AppliedImages,
@@ -22,8 +21,6 @@ from fewshot.registry.annotations.annotation_applier import (
 )
 from fewshot.registry.annotations.annotation_records import (
     AnnotationRecord,
-    AnnotationSnapshot,
-    AppliedLabel,
     FetchedAnnotation,
     ResyncRequest,
 )
@@ -192,27 +189,6 @@ class AnnotationWriter:
                 ).fetchone()
                 if row == (one.record.updated, one.record.labels_json):
                     applier.apply(one, vectors, reasons)
-
-    def snapshot(self, encoder: Encoder) -> AnnotationSnapshot:
-        """Read examples, negatives and the annotations that give them."""
-        negative_examples.load(self._store, encoder, "negative")  # embeds anew those that another encoder made
-        with self._store.read() as connection:
-            check_encoder(self._store, encoder)
-            meta = self._store.meta()
-            applied = connection.execute(
-                "SELECT annotation, control, region, label, example, negative FROM lessons ORDER BY id"
-            )
-            negatives = connection.execute(
-                "SELECT id, vector FROM outsiders WHERE fingerprint = ? AND id IN (SELECT negative FROM lessons)",
-                (encoder.fingerprint,),
-            )
-            return AnnotationSnapshot(
-                self._store.state(),
-                str(meta["metric"]),
-                self._store.rows(encoder.dim),
-                [AppliedLabel(*row) for row in applied],
-                {id_: np.frombuffer(vector, "<f4") for id_, vector in negatives},
-            )
 
     def _is_new(self, record: AnnotationRecord, refresh: bool) -> bool:
         with self._store.read() as connection:

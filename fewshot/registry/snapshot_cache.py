@@ -1,0 +1,184 @@
+"""The current snapshot of a registry: the file is read once, and then what others or this process change in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.errors import RegistryError
+from fewshot.registry.snapshot import Snapshot
+from fewshot.registry.store import RegistryStore
+
+# So few that they stay in the processor's cache, and that Python's garbage collector does not come upon them.
+_ROWS_AT_ONCE = 256
+# Beyond this share of changed rows all are read in one go.
+_FEW = 0.25
+_TINY = 1e-12
+# Of hash and source only the checksum is asked for: as one value they take less time.
+_COLUMNS = "id, class_id, checksum, CAST(sha256 || source AS BLOB), vector"
+
+
+class SnapshotCache:
+    """Gives the snapshot of a registry as it is now.
+
+    Examples appended since the last one are read on top of it, in the same memory. After any other change rows are
+    compared by id and checksum, and those that are new are read.
+
+    Parameters
+    ----------
+    store : RegistryStore
+    """
+
+    def __init__(self, store: RegistryStore) -> None:
+        self._store = store
+        self._held: Snapshot | None = None
+        self._room = np.empty((0, 0), np.float32)  # begins with the vectors of the one held
+
+    def current(self) -> Snapshot:
+        """Return the snapshot of the file's present state, read in one transaction with the settings.
+
+        Raises
+        ------
+        RegistryError : if an example is not what was stored, or the file cannot be read.
+        """
+        with self._store.read() as connection:  # its lock is this cache's, too
+            settings, held = self._store.meta(), self._held
+            if held is not None and held.settings["revision"] == settings["revision"]:
+                return held
+            self._held = None  # if this is interrupted, the next one begins anew
+            if held is None or not len(held) or held.settings.get("dim") != settings.get("dim"):
+                self._held = self._read_all(connection, settings)
+            elif held.settings["rewrites"] == settings["rewrites"]:
+                self._held = self._appended(connection, settings, held)
+            else:
+                self._held = self._changed(connection, settings, held)
+            return self._held
+
+    def _read_all(self, connection: sqlite3.Connection, settings: Mapping[str, Any]) -> Snapshot:
+        (n,) = connection.execute("SELECT count(*) FROM examples").fetchone()
+        self._room = _with_slack(n, int(settings.get("dim", 0)))
+        rows = _Rows(n, self._room[:n])
+        self._read(connection.execute(f"SELECT {_COLUMNS} FROM examples ORDER BY id"), rows)
+        return self._made(connection, settings, rows)
+
+    def _appended(self, connection: sqlite3.Connection, settings: Mapping[str, Any], held: Snapshot) -> Snapshot:
+        last, n = int(held.ids[-1]), len(held)
+        (more,) = connection.execute("SELECT count(*) FROM examples WHERE id > ?", (last,)).fetchone()
+        if n + more > len(self._room):
+            grown = _with_slack(n + more, self._room.shape[1])
+            grown[:n] = held.vectors
+            self._room = grown
+        fresh = _Rows(more, self._room[n : n + more])
+        self._read(connection.execute(f"SELECT {_COLUMNS} FROM examples WHERE id > ? ORDER BY id", (last,)), fresh)
+        rows = _Rows(n + more, self._room[: n + more])
+        rows.ids, rows.checksums = (
+            np.concatenate([held.ids, fresh.ids]),
+            np.concatenate([held.checksums, fresh.checksums]),
+        )
+        rows.lengths = np.concatenate([held.lengths, fresh.lengths])
+        new = connection.execute("SELECT id, label FROM classes WHERE id > ? ORDER BY id", (int(held.class_ids[-1]),))
+        ids, labels = _classes(new)
+        class_ids = np.concatenate([held.class_ids, ids])
+        codes = np.concatenate([held.codes, self._codes(fresh.class_ids, class_ids)])
+        return Snapshot(
+            settings, rows.ids, rows.vectors, rows.lengths, rows.checksums, codes, [*held.labels, *labels], class_ids
+        )
+
+    def _changed(self, connection: sqlite3.Connection, settings: Mapping[str, Any], held: Snapshot) -> Snapshot:
+        found = connection.execute("SELECT id, class_id, checksum FROM examples ORDER BY id").fetchall()
+        n = len(found)
+        ids, class_ids, checksums = np.array(found, np.int64).reshape(n, 3).T
+        at = np.searchsorted(held.ids, ids).clip(max=len(held) - 1)
+        known = (held.ids[at] == ids) & (held.checksums[at] == checksums)
+        if known.sum() < (1.0 - _FEW) * n:
+            return self._read_all(connection, settings)
+        if n == len(held) and known.all():
+            rows = _Rows(n, held.vectors)
+            rows.lengths = held.lengths
+        else:
+            self._room = _with_slack(n, self._room.shape[1])
+            rows = _Rows(n, self._room[:n])
+            rows.vectors[known], rows.lengths[known] = held.vectors[at[known]], held.lengths[at[known]]
+            for place in np.flatnonzero(~known).tolist():
+                one = _Rows(1, rows.vectors[place : place + 1])
+                self._read(connection.execute(f"SELECT {_COLUMNS} FROM examples WHERE id = ?", (int(ids[place]),)), one)
+                rows.lengths[place] = one.lengths[0]
+        rows.ids, rows.class_ids, rows.checksums = ids.copy(), class_ids, checksums.copy()
+        return self._made(connection, settings, rows)
+
+    def _made(self, connection: sqlite3.Connection, settings: Mapping[str, Any], rows: _Rows) -> Snapshot:
+        class_ids, labels = _classes(connection.execute("SELECT id, label FROM classes ORDER BY id"))
+        codes = self._codes(rows.class_ids, class_ids)
+        used = np.bincount(codes, minlength=len(labels)) > 0
+        if not used.all():  # a class without examples is none
+            class_ids, labels = class_ids[used], [labels[code] for code in np.flatnonzero(used).tolist()]
+            codes = self._codes(rows.class_ids, class_ids)
+        return Snapshot(settings, rows.ids, rows.vectors, rows.lengths, rows.checksums, codes, labels, class_ids)
+
+    def _codes(self, of_rows: NDArray[np.int64], class_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        codes = np.searchsorted(class_ids, of_rows)
+        lost = (
+            np.count_nonzero(class_ids[codes.clip(max=len(class_ids) - 1)] != of_rows) if len(class_ids) else len(codes)
+        )
+        if lost:
+            raise RegistryError(
+                f"{self._store.path} is damaged: {lost} of its examples are of no class. {self._store.remedy}"
+            )
+        return codes
+
+    def _read(self, cursor: sqlite3.Cursor, rows: _Rows) -> None:
+        done, dim = 0, rows.vectors.shape[1]
+        while some := cursor.fetchmany(_ROWS_AT_ONCE):
+            ids, class_ids, checksums, heads, blobs = zip(*some, strict=True)
+            part = slice(done, done + len(some))
+            try:
+                whole = tuple(map(crc32, blobs, map(crc32, heads))) == checksums
+                if whole:
+                    rows.vectors[part] = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dim)
+            except (TypeError, ValueError):  # a number for bytes, or the like
+                whole = False
+            if not whole:
+                self._refuse(some, dim)
+            rows.ids[part], rows.class_ids[part], rows.checksums[part] = ids, class_ids, checksums
+            vectors = rows.vectors[part]
+            rows.lengths[part] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)).clip(_TINY)
+            done = part.stop
+
+    def _refuse(self, rows: Sequence[tuple[Any, ...]], dim: int) -> None:
+        """Raise the error that names the first of some rows that is not what was stored."""
+        for id_, _, stored, head, blob in rows:
+            if not (isinstance(blob, bytes) and len(blob) == 4 * dim and crc32(blob, crc32(head or b"")) == stored):
+                source = self._store.sources([id_])[id_]
+                raise RegistryError(
+                    f"{self._store.path} is damaged: example {id_}, {source}, is not what was stored. "
+                    f"{self._store.remedy}"
+                )
+
+
+class _Rows:
+    """Arrays for n rows of the table, vectors among them in memory that is given."""
+
+    def __init__(self, n: int, vectors: NDArray[np.float32]) -> None:
+        self.ids, self.class_ids, self.checksums = (np.empty(n, np.int64) for _ in range(3))
+        self.lengths = np.empty(n, np.float32)
+        self.vectors = vectors
+
+
+def _with_slack(n: int, dim: int) -> NDArray[np.float32]:
+    """Room for n vectors and a quarter more, which takes no memory before it is used."""
+    return np.empty((n + n // 4 + 64, dim), np.float32)
+
+
+def _classes(cursor: sqlite3.Cursor) -> tuple[NDArray[np.int64], list[str]]:
+    ids: list[int] = []
+    labels: list[str] = []
+    while some := cursor.fetchmany(_ROWS_AT_ONCE):
+        some_ids, some_labels = zip(*some, strict=True)
+        ids += some_ids
+        labels += some_labels
+    return np.array(ids, np.int64), labels

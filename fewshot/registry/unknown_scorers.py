@@ -1,0 +1,165 @@
+"""Unknown scores beside a registry's classes: beside few of them exactly, beside thousands with a sample's centre."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.registry.snapshot import Snapshot, mixed
+
+if TYPE_CHECKING:
+    from fewshot.openset import Background, Center, Known, LeftOut, ManyClasses
+
+# Classes whose prototypes are made at once.
+_CLASSES_AT_ONCE = 2**11
+
+
+class UnknownScorer(Protocol):
+    """Scores queries as to whether they are of none of a snapshot's classes."""
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the default unknown score of vectors (q, d) of any length: (q,)."""
+
+    def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the cosine of vectors (q, d) to the closest prototype, a mean of unit vectors: (q,)."""
+
+    def leave_out(self) -> LeftOut:
+        """Score examples whose answer is known, to estimate thresholds from."""
+
+
+def scorer_of(
+    snapshot: Snapshot, background: Background | None, center: Center | None, before: UnknownScorer | None
+) -> UnknownScorer:
+    """Return the scorer of a snapshot; what has not changed since the one ``before`` is taken over from it."""
+    from fewshot.openset import SAMPLE_CLASSES
+
+    if len(snapshot.labels) <= SAMPLE_CLASSES:
+        return ExactScorer.of(snapshot, background, center)
+    return SampledScorer.of(snapshot, background, center, before if isinstance(before, SampledScorer) else None)
+
+
+@dataclass(frozen=True)
+class ExactScorer:
+    """Scores by all that is known, as ``fewshot.openset`` defines it."""
+
+    snapshot: Snapshot
+    known: Known
+    background: Background | None
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, background: Background | None, center: Center | None) -> ExactScorer:
+        """Make it from the snapshot's examples."""
+        import torch
+
+        from fewshot.classifiers import Membership
+        from fewshot.openset import Known
+
+        membership = Membership(torch.from_numpy(snapshot.codes)[None], len(snapshot.labels))
+        known = Known.of(torch.from_numpy(snapshot.vectors)[None], membership, background, center)
+        return cls(snapshot, replace(known, support=known.prototypes), background)  # it does not ask for each example
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``UnknownScorer``."""
+        import torch
+
+        from fewshot.openset import DEFAULT, SCORES
+
+        return np.asarray(SCORES[DEFAULT](self.known, torch.from_numpy(query)[None])[0].numpy())
+
+    def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``UnknownScorer``."""
+        import torch
+
+        return np.asarray(self.known.cosines(torch.from_numpy(query)[None])[0].amax(dim=-1).numpy())
+
+    def leave_out(self) -> LeftOut:
+        """See ``UnknownScorer``."""
+        from fewshot.openset import leave_out
+
+        return leave_out(
+            self.snapshot.vectors, self.snapshot.codes, background=self.background, center=self.known.center
+        )
+
+
+@dataclass(frozen=True)
+class SampledScorer:
+    """Scores around a centre and with a whitening that a sample of the classes gives, or a background.
+
+    The sample are the classes whose ids have the smallest hashes, so that few others change it.
+    """
+
+    snapshot: Snapshot
+    many: ManyClasses
+    background: Background | None
+    sample: NDArray[np.int64]  # positions of classes; those whose examples are whitened by come first
+    sample_keys: NDArray[np.uint64]
+    lengths: NDArray[np.float32]  # (c,)
+
+    @classmethod
+    def of(
+        cls, snapshot: Snapshot, background: Background | None, center: Center | None, before: SampledScorer | None
+    ) -> SampledScorer:
+        """Make it from the snapshot; lengths of classes that have not changed are those of ``before``."""
+        from fewshot.openset import SAMPLE_CLASSES, WHITENED_CLASSES, ManyClasses
+
+        hashes = mixed(snapshot.class_ids.astype(np.uint64))
+        sample = np.argpartition(hashes, SAMPLE_CLASSES)[:SAMPLE_CLASSES]
+        sample = sample[np.argsort(hashes[sample])]
+        keys = snapshot.class_keys[sample]
+        if before is not None and before.background is not background:
+            before = None
+        if before is not None and background is None and not np.array_equal(before.sample_keys, keys):
+            before = None
+        if before is not None:
+            many = before.many
+        elif background is not None:
+            many = ManyClasses.around(background)
+        else:
+            firsts = snapshot.first_examples(sample[:WHITENED_CLASSES])
+            many = ManyClasses.of(snapshot.prototypes(np.sort(sample)), snapshot.vectors[firsts], center)
+        found = cls(snapshot, many, background, sample, keys, np.empty(len(snapshot.labels), np.float32))
+        found._measure(before)
+        return found
+
+    def _measure(self, before: SampledScorer | None) -> None:
+        missing = np.ones(len(self.lengths), bool)
+        if before is not None:
+            old = before.snapshot
+            at = np.searchsorted(old.class_ids, self.snapshot.class_ids).clip(max=len(old.class_ids) - 1)
+            missing = old.class_ids[at] != self.snapshot.class_ids
+            missing |= old.class_keys[at] != self.snapshot.class_keys
+            self.lengths[~missing] = before.lengths[at[~missing]]
+        changed = np.flatnonzero(missing)
+        for at_once in range(0, len(changed), _CLASSES_AT_ONCE):
+            some = changed[at_once : at_once + _CLASSES_AT_ONCE]
+            self.lengths[some] = self.many.lengths(self.snapshot.prototypes(some))
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``UnknownScorer``."""
+        return np.asarray(self.many.scores(query, self.lengths, self.snapshot.class_products).numpy())
+
+    def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``UnknownScorer``."""
+        return self.snapshot.largest_cosine(query)
+
+    def leave_out(self) -> LeftOut:
+        """See ``UnknownScorer``."""
+        from fewshot.openset import WHITENED_CLASSES, LabelledExamples, leave_out_of_many
+
+        whitened = self.sample[:WHITENED_CLASSES] if self.background is None else self.sample[:0]
+        return leave_out_of_many(
+            self.many,
+            self.lengths,
+            self.snapshot.class_products,
+            LabelledExamples(self.snapshot.vectors, self.snapshot.codes, whitened),
+            background=self.background,
+            prototypes=self._prototypes(),
+        )
+
+    def _prototypes(self) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(self.lengths), _CLASSES_AT_ONCE):
+            yield self.snapshot.prototypes(np.arange(start, min(start + _CLASSES_AT_ONCE, len(self.lengths))))

@@ -1,0 +1,156 @@
+"""A registry's examples in memory against brute force, and against a reading of the whole file after any change."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import closing
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
+
+from fewshot import RegistryError
+from fewshot.classifiers import PrototypeClassifier
+from fewshot.registry import snapshot as snapshot_module
+from fewshot.registry import snapshot_cache
+from fewshot.registry.snapshot_cache import SnapshotCache
+from fewshot.registry.store import NewExample, RegistryStore
+from fewshot.validation import METRICS
+
+D = 6
+
+
+@pytest.fixture
+def store(tmp_path):
+    with closing(RegistryStore(tmp_path / "r.fewshot", create=True)) as made:
+        with made.write():
+            made.set_meta(metric="cosine", keep_images=0, dim=D, fingerprint="f", encoder="{}")
+        yield made
+
+
+def insert(store, labels, start=0, scale=1.0):
+    rng = np.random.default_rng(start)
+    with store.write(append=True):
+        store.insert(
+            NewExample(
+                label,
+                hashlib.sha256(f"{start} {n}".encode()).digest(),
+                f"{n}.png",
+                None,
+                (scale * rng.normal(size=D)).astype(np.float32),
+                None,
+            )
+            for n, label in enumerate(labels)
+        )
+
+
+@pytest.fixture
+def held(store, monkeypatch):
+    """23 examples of 5 classes, compared a few at a time."""
+    monkeypatch.setattr(snapshot_module, "_ROWS_AT_ONCE", 4)
+    insert(store, ["a", "b", "c", "d", "e"] * 4 + ["a", "a", "e"])
+    return SnapshotCache(store).current()
+
+
+def brute_force(query, vectors, metric):
+    if metric == "cosine":
+        return cosine_similarity(query, vectors)
+    return query @ vectors.T if metric == "inner_product" else -(euclidean_distances(query, vectors) ** 2)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_closeness_to_all_examples_is_brute_forces(held, metric):
+    query = np.random.default_rng(9).normal(size=(3, D)).astype(np.float32)
+    expected = brute_force(query, held.vectors, metric)
+    held.settings["metric"] = metric
+    assert_allclose(held.closeness(query), expected, rtol=1e-4, atol=1e-5)
+    positions, scores = held.nearest(query, 4)
+    assert positions.tolist() == np.argsort(-expected, axis=1)[:, :4].tolist()
+    assert_allclose(scores, -np.sort(-expected, axis=1)[:, :4], rtol=1e-4, atol=1e-5)
+
+
+def test_products_with_classes_are_those_with_the_means_of_their_unit_vectors(held):
+    query = np.random.default_rng(9).normal(size=(3, D)).astype(np.float32)
+    units = held.vectors / np.linalg.norm(held.vectors, axis=1, keepdims=True)
+    means = np.stack([units[held.codes == c].mean(axis=0) for c in range(5)])
+    assert_allclose(held.prototypes(np.arange(5)), means, rtol=1e-5, atol=1e-6)
+    assert_allclose(held.prototypes(np.array([1, 4])), means[[1, 4]], rtol=1e-5, atol=1e-6)
+    assert_allclose(held.class_products(query), query @ means.T, rtol=1e-4, atol=1e-5)
+    assert_allclose(held.largest_cosine(query), cosine_similarity(query, means).max(axis=1), rtol=1e-4, atol=1e-5)
+    assert held.first_examples(np.array([2, 0])).tolist() == [2, 0]
+
+
+def test_with_one_example_a_class_the_prototypes_are_the_unit_vectors(store):
+    insert(store, ["a", "b", "c"])
+    held, query = SnapshotCache(store).current(), np.eye(D, dtype=np.float32)
+    units = held.vectors / np.linalg.norm(held.vectors, axis=1, keepdims=True)
+    assert_allclose(held.class_products(query), units.T, rtol=1e-5, atol=1e-6)
+    assert_allclose(held.largest_cosine(query), units.max(axis=0), rtol=1e-5, atol=1e-6)
+    assert_allclose(PrototypeClassifier().fit(held.vectors, held.codes).scores(query), units.T, rtol=1e-5, atol=1e-6)
+
+
+def same(one, other):
+    assert one.settings == other.settings
+    assert list(one.labels) == list(other.labels)
+    for name in ("ids", "codes", "class_ids", "checksums", "vectors", "lengths", "class_keys"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("few", [0.0, 0.25, 1.0])
+def test_after_any_change_it_is_what_a_reading_of_the_whole_file_gives(store, monkeypatch, few):
+    """With a share of 0 all is read again after any change, with 1 never."""
+    monkeypatch.setattr(snapshot_cache, "_FEW", few)
+    cache, rng = SnapshotCache(store), np.random.default_rng(int(100 * few))
+    older = []
+    for number in range(60):
+        ids = [id_ for label in store.classes() for id_, _ in store.examples(label)]
+        what = rng.choice(["add", "add", "remove", "rename", "vectors"]) if len(ids) > 3 else "add"
+        if what == "add":
+            insert(store, [f"class {rng.integers(9)}" for _ in range(rng.integers(1, 40))], start=number)
+        elif what == "remove":
+            with store.write():
+                store.delete(rng.choice(ids, size=min(3, len(ids) - 1), replace=False).tolist())
+        elif what == "rename":
+            with store.write():
+                store.rename(rng.choice(list(store.classes())), f"class of {number}")
+        else:
+            with store.write():
+                store.set_vectors(
+                    {int(id_): np.full(D, number, np.float32) for id_ in rng.choice(ids, 2, replace=False)}
+                )
+        found = cache.current()
+        same(found, SnapshotCache(store).current())
+        assert found is cache.current()
+        older.append((found, found.vectors.copy(), list(found.labels)))
+    for found, vectors, labels in older:  # nobody has changed what was handed out
+        assert np.array_equal(found.vectors, vectors)
+        assert list(found.labels) == labels
+
+
+def test_a_class_is_another_once_its_examples_are(store):
+    insert(store, ["a", "b", "c"])
+    cache = SnapshotCache(store)
+    before = cache.current().class_keys
+    insert(store, ["b"], start=1)
+    after = cache.current().class_keys
+    assert (before == after).tolist() == [True, False, True]
+    with store.write():
+        store.rename("a", "A")
+    assert np.array_equal(cache.current().class_keys, after)
+
+
+@pytest.mark.parametrize(
+    "change", ["source = 7", "vector = 7", "vector = 'text'", "vector = x'00'", "vector = zeroblob(24)", "sha256 = 'a'"]
+)
+def test_an_example_that_is_not_what_was_stored_is_named_whenever_it_is_read(store, change):
+    insert(store, ["a", "b", "c"])
+    cache = SnapshotCache(store)
+    cache.current()
+    with store.write() as connection:
+        connection.execute(f"UPDATE examples SET {change}, checksum = 1 WHERE id = 2")
+    for reading in (cache, SnapshotCache(store)):
+        with pytest.raises(
+            RegistryError, match=r"r\.fewshot is damaged: example 2, .*, is not what was stored\. Put a"
+        ):
+            reading.current()
