@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from sklearn.datasets import load_digits
 import fewshot
 from fewshot import errors, validation
 from fewshot.cli import main
+from fewshot.media import heif
 
 pytestmark = [pytest.mark.plain, pytest.mark.usefixtures("pocket_stays", "no_extras")]
 
@@ -27,6 +31,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
     "cvat": ("cvat_sdk",),
+    "heic": ("pillow_heif",),
 }
 
 
@@ -47,8 +52,8 @@ def no_extras(monkeypatch):
         if name.partition(".")[0] in Hidden.libraries:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
-    found = validation.find_spec
-    monkeypatch.setattr(validation, "find_spec", lambda name: None if name in Hidden.libraries else found(name))
+    for asked in (validation, heif):
+        monkeypatch.setattr(asked, "find_spec", lambda name: None if name in Hidden.libraries else find_spec(name))
 
 
 def call(*arguments, status=0):
@@ -180,10 +185,17 @@ def test_cvat_asks_for_its_sdk_before_it_opens_a_registry(tmp_path):
         create(tmp_path / "none.fewshot")
 
 
-def test_every_extra_of_the_project_is_named_here():
-    from importlib.metadata import metadata
+def test_a_heic_image_fails_with_the_extra_it_needs(registry, tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiafMiHBheic" + b"\0" * 4000)
+    report, _ = call("add", registry, "0", tmp_path / "a.heic", status=1)
+    assert report["failed"][0]["reason"].endswith("needs pillow_heif: pip install 'fewshot[heic]'")
 
-    assert set(metadata("fewshot").get_all("Provides-Extra")) - {"dev"} == set(EXTRAS)
+
+def test_every_extra_of_the_project_is_named_here():
+    declared = (
+        (Path(__file__).parents[1] / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+    )
+    assert set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {"dev"} == set(EXTRAS)
 
 
 def test_an_extra_that_is_there_is_not_asked_for():
