@@ -7,13 +7,15 @@ import hashlib
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewshot.encoders.hub import from_hub
+from fewshot.encoders.hub import check_config, from_hub, full_name, misfit, why_not_fetched
 from fewshot.errors import EncoderNotFound
 
 POOLS = ("avg", "max", "cls", "cls+avg")
@@ -33,6 +35,7 @@ def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
 
     import fewshot.encoders.architectures  # noqa: F401  registers our networks
 
+    given, name, place = name, full_name(name), ""
     try:
         _check_folder(name)
         place, fetched = from_hub(name, pretrained=pretrained)
@@ -40,8 +43,63 @@ def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
         getattr(network, "pretrained_cfg", {}).pop("state_dict", None)
         _check_preprocessing(network)
     except Exception as error:
-        raise EncoderNotFound(_explain(name, error)) from error
-    return network.eval().requires_grad_(False)
+        raise EncoderNotFound(_misfit(name, place) or _explain(given, name, error)) from error
+    if pretrained:
+        warn_of_activation(given)
+    network = network.eval().requires_grad_(False)
+    if place.startswith("local-dir:") and not settings:
+        _check_input_size(name, place, network)
+    return network
+
+
+def _check_input_size(name: str, place: str, network: nn.Module) -> None:
+    """Raise EncoderNotFound where a folder's config.json gives images of a size that its network does not take."""
+    from timm.data import resolve_model_data_config
+
+    size = tuple(resolve_model_data_config(network)["input_size"])
+    made_for = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    strict = getattr(getattr(network, "patch_embed", None), "strict_img_size", False)
+    if strict and made_for is not None and tuple(made_for) != size[1:]:
+        raise EncoderNotFound(
+            f"the config.json of {name!r} says images of {size[1]} x {size[2]} pixels, but the network it names takes "
+            f"{made_for[0]} x {made_for[1]}{f'; {told}' if (told := _difference(place, network)) else ''}. If the "
+            f'weights are for {size[1]} pixels, put "model_args": {{"img_size": {size[1]}}} into config.json'
+        )
+
+
+def _difference(place: str, network: nn.Module) -> str | None:
+    folder = Path(place.partition(":")[2])
+    return misfit(folder, network) if (folder / "model.safetensors").is_file() else None
+
+
+def _misfit(name: str, place: str) -> str | None:
+    """Say how the weights in a folder differ from the network of its config.json, if they do."""
+    import timm
+
+    if not place.startswith("local-dir:"):
+        return None
+    try:
+        network = timm.create_model(place, pretrained=False, num_classes=0)
+        told = _difference(place, network)
+    except Exception:  # something else is wrong with the folder, and is told of
+        return None
+    architecture = getattr(network, "pretrained_cfg", {}).get("architecture")
+    return told and (
+        f"the weights of {name!r} do not fit its config.json, which says {architecture}: {told}. Name the network that "
+        'they are of as "architecture", with its "model_args"'
+    )
+
+
+def warn_of_activation(name: str) -> None:
+    """Warn of CLIP weights trained with QuickGELU in a network with GELU: timm has both under one tag."""
+    import timm
+
+    model = name.rpartition("/")[2].rpartition(":")[2]
+    twin = model.replace("_clip_", "_clip_quickgelu_")
+    if "_clip_" in model and "quickgelu" not in model and "." in model and timm.list_models(twin, pretrained=True):
+        warnings.warn(
+            f"{name} computes with GELU, but its weights were trained with QuickGELU: take {twin}", stacklevel=2
+        )
 
 
 def _check_folder(name: str) -> None:
@@ -51,6 +109,8 @@ def _check_folder(name: str) -> None:
         others = sorted(n for n in os.listdir(place) if n.endswith((".bin", ".pth", ".pt", ".pkl", ".ckpt", ".tar")))
         pickled = f"; {others[0]} may be a pickle, which is never read: save it as safetensors" if others else ""
         raise FileNotFoundError(f"it holds no model.safetensors{pickled}")
+    if source == "local-dir" and os.path.isfile(os.path.join(place, "config.json")):
+        check_config(Path(place))
 
 
 def _check_preprocessing(network: nn.Module) -> None:
@@ -177,8 +237,8 @@ def _pooled(maps: Tensor, prefix: Tensor | None, pool: str) -> Tensor:
     return token if pool == "cls" else torch.cat([token, maps.mean(dim=(2, 3))], dim=1)
 
 
-def _explain(name: str, error: Exception) -> str:
-    """Say in one line why a name did not load and what to do."""
+def _explain(given: str, name: str, error: Exception) -> str:
+    """Say in one line why a name, as given and in full, did not load, and what to do."""
     import timm
 
     source, _, place = name.partition(":")
@@ -188,7 +248,11 @@ def _explain(name: str, error: Exception) -> str:
             "A local-dir: folder holds config.json and model.safetensors, as timm writes for the Hub"
         )
     if source == "hf-hub" or timm.is_model(name.partition(".")[0]):
-        weights = f"weights of {name!r}"
+        weights = f"weights of {given!r}"
+        if source == "hf-hub" and (refused := why_not_fetched(name, error)):
+            return refused
+        if source == "hf-hub" and isinstance(error, (ValueError, KeyError)):  # fetched, but of another library
+            return f"no encoder {given!r}: {first_line(error)}"
         if "tag" in str(error) and source != "hf-hub":
             tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
             return f"no {weights}; those known to timm: {', '.join(tags) or 'none'}"
@@ -198,6 +262,11 @@ def _explain(name: str, error: Exception) -> str:
         )
     everything = ["pocket", *timm.list_models(), *timm.list_models(pretrained=True)]
     close = difflib.get_close_matches(name, everything, n=5, cutoff=0.5)
+    if name.count("/") == 1 and ":" not in name and not name.startswith((".", "/", "~")):
+        return (
+            f"no encoder is called {name!r}; a timm network on the Hub is given as hf-hub:{name}, a folder of weights "
+            "as local-dir:PATH"
+        )
     hint = f"did you mean {', '.join(close)}?" if close else "list them with: fewshot encoders [PATTERN]."
     return f"no encoder is called {name!r}; {hint} A folder of weights is given as local-dir:PATH"
 
