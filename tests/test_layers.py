@@ -7,13 +7,14 @@ import importlib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "fewshot"
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "fewshot"
 FILES = {
     path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted(PACKAGE.rglob("*.py*"))
@@ -60,6 +61,18 @@ OWNERS = {
 PRIVATE_ELSEWHERE = {
     "feature_take_indices": "how timm reads `indices`, as each network with `forward_intermediates` must",
     "_BatchNorm": "the class that torch's batch norms of one, two and three dimensions share",
+}
+
+# Files of tests that are about no one module of their room, but about this.
+SUBJECTS = {
+    "classifiers/test_contract.py": "what every classifier promises",
+    "classifiers/test_devices.py": "tensors stay where they are, in every classifier",
+    "classifiers/test_formulas.py": "the papers' formulas, derived again",
+    "media/test_hostile_files.py": "files made to do harm, in every reader",
+    "registry/test_crash.py": "killed at any moment",
+    "registry/test_full_disk.py": "no room, no permission",
+    "service/test_page.py": "the page in a browser",
+    "service/test_real_label_studio.py": "a real Label Studio beside the service",
 }
 
 # Where SQL is spoken outside registry/.
@@ -214,6 +227,15 @@ def too_long(files: dict[str, str]) -> Iterator[str]:
             yield f"{path} has {count} lines"
 
 
+def astray(tests: Iterable[str], files: dict[str, str]) -> Iterator[str]:
+    """Test files of a room, by path below tests/, that are named for nothing in it."""
+    for test in tests:
+        room, _, name = test.partition("/")
+        named = {part for path in files if room_of(path) == room for part in PurePosixPath(path).with_suffix("").parts}
+        if name.removeprefix("test_").removesuffix(".py") not in named and test not in SUBJECTS:
+            yield f"tests/{test} is named for no module of {room}"
+
+
 def idle_owners(files: dict[str, str]) -> Iterator[str]:
     """Owners of a library that do not import it."""
     used: dict[str, set[str]] = {}
@@ -290,6 +312,29 @@ def test_every_owner_imports_its_library():
 def test_an_idle_owner_is_noticed():
     assert "vectors owns faiss and does not import it" in idle_owners({"vectors/a.py": "import numpy"})
     assert "vectors owns faiss and does not import it" not in idle_owners({"vectors/a.py": "import faiss.contrib"})
+
+
+TESTS = sorted(path.relative_to(HERE).as_posix() for path in HERE.glob("*/test_*.py"))
+
+
+def test_tests_mirror_the_rooms_and_are_named_for_what_they_test():
+    assert list(astray(TESTS, FILES)) == []
+    assert SUBJECTS.keys() <= set(TESTS)
+
+
+def test_a_test_file_that_is_named_for_nothing_is_noticed():
+    files = {"media/zips.py": "", "media/raw/__init__.py": ""}
+    tests = [
+        "media/test_zips.py",
+        "media/test_raw.py",
+        "media/test_media.py",
+        "media/test_parts.py",
+        "film/test_zips.py",
+    ]
+    assert list(astray(tests, files)) == [
+        "tests/media/test_parts.py is named for no module of media",
+        "tests/film/test_zips.py is named for no module of film",
+    ]
 
 
 def test_every_module_has_a_floor():
