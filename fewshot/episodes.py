@@ -16,7 +16,7 @@ from fewshot.validation import check_count, check_labels, sorted_labels
 _CHUNK = 256  # episodes drawn from one seed sequence: another number would draw other episodes from the same seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episodes:
     """Episodes as positions in the data, padded to one shape.
 
@@ -39,10 +39,18 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def __repr__(self) -> str:
+        e, c = self.classes.shape
+        return f"Episodes(e={e}, c={c}, s={self.support.shape[1]}, q={self.query.shape[1]})"
+
     @staticmethod
     def padding() -> dict[str, int]:
         """Return what each array is padded with."""
         return {"classes": -1, "support": 0, "support_labels": -1, "query": 0, "query_labels": -1}
+
+    def equals(self, other: Episodes) -> bool:
+        """Whether all arrays are the same."""
+        return all(np.array_equal(mine, theirs) for mine, theirs in zip(_arrays(self), _arrays(other), strict=True))
 
     def __getitem__(self, some: slice) -> Episodes:
         return Episodes(*(array[some] for array in _arrays(self)))

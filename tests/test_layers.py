@@ -43,6 +43,7 @@ OWNERS = {
     "pyarrow": {"vectors"},
     "torchvision": {"datasets"},
     "matplotlib": {"benchmark"},
+    "pandas": {"benchmark"},
     "safetensors": {"training", "finetuning"},
     "learn2learn": {"training"},
     "pillow_heif": {"media"},

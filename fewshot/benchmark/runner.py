@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,13 +17,17 @@ from torch import Tensor
 
 from fewshot.classifiers import FewShotClassifier
 from fewshot.episodes import Episodes, EpisodeSampler
+from fewshot.errors import MissingExtra
 from fewshot.progress import Progress
 from fewshot.validation import check_count, check_vectors
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _Z = 1.96  # the half-width of a 95 % interval, in standard errors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MethodResult:
     """One method's predictions.
 
@@ -45,6 +50,12 @@ class MethodResult:
     predicted: NDArray[np.int64]
     seconds: float
     disjoint: NDArray[np.float64]
+
+    def __repr__(self) -> str:
+        return (
+            f"MethodResult({self.method!r}, accuracy={self.accuracy:.4f}, ci95={self.ci95:.4f}, "
+            f"episodes={len(self.accuracies)}, seconds={self.seconds:.2f})"
+        )
 
     @property
     def accuracy(self) -> float:
@@ -98,7 +109,7 @@ class PairedDifference:
         return abs(self.difference) > self.ci95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BenchmarkResult:
     """Result of ``run_benchmark``.
 
@@ -120,14 +131,54 @@ class BenchmarkResult:
     def __getitem__(self, method: str) -> MethodResult:
         return self.methods[method]
 
-    def paired(self, first: str, second: str) -> PairedDifference:
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}: {one.accuracy:.4f} ± {one.ci95:.4f}" for name, one in self.methods.items())
+        return f"BenchmarkResult({self.episodes!r}, {{{shown}}})"
+
+    def to_frame(self) -> DataFrame:
+        """Return a pandas DataFrame of a row for each method: accuracy, its intervals, episodes and seconds.
+
+        Raises
+        ------
+        MissingExtra : without pandas.
+        """
+        if find_spec("pandas") is None:
+            raise MissingExtra("BenchmarkResult.to_frame needs pandas: pip install pandas")
+        from pandas import DataFrame, Index
+
+        methods = self.methods.values()
+        columns: dict[str, list[Any]] = {
+            name: [getattr(one, name) for one in methods] for name in ("accuracy", "ci95", "ci95_disjoint")
+        }
+        columns["episodes"] = [len(one.accuracies) for one in methods]
+        columns["disjoint_episodes"] = [len(one.disjoint) for one in methods]
+        columns["seconds"] = [one.seconds for one in methods]
+        return DataFrame(columns, index=Index(list(self.methods), name="method"))
+
+    def paired(self, first: str, second: str, other: BenchmarkResult | None = None) -> PairedDifference:
         """Compare two methods episode by episode, which is sharper than comparing their intervals.
+
+        Parameters
+        ----------
+        first, second : str
+        other : BenchmarkResult, optional
+            That ``second`` is of, such as of another encoder's embeddings of the same images; by default this one.
+
+        Raises
+        ------
+        ValueError : if ``other`` has other episodes.
 
         References
         ----------
         Lafargue et al. 2024, arXiv:2409.02850, section 5 (paired tests).
         """
-        return PairedDifference.between(first, self[first].accuracies, second, self[second].accuracies)
+        beside = self if other is None else other
+        if beside is not self and not self.episodes.equals(beside.episodes):
+            raise ValueError(
+                f"the results are of different episodes, {self.episodes!r} with random_state {self.random_state} and "
+                f"{beside.episodes!r} with {beside.random_state}: run both with the same sampler"
+            )
+        return PairedDifference.between(first, self[first].accuracies, second, beside[second].accuracies)
 
 
 def run_benchmark(

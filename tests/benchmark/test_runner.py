@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from fewshot import EpisodeSampler, NearestNeighborClassifier, PrototypeClassifier, RidgeClassifier, run_benchmark
 from fewshot.benchmark.runner import BenchmarkResult, MethodResult
 from fewshot.episodes import Episodes
+from fewshot.errors import MissingExtra
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,51 @@ def test_paired_differences_are_sharper_than_two_intervals(data):
     X, y = data
     result = run_benchmark({"ridge": RidgeClassifier(), "prototype": PrototypeClassifier()}, X, sampler(y))
     assert result.paired("ridge", "prototype").ci95 < result["ridge"].ci95
+
+
+def test_methods_of_two_results_are_compared_on_the_same_episodes_only(data):
+    X, y = data
+    one = run_benchmark({"near": PrototypeClassifier()}, X, sampler(y))
+    two = run_benchmark({"near": PrototypeClassifier()}, X[:, :3], sampler(y))
+    found = one.paired("near", "near", two)
+    difference = one["near"].accuracies - two["near"].accuracies
+    assert (found.first, found.second) == ("near", "near")
+    assert_allclose(found.difference, difference.mean())
+    assert_allclose(found.ci95, 1.96 * difference.std(ddof=1) / np.sqrt(len(difference)))
+    others = run_benchmark({"near": PrototypeClassifier()}, X, sampler(y, random_state=7))
+    with pytest.raises(ValueError, match=r"different episodes, .* with random_state .* with 7: run both with the same"):
+        one.paired("near", "near", others)
+
+
+def test_a_result_is_a_frame_of_a_row_for_each_method(data):
+    X, y = data
+    result = run_benchmark({"near": PrototypeClassifier(), "ridge": RidgeClassifier()}, X, sampler(y))
+    frame = result.to_frame()
+    assert frame.index.tolist() == ["near", "ridge"]
+    for name, row in frame.iterrows():
+        one = result[name]
+        assert row[["accuracy", "ci95", "seconds"]].tolist() == [one.accuracy, one.ci95, one.seconds]
+        assert (row["episodes"], row["disjoint_episodes"]) == (len(one.accuracies), len(one.disjoint))
+
+
+def test_a_frame_without_pandas_is_refused_in_one_line(data, monkeypatch):
+    X, y = data
+    result = run_benchmark({"near": PrototypeClassifier()}, X, sampler(y))
+    monkeypatch.setattr("fewshot.benchmark.runner.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"^BenchmarkResult.to_frame needs pandas: pip install pandas$"):
+        result.to_frame()
+
+
+def test_results_are_shown_in_short(data):
+    X, y = data
+    result = run_benchmark({"near": PrototypeClassifier()}, X, sampler(y))
+    near, some = result["near"], result.episodes
+    (e, c), s, q = some.classes.shape, some.support.shape[1], some.query.shape[1]
+    assert repr(some) == f"Episodes(e={e}, c={c}, s={s}, q={q})"
+    assert repr(result) == f"BenchmarkResult({some!r}, {{near: {near.accuracy:.4f} ± {near.ci95:.4f}}})"
+    assert repr(near).startswith(
+        f"MethodResult('near', accuracy={near.accuracy:.4f}, ci95={near.ci95:.4f}, episodes={e}"
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, IMBALANCED], ids=["fixed", "imbalanced"])
