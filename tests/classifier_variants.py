@@ -46,8 +46,11 @@ def shown(classifier):
     return repr(classifier) if getattr(classifier, "base", None) is None else f"{type(classifier).__name__}(base)"
 
 
-# What makes a method transductive: its answers depend on the batch (on its order by rounding: test_transductive.py).
-BATCH_MATTERS = {"check_methods_subset_invariance", "check_methods_sample_order_invariance"}
+# Which of scikit-learn's checks a transductive method fails, and why (on its order by rounding: test_transductive.py).
+BATCH_MATTERS = {
+    "check_methods_subset_invariance": "a query's scores depend on the queries that come with it",
+    "check_methods_sample_order_invariance": "a query's scores are sums over all queries, which round by their order",
+}
 
 CLASSES = concrete(fewshot.classifiers)
 VARIANTS = [variant for kind in CLASSES for variant in variants(kind)]
