@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,3 +29,17 @@ def set_thread_count(number: int) -> None:
         usual = new_thread.submit(torch.get_num_threads).result()
         torch.set_num_threads(number)
         new_thread.submit(torch.set_num_threads, usual).result()
+
+
+def _after_fork() -> None:
+    """Let the only thread of a forked child compute alone: the threads that shared its work are not there.
+
+    OpenMP would wait for them for ever. Threads that the child starts have their own, in the usual number.
+    """
+    global _SETTING  # another thread of the parent may have held it
+    _SETTING = threading.Lock()
+    set_thread_count(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
