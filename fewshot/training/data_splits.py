@@ -41,7 +41,7 @@ def load_splits(
     for given, ways in zip(data, per_set("ways", recipe.ways, len(data)), strict=True):
         dataset, held_out = _loaded(given, split, "train"), None
         if validation is None:
-            dataset, held_out = _held_out(given, dataset, ways, recipe)
+            dataset, held_out = _held_out(given, dataset, ways, recipe, note)
         if any(dataset.name == other.dataset.name for other in train):  # the log is by name
             dataset = replace(dataset, name=f"{dataset.name} ({len(train) + 1})")
         train.append(Part(dataset, ways))
@@ -102,7 +102,7 @@ def _loaded(given: Data, split: str | None, default: str) -> Dataset:
         return whole
 
 
-def _held_out(given: Data, dataset: Dataset, ways: int, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+def _held_out(given: Data, dataset: Dataset, ways: int, recipe: Recipe, note: Note) -> tuple[Dataset, Dataset | None]:
     """For training and validation: the set's own split "val" if its classes are others, or classes held out."""
     if not isinstance(given, Dataset) and dataset.split is not None:
         try:
@@ -113,7 +113,14 @@ def _held_out(given: Data, dataset: Dataset, ways: int, recipe: Recipe) -> tuple
             return dataset, val
     if recipe.hold_out == 0:
         return dataset, None
-    return split_classes(dataset, recipe.hold_out, ways=ways, examples=recipe.shots + 1, seed=recipe.seed)
+    parts = split_classes(dataset, recipe.hold_out, ways=ways, examples=recipe.shots + 1, seed=recipe.seed)
+    held = parts[1].classes
+    note(
+        f"{dataset.name}: {len(held)} of {len(dataset.classes)} classes are held out for validation, at least "
+        f"{recipe.hold_out:.0%} and the {ways} of an episode (--hold-out, --ways; --hold-out 0 trains on all): "
+        f"{', '.join(held[:10])}{', ...' if held[10:] else ''}"
+    )
+    return parts
 
 
 def split_classes(dataset: Dataset, share: float, *, ways: int, examples: int, seed: int) -> tuple[Dataset, Dataset]:

@@ -6,7 +6,8 @@ import pytest
 from training_data import digits, train
 
 from fewshot import Dataset
-from fewshot.training.data_splits import limit_per_class, split_classes
+from fewshot.training import Recipe
+from fewshot.training.data_splits import limit_per_class, load_splits, split_classes
 
 
 def test_whole_groups_are_held_out():
@@ -52,3 +53,16 @@ def test_a_sets_own_validation_part_is_taken_and_nothing_held_out(tmp_path):
     about = (tmp_path / "out" / "training.json").read_text()
     assert '"use": "training",\n    "images": 12,' in about
     assert '"split": "val",\n    "use": "validation",\n    "images": 8,' in about
+
+
+def test_held_out_classes_are_named_with_the_reason_before_anything_is_trained():
+    notes = []
+    recipe = Recipe(ways=(4,), shots=1, hold_out=0.1)
+    train_parts, (held,) = load_splits([digits(3)], None, None, recipe, notes.append)
+    names = ", ".join(held.dataset.classes)
+    assert len(held.dataset.classes) == 4
+    assert notes == [
+        "digits: 4 of 10 classes are held out for validation, at least 10% and the 4 of an episode (--hold-out, "
+        f"--ways; --hold-out 0 trains on all): {names}"
+    ]
+    assert len(train_parts[0].dataset.classes) == 6

@@ -248,7 +248,7 @@ def test_going_on_with_other_settings_is_refused_and_loses_nothing(tmp_path, mon
         train(out, learning_rate=0.01)
     notes = []
     train(out, note=notes.append)
-    assert notes[0].startswith("resumed after epoch 1, step 0")
+    assert notes[1].startswith("resumed after epoch 1, step 0")
 
 
 @pytest.mark.parametrize(
