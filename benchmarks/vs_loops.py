@@ -30,7 +30,7 @@ SKLEARN: list[tuple[str, Callable[[], Any], ours.FewShotClassifier, int]] = [
     ("prototypes", NearestCentroid, ours.PrototypeClassifier(metric="sqeuclidean"), 1000),
     ("k-NN", lambda: KNeighborsClassifier(1, metric="cosine"), ours.NearestNeighborClassifier(), 1000),
     # Targets of -1 and 1 instead of 0 and 1 add the same to each class's answer.
-    ("ridge", lambda: RidgeClassifier(alpha=1.0), ours.RidgeClassifier(), 1000),
+    ("ridge", lambda: RidgeClassifier(alpha=1.0, fit_intercept=False), ours.RidgeClassifier(), 1000),
     ("logistic regression", lambda: LogisticRegression(C=1.0), ours.LogisticRegressionClassifier(), 500),
 ]
 LEARN2LEARN: list[tuple[str, str, ours.FewShotClassifier]] = [

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fewshot.classifiers.bd_cspn import rectify, shift
-from fewshot.classifiers.centering import centred_directions
 from fewshot.classifiers.transductive import Prior, Task, TransductiveClassifier, squared_distances
 from fewshot.validation import check_count
 
@@ -17,25 +15,20 @@ class LaplacianShotClassifier(TransductiveClassifier):
 
     Parameters
     ----------
-    weight : float, default 1.4
-        Of the Laplacian term, the mean over the neighbours: lambda k in the paper, whose term is the sum.
-    n_neighbors : int, default 2
-        k, neighbours of each query among the other queries; fewer where there are fewer. The paper's 3 count the query
-        itself.
+    weight : float, default 0.7
+        Lambda, of the Laplacian term.
+    n_neighbors : int, default 3
+        Neighbours of each query among the other queries; fewer where there are fewer.
     n_iter : int, default 20
         Bound updates.
-    epsilon : float, default 20.0
+    epsilon : float, default 1.0
         As in ``BDCSPNClassifier``, whose rectified prototypes are the starting point.
     prior : {"estimated", "uniform"}, default "estimated"
         As in ``BDCSPNClassifier``.
-    center : array-like of shape (d,), optional
-        The mean embedding of base data, as in ``SimpleShotClassifier``.
 
     Notes
     -----
-    ``scores`` are the logits of the last update. ``weight`` and ``n_neighbors`` are the authors' code's at
-    lambda = 0.7. Departs from the paper in the mean, so that another k needs no other weight, and in the estimated
-    prior.
+    ``scores`` are the logits of the last update.
 
     References
     ----------
@@ -45,23 +38,17 @@ class LaplacianShotClassifier(TransductiveClassifier):
     def __init__(
         self,
         *,
-        weight: float = 1.4,
-        n_neighbors: int = 2,
+        weight: float = 0.7,
+        n_neighbors: int = 3,
         n_iter: int = 20,
-        epsilon: float = 20.0,
+        epsilon: float = 1.0,
         prior: Prior = "estimated",
-        center: ArrayLike | None = None,
     ) -> None:
         self.weight = weight
         self.n_neighbors = n_neighbors
         self.n_iter = n_iter
         self.epsilon = epsilon
         self.prior = prior
-        self.center = center
-
-    def prepare(self, vectors: Tensor) -> Tensor:
-        """Return the unit vectors, from the centre where there is one."""
-        return centred_directions(vectors, self.center)
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:
         check_count("n_neighbors", self.n_neighbors)
@@ -76,9 +63,9 @@ class LaplacianShotClassifier(TransductiveClassifier):
         return logits.mT.contiguous()
 
     def _affinity(self, query: Tensor) -> Tensor:
-        """1 / k where query j is among the k nearest others of query i, else 0: (e, q, q)."""
-        k = min(self.n_neighbors, query.shape[1] - 1)
+        """1 where query j is among the k nearest others of query i: (e, q, q)."""
+        q = query.shape[1]
         close = query @ query.mT
         close.diagonal(dim1=1, dim2=2).fill_(-4.0)  # no query is its own neighbour
-        near = close.topk(k, dim=-1, sorted=False).indices
-        return torch.zeros_like(close).scatter_(2, near, 1.0 / k)
+        near = close.topk(min(self.n_neighbors, q - 1), dim=-1, sorted=False).indices
+        return torch.zeros_like(close).scatter_(2, near, 1.0)

@@ -83,10 +83,10 @@ class TIMClassifier(_InformationClassifier):
     ----------
     scale : float, default 10.0
         What cosines are multiplied by before the softmax.
-    steps : int, default 100
+    steps : int, default 50
         Of Adam.
     learning_rate : float, default 1e-3
-    support_weight, marginal_weight, conditional_weight : float, default 1.0, 1.0, 0.75
+    support_weight, marginal_weight, conditional_weight : float, default 1.0, 1.0, 0.5
         Of the support's cross-entropy, of the entropy of the mean prediction (maximised), and of the mean entropy of
         the predictions (minimised).
     prior : {"estimated", "uniform"}, default "estimated"
@@ -107,11 +107,11 @@ class TIMClassifier(_InformationClassifier):
         self,
         *,
         scale: float = 10.0,
-        steps: int = 100,
+        steps: int = 50,
         learning_rate: float = 1e-3,
         support_weight: float = 1.0,
         marginal_weight: float = 1.0,
-        conditional_weight: float = 0.75,
+        conditional_weight: float = 0.5,
         prior: Prior = "estimated",
     ) -> None:
         self.scale = scale

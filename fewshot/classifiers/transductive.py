@@ -73,10 +73,7 @@ class TransductiveClassifier(FewShotClassifier):
         return cosine_logits(support, learned.means)
 
     def _calibration_key(self, n_queries: int) -> str:
-        centred = getattr(self, "center", None) is not None
-        if n_queries == 1:
-            return "SimpleShotClassifier of centred" if centred else "PrototypeClassifier"
-        return type(self).__name__ + (" of centred" if centred else "")
+        return "PrototypeClassifier" if n_queries == 1 else type(self).__name__
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:
         """From a task and at least two normalised queries (e, q, d) to scores (e, q, c)."""
