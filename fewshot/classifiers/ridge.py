@@ -20,9 +20,9 @@ class RidgeClassifier(FewShotClassifier):
 
     Notes
     -----
-    Solved in the (s, s) dual, with an intercept that is not penalised. ``scores`` are the regression's outputs, mostly
-    in [0, 1]: for labels of -1 and 1, as of scikit-learn's ``RidgeClassifier(alpha=penalty)``, twice that less 1.
-    Departs from the paper in the normalised embeddings and in the intercept, instead of a learned scale and bias.
+    Solved in the (s, s) dual. ``scores`` are the regression's outputs, mostly in [0, 1]. There is no intercept, as in
+    scikit-learn's ``Ridge(fit_intercept=False)``: with many examples of few dimensions, center the embeddings first.
+    Departs from the paper in that the embeddings are normalised, and its learned scale and bias are left out.
 
     References
     ----------
@@ -36,19 +36,14 @@ class RidgeClassifier(FewShotClassifier):
         """Return the unit vectors."""
         return normalize(vectors, dim=-1)
 
-    def _learn(self, support: Tensor, membership: Membership) -> tuple[Tensor, Tensor]:
+    def _learn(self, support: Tensor, membership: Membership) -> Tensor:
         if not self.penalty > 0:
             raise ValueError(f"penalty must be above 0, not {self.penalty!r}")
         targets = membership.one_hot()
-        real = targets.sum(-1, keepdim=True)  # (e, s, 1), 0 where padded
-        n = real.sum(1, keepdim=True)
-        # Around the means the intercept is zero.
-        centre, share = (real.mT @ support) / n, targets.sum(1, keepdim=True) / n  # (e, 1, d) and (e, 1, c)
-        x = (support - centre) * real
+        x = support * targets.sum(-1, keepdim=True)  # padding becomes zero
         kernel = x @ x.mT + self.penalty * torch.eye(x.shape[1], device=x.device)
-        weight: Tensor = x.mT @ torch.linalg.solve(kernel, (targets - share) * real)  # (e, d, c)
-        return weight, share - centre @ weight
+        weight: Tensor = x.mT @ torch.linalg.solve(kernel, targets)
+        return weight  # (e, d, c)
 
-    def _scores(self, learned: tuple[Tensor, Tensor], query: Tensor) -> Tensor:
-        weight, intercept = learned
-        return query @ weight + intercept
+    def _scores(self, learned: Tensor, query: Tensor) -> Tensor:
+        return query @ learned
