@@ -75,7 +75,7 @@ def inspect(path: Path, pipe: int) -> None:
         registry.export(path.with_name("v.npz"))
         with np.load(path.with_name("v.npz"), allow_pickle=False) as found:
             held, ids = found["vectors"], found["ids"].tolist()
-        anew = registry.encoder.encode([registry.picture(id_) for id_ in ids])  # refuses another fingerprint
+        anew = registry.encoder.encode([registry.image(id_) for id_ in ids])  # refuses another fingerprint
         if not np.allclose(held, anew, rtol=0.02, atol=0.02 * np.abs(anew).max()):
             wrong.append(f"its vectors are not those of {fingerprint[:8]}")
     store = RegistryStore(path, create=False)

@@ -28,7 +28,16 @@ from fewshot import EpisodeSampler
 from fewshot.benchmark.inputs import Features, embed_source, load_encoders, open_source
 from fewshot.benchmark.openset_runner import run_openset_benchmark
 from fewshot.classifiers import Membership
-from fewshot.openset import DEFAULT, SCORES, Background, Center, Known, leave_out, shipped_center, write_center
+from fewshot.openset import (
+    DEFAULT,
+    SCORES,
+    Background,
+    Center,
+    KnownClasses,
+    leave_one_out_scores,
+    shipped_center,
+    write_center,
+)
 
 MAX_FALSE_ACCEPTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
@@ -73,12 +82,12 @@ def registry(
     labels = np.repeat(np.arange(classes), shots)
     known_queries = np.concatenate([some[shots : shots + 5] for some in members[:classes]])
     unknown_queries = np.concatenate([some[shots:] for some in members[classes:]])
-    known = Known.of(
+    known = KnownClasses.of(
         torch.from_numpy(X[support])[None], Membership(torch.from_numpy(labels)[None], classes), background, center
     )
     queries = torch.from_numpy(X[np.concatenate([known_queries, unknown_queries])])[None]
     scores = SCORES[DEFAULT](known, queries)[0].numpy()
-    left_out = leave_out(X[support], labels, background=background, center=center)
+    left_out = leave_one_out_scores(X[support], labels, background=background, center=center)
     rows = []
     for max_false_accept in MAX_FALSE_ACCEPTS:
         threshold = left_out.threshold(max_false_accept)

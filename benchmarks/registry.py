@@ -1,10 +1,11 @@
-"""What a registry of 10, 1,000 and 100,000 classes costs to add to, to open and to ask.
+"""What a registry costs to add to and to predict with, from 1,000 to 500,000 classes.
 
     python benchmarks/registry.py
 
-writes benchmarks/results/registry.json. The encoder is a stand-in of d = 384 that takes next to no time, so that what
-is left is the registry's own. The registries are open side by side, and the adds go round them in turn, so that a busy
-machine slows all alike.
+writes benchmarks/results/registry.json. Registries of one example a class, d = 384, are filled through the store with
+random unit vectors; each is measured in a process of its own, after a small one has been used there, so that memory and
+processor time are the registry's. Predictions are of vectors. Adds of five images to registries of 10 and of 100,000
+classes go round these in turn; their encoder is a stand-in that takes next to no time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import platform
 import resource
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -30,113 +33,158 @@ from fewshot import ClassRegistry
 from fewshot.registry.store import NewExample, RegistryStore
 
 RESULTS = Path(__file__).parent / "results" / "registry.json"
-SIZES = (10, 1_000, 100_000)
-SHOTS = 5  # pictures in each timed add
+SIZES = (1_000, 10_000, 100_000, 500_000)
+ADDED_TO = (10, 100_000)
+SHOTS = 5  # images in each timed add
 DIM = 384
+ROWS = 10_000  # inserted at once
 
 
 class Encoder:
-    """A vector drawn from a picture's own bytes."""
+    """A vector drawn from an image's own bytes."""
 
     dim = DIM
     fingerprint = "random of d=384"
 
     def encode(self, images: Iterable) -> np.ndarray:
-        """Embed n pictures: (n, d)."""
+        """Embed n images: (n, d)."""
         seeds = [int.from_bytes(hashlib.sha256(np.asarray(image).tobytes()).digest()[:8], "big") for image in images]
-        return np.stack([np.random.default_rng(seed).standard_normal(DIM, dtype=np.float32) for seed in seeds])
+        return unit(np.stack([np.random.default_rng(seed).standard_normal(DIM, np.float32) for seed in seeds]))
 
 
-def picture(number: int) -> np.ndarray:
-    """A noisy picture of 64 x 64, no two alike."""
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def image(number: int) -> np.ndarray:
+    """A noisy image of 64 x 64, no two alike."""
     return np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
 def build(path: Path, classes: int) -> None:
     """Fill a registry with ``classes`` classes of one example each, straight through its store."""
     with ClassRegistry(path, encoder=Encoder()) as registry:
-        registry.add("first", [picture(0)])
-    vectors = np.random.default_rng(1).standard_normal((classes, DIM), dtype=np.float32)
+        registry.add("first", [image(0)])
+    rng = np.random.default_rng(1)
     store = RegistryStore(path, create=False)
     with store.write(append=True):
-        store.insert(
-            NewExample(f"class {n}", hashlib.sha256(str(n).encode()).digest(), f"{n}.png", None, vectors[n], b"x" * 500)
-            for n in range(1, classes)
-        )
+        for start in range(1, classes, ROWS):
+            vectors = unit(rng.standard_normal((min(ROWS, classes - start), DIM), np.float32))
+            store.insert(
+                NewExample(f"class {n}", hashlib.sha256(str(n).encode()).digest(), f"{n}.png", None, vector, None)
+                for n, vector in enumerate(vectors, start)
+            )
     store.close()
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Milliseconds."""
-    start = time.perf_counter()
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds, by the clock and of the processor."""
+    start, busy = time.perf_counter(), time.process_time()
     work()
-    return 1e3 * (time.perf_counter() - start)
+    return {"ms": 1e3 * (time.perf_counter() - start), "processor_ms": 1e3 * (time.process_time() - busy)}
 
 
-def measure(folder: Path, repetitions: int) -> dict[int, dict[str, float]]:
-    paths = {size: folder / f"{size}.fewshot" for size in SIZES}
-    results: dict[int, dict[str, float]] = {}
-    for size, path in paths.items():
-        seconds = timed(lambda path=path, size=size: build(path, size)) / 1e3
-        results[size] = {"build_seconds": seconds, "file_megabytes": path.stat().st_size / 1e6}
-    registries, number = {}, 1_000_000
-    for size, path in paths.items():
-        opens = []
-        for _ in range(20):
-            opens.append(timed(lambda path=path: ClassRegistry(path, encoder=Encoder()).close()))
-        registries[size] = ClassRegistry(path, encoder=Encoder())
-        results[size]["open_ms"] = statistics.median(opens)
-        results[size]["classes_ms"] = statistics.median(timed(registries[size].classes) for _ in range(5))
-    adds: dict[int, list[float]] = {size: [] for size in SIZES}
-    processor: dict[int, list[float]] = {size: [] for size in SIZES}
+def median(times: Iterable[dict[str, float]]) -> dict[str, float]:
+    found = list(times)
+    return {name: round(statistics.median(one[name] for one in found), 2) for name in found[0]}
+
+
+def memory() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def predictions(path: Path) -> dict[str, object]:
+    """Measure predictions with one registry, in this process."""
+    query, many = (
+        unit(np.random.default_rng(seed).standard_normal((n, DIM), np.float32)) for seed, n in ((5, 1), (6, 64))
+    )
+    with tempfile.TemporaryDirectory() as folder, ClassRegistry(Path(folder, "warm"), encoder=Encoder()) as warm:
+        warm.add_labelled([(image(n), f"class {n // 2}") for n in range(8)])
+        warm.predict_vectors(query)
+        warm.predict_vectors(many)
+    before = memory()
+    registry = ClassRegistry(path, encoder=Encoder())
+    vectors = 4 * DIM * registry.info().examples
+    first = timed(lambda: registry.predict_vectors(query))
+    multiple = (memory() - before) / vectors
+    results: dict[str, object] = {
+        "vectors_megabytes": round(vectors / 1e6, 1),
+        "memory_multiple": round(multiple, 2),
+        "first_predict": {name: round(value, 2) for name, value in first.items()},
+        "predict": median(timed(lambda: registry.predict_vectors(query)) for _ in range(9)),
+        "predict_64": median(timed(lambda: registry.predict_vectors(many)) for _ in range(5)),
+    }
+
+    def after_adds(start: int) -> dict[str, float]:
+        times = []
+        for n in range(start, start + 7):
+            registry.add(f"new {n}", [image(n)])
+            times.append(timed(lambda: registry.predict_vectors(query)))
+        return median(times)
+
+    results["predict_after_add"] = after_adds(1_000_000)
+    results["memory_multiple_after_adds"] = round((memory() - before) / vectors, 2)
+    results["estimate_threshold"] = median([timed(lambda: registry.rejection.set(0.05))])
+    results["predict_after_add_with_threshold"] = after_adds(2_000_000)
+    registry.close()
+    return results
+
+
+def adds(folder: Path, repetitions: int) -> dict[str, dict[str, float]]:
+    """Add a class of five to registries of 10 and of 100,000 classes in turn, so that a busy machine slows both."""
+    registries = {size: ClassRegistry(folder / f"{size}.fewshot", encoder=Encoder()) for size in ADDED_TO}
+    times: dict[int, list[dict[str, float]]] = {size: [] for size in ADDED_TO}
+    number = 3_000_000
     for repetition in range(repetitions + 3):  # the first three warm up
-        for size in SIZES if repetition % 2 else SIZES[::-1]:
-            pictures = [picture(number + shot) for shot in range(SHOTS)]
+        for size in ADDED_TO if repetition % 2 else ADDED_TO[::-1]:
+            some = [image(number + shot) for shot in range(SHOTS)]
             number += SHOTS
-            busy = time.process_time()
-            took = timed(lambda r=registries[size], p=pictures, n=number: r.add(f"new {n}", p))
-            busy = 1e3 * (time.process_time() - busy)
+            took = timed(lambda r=registries[size], some=some, n=number: r.add(f"new {n}", some))
             registries[size].remove(f"new {number}")  # so that 10 stay 10
             if repetition >= 3:
-                adds[size].append(took)
-                processor[size].append(busy)
-    query = [picture(number)]
-    for size, registry in registries.items():
-        results[size]["add_ms"] = statistics.median(adds[size])
-        results[size]["add_processor_ms"] = statistics.median(processor[size])  # without waiting for disk and others
-        results[size]["first_predict_ms"] = timed(lambda r=registry: r.predict(query))
-        results[size]["predict_ms"] = statistics.median(timed(lambda r=registry: r.predict(query)) for _ in range(9))
-        after = []
-        for _ in range(9):
-            number += SHOTS
-            registry.add(f"new {number}", [picture(number + shot) for shot in range(SHOTS)])
-            after.append(timed(lambda r=registry: r.predict(query)))
-        results[size]["predict_after_add_ms"] = statistics.median(after)
+                times[size].append(took)
+    for registry in registries.values():
         registry.close()
-    return results
+    return {str(size): median(found) for size, found in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--repetitions", type=int, default=200, help="of the adds")
+    parser.add_argument("--threads", type=int, default=1, help="so that processor time is that of the work")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--of", type=Path, help=argparse.SUPPRESS)  # measure this one, in this process
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    faiss.omp_set_num_threads(given.threads)
+    if given.of is not None:
+        print(json.dumps(predictions(given.of)))
+        return
     load = os.getloadavg()[0]
+    measured: dict[str, object] = {}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "MKL_NUM_THREADS": str(given.threads)}
     with tempfile.TemporaryDirectory() as folder:
-        with ClassRegistry(Path(folder) / "warm.fewshot", encoder=Encoder()) as warm:  # imports
-            warm.add("a", [picture(1)])
-            warm.predict([picture(2)])
-        results = measure(Path(folder), given.repetitions)
-    ratios = {
-        name: round(results[SIZES[-1]][name] / results[SIZES[0]][name], 3) for name in ("add_ms", "add_processor_ms")
-    }
+        for size in sorted({*given.sizes, *ADDED_TO}):
+            path = Path(folder, f"{size}.fewshot")
+            build(path, size)
+            if size in given.sizes:
+                words = [sys.executable, __file__, "--of", str(path), "--threads", str(given.threads)]
+                done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+                measured[str(size)] = json.loads(done.stdout)
+                print(size, measured[str(size)], file=sys.stderr)
+            if size not in ADDED_TO:
+                path.unlink()
+        added = adds(Path(folder), given.repetitions)
     report = {
-        "ratio_100000_to_10": ratios,
-        "repetitions": given.repetitions,
-        "pictures_per_add": SHOTS,
-        "examples_per_class_built": 1,
         "d": DIM,
-        "classes": {str(size): {k: round(v, 3) for k, v in row.items()} for size, row in results.items()},
-        "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "examples_per_class": 1,
+        "classes": measured,
+        "add_class_of_5": added,
+        "add_ratio_100000_to_10": {
+            name: round(added["100000"][name] / added["10"][name], 3) for name in ("ms", "processor_ms")
+        },
+        "repetitions": given.repetitions,
         "command": f"python benchmarks/registry.py --repetitions {given.repetitions}",
         "versions": {
             "python": platform.python_version(),
@@ -145,7 +193,7 @@ def main() -> None:
             "torch": torch.__version__,
             "faiss": faiss.__version__,
         },
-        "machine": f"{os.cpu_count()} {platform.machine()} cores, torch using {torch.get_num_threads()}",
+        "machine": f"{os.cpu_count()} {platform.machine()} cores, torch using {given.threads}",
         "load_average_at_start": round(load, 1),
     }
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")

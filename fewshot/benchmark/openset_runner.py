@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot.benchmark.runner import PairedDifference, check_examples, half_width
 from fewshot.classifiers import FewShotClassifier, Membership, PrototypeClassifier
 from fewshot.episodes import Episodes, EpisodeSampler
-from fewshot.openset import SCORES, Background, Center, Known, UnknownScore
+from fewshot.openset import SCORES, Background, Center, KnownClasses, UnknownScore
 from fewshot.progress import Progress
 from fewshot.validation import check_choice
 
@@ -173,7 +173,7 @@ def run_openset_benchmark(
                 half, n_known = some.support.shape[1] // 2, some.query.shape[1] // 2
                 support, query = (data[_on(data, where)] for where in (some.support[:, :half], some.query))
                 labels, truth = (_on(data, y) for y in (some.support_labels[:, :half], some.query_labels[:, :n_known]))
-                known = Known.of(support, Membership(labels, ways), background, center)
+                known = KnownClasses.of(support, Membership(labels, ways), background, center)
                 predicted = known_classifier.episode_scores(support, labels, query[:, :n_known], n_classes=ways)
                 correct = predicted.argmax(dim=-1) == truth
                 accuracies.append(correct.float().mean(1).cpu().numpy())

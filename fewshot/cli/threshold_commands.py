@@ -80,7 +80,7 @@ def threshold(
 def _print_threshold(threshold: Threshold, negatives: int, failed: list[Failure]) -> None:
     rejected = threshold.estimated_false_reject
     answer: dict[str, Any] = {
-        "max_false_accept": threshold.asked,
+        "max_false_accept": threshold.max_false_accept,
         "false_accept_bound": round(threshold.false_accept_bound, 6),
         "estimated_false_reject": None if rejected is None else round(rejected, 4),
         "threshold": round(threshold.value, 6),
@@ -104,7 +104,7 @@ def _background(
     import numpy as np
 
     from fewshot.benchmark import open_base
-    from fewshot.openset import evenly
+    from fewshot.openset import stratified_sample
     from fewshot.vectors import FeatureFile
 
     source = open_base(place)
@@ -112,7 +112,7 @@ def _background(
     n = len(content.vectors if isinstance(content, FeatureFile) else content)
     labels = None if source.labels is None else np.array(source.labels, str)
     groups = np.arange(n) if labels is None else np.unique(labels, return_inverse=True)[1].reshape(-1)
-    some = evenly(groups, np.random.default_rng(0))
+    some = stratified_sample(groups, np.random.default_rng(0))
     failed: list[Failure] = []
     if isinstance(content, FeatureFile):
         name = str(getattr(encoder, "spec", {}).get("name", "the registry's encoder"))

@@ -123,12 +123,12 @@ class _Example:
 
     def read(self, size: int = -1) -> bytes:
         """Return the whole image."""
-        return self._registry.picture(self._id)
+        return self._registry.image(self._id)
 
     def removed(self) -> bool:
         """Whether the example is in the registry no more."""
         try:
-            self._registry.picture(self._id)
+            self._registry.image(self._id)
         except KeyError:
             return True
         except ImageError:

@@ -1,5 +1,5 @@
 from .background import Background as Background
-from .background import evenly as evenly
+from .background import stratified_sample as stratified_sample
 from .center import Center as Center
 from .center import shipped_center as shipped_center
 from .center import write_center as write_center
@@ -7,12 +7,12 @@ from .many_classes import SAMPLE_CLASSES as SAMPLE_CLASSES
 from .many_classes import WHITENED_CLASSES as WHITENED_CLASSES
 from .many_classes import LabelledExamples as LabelledExamples
 from .many_classes import ManyClasses as ManyClasses
-from .many_classes import leave_out_of_many as leave_out_of_many
-from .threshold import LeftOut as LeftOut
+from .many_classes import sampled_leave_one_out_scores as sampled_leave_one_out_scores
+from .threshold import LeaveOneOutScores as LeaveOneOutScores
 from .threshold import Threshold as Threshold
-from .threshold import leave_out as leave_out
-from .threshold import set_threshold as set_threshold
+from .threshold import estimate_threshold as estimate_threshold
+from .threshold import leave_one_out_scores as leave_one_out_scores
 from .unknown_scores import DEFAULT as DEFAULT
 from .unknown_scores import SCORES as SCORES
-from .unknown_scores import Known as Known
+from .unknown_scores import KnownClasses as KnownClasses
 from .unknown_scores import UnknownScore as UnknownScore

@@ -1,4 +1,4 @@
-"""What pictures look like at large: vectors of other classes than the known ones."""
+"""A background: vectors of other classes than the known ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from fewshot.validation import check_vectors
 
 # Half of each covariance is the mean variance in every direction: a few hundred vectors of d = 1,000 tell no more.
 _SHRINKAGE = 0.5
-MOST = 2_000
-"""So many examples at most stand for unknown, or for known ones: more would hardly move a threshold."""
+MAX_EXAMPLES = 2_000
+"""Examples that a threshold is estimated from, at most: more would hardly move it."""
 
 
-def evenly(groups: NDArray[np.int64], rng: np.random.Generator, most: int = MOST) -> NDArray[np.int64]:
-    """Return the positions of all n examples of these classes (n,), or of ``most``, spread evenly over the classes."""
+def stratified_sample(
+    groups: NDArray[np.int64], rng: np.random.Generator, most: int = MAX_EXAMPLES
+) -> NDArray[np.int64]:
+    """Return the positions of all n examples of these classes (n,), or of ``most``, as many of each class as can be."""
     if len(groups) <= most:
         return np.arange(len(groups))
     order = rng.permutation(len(groups))
@@ -57,7 +59,7 @@ class Background:
         array = np.asarray(vectors)
         array = check_vectors(array, array.shape[1] if array.ndim == 2 else 0)
         if not len(array):
-            raise ValueError("a background of no vectors says nothing: give at least one picture of another class")
+            raise ValueError("the background has no vectors: give at least one image of another class")
         if labels is None:
             groups = np.arange(len(array))
         elif len(labels) != len(array):

@@ -1,4 +1,4 @@
-"""Where an encoder's pictures lie at large, as far as one mean says it."""
+"""The mean embedding of many classes, by one encoder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Center:
-    """The mean of many classes' pictures, by one encoder.
+    """The mean of many classes' images, by one encoder.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Center:
         """How many classes it counts as beside c others, when these are (e, c, d): (e, 1, 1).
 
         Where S is the classes' variance about their own mean and r that mean's squared distance to this one, r is S / c
-        by chance, and what is more tells how far such pictures as these are from all pictures: it counts as
+        by chance, and what is more tells how far such images as these are from all images: it counts as
         S / (r - S / c) classes, but never more than it was made of, and as all of them beside a single class.
 
         References

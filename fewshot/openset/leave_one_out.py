@@ -1,7 +1,7 @@
-"""Default unknown scores of pictures that are first taken out of what is known, with or without their class.
+"""Default unknown scores of examples that are left out, alone or with their class.
 
 That changes prototypes, centre and whitening. None is made anew: the products that a score is made of are corrected
-(``Whitening.without``), so that it takes about as long as scoring the pictures does.
+(``Whitening.without``), so that it takes about as long as scoring the images does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot.openset.background import Background
-from fewshot.openset.unknown_scores import Known, contrast, soft, spread
+from fewshot.openset.unknown_scores import KnownClasses, contrast, energy_of, evenly_spaced
 from fewshot.vectors import closeness
 
 # Products held at once.
@@ -24,12 +24,12 @@ _TINY = 1e-12
 Positions = NDArray[np.int64]
 
 
-def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
+def without_class(known: KnownClasses, codes: Positions, asked: Positions) -> Tensor:
     """Score examples as if their class were not known: (n,).
 
     Parameters
     ----------
-    known : Known
+    known : KnownClasses
         One episode of two classes or more, without a background.
     codes : ndarray of shape (s,)
         The class of each of its examples.
@@ -37,7 +37,7 @@ def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
         Positions of the examples.
     """
     z, p = _examples(known), known.moved[0]
-    used = spread(len(z)).numpy() if known.whitening is not None else np.empty(0, np.int64)
+    used = evenly_spaced(len(z)).numpy() if known.whitening is not None else np.empty(0, np.int64)
     c = len(p)
     # Beside the prototypes their sum and the centre: without class j, T is the sum less p_j and so often the centre.
     beside = torch.cat([p, p.sum(dim=0, keepdim=True), known.moved_center[0]])
@@ -69,11 +69,11 @@ def without_class(known: Known, codes: Positions, asked: Positions) -> Tensor:
                     (squares + parted[:, :c].square().sum(dim=0))[None, others],
                     c - 1.0 + weight,
                 )
-            scores[torch.from_numpy(at)] = soft(cosines)
+            scores[torch.from_numpy(at)] = energy_of(cosines)
     return scores
 
 
-def without_example(known: Known, codes: Positions, asked: Positions) -> Tensor:
+def without_example(known: KnownClasses, codes: Positions, asked: Positions) -> Tensor:
     """Score examples as if their classes knew only the others: (n,). A centre counts as often as with all.
 
     Parameters
@@ -119,11 +119,11 @@ def without_example(known: Known, codes: Positions, asked: Positions) -> Tensor:
             near.unsqueeze(1),
             number,
         )
-        scores.append(soft(cosines)[:, 0])
+        scores.append(energy_of(cosines)[:, 0])
     return torch.cat(scores)
 
 
-def without_group(known: Known, background: Background, asked: Positions) -> Tensor:
+def without_group(known: KnownClasses, background: Background, asked: Positions) -> Tensor:
     """Score vectors of a background, at these positions, as if the background had none of their class: (n,)."""
     z, p = known.whitening(background.vectors) if known.whitening is not None else background.vectors, known.moved[0]
     squares, n = p.square().sum(dim=1), len(z)
@@ -146,11 +146,11 @@ def without_group(known: Known, background: Background, asked: Positions) -> Ten
                 ours = q.square().sum(dim=1, keepdim=True) + query.square().sum(dim=1, keepdim=True)
                 theirs = squares + 2.0 * product[g] + shift.square().sum() + parted.square().sum(dim=0)
                 cosines = along / (ours * theirs).clamp_min(_TINY).sqrt()
-            scores[torch.from_numpy(at)] = soft(cosines)
+            scores[torch.from_numpy(at)] = energy_of(cosines)
     return scores
 
 
-def without_example_around(known: Known, codes: Positions, asked: Positions) -> Tensor:
+def without_example_around(known: KnownClasses, codes: Positions, asked: Positions) -> Tensor:
     """Do what ``without_example`` does where there is a background, which examples have not added to."""
     z, p, counts = _examples(known), known.moved[0], np.bincount(codes)
     scores = [torch.empty(0)]
@@ -160,26 +160,26 @@ def without_example_around(known: Known, codes: Positions, asked: Positions) -> 
         cosines = closeness(z[some], p, "cosine")
         left = (n * p[own] - z[some]) / (n - 1)
         cosines[torch.arange(len(some)), own] = torch.cosine_similarity(z[some], left)
-        scores.append(soft(cosines))
+        scores.append(energy_of(cosines))
     return torch.cat(scores)
 
 
-def _examples(known: Known) -> Tensor:
+def _examples(known: KnownClasses) -> Tensor:
     """The support, whitened: (s, d)."""
     return known.support[0] if known.whitening is None else known.whitening(known.support)[0]
 
 
-def _parting(known: Known, rows: Tensor) -> Tensor:
+def _parting(known: KnownClasses, rows: Tensor) -> Tensor:
     """What these whitened vectors (g, d) have made of the whitening: (g, d), or (0, d) where there is none."""
     return rows[:0] if known.whitening is None or not len(rows) else known.whitening.without(rows)
 
 
-def _grown(known: Known, length: Tensor, asked: Positions, s: int) -> Tensor:
-    """What ``_parting`` of each picture alone comes to: u with U = sqrt(u) q; 0 where it is not in the whitening."""
+def _grown(known: KnownClasses, length: Tensor, asked: Positions, s: int) -> Tensor:
+    """What ``_parting`` of each image alone comes to: u with U = sqrt(u) q; 0 where it is not in the whitening."""
     if known.whitening is None:
         return torch.zeros(len(length))
     k, n = known.whitening.strength.reshape(()), known.whitening.n.reshape(())
-    inside = torch.from_numpy(np.isin(asked, spread(s).numpy()))
+    inside = torch.from_numpy(np.isin(asked, evenly_spaced(s).numpy()))
     return torch.where(inside, 1.0 / ((1.0 - 1.0 / n) / k - length).clamp_min(_TINY), 0.0)
 
 

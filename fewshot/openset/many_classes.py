@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fewshot.openset.background import MOST, Background, evenly
+from fewshot.openset.background import MAX_EXAMPLES, Background, stratified_sample
 from fewshot.openset.center import Center
 from fewshot.openset.leave_one_out import without_group
-from fewshot.openset.threshold import MOST_HELD, LeftOut
-from fewshot.openset.unknown_scores import Known, soft
+from fewshot.openset.threshold import MAX_KNOWN_EXAMPLES, LeaveOneOutScores
+from fewshot.openset.unknown_scores import KnownClasses, energy_of
 from fewshot.openset.whitening import STRENGTH, Whitening
 
 SAMPLE_CLASSES = 2_000
-"""So many classes give centre and whitening; up to so many, all do (``Known``)."""
+"""So many classes give centre and whitening; up to so many, all do (``KnownClasses``)."""
 WHITENED_CLASSES = 256
 """Of so many of them one example each is whitened by."""
 # Half of these examples' directions, in which nearly all of them differ, take half of the time.
@@ -39,7 +39,7 @@ class ManyClasses:
 
     The score is -(1/40) log sum_k exp(40 cos(W'(q - m), W'(p_k - m))), with one centre m for all classes. Of a
     background m is the mean and W the whitening. Without, both are those of a sample of the classes, beside which the
-    encoder's ``Center`` counts as in ``Known``; a class's own part in them, one in 2,000, is not taken out.
+    encoder's ``Center`` counts as in ``KnownClasses``; a class's own part in them, one in 2,000, is not taken out.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class ManyClasses:
         """Return the unknown score of queries (q, d): (q,)."""
         size = max(1, _AT_ONCE // len(lengths))
         parts = [query[at : at + size] for at in range(0, len(query), size)]
-        return torch.cat([torch.empty(0), *(soft(self.cosines(part, lengths, products)) for part in parts)])
+        return torch.cat([torch.empty(0), *(energy_of(self.cosines(part, lengths, products)) for part in parts)])
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class LabelledExamples:
     whitened: NDArray[np.int64]
 
 
-def leave_out_of_many(
+def sampled_leave_one_out_scores(
     known: ManyClasses,
     lengths: NDArray[np.float32],
     products: Products,
@@ -113,10 +113,10 @@ def leave_out_of_many(
     background: Background | None = None,
     prototypes: Iterable[NDArray[np.float32]] = (),
     random_state: int = 0,
-) -> LeftOut:
-    """Do what ``leave_out`` does, by a sample of the examples.
+) -> LeaveOneOutScores:
+    """Return ``leave_one_out_scores`` of a sample of the examples.
 
-    2,000 stand for unknown ones beside up to 100,000 classes, and fewer beside more, down to 400; 500 for known ones.
+    2,000 serve as unknown ones beside up to 100,000 classes, and fewer beside more, down to 400; 500 as known ones.
 
     Parameters
     ----------
@@ -124,29 +124,29 @@ def leave_out_of_many(
         As ``ManyClasses.scores`` has them.
     examples : LabelledExamples
     background : Background, optional
-        Stands for the unknown ones.
+        Serves as the unknown classes.
     prototypes : iterable of ndarray of shape (k, d)
         The classes' means of unit vectors, some at a time; read where there is a background.
     """
     rng = np.random.default_rng(random_state)
-    most = int(min(MOST, max(_LEAST, _MOST_COSINES // len(lengths))))
+    most = int(min(MAX_EXAMPLES, max(_LEAST, _MOST_COSINES // len(lengths))))
     counts = np.bincount(examples.codes, minlength=len(lengths))
-    held = np.sort(rng.permutation(np.flatnonzero(counts[examples.codes] > 1))[:MOST_HELD])
+    held = np.sort(rng.permutation(np.flatnonzero(counts[examples.codes] > 1))[:MAX_KNOWN_EXAMPLES])
     with torch.inference_mode():
         if background is None:
             able = np.flatnonzero(np.isin(examples.codes, examples.whitened, invert=True))
-            asked = able[evenly(examples.codes[able], rng, most)]
+            asked = able[stratified_sample(examples.codes[able], rng, most)]
             groups = examples.codes[asked]
             vectors = examples.vectors[asked]
             unknown = _beside_others(known, lengths, products, vectors, groups, np.full_like(vectors, np.nan))
         else:
-            asked = evenly(background.groups, rng, most)
+            asked = stratified_sample(background.groups, rng, most)
             groups = background.groups[asked]
             unknown = _background_beside(background, asked, prototypes)
         inliers = _beside_others(
             known, lengths, products, examples.vectors[held], examples.codes[held], _own(examples, held)
         )
-    return LeftOut(
+    return LeaveOneOutScores(
         np.asarray(unknown.numpy(), np.float64),
         groups,
         np.asarray(inliers.numpy(), np.float64),
@@ -173,7 +173,7 @@ def _beside_others(
         across = (torch.from_numpy(asked) * torch.from_numpy(own[part])).sum(dim=1) - offset[:, 0]
         instead = across / (length[:, 0] * torch.from_numpy(known.lengths(own[part])))
         cosines[torch.arange(len(cosines)), torch.from_numpy(codes[part])] = instead.nan_to_num(-torch.inf)
-        scores.append(soft(cosines))
+        scores.append(energy_of(cosines))
     return torch.cat(scores)
 
 
@@ -195,10 +195,12 @@ def _background_beside(
     total = torch.full((len(asked),), torch.inf)
     for some in prototypes:
         block = torch.from_numpy(some)[None]
-        total = both(total, without_group(Known(block, block, background, background.whitening), background, asked))
+        total = both(
+            total, without_group(KnownClasses(block, block, background, background.whitening), background, asked)
+        )
     return total
 
 
 def both(scores: Tensor, others: Tensor) -> Tensor:
     """Return the default unknown score beside two sets of classes, from the scores beside each."""
-    return soft(torch.stack([-scores, -others], dim=-1))
+    return energy_of(torch.stack([-scores, -others], dim=-1))

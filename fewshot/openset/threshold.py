@@ -1,4 +1,4 @@
-"""Where to draw the line to "none of these", set from the classes' own one to five examples."""
+"""Rejection thresholds that bound the share of unknown images accepted, estimated by leaving classes out."""
 
 from __future__ import annotations
 
@@ -10,48 +10,47 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot.classifiers import Membership
-from fewshot.openset.background import Background, evenly
+from fewshot.openset.background import Background, stratified_sample
 from fewshot.openset.center import Center
 from fewshot.openset.leave_one_out import without_class, without_example, without_example_around, without_group
-from fewshot.openset.unknown_scores import Known
+from fewshot.openset.unknown_scores import KnownClasses
 from fewshot.validation import check_vectors
 
-# The tail of scores that a line is read from: what may be accepted and, so that it is not left to chance, as many
-# classes more. 5 to 9 are alike on Tiny ImageNet's training classes, and on Omniglot's; with 15 too little is accepted.
-_BEYOND = 5.0
-# What is closer than a cosine of 0.99 is the same to the tail: one picture registered twice says nothing of others.
-_CLOSEST = 0.01
-# So many known examples tell the share of them that is refused to 2 points.
-MOST_HELD = 500
+# Classes in the fitted tail beyond those that may be accepted. 5 to 9 are alike on Tiny ImageNet's training classes and
+# on Omniglot's; with 15 too little is accepted.
+_TAIL_CLASSES = 5.0
+# Distances below this are equal to the tail: one image registered twice says nothing of others.
+_MIN_DISTANCE = 0.01
+# Known examples that are scored, at most: they give the false reject rate to 2 points.
+MAX_KNOWN_EXAMPLES = 500
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A line between known and unknown, and what it promises.
+    """A rejection threshold, and its bound on false accepts.
 
     Attributes
     ----------
     value : float
-        A query is accepted where its unknown score (``fewshot.openset.DEFAULT``) is below; in the score's units.
-    asked : float
-        The largest share of unknown pictures that may be accepted, in (0, 1).
+        A query is accepted where its unknown score (``fewshot.openset.DEFAULT``) is below.
+    max_false_accept : float
+        The limit that it was estimated for: a share of unknown images, in (0, 1).
     false_accept_bound : float
-        The share that is promised, and expected: the one asked, or where there is too little to go on
-        1 / (``n_unknown`` + 1) with a background, and 2 / (``n_unknown`` + 1) with classes.
+        The expected share that is accepted at most: the limit, or where there are too few classes 1 / (``n_unknown`` +
+        1) with a background, and 2 / (``n_unknown`` + 1) with classes.
     n_unknown : int
-        Classes that stood for unknown ones.
+        How many classes served as unknown ones.
     source : str
-        Where they came from: "classes" (each class was left out in turn) or "background".
+        What these were: "classes" (each registered class left out in turn) or "background".
     estimated_false_reject : float or None
-        The share of known pictures expected to be refused, in [0, 1], from the examples left out in turn; None if no
-        class has two. The prototypes then lack an example, so that it is too high rather than too low.
+        The expected share of known images that are rejected, in [0, 1], from examples left out in turn; None if no
+        class has two. It is too high rather than too low, for the prototypes then lack an example.
     center : int or None
-        Of how many classes the encoder's ``Center`` was made that scores are taken around, too; None where there is a
-        background, or no such centre.
+        Of how many classes the encoder's ``Center`` was made; None with a background, or without such a centre.
     """
 
     value: float
-    asked: float
+    max_false_accept: float
     false_accept_bound: float
     n_unknown: int
     source: str
@@ -60,50 +59,50 @@ class Threshold:
 
     @property
     def met(self) -> bool:
-        """Whether what was asked is promised."""
-        return self.false_accept_bound <= self.asked
+        """Whether the bound is within the limit."""
+        return self.false_accept_bound <= self.max_false_accept
 
     @property
-    def needed(self) -> int:
-        """How many classes must stand for unknown ones before what was asked can be promised."""
-        return needed_classes(self.asked, self.source)
+    def required_classes(self) -> int:
+        """How many classes must serve as unknown ones for a bound within the limit."""
+        return required_classes(self.max_false_accept, self.source)
 
     def describe(self) -> str:
-        """Say in a sentence what is promised, and where that is not what was asked, the remedy."""
+        """Say in a sentence what the bound is and, where it exceeds the limit, the remedy."""
         registered = self.source == "classes"
         classes = "class" if self.n_unknown == 1 else "classes"
-        stood = f"{self.n_unknown} {'registered' if registered else 'background'} {classes}"
+        of = f"{self.n_unknown} {'registered' if registered else 'background'} {classes}"
         if self.met:
-            return f"at most {self.false_accept_bound:.3g} of the unknown pictures are accepted, going by {stood}"
-        more = "register more classes, or give pictures of others as a background"
+            return f"at most {self.false_accept_bound:.3g} of unknown images are accepted, estimated from {of}"
+        more = "register more classes, or give images of others as a background"
         remedy = more if registered else "give a background of more classes"
         return (
-            f"{stood} are too few to promise at most {self.asked:.3g}: that takes {self.needed}. At most "
-            f"{self.false_accept_bound:.3g} is promised; {remedy}"
+            f"{of} are too few to bound false accepts at {self.max_false_accept:.3g}: that takes "
+            f"{self.required_classes}. The bound is {self.false_accept_bound:.3g}; {remedy}"
         )
 
 
-def needed_classes(level: float, source: str) -> int:
-    """Return how many classes of a "background", or known "classes", it takes to promise ``level``: 19 for 0.05.
+def required_classes(max_false_accept: float, source: str) -> int:
+    """Return how many classes of a "background", or known "classes", it takes to bound false accepts: 19 for 0.05.
 
-    Of two known classes each is all that the other is compared with: less than 2 / 3 takes three.
+    Of two known classes each is compared with the other alone: a limit below 2 / 3 takes three.
     """
-    needed = math.ceil(1.0 / level - 1e-9) - 1
-    return max(needed, 3) if source == "classes" and level < 2 / 3 else needed
+    required = math.ceil(1.0 / max_false_accept - 1e-9) - 1
+    return max(required, 3) if source == "classes" and max_false_accept < 2 / 3 else required
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Unknown scores of examples whose answer is known, each from what is known without it.
+class LeaveOneOutScores:
+    """Unknown scores of examples, each computed without it, or without its class.
 
     Attributes
     ----------
     unknown : ndarray of shape (u,)
-        Of examples of classes left out, or of a background.
+        Of examples whose class was left out, or of a background.
     groups : ndarray of shape (u,), int64
         The class of each.
     known : ndarray of shape (h,)
-        Of examples left out of their class, which keeps others; empty where no class has two.
+        Of examples left out of their class, which has others; empty where no class has two.
     source : str
         "classes" or "background".
     center : int or None
@@ -117,7 +116,7 @@ class LeftOut:
     center: int | None = None
 
     def threshold(self, max_false_accept: float) -> Threshold:
-        """Draw the line that at most a share of the pictures of unknown classes lies below, on average.
+        """Estimate the threshold below which the expected share of unknown images is ``max_false_accept``.
 
         Parameters
         ----------
@@ -126,72 +125,64 @@ class LeftOut:
 
         Raises
         ------
-        ValueError : for a level outside (0, 1).
+        ValueError : for a limit outside (0, 1).
 
         Notes
         -----
-        Of the scores u_ji of the n_j examples of class j, each weighs 1 / n_j, for an unknown class is to the m that
-        stand for such as one of them to the others. From the lowest scores upwards, the tail are those of
-        (m + 1) max_false_accept + 5 classes. It is taken to be a power of the distance 1 + u, as it is of what lies
-        about a point: if x is the next score, b the weighted mean of log((1 + x) / (1 + u_ji)) in the tail, and that
-        comes from k of M independent scores, an unknown picture's distance is less than (1 + x) exp(-t) with chance
+        Classes, not examples, are exchangeable: the scores u_ji of the n_j examples of class j weigh 1 / n_j each. The
+        tail are the lowest scores, of (m + 1) max_false_accept + 5 of the m classes, and the distances 1 + u in it are
+        taken to follow a power law. With x the next score, b the weighted mean of log((1 + x) / (1 + u_ji)) in it, and
+        k of M independent scores in it, the distance of an unknown image is below (1 + x) exp(-t) with chance
 
             (k + 1) / (M + 1) (1 + t / (k b))^-k,
 
-        and the line is where that is ``max_false_accept``. Of such a tail the chance is exact, however few scores there
-        are; with very many classes the line is the quantile, whatever the tail. Where that is not promised, it is drawn
-        for one class in m + 1.
+        exact for such a tail, however few the scores. The threshold is where that chance is ``max_false_accept``, or
+        1 / (m + 1) where the bound exceeds it. For many classes it is the quantile.
 
-        k and M count each class of a background as 1, however many its pictures. Of classes left out in turn each
-        counts as n_j / 2, for of two that are close, the closeness is in the scores of both; that more examples count
-        for more was found, not derived (at 1 to 25 shots). Such classes also meet c - 1 others, a new one all c, so
-        that it is (c - 1) / c of ``max_false_accept`` that the line is drawn for.
+        k and M count a class of a background as 1, and one left out in turn as n_j / 2, for the closeness of two close
+        classes is in the scores of both (found for 1 to 25 shots, not derived). A class left out is compared with c - 1
+        others, a new one with c: the threshold is estimated for (c - 1) / c of the limit.
 
-        Over random registries of real pictures the share is as asked from ``needed`` classes on
-        (benchmarks/openset.py). Below that what is promised is the worst case of classes that are alike in pairs: of
-        two such, neither is left to warn of the other when it is new, and twice as many are accepted.
-
-        The tail is fitted anew for each level: with few classes, a larger share can draw a line lower by some 0.01.
-        Above a share of 0.2 the tail is most of the scores and no power law: up to 0.02 more than 0.25 and 0.06 more
-        than 0.5 were accepted.
-
-        Nor is the promise one for every registry: it is kept on average over registries, and for unknown pictures of
-        such kinds as stood for them.
+        Over random registries of real images the share of unknown images accepted is the limit from
+        ``required_classes`` on (benchmarks/openset.py). Below, the bound is the worst case, of classes alike in pairs.
+        It holds on average over registries, not for every one, and for unknown images of such kinds as the classes or
+        the background. Above a limit of 0.2 the tail is most of the scores and no power law: up to 0.02 more than 0.25
+        and 0.06 more than 0.5 were accepted.
 
         References
         ----------
-        Lee, Barber & Willett 2023, arXiv:2306.06342, section 3 (classes, not examples, are exchangeable). Barber et al.
-        2021, arXiv:1905.02928, theorem 1 (the worst case). Hill 1975, doi:10.1214/aos/1176343247 (b); the chance above
-        is that of the next value, over b too: a Lomax distribution's.
+        Lee, Barber & Willett 2023, arXiv:2306.06342, section 3 (exchangeable classes). Barber et al. 2021,
+        arXiv:1905.02928, theorem 1 (the worst case). Hill 1975, doi:10.1214/aos/1176343247 (b). The chance is the
+        predictive distribution of the next value, over b too: a Lomax distribution.
         """
         if not 0.0 < max_false_accept < 1.0:
-            raise ValueError(f"max_false_accept is a share of unknown pictures, in (0, 1), not {max_false_accept!r}")
-        level = float(max_false_accept)
+            raise ValueError(f"max_false_accept is a share of unknown images, in (0, 1), not {max_false_accept!r}")
+        limit = float(max_false_accept)
         m = len(np.unique(self.groups))
-        enough = m >= needed_classes(level, self.source)
-        drawn_for = level if enough else 1.0 / (m + 1)
-        value = self._line(drawn_for * (m - 1) / m if self.source == "classes" else drawn_for)
+        enough = m >= required_classes(limit, self.source)
+        level = limit if enough else 1.0 / (m + 1)
+        value = self._quantile(level * (m - 1) / m if self.source == "classes" else level)
         return Threshold(
             value=value,
-            asked=level,
-            false_accept_bound=level if enough else (2.0 if self.source == "classes" else 1.0) / (m + 1),
+            max_false_accept=limit,
+            false_accept_bound=limit if enough else (2.0 if self.source == "classes" else 1.0) / (m + 1),
             n_unknown=m,
             source=self.source,
             estimated_false_reject=float((self.known >= value).mean()) if len(self.known) else None,
             center=self.center,
         )
 
-    def _line(self, level: float) -> float:
-        """Return the score below which the share ``level`` of unknown pictures is expected."""
+    def _quantile(self, level: float) -> float:
+        """Return the score below which the share ``level`` of unknown images is expected."""
         order = np.argsort(self.unknown, kind="stable")
         scores = self.unknown[order]
-        logs = np.log(np.maximum(1.0 + scores, _CLOSEST))
+        logs = np.log(np.maximum(1.0 + scores, _MIN_DISTANCE))
         _, groups, counts = np.unique(self.groups[order], return_inverse=True, return_counts=True)
         m, sizes = len(counts), counts[groups.reshape(-1)]
         if len(scores) == 1:
             return float(scores[0])
         weights = 1.0 / sizes
-        classes = min(level * (m + 1) + _BEYOND, m - 1.0)
+        classes = min(level * (m + 1) + _TAIL_CLASSES, m - 1.0)
         end = int(np.searchsorted(np.cumsum(weights), classes + 1e-9))
         end = min(max(end, 1), len(scores) - 1)
         tail = weights[:end]
@@ -202,15 +193,15 @@ class LeftOut:
         return math.exp(logs[end] - further) - 1.0
 
 
-def leave_out(
+def leave_one_out_scores(
     vectors: ArrayLike,
     labels: ArrayLike,
     *,
     background: Background | None = None,
     center: Center | None = None,
     random_state: int = 0,
-) -> LeftOut:
-    """Score examples whose answer is known, from which any number of lines can be drawn.
+) -> LeaveOneOutScores:
+    """Return the unknown scores of examples left out in turn, which thresholds for any limit are estimated from.
 
     Parameters
     ----------
@@ -219,17 +210,16 @@ def leave_out(
     labels : array-like of s whole numbers, 0 to c - 1
         The class of each.
     background : Background, optional
-        Other classes, which then stand for the unknown ones. Without, each class is left out in turn, and its examples
-        are unknown to the others.
+        Other classes, which then serve as unknown ones. By default each class is left out in turn, and its examples are
+        unknown.
     center : Center, optional
-        Of the encoder; what is known is scored around it where there is no background.
+        The encoder's, for scores without a background.
     random_state : int, default 0
-        Chooses 2,000 where more examples stand for unknown ones, and 500 where more do for known ones.
+        Samples 2,000 unknown and 500 known examples where there are more.
 
     Raises
     ------
-    ValueError : for one class and no background, for then nothing stands for unknown pictures; or a centre of another
-        size.
+    ValueError : for one class and no background, or a centre of another size.
     """
     array = np.asarray(vectors)
     array = check_vectors(array, array.shape[1] if array.ndim == 2 else 0)
@@ -237,24 +227,24 @@ def leave_out(
     counts = np.bincount(codes)
     if background is None and len(counts) == 1:
         raise ValueError(
-            "with one class and no background nothing stands for unknown pictures, which a line is drawn by: register "
-            "more classes, or give pictures of others as a background"
+            "with one class and no background there is no unknown class to estimate a threshold from: register more "
+            "classes, or give images of others as a background"
         )
     rng = np.random.default_rng(random_state)
     with torch.inference_mode():
-        known = Known.of(
+        known = KnownClasses.of(
             torch.from_numpy(array)[None], Membership(torch.from_numpy(codes)[None], len(counts)), background, center
         )
-        held = np.sort(rng.permutation(np.flatnonzero(counts[codes] > 1))[:MOST_HELD])
+        held = np.sort(rng.permutation(np.flatnonzero(counts[codes] > 1))[:MAX_KNOWN_EXAMPLES])
         if background is None:
-            groups, asked = codes, evenly(codes, rng)
+            groups, asked = codes, stratified_sample(codes, rng)
             unknown = without_class(known, codes, asked)
             inliers = without_example(known, codes, held)
         else:
-            groups, asked = background.groups, evenly(background.groups, rng)
+            groups, asked = background.groups, stratified_sample(background.groups, rng)
             unknown = without_group(known, background, asked)
             inliers = without_example_around(known, codes, held)
-    return LeftOut(
+    return LeaveOneOutScores(
         np.asarray(unknown.numpy(), np.float64),
         groups[asked],
         np.asarray(inliers.numpy(), np.float64),
@@ -263,7 +253,7 @@ def leave_out(
     )
 
 
-def set_threshold(
+def estimate_threshold(
     vectors: ArrayLike,
     labels: ArrayLike,
     *,
@@ -272,6 +262,6 @@ def set_threshold(
     center: Center | None = None,
     random_state: int = 0,
 ) -> Threshold:
-    """Draw one line: ``leave_out`` and ``LeftOut.threshold``."""
-    left_out = leave_out(vectors, labels, background=background, center=center, random_state=random_state)
-    return left_out.threshold(max_false_accept)
+    """Estimate one threshold: ``leave_one_out_scores`` and ``LeaveOneOutScores.threshold``."""
+    scores = leave_one_out_scores(vectors, labels, background=background, center=center, random_state=random_state)
+    return scores.threshold(max_false_accept)

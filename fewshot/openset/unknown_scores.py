@@ -1,4 +1,4 @@
-"""How surely a query is of none of the known classes: higher is more surely unknown, for every score.
+"""Unknown scores: the higher, the less likely is a query of one of the known classes.
 
 Every vector v is first divided by its length, p_k is the mean of the support vectors of class k, n_k how many they are,
 cos_k the cosine of the query q and p_k, and c the number of classes. A score carries a leading episode axis.
@@ -32,8 +32,8 @@ _MOST_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known in each of e episodes.
+class KnownClasses:
+    """The known classes of each of e episodes.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Known:
     whitening : Whitening or None
         Of the background, or else of the support, where that is of 64 examples or more.
     center : Center or None
-        Where all pictures lie, for ``centered`` without a background.
+        Where all images lie, for ``centered`` without a background.
     """
 
     prototypes: Tensor
@@ -61,7 +61,7 @@ class Known:
         membership: Membership,
         background: Background | None = None,
         center: Center | None = None,
-    ) -> Known:
+    ) -> KnownClasses:
         """Learn from support vectors (e, s, d) of any length; each class has at least one.
 
         A background knows more than a ``center``, which then says nothing.
@@ -118,7 +118,7 @@ class Known:
         return closeness(query, self.prototypes, "cosine")
 
 
-def softmax(known: Known, query: Tensor) -> Tensor:
+def softmax(known: KnownClasses, query: Tensor) -> Tensor:
     """1 - max_k softmax_k(10 cos): the usual baseline, in [0, 1 - 1/c].
 
     References
@@ -128,12 +128,12 @@ def softmax(known: Known, query: Tensor) -> Tensor:
     return 1.0 - (_SCALE * known.cosines(query)).softmax(dim=-1).amax(dim=-1)
 
 
-def cosine(known: Known, query: Tensor) -> Tensor:
+def cosine(known: KnownClasses, query: Tensor) -> Tensor:
     """-max_k cos_k: minus the raw closeness of the nearest prototype, in [-1, 1]."""
     return -known.cosines(query).amax(dim=-1)
 
 
-def margin(known: Known, query: Tensor) -> Tensor:
+def margin(known: KnownClasses, query: Tensor) -> Tensor:
     """The second largest cos_k less the largest, in [-2, 0]; with one class, -cos_1."""
     cosines = known.cosines(query)
     if cosines.shape[-1] == 1:
@@ -142,7 +142,7 @@ def margin(known: Known, query: Tensor) -> Tensor:
     return best[..., 1] - best[..., 0]
 
 
-def energy(known: Known, query: Tensor) -> Tensor:
+def energy(known: KnownClasses, query: Tensor) -> Tensor:
     """-(1/10) log sum_k exp(10 cos_k): a soft ``cosine``, to which every class adds.
 
     References
@@ -152,7 +152,7 @@ def energy(known: Known, query: Tensor) -> Tensor:
     return -(_SCALE * known.cosines(query)).logsumexp(dim=-1) / _SCALE
 
 
-def implicit(known: Known, query: Tensor) -> Tensor:
+def implicit(known: KnownClasses, query: Tensor) -> Tensor:
     """The share of an implicit unknown class, of the logit -mean_k(10 cos_k), in a softmax with the others; in [0, 1].
 
     References
@@ -163,7 +163,7 @@ def implicit(known: Known, query: Tensor) -> Tensor:
     return torch.cat([logits, -logits.mean(dim=-1, keepdim=True)], dim=-1).softmax(dim=-1)[..., -1]
 
 
-def nearest(known: Known, query: Tensor) -> Tensor:
+def nearest(known: KnownClasses, query: Tensor) -> Tensor:
     """-max_i cos(q, x_i): minus the closeness of the nearest support vector, in [-1, 1].
 
     References
@@ -175,7 +175,7 @@ def nearest(known: Known, query: Tensor) -> Tensor:
     return -cosines.masked_fill(padded, -1.0).amax(dim=-1)
 
 
-def mahalanobis(known: Known, query: Tensor) -> Tensor:
+def mahalanobis(known: KnownClasses, query: Tensor) -> Tensor:
     """min_k MD_k(q) - MD_0(q): the tied-covariance Mahalanobis distance less that to the background's Gaussian.
 
     MD_k(q) = (q - p_k)' W (q - p_k) with W the precision within the background's classes, and MD_0 the same with the
@@ -192,14 +192,14 @@ def mahalanobis(known: Known, query: Tensor) -> Tensor:
     return -to_classes - ((unit - at) @ overall).square().sum(dim=-1)
 
 
-def centered(known: Known, query: Tensor) -> Tensor:
+def centered(known: KnownClasses, query: Tensor) -> Tensor:
     """-(1/40) log sum_k exp(40 cos(q - m_k, p_k - m_k)): the energy of cosines around a centre, after whitening.
 
     With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it, and of the
     encoder's ``Center``, where it has one, as often as that counts (with one class and none, nothing). Cosines around
-    zero tell mostly that q is a picture; around what all pictures share they tell how far it goes p_k's way. Whitening,
+    zero tell mostly that q is an image; around what all images share they tell how far it goes p_k's way. Whitening,
     by the covariance of the background or else of the examples, where there are 64 vectors or more, keeps the
-    directions in which pictures vary most from drowning the others.
+    directions in which images vary most from drowning the others.
 
     References
     ----------
@@ -209,12 +209,12 @@ def centered(known: Known, query: Tensor) -> Tensor:
     unit = normalize(query, dim=-1)
     moved = unit if known.whitening is None else known.whitening(unit)
     if known.background is not None:
-        return soft(closeness(moved, known.moved, "cosine"))
+        return energy_of(closeness(moved, known.moved, "cosine"))
     alone = known.moved.shape[1] == 1 and known.center is None
-    return soft(known.cosines(unit) if alone else _contrasted(known, moved))
+    return energy_of(known.cosines(unit) if alone else _contrasted(known, moved))
 
 
-def soft(cosines: Tensor) -> Tensor:
+def energy_of(cosines: Tensor) -> Tensor:
     """Return -(1/40) log sum_k exp(40 cos_k) of cosines (..., c): (...)."""
     return -(_CENTERED_SCALE * cosines).logsumexp(dim=-1) / _CENTERED_SCALE
 
@@ -224,16 +224,16 @@ def own_whitening(support: Tensor, real: Tensor) -> Whitening | None:
     enough = real.sum(dim=1) >= ENOUGH
     if not bool(enough.any()):
         return None
-    some = spread(support.shape[1]).to(support.device)
+    some = evenly_spaced(support.shape[1]).to(support.device)
     return Whitening.of(support[:, some], STRENGTH * enough[:, None, None], real=real[:, some])
 
 
-def spread(s: int) -> Tensor:
+def evenly_spaced(s: int) -> Tensor:
     """Return the positions of the examples of s that a whitening is made of: all, or as many at equal distances."""
     return torch.linspace(0, s - 1, min(s, _MOST_EXAMPLES), dtype=torch.float64).round().long()
 
 
-def _contrasted(known: Known, query: Tensor) -> Tensor:
+def _contrasted(known: KnownClasses, query: Tensor) -> Tensor:
     """Return cos(q - m_k, p_k - m_k) with m_k the mean of all in T but p_k: (e, q, c)."""
     total, number = known.total
     whole, across, squares = known.sums
@@ -278,17 +278,17 @@ class UnknownScore:
     ----------
     name : str
     formula : callable
-        From ``Known`` and queries (e, q, d) of any length to (e, q), higher is more surely unknown.
+        From ``KnownClasses`` and queries (e, q, d) of any length to (e, q), higher is more surely unknown.
     needs_background, takes_background : bool
         Whether there is no such score without a background, and whether one changes it.
     """
 
     name: str
-    formula: Callable[[Known, Tensor], Tensor]
+    formula: Callable[[KnownClasses, Tensor], Tensor]
     needs_background: bool = False
     takes_background: bool = False
 
-    def __call__(self, known: Known, query: Tensor) -> Tensor:
+    def __call__(self, known: KnownClasses, query: Tensor) -> Tensor:
         """Score queries (e, q, d): (e, q)."""
         with torch.inference_mode():
             return self.formula(known, query)

@@ -15,14 +15,14 @@ from fewshot.validation import METRICS, Metric, check_choice
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
-_MOST = 2**24  # more numbers than any encoder makes of a picture
+_MOST = 2**24  # more numbers than any encoder makes of an image
 _SPEC: dict[str, Any] = {"name": str, "layer": (int, str, type(None)), "pool": (str, type(None))}
 
 
 def settle(
     store: RegistryStore, classifier_metric: Metric | None, metric: Metric | None, keep_images: bool | None
 ) -> None:
-    """Fix the metric, and whether pictures are kept, of a new registry; of an old one, refuse another metric.
+    """Fix the metric, and whether images are kept, of a new registry; of an old one, refuse another metric.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def settle(
     if wanted and wanted != meta["metric"]:
         raise EncoderMismatch(
             f"registry {store.path!r} was made for the metric {meta['metric']!r}, not {wanted!r}: open it with "
-            f"{meta['metric']!r}, or register the pictures again in a new file made with {wanted!r}"
+            f"{meta['metric']!r}, or register the images again in a new file made with {wanted!r}"
         )
     if keep_images is not None and keep_images != bool(meta["keep_images"]):
         with store.write():
@@ -156,7 +156,7 @@ def lost_encoder(path: str, spec: dict[str, Any]) -> str | None:
         return None
     return (
         f"the encoder of {path} was in the folder {folder}, which is not there. Put it back, or beside the registry as "
-        f"{near}; or embed all pictures anew with another: fewshot reindex {shlex.quote(path)} --encoder NAME"
+        f"{near}; or embed all images anew with another: fewshot reindex {shlex.quote(path)} --encoder NAME"
     )
 
 

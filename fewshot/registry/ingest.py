@@ -1,4 +1,4 @@
-"""Pictures on their way into a registry: read, compared with what is known, embedded, stored."""
+"""Images on their way into a registry: read, compared with what is known, embedded, stored."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def add_in_chunks(
     return report
 
 
-def add_pictures(
+def add_images(
     store: RegistryStore,
     encoder: Encoder,
     pairs: Sequence[tuple[ImageSource, str]],
@@ -61,7 +61,7 @@ def add_pictures(
     allow_conflict: bool,
     keep_images: bool,
 ) -> AddReport:
-    """Embed and store (picture, label) pairs in one transaction; what is known already is not embedded again."""
+    """Embed and store (image, label) pairs in one transaction; what is known already is not embedded again."""
     from fewshot.encoders import encode_valid
 
     failed: list[Failure] = []

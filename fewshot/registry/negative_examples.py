@@ -15,7 +15,7 @@ from fewshot.errors import ImageError, RegistryError
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
 from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
-from fewshot.registry.schema import outsider_checksum, storable
+from fewshot.registry.schema import open_set_checksum, storable
 from fewshot.registry.store import RegistryStore
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Kind = Literal["negative", "background"]
 
 
 @dataclass(frozen=True)
-class Outsiders:
+class OpenSetVectors:
     """Vectors (n, d) of no registered class and their n labels; or why those there are cannot be used."""
 
     vectors: NDArray[np.float32]
@@ -36,7 +36,7 @@ class Outsiders:
 def add_negatives(
     store: RegistryStore, encoder: Encoder, images: Iterable[ImageSource], *, keep_images: bool
 ) -> AddReport:
-    """Embed and store pictures that are none of the classes; one that a class holds is a conflict, and not added."""
+    """Embed and store images that are none of the classes; one that a class holds is a conflict, and not added."""
     from fewshot.encoders import encode_valid
 
     failed: list[Failure] = []
@@ -58,10 +58,8 @@ def add_negatives(
             if held_by := store.labels_of(digest):
                 report += AddReport(conflicts=(Conflict(name, NONE_OF_THESE, tuple(held_by)),))
                 continue
-            picture = data if keep_images else None
-            added = insert(
-                connection, "negative", vector, encoder.fingerprint, digest=digest, source=name, data=picture
-            )
+            image = data if keep_images else None
+            added = insert(connection, "negative", vector, encoder.fingerprint, digest=digest, source=name, data=image)
             report += AddReport(added=1) if added else AddReport(duplicates=1)
     return report
 
@@ -77,7 +75,7 @@ def insert(
     source: str = "",
     data: bytes | None = None,
 ) -> bool:
-    """Store one inside ``store.write``; returns False where a picture of this hash is there already."""
+    """Store one inside ``store.write``; returns False where an image of this hash is there already."""
     source, blob = storable(source), _blob(vector)
     return bool(
         connection.execute(
@@ -91,7 +89,7 @@ def insert(
                 blob,
                 fingerprint,
                 data,
-                outsider_checksum(kind, label, digest, source, blob, fingerprint),
+                open_set_checksum(kind, label, digest, source, blob, fingerprint),
             ),
         ).rowcount
     )
@@ -124,8 +122,8 @@ def key_of(store: RegistryStore, kind: Kind) -> tuple[int | None, int | None]:
     return found[0], found[1]
 
 
-def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> Outsiders:
-    """Read them; negatives from before a reindex are embedded anew from their pictures, where these were kept.
+def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> OpenSetVectors:
+    """Read them; negatives from before a reindex are embedded anew from their images, where these were kept.
 
     Raises
     ------
@@ -138,7 +136,7 @@ def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> Outsiders:
             (kind,),
         ).fetchall()
     for id_, label, source, vector, fingerprint, _, sha256, stored in rows:
-        if outsider_checksum(kind, label, sha256, source, vector, fingerprint) != stored:
+        if open_set_checksum(kind, label, sha256, source, vector, fingerprint) != stored:
             raise RegistryError(
                 f"{store.path} is damaged: {kind} {id_}{source and ', '}{source}, is not what was stored. "
                 f"{store.remedy}"
@@ -151,20 +149,20 @@ def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> Outsiders:
             f"{len(lost)} {kind} vectors of {store.path} were made by another encoder than its examples' now: give new "
             f"ones with: fewshot threshold {store.path} {option}"
         )
-        return Outsiders(np.empty((0, encoder.dim), np.float32), [], why)
+        return OpenSetVectors(np.empty((0, encoder.dim), np.float32), [], why)
     anew = dict(zip((row[0] for row in stale), encoder.encode([row[5] for row in stale]), strict=True)) if stale else {}
     if anew:
         with store.write(append=True) as connection:
             for id_, label, source, _, _, _, sha256, _ in stale:
                 blob, made_by = _blob(anew[id_]), encoder.fingerprint
-                number = outsider_checksum(kind, label, sha256, source, blob, made_by)
+                number = open_set_checksum(kind, label, sha256, source, blob, made_by)
                 connection.execute(
                     "UPDATE outsiders SET vector = ?, fingerprint = ?, checksum = ? WHERE id = ?",
                     (blob, made_by, number, id_),
                 )
     vectors = [anew[row[0]] if row[0] in anew else np.frombuffer(row[3], "<f4") for row in rows]
     stacked = np.stack(vectors).astype(np.float32) if vectors else np.empty((0, encoder.dim), np.float32)
-    return Outsiders(stacked, [row[1] for row in rows])
+    return OpenSetVectors(stacked, [row[1] for row in rows])
 
 
 def _blob(vector: NDArray[np.float32]) -> bytes:

@@ -163,7 +163,7 @@ class RegistryQueries:
             for id_, label, source, sha256, vector, _ in rows
         ]
 
-    def picture(self, example: int) -> bytes:
+    def image(self, example: int) -> bytes:
         """Return the original bytes of an example's image.
 
         Raises
@@ -189,7 +189,7 @@ class RegistryQueries:
             raise KeyError(f"no example {example} in {self.path}")
         source, data = row
         if data is None:
-            raise ImageError(source, "its picture is not kept in the registry")
+            raise ImageError(source, "its image is not kept in the registry")
         return bytes(data)
 
     def image_hash(self, example: int) -> bytes:

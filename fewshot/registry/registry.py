@@ -1,4 +1,4 @@
-"""Classes registered from a handful of pictures, kept in one file, and new pictures recognised by them."""
+"""Classes registered from a handful of images, kept in one file, and new images recognised by them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewshot.registry import encoder_identity
 from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import backup
-from fewshot.registry.ingest import add_in_chunks, add_pictures, import_examples
+from fewshot.registry.ingest import add_images, add_in_chunks, import_examples
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.reindex import reindex
@@ -45,14 +45,14 @@ class ClassRegistry(RegistryQueries):
     path : path
         The file; made with the first ``add`` if absent.
     encoder : Encoder or str, optional
-        Turns pictures into vectors. By default the one the registry was made with, loaded when first needed; for a
+        Turns images into vectors. By default the one the registry was made with, loaded when first needed; for a
         new registry "pocket".
     classifier : FewShotClassifier, optional
         Reads the vectors. By default ``PrototypeClassifier`` with the registry's metric.
     metric : {"cosine", "sqeuclidean", "inner_product"}, optional
         Fixed when the registry is made; by default the classifier's, else "cosine".
     keep_images : bool, optional
-        Whether pictures' original bytes are kept in the file, else only their paths. By default as when the registry
+        Whether images' original bytes are kept in the file, else only their paths. By default as when the registry
         was made, at first True.
     create : bool, default True
         Whether a missing file is made; False refuses instead.
@@ -70,7 +70,7 @@ class ClassRegistry(RegistryQueries):
     Notes
     -----
     Safe to share between threads and processes: every change is one transaction, and predictions follow changes made
-    elsewhere. A picture that cannot be read never stops the others; reports list it.
+    elsewhere. A image that cannot be read never stops the others; reports list it.
     """
 
     def __init__(
@@ -125,21 +125,21 @@ class ClassRegistry(RegistryQueries):
     def add(
         self, label: str, images: Iterable[ImageSource], *, allow_conflict: bool = False, all_or_none: bool = False
     ) -> AddReport:
-        """Register pictures as examples of a class, new or known.
+        """Register images as examples of a class, new or known.
 
         Parameters
         ----------
         label : str
         images : iterable of paths, bytes, file objects, PIL images or arrays
         allow_conflict : bool, default False
-            Accept a picture that another class holds already.
+            Accept an image that another class holds already.
         all_or_none : bool, default False
             Embed all before they are added in one transaction, so that an error leaves none; by default each 64.
 
         Returns
         -------
         AddReport
-            How many were added; the duplicates, conflicts and unreadable pictures, which were not.
+            How many were added; the duplicates, conflicts and unreadable images, which were not.
         """
         from fewshot.encoders import check_image_batch
 
@@ -150,7 +150,7 @@ class ClassRegistry(RegistryQueries):
     def add_labelled(
         self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False, all_or_none: bool = False
     ) -> AddReport:
-        """Register (picture, label) pairs as ``add`` does.
+        """Register (image, label) pairs as ``add`` does.
 
         Raises
         ------
@@ -161,14 +161,14 @@ class ClassRegistry(RegistryQueries):
         keep = bool(self._store.meta()["keep_images"])
 
         def add(chunk: list[tuple[ImageSource, str]]) -> AddReport:
-            return add_pictures(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
+            return add_images(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
 
         return add_in_chunks(self._store, pairs, add, all_or_none=all_or_none)
 
     def predict(
         self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> list[Prediction]:
-        """Recognise pictures.
+        """Recognise images.
 
         Parameters
         ----------
@@ -178,8 +178,8 @@ class ClassRegistry(RegistryQueries):
         nearest : int, default 3
             How many of the closest registered examples to name; 0 for none.
         max_false_accept : float, optional
-            The largest share of unknown pictures to give a label, in (0, 1); by default the one kept with
-            ``rejection.set``, if any; 1 gives all a label. ``rejection.threshold`` says what is promised.
+            The largest share of unknown images to give a label, in (0, 1); by default ``rejection.set``'s, if any;
+            1 gives all a label. ``rejection.threshold`` gives the bound.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class ClassRegistry(RegistryQueries):
 
         Raises
         ------
-        ImageError : naming the first picture that cannot be read; ``predict_valid`` goes on instead.
+        ImageError : naming the first image that cannot be read; ``predict_valid`` goes on instead.
         RegistryError : if no class is registered.
         """
         answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
@@ -199,7 +199,7 @@ class ClassRegistry(RegistryQueries):
     def predict_valid(
         self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> Predictions:
-        """Recognise the pictures that can be read, and list the others."""
+        """Recognise the images that can be read, and list the others."""
         from fewshot.encoders import check_image_batch, encode_valid
 
         sources = list(check_image_batch(images))
@@ -216,7 +216,7 @@ class ClassRegistry(RegistryQueries):
     def predict_vectors(
         self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> list[Prediction]:
-        """Recognise pictures by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+        """Recognise images by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
         encoder = self.encoder
         query = check_vectors(vectors, encoder.dim)
         snapshot = self._snapshots.current()
@@ -231,9 +231,9 @@ class ClassRegistry(RegistryQueries):
         return read_annotations(self._store, self._snapshots, self.encoder)
 
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
-        """Recognise every picture of a folder or zip with one subfolder a class, and count.
+        """Recognise every image of a folder or zip with one subfolder a class, and count.
 
-        Pictures of classes that are not registered count as wrong, and are named; so is how many of the pictures are
+        Images of classes that are not registered count as wrong, and are named; so is how many of the images are
         registered examples themselves, which flatter the accuracy.
         """
         found = labelled_images(place)
@@ -257,7 +257,7 @@ class ClassRegistry(RegistryQueries):
         Returns
         -------
         int
-            How many examples were written. Pictures are not among them.
+            How many examples were written. Images are not among them.
         """
         with self._store.read():
             meta = encoder_identity.described(self._store)
@@ -288,7 +288,7 @@ class ClassRegistry(RegistryQueries):
         return import_examples(self._store, path, self._encoder, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
-        """Embed every picture again, with another encoder; all or, if a picture cannot be found, none.
+        """Embed every image again, with another encoder; all or, if an image cannot be found, none.
 
         Returns
         -------
@@ -297,7 +297,7 @@ class ClassRegistry(RegistryQueries):
 
         Raises
         ------
-        RegistryError : naming the pictures that are neither kept nor where they were.
+        RegistryError : naming the images that are neither kept nor where they were.
         """
         if isinstance(encoder, str):
             from fewshot.encoders import load_encoder

@@ -1,4 +1,4 @@
-"""Embedding a registry's pictures again with another encoder."""
+"""Embedding a registry's images again with another encoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
 
     Raises
     ------
-    RegistryError : naming the pictures that cannot be embedded again; the registry is left as it was.
+    RegistryError : naming the images that cannot be embedded again; the registry is left as it was.
     """
     vectors: dict[int, NDArray[np.float32]] = {}
     while True:
@@ -44,12 +44,12 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
 
 
 def image_of(store: RegistryStore, example: int) -> bytes:
-    """Return an example's picture: the bytes kept, or those of the file it came from, if that is unchanged.
+    """Return an example's image: the bytes kept, or those of the file it came from, if that is unchanged.
 
     Raises
     ------
     KeyError : if there is no such example.
-    ImageError : if the picture cannot be found, or has changed.
+    ImageError : if the image cannot be found, or has changed.
     """
     with store.read() as connection:
         row = connection.execute(
@@ -62,11 +62,11 @@ def image_of(store: RegistryStore, example: int) -> bytes:
     if data is not None:
         return bytes(data)
     if path is None:
-        raise ImageError(source, "its picture was not kept, nor where it was")
+        raise ImageError(source, "its image was not kept, nor where it was")
     path = os.fsdecode(path)
     found = image_bytes(path)
     if hashlib.sha256(found).digest() != sha256:
-        raise ImageError(path, "the picture has changed since it was registered")
+        raise ImageError(path, "the image has changed since it was registered")
     return found
 
 
@@ -99,9 +99,9 @@ def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterato
 
 
 def unavailable(missing: Sequence[str], total: int, path: str) -> str:
-    """Say which pictures are needed and cannot be had."""
+    """Say which images are needed and cannot be had."""
     listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
     return (
-        f"{len(missing)} of {total} pictures cannot be embedded again, so {path} was left as it is. Put them back, or "
+        f"{len(missing)} of {total} images cannot be embedded again, so {path} was left as it is. Put them back, or "
         f"remove those examples: {listed}"
     )

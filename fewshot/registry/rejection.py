@@ -26,7 +26,7 @@ from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.openset import Background, LeftOut, Threshold
+    from fewshot.openset import Background, LeaveOneOutScores, Threshold
 
 _LIMIT = "max_false_accept"
 
@@ -43,7 +43,7 @@ class _Model:
     scorer: UnknownScorer
     others: _Others
     basis: Basis
-    leave_one_out: LeftOut | None = None
+    leave_one_out: LeaveOneOutScores | None = None
     thresholds: dict[float, Threshold] = field(default_factory=dict)
 
 
@@ -169,7 +169,7 @@ class Rejection:
             check_vectors(np.asarray(background), dim)
             names = [str(n) for n in range(len(background))] if labels is None else list(labels)
             Background.of(background, names)
-            given = negative_examples.Outsiders(background, names)
+            given = negative_examples.OpenSetVectors(background, names)
         while True:
             # Outside the transaction, for it takes a while; begun again if the registry changes meanwhile.
             threshold = model = None
@@ -186,7 +186,7 @@ class Rejection:
                 else:
                     if given is not None:
                         negative_examples.set_background(self._store, encoder, given.vectors, given.labels)
-                    connection.execute("INSERT INTO meta VALUES (?, ?)", (_LIMIT, threshold.asked))
+                    connection.execute("INSERT INTO meta VALUES (?, ?)", (_LIMIT, threshold.max_false_accept))
                     key = negative_examples.key_of(self._store, "background")
                     write_threshold(connection, threshold, Basis.of(model.snapshot, key, self._store.state()[0]))
                 return threshold
@@ -253,7 +253,7 @@ class Rejection:
                 self._model = self._made(snapshot, None)
             return self._model
 
-    def _made(self, snapshot: Snapshot | None, given: negative_examples.Outsiders | None) -> _Model:
+    def _made(self, snapshot: Snapshot | None, given: negative_examples.OpenSetVectors | None) -> _Model:
         """Compute a model with the background given, or else the stored one; by default of the current snapshot."""
         from fewshot.openset import shipped_center
 
@@ -272,7 +272,7 @@ class Rejection:
             model.basis, model.leave_one_out, model.thresholds = before.basis, before.leave_one_out, before.thresholds
         return model
 
-    def _others(self, encoder: Encoder, snapshot: Snapshot, given: negative_examples.Outsiders | None) -> _Others:
+    def _others(self, encoder: Encoder, snapshot: Snapshot, given: negative_examples.OpenSetVectors | None) -> _Others:
         """Read negatives and background, or return those of before, if nothing about them has changed."""
         from fewshot.openset import Background
 
@@ -317,11 +317,11 @@ class Rejection:
         if model.others.stale is not None:
             raise RegistryError(model.others.stale)
         if model.leave_one_out is None:
-            model.leave_one_out = model.scorer.leave_out()
+            model.leave_one_out = model.scorer.leave_one_out_scores()
         return model.leave_one_out.threshold(limit)
 
 
-def _not_among(others: negative_examples.Outsiders, registered: Snapshot) -> negative_examples.Outsiders:
+def _not_among(others: negative_examples.OpenSetVectors, registered: Snapshot) -> negative_examples.OpenSetVectors:
     """Return those that are no registered examples."""
     if not others.labels:
         return others

@@ -1,4 +1,4 @@
-"""What can be had back from a damaged registry."""
+"""What can be recovered from a damaged registry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewshot.errors import RegistryError
 from fewshot.files import replacing
 from fewshot.progress import Progress
 from fewshot.registry.backup import problems_in, written
-from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, outsider_checksum
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, open_set_checksum
 
 _IDS_AT_ONCE = 1024
 # SQLite stores no row in less: bounds the ids to look for where the largest cannot be read.
@@ -26,7 +26,8 @@ _LEAST_ROW = 16
 # take minutes.
 _PATIENCE = 20_000
 _HEADER = 100
-_LESSONS_KEPT, _OUTSIDERS_CHECKED = 4, 5  # the schemas from which on there are lessons, and outsiders' checksums
+# The schemas from which on there are annotations, and checksums of negatives and background.
+_WITH_ANNOTATIONS, _WITH_OPEN_SET_CHECKSUMS = 4, 5
 _NUMBER, _TEXT = (int, type(None)), (str, type(None))
 _TAUGHT: dict[str, dict[str, Any]] = {
     "annotations": {"id": int, "task": _NUMBER, "updated": int, "state": str, "body": _TEXT, "reason": _TEXT},
@@ -41,7 +42,7 @@ _MOST = 2**40  # bytes: a header that says more is damaged itself
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was had back from a damaged registry.
+    """What was recovered from a damaged registry.
 
     Attributes
     ----------
@@ -50,7 +51,7 @@ class Repaired:
     classes, examples, images : int
         What it holds.
     lost : tuple of str
-        What could not be had back, a sentence each, as far as the file still tells; empty where nothing is missing.
+        What could not be recovered, a sentence each, as far as the file shows; empty where nothing is missing.
     """
 
     path: str
@@ -64,7 +65,7 @@ def repair_registry(path: str | os.PathLike[str], new: str | os.PathLike[str]) -
     """Write a new registry with everything that can still be read of a damaged one, which is left as it is.
 
     Examples keep their ids. One whose class cannot be read goes to a class "recovered-N"; one that fails its checksum
-    is left out, and so is a picture, whose example stays. The file is read through a copy, beside ``new``.
+    is left out, and so is an image, whose example stays. The file is read through a copy, beside ``new``.
 
     Parameters
     ----------
@@ -75,13 +76,13 @@ def repair_registry(path: str | os.PathLike[str], new: str | os.PathLike[str]) -
     ------
     FileNotFoundError : if there is no such file.
     FileExistsError : if ``new`` exists.
-    RegistryError : if not even the settings can be read, so that nothing tells whose vectors these are.
+    RegistryError : if not even the settings can be read, which say what encoder made the vectors.
     """
     source, target = Path(path), Path(new)
     if not source.is_file():
         raise FileNotFoundError(f"there is no registry {source}")
     if target.exists():
-        raise FileExistsError(f"{target} exists: give a new file for what is had back")
+        raise FileExistsError(f"{target} exists: give a new file for what is recovered")
     lost: list[str] = []
     with replacing(target) as temporary, _copied(source, target.parent) as old:
         with written(temporary, target) as fresh:
@@ -94,8 +95,8 @@ def repair_registry(path: str | os.PathLike[str], new: str | os.PathLike[str]) -
             _classes(old, fresh, lost)
             _examples(old, fresh, 4 * dim, lost)
             _images(old, fresh, lost)
-            _outsiders(old, fresh, 4 * dim, lost)
-            _lessons(old, fresh, lost)
+            _open_set(old, fresh, 4 * dim, lost)
+            _annotations(old, fresh, lost)
             fresh.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM examples)")
             fresh.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
             fresh.execute("COMMIT")
@@ -138,7 +139,7 @@ def _settings(old: sqlite3.Connection, fresh: sqlite3.Connection, source: Path) 
     except (*DAMAGE, KeyError, TypeError, ValueError) as error:
         raise RegistryError(
             f"{source} cannot be repaired: its settings, which say what made its vectors, cannot be read ({error}). "
-            "Put a copy of it back, or register the pictures again"
+            "Put a copy of it back, or register the images again"
         ) from error
     fresh.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
     return dim
@@ -203,38 +204,38 @@ def _images(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str])
     without = fresh.execute(
         "SELECT id, source FROM examples WHERE path IS NULL AND sha256 NOT IN (SELECT sha256 FROM images)"
     ).fetchall()
-    lost += [f"the picture of example {id_}, {source}: its vector is there" for id_, source in without]
+    lost += [f"the image of example {id_}, {source}: its vector is there" for id_, source in without]
 
 
-def _outsiders(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
+def _open_set(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
     (version,) = old.execute("PRAGMA user_version").fetchone()
     if version < 3:
         return
     columns = ["id", "kind", "label", "sha256", "source", "vector", "fingerprint", "data"]
-    if version >= _OUTSIDERS_CHECKED:
+    if version >= _WITH_OPEN_SET_CHECKSUMS:
         columns.append("checksum")
     missing = False
     for row in _salvaged(old, "outsiders", "id", columns):
-        if row is None or not _sound_outsider(row, size):
+        if row is None or not _sound_open_set_row(row, size):
             missing = True
             continue
         id_, kind, label, sha256, source, vector, fingerprint, data = row[:8]
         if data is not None and hashlib.sha256(data).digest() != sha256:
-            lost.append(f"the picture of {kind} {id_}, {source}: its vector is there")
+            lost.append(f"the image of {kind} {id_}, {source}: its vector is there")
             data = None
         fresh.execute(
             "INSERT OR IGNORE INTO outsiders (id, kind, label, sha256, source, vector, fingerprint, data, checksum) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row[:7], data, outsider_checksum(kind, label, sha256, source, vector, fingerprint)),
+            (*row[:7], data, open_set_checksum(kind, label, sha256, source, vector, fingerprint)),
         )
     if missing:
         lost.append("some of what is of no class: negatives, or the background of the threshold")
 
 
-def _sound_outsider(row: Sequence[Any], size: int) -> bool:
-    """Whether a row holds an outsider, and the one that was stored where there is a checksum."""
+def _sound_open_set_row(row: Sequence[Any], size: int) -> bool:
+    """Whether a row holds a negative or a background vector, and the one that was stored where there is a checksum."""
     _, kind, label, sha256, source, vector, fingerprint, data, *stored = row
-    number = outsider_checksum(kind, label, sha256, source, vector, fingerprint)
+    number = open_set_checksum(kind, label, sha256, source, vector, fingerprint)
     return (
         number >= 0
         and len(vector) == size
@@ -243,11 +244,11 @@ def _sound_outsider(row: Sequence[Any], size: int) -> bool:
     )
 
 
-def _lessons(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
-    """Copy what annotations have taught; a lesson whose example is lost stays, without it."""
+def _annotations(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
+    """Copy the annotations, and the labels applied of them; a label whose example is lost stays, without it."""
     (version,) = old.execute("PRAGMA user_version").fetchone()
     missing = False
-    for table, kinds in _TAUGHT.items() if version >= _LESSONS_KEPT else ():
+    for table, kinds in _TAUGHT.items() if version >= _WITH_ANNOTATIONS else ():
         for row in _salvaged(old, table, "id", list(kinds)):
             if row is None or not all(isinstance(value, kind) for value, kind in zip(row, kinds.values(), strict=True)):
                 missing = True
@@ -257,7 +258,7 @@ def _lessons(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]
     fresh.execute("UPDATE lessons SET example = NULL WHERE example NOT IN (SELECT id FROM examples)")
     fresh.execute("UPDATE lessons SET negative = NULL WHERE negative NOT IN (SELECT id FROM outsiders)")
     if missing:
-        lost.append("some of what annotations have taught: learn their project from its export again")
+        lost.append("some of the annotations: learn their project from its export again")
 
 
 def _salvaged(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NONE_OF_THESE = "none of these"
-"""Stands for the label of negatives in a ``Conflict``."""
+"""The label of negatives in a ``Conflict``."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be read, and why."""
+    """A image that could not be read, and why."""
 
     source: str
     reason: str
@@ -21,7 +21,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Conflict:
-    """A picture that was to be added to ``label`` while other classes hold it, or it is a negative: not added."""
+    """A image that was to be added to ``label`` while other classes hold it, or it is a negative: not added."""
 
     source: str
     label: str
@@ -30,7 +30,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of the pictures given.
+    """What became of the images given.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class recognised in one picture.
+    """The class recognised in one image.
 
     Attributes
     ----------
@@ -84,10 +84,9 @@ class Prediction:
         Higher is more surely of no class; about -1 to 1, and comparable within one state of a registry only. NaN where
         it was not asked.
     false_accept_bound : float or None
-        The share of unknown pictures that get a label at most, as far as it can be promised; None where every picture
-        gets one.
+        The expected share of unknown images that get a label at most; None where every image gets one.
     probability : float
-        Of the closest class, if the picture is of one of the known ones, in [0, 1]: over many pictures, answers given
+        Of the closest class, if the image is of one of the known ones, in [0, 1]: over many images, answers given
         with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. NaN where it was not asked.
     """
 
@@ -102,7 +101,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers for the pictures that could be read, with their names, and the pictures that could not."""
+    """The answers for the images that could be read, with their names, and the images that could not."""
 
     sources: tuple[str, ...]
     predictions: tuple[Prediction, ...]
@@ -111,7 +110,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Judged:
-    """One picture of an evaluation: its true label and the one predicted."""
+    """One image of an evaluation: its true label and the one predicted."""
 
     source: str
     label: str
@@ -131,15 +130,15 @@ class Evaluation:
     Attributes
     ----------
     rows : tuple of Judged
-        Every picture that could be read.
+        Every image that could be read.
     failed : tuple of Failure
         Those that could not; not counted.
     unregistered : tuple of str
-        Labels of the folder that the registry does not know; their pictures count as wrong.
+        Labels of the folder that the registry does not know; their images count as wrong.
     also_registered : int
-        How many of the pictures are registered examples themselves: a test of memory, not of recognition.
+        How many of the images are registered examples themselves: a test of memory, not of recognition.
     ignored : tuple of str
-        Files that are no pictures, or lie in no class folder.
+        Files that are no images, or lie in no class folder.
     """
 
     rows: tuple[Judged, ...]
@@ -150,7 +149,7 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        """How many pictures were judged."""
+        """How many images were judged."""
         return len(self.rows)
 
     @property

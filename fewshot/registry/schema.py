@@ -20,18 +20,18 @@ def is_busy(error: Exception) -> bool:
 APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
 
 BY_HAND = 0
-"""The annotation that stands for whoever registered a picture without one; it is never taken back."""
+"""The id under which images registered without an annotation are recorded; it is never deleted."""
 
 
 def checksum(sha256: bytes, source: str, vector: bytes) -> int:
-    """Return the CRC-32 of what is kept of an example."""
+    """Return the CRC-32 of what is stored of an example."""
     return zlib.crc32(vector, zlib.crc32(source.encode(), zlib.crc32(sha256)))
 
 
-def outsider_checksum(kind: object, label: object, sha256: object, source: object, vector: object, by: object) -> int:
-    """Return the CRC-32 of what is kept of an outsider made ``by`` this encoder, or -1 for what cannot be one.
+def open_set_checksum(kind: object, label: object, sha256: object, source: object, vector: object, by: object) -> int:
+    """Return the CRC-32 of what is stored of a negative or background vector made ``by`` this encoder, or -1 for none.
 
-    Its picture has a hash of its own.
+    Its image has a hash of its own.
     """
     words = (kind, label, source, by)
     if not (
@@ -61,7 +61,7 @@ def m001_tables(connection: sqlite3.Connection) -> None:
     for statement in (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
         "CREATE TABLE classes (id INTEGER PRIMARY KEY, label TEXT NOT NULL UNIQUE)",
-        # path: where the picture was, if its bytes were not kept
+        # path: where the image was, if its bytes were not kept
         """CREATE TABLE examples (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             class_id INTEGER NOT NULL REFERENCES classes (id),
@@ -87,9 +87,9 @@ def m002_checksums(connection: sqlite3.Connection) -> None:
 
 
 def m003_outsiders(connection: sqlite3.Connection) -> None:
-    """Make room for what is of no class: pictures a user has given as such, and the background of a threshold."""
+    """Make room for what is of no class: images a user has given as such, and the background of a threshold."""
     connection.execute(
-        # fingerprint: of the encoder that made the vector; data: a negative's picture, where pictures are kept
+        # fingerprint: of the encoder that made the vector; data: a negative's image, where images are kept
         """CREATE TABLE outsiders (
             id INTEGER PRIMARY KEY,
             kind TEXT NOT NULL,
@@ -104,7 +104,7 @@ def m003_outsiders(connection: sqlite3.Connection) -> None:
 
 
 def m004_lessons(connection: sqlite3.Connection) -> None:
-    """Make room for annotations that the registry learns from, and what each has taught it."""
+    """Make tables for annotations, and the labels applied of each."""
     for statement in (
         # updated: microseconds since 1970; state: waiting, learned or gone; body: what is still to be learned of it, or
         # the SHA-256 of what was; reason: why it, or some of it, could not be
@@ -118,7 +118,7 @@ def m004_lessons(connection: sqlite3.Connection) -> None:
         "CREATE INDEX annotations_by_state ON annotations (state, id)",
         "CREATE INDEX annotations_by_task ON annotations (task)",
         "CREATE TABLE deleted_tasks (id INTEGER PRIMARY KEY)",
-        # label: "" where the picture is none of the classes; without example and negative: removed by hand since
+        # label: "" where the image is none of the classes; without example and negative: removed by hand since
         """CREATE TABLE lessons (
             id INTEGER PRIMARY KEY,
             annotation INTEGER NOT NULL,
@@ -135,9 +135,9 @@ def m004_lessons(connection: sqlite3.Connection) -> None:
 
 
 def m005_outsider_checksums(connection: sqlite3.Connection) -> None:
-    """Give each outsider a checksum, as examples have one."""
+    """Give negatives and background vectors a checksum, as examples have one."""
     connection.execute("ALTER TABLE outsiders ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
-    connection.create_function("outsider_checksum_of", 6, outsider_checksum, deterministic=True)
+    connection.create_function("outsider_checksum_of", 6, open_set_checksum, deterministic=True)
     connection.execute(
         "UPDATE outsiders SET checksum = outsider_checksum_of(kind, label, sha256, source, vector, fingerprint)"
     )

@@ -73,7 +73,7 @@ class RegistryStore:
     @property
     def remedy(self) -> str:
         """What to do about a damaged file."""
-        return f"Put a copy of it back, or have back what can be read with: fewshot repair {shlex.quote(self.path)} NEW"
+        return f"Put a copy of it back, or recover what can be read with: fewshot repair {shlex.quote(self.path)} NEW"
 
     def close(self, *, unmake: bool = False) -> None:
         """Close the file; with ``unmake`` it is removed if this opening made it and nothing was stored since."""
@@ -146,7 +146,7 @@ class RegistryStore:
         return int(meta["revision"]), int(meta["rewrites"])
 
     def labels_of(self, sha256: bytes) -> list[str]:
-        """Return the classes that hold a picture of this hash."""
+        """Return the classes that hold an image of this hash."""
         with self.read() as connection:
             found = connection.execute(
                 "SELECT label FROM examples JOIN classes ON classes.id = class_id WHERE sha256 = ? ORDER BY label",
@@ -170,7 +170,7 @@ class RegistryStore:
             return connection.execute("SELECT 1 FROM examples LIMIT 1").fetchone() is None
 
     def counts(self) -> tuple[int, int, int]:
-        """Return the numbers of classes, examples and pictures kept."""
+        """Return the numbers of classes, examples and images kept."""
         with self.read() as connection:
             (row,) = connection.execute(
                 "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), (SELECT count(*) FROM images)"
@@ -201,7 +201,7 @@ class RegistryStore:
         return int(row[0])
 
     def insert(self, examples: Iterable[NewExample]) -> None:
-        """Store examples and, where given, their pictures; inside ``write``."""
+        """Store examples and, where given, their images; inside ``write``."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         for example in examples:
             self._connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (example.label,))
@@ -242,7 +242,7 @@ class RegistryStore:
         return found
 
     def delete(self, ids: Sequence[int]) -> None:
-        """Drop examples, then classes and pictures that only they held; inside ``write``."""
+        """Drop examples, then classes and images that only they held; inside ``write``."""
         connection = self._connection
         for id_ in ids:
             class_id, sha256 = connection.execute(

@@ -77,7 +77,7 @@ def read_threshold(settings: Mapping[str, Any], now: Basis, max_false_accept: fl
         stored = json.loads(settings[_KEY])
         basis = stored.pop("basis")
         before = Basis(**{**basis, "background": tuple(basis["background"])})
-        if stored["asked"] == max_false_accept and before.holds(now):
+        if stored["max_false_accept"] == max_false_accept and before.holds(now):
             return Threshold(**stored)
     return None
 

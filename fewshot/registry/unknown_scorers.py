@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fewshot.registry.snapshot import Snapshot, mixed
 
 if TYPE_CHECKING:
-    from fewshot.openset import Background, Center, Known, LeftOut, ManyClasses
+    from fewshot.openset import Background, Center, KnownClasses, LeaveOneOutScores, ManyClasses
 
 # Classes whose prototypes are made at once.
 _CLASSES_AT_ONCE = 2**11
@@ -27,7 +27,7 @@ class UnknownScorer(Protocol):
     def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosine of vectors (q, d) to the closest prototype, a mean of unit vectors: (q,)."""
 
-    def leave_out(self) -> LeftOut:
+    def leave_one_out_scores(self) -> LeaveOneOutScores:
         """Score examples whose answer is known, to estimate thresholds from."""
 
 
@@ -47,7 +47,7 @@ class ExactScorer:
     """Scores by all that is known, as ``fewshot.openset`` defines it."""
 
     snapshot: Snapshot
-    known: Known
+    known: KnownClasses
     background: Background | None
 
     @classmethod
@@ -56,10 +56,10 @@ class ExactScorer:
         import torch
 
         from fewshot.classifiers import Membership
-        from fewshot.openset import Known
+        from fewshot.openset import KnownClasses
 
         membership = Membership(torch.from_numpy(snapshot.codes)[None], len(snapshot.labels))
-        known = Known.of(torch.from_numpy(snapshot.vectors)[None], membership, background, center)
+        known = KnownClasses.of(torch.from_numpy(snapshot.vectors)[None], membership, background, center)
         return cls(snapshot, replace(known, support=known.prototypes), background)  # it does not ask for each example
 
     def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,11 +76,11 @@ class ExactScorer:
 
         return np.asarray(self.known.cosines(torch.from_numpy(query)[None])[0].amax(dim=-1).numpy())
 
-    def leave_out(self) -> LeftOut:
+    def leave_one_out_scores(self) -> LeaveOneOutScores:
         """See ``UnknownScorer``."""
-        from fewshot.openset import leave_out
+        from fewshot.openset import leave_one_out_scores
 
-        return leave_out(
+        return leave_one_out_scores(
             self.snapshot.vectors, self.snapshot.codes, background=self.background, center=self.known.center
         )
 
@@ -146,12 +146,12 @@ class SampledScorer:
         """See ``UnknownScorer``."""
         return self.snapshot.largest_cosine(query)
 
-    def leave_out(self) -> LeftOut:
+    def leave_one_out_scores(self) -> LeaveOneOutScores:
         """See ``UnknownScorer``."""
-        from fewshot.openset import WHITENED_CLASSES, LabelledExamples, leave_out_of_many
+        from fewshot.openset import WHITENED_CLASSES, LabelledExamples, sampled_leave_one_out_scores
 
         whitened = self.sample[:WHITENED_CLASSES] if self.background is None else self.sample[:0]
-        return leave_out_of_many(
+        return sampled_leave_one_out_scores(
             self.many,
             self.lengths,
             self.snapshot.class_products,

@@ -12,7 +12,7 @@ from fewshot import EpisodeSampler, NearestNeighborClassifier, PrototypeClassifi
 from fewshot.benchmark.openset_runner import METRICS, openset_metrics, run_openset_benchmark
 from fewshot.classifiers.membership import Membership
 from fewshot.openset.background import Background
-from fewshot.openset.unknown_scores import SCORES, Known
+from fewshot.openset.unknown_scores import SCORES, KnownClasses
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_episodes_at_once_are_judged_as_one_by_one(data, others, n_query):
     for e in (0, 7, 19):
         support, labels = X[chunk.support[e, :6]], chunk.support_labels[e, :6]
         assert set(y[chunk.support[e, :6]]).isdisjoint(y[chunk.query[e, 3 * n_query :]])  # genuinely unknown
-        known = Known.of(torch.tensor(support[None]), Membership(torch.tensor(labels[None]), 3), background)
+        known = KnownClasses.of(torch.tensor(support[None]), Membership(torch.tensor(labels[None]), 3), background)
         truth = np.repeat([0, 1], 3 * n_query)
         for name, score in SCORES.items():
             values = score(known, torch.tensor(X[chunk.query[e]][None]))[0].numpy()

@@ -19,7 +19,7 @@ from fewshot.encoders.timm_encoder import load_encoder
 from fewshot.openset import center as center_module
 from fewshot.openset.background import Background
 from fewshot.openset.center import Center, shipped_center, write_center
-from fewshot.openset.threshold import leave_out, set_threshold
+from fewshot.openset.threshold import estimate_threshold, leave_one_out_scores
 from fewshot.openset.unknown_scores import DEFAULT
 
 
@@ -44,7 +44,7 @@ def test_its_weights_without_each_class_are_those_beside_the_others(classes):
 def test_a_centre_of_another_size_is_refused():
     center = Center(torch.ones(5), 9)
     with pytest.raises(ValueError, match="the centre has 5 numbers, but the vectors 8: give the centre of the encoder"):
-        leave_out(np.eye(8), np.arange(8), center=center)
+        leave_one_out_scores(np.eye(8), np.arange(8), center=center)
     with pytest.raises(ValueError, match="the centre has 5 numbers, but the vectors 8"):
         scores_of(np.ones((2, 1, 8), np.float32), 1, np.ones((1, 8), np.float32), center=center)
 
@@ -75,7 +75,7 @@ def test_of_two_close_classes_each_is_scored_around_the_centre_without_the_other
         X = np.stack([first, first + apart * rng.normal(size=16)]).astype(np.float32)
         unit = X / np.linalg.norm(X.astype(float), axis=1, keepdims=True) - center.vector.numpy().astype(float)
         a, b = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-        assert_allclose(leave_out(X, np.arange(2), center=center).unknown, [-(a @ b)] * 2, atol=1e-5)
+        assert_allclose(leave_one_out_scores(X, np.arange(2), center=center).unknown, [-(a @ b)] * 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("centred", [False, True], ids=["no centre", "centre"])
@@ -85,9 +85,9 @@ def test_the_fewest_classes_that_a_level_is_promised_for_keep_it(centred, classe
     center = Center(torch.tensor(drawn(400, 0, rng, d=12)[:, 0].mean(0) / 5), 40) if centred else None
     for _ in range(60):
         X, outside = drawn(classes, 1, rng, d=12), drawn(40, 0, rng, d=12)
-        line = line_of(X, 1, level, center=center)
-        assert line.met
-        accepted.append((scores_of(X, 1, outside, center=center) < line.value).mean())
+        threshold = line_of(X, 1, level, center=center)
+        assert threshold.met
+        accepted.append((scores_of(X, 1, outside, center=center) < threshold.value).mean())
     assert np.mean(accepted) <= level + 1.96 * np.std(accepted, ddof=1) / np.sqrt(len(accepted))
 
 
@@ -134,10 +134,10 @@ def vectors_of(encoder):
 
 def test_a_registry_heeds_the_centre_of_its_encoder_until_there_is_a_background(registry, ships):
     vectors, codes = vectors_of(FakeEncoder()), np.repeat(np.arange(4), 2)
-    line = registry.rejection.set(0.3)
-    assert line == set_threshold(vectors, codes, max_false_accept=0.3, center=ships)
-    assert line.value != set_threshold(vectors, codes, max_false_accept=0.3).value
-    assert line.center == 30
+    threshold = registry.rejection.set(0.3)
+    assert threshold == estimate_threshold(vectors, codes, max_false_accept=0.3, center=ships)
+    assert threshold.value != estimate_threshold(vectors, codes, max_false_accept=0.3).value
+    assert threshold.center == 30
     asked = np.array([[0.5, 0.5, 0.1]], np.float32)
     X = vectors.reshape(4, 2, 3)
     (answer,) = registry.predict_vectors(asked)
@@ -145,20 +145,20 @@ def test_a_registry_heeds_the_centre_of_its_encoder_until_there_is_a_background(
     assert answer.unknown_score != pytest.approx(float(scores_of(X, 2, asked)[0]), abs=1e-3)
     assert registry.rejection.set(0.3, background=np.random.default_rng(0).random((30, 3), np.float32)).center is None
     assert registry.rejection.set(None) is None
-    assert registry.rejection.set(0.3) == line
+    assert registry.rejection.set(0.3) == threshold
 
 
 def test_after_a_reindex_it_is_the_new_encoders_centre_or_none(registry):
     other = FakeEncoder(more=2)
     assert registry.rejection.set(0.3).center == 30
     registry.reindex(other)
-    line = registry.rejection.threshold()
-    assert line == set_threshold(vectors_of(other), np.repeat(np.arange(4), 2), max_false_accept=0.3)
-    assert line.center is None
+    threshold = registry.rejection.threshold()
+    assert threshold == estimate_threshold(vectors_of(other), np.repeat(np.arange(4), 2), max_false_accept=0.3)
+    assert threshold.center is None
 
 
 def test_a_threshold_that_was_estimated_in_an_older_way_is_estimated_again(registry):
-    line = registry.rejection.set(0.3)
+    threshold = registry.rejection.set(0.3)
     with registry._store.write() as connection:
         (text,) = connection.execute("SELECT value FROM meta WHERE key = 'threshold'").fetchone()
         stored = json.loads(text)
@@ -166,7 +166,7 @@ def test_a_threshold_that_was_estimated_in_an_older_way_is_estimated_again(regis
         older = json.dumps(stored | {"value": 0.5})
         connection.execute("UPDATE meta SET value = ? WHERE key = 'threshold'", (older,))
     with ClassRegistry(registry._store.path, encoder=FakeEncoder()) as other:
-        assert other.rejection.threshold() == line
+        assert other.rejection.threshold() == threshold
 
 
 def test_open_set_episodes_are_scored_with_the_centre_that_is_given():

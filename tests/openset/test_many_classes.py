@@ -16,8 +16,8 @@ from fewshot.classifiers import Membership
 from fewshot.openset import many_classes
 from fewshot.openset.background import Background
 from fewshot.openset.center import Center
-from fewshot.openset.many_classes import LabelledExamples, ManyClasses, leave_out_of_many
-from fewshot.openset.unknown_scores import DEFAULT, SCORES, Known
+from fewshot.openset.many_classes import LabelledExamples, ManyClasses, sampled_leave_one_out_scores
+from fewshot.openset.unknown_scores import DEFAULT, SCORES, KnownClasses
 
 D, C = 12, 300
 
@@ -71,7 +71,7 @@ def test_the_score_is_its_formula_block_by_block(given, monkeypatch):
 def test_examples_are_scored_without_their_class_and_without_themselves(given):
     X, prototypes, known, background, m, W = given
     codes, whitened = np.repeat(np.arange(C), 3), np.arange(90)
-    found = leave_out_of_many(
+    found = sampled_leave_one_out_scores(
         known,
         known.lengths(prototypes),
         lambda asked: asked @ prototypes.T,
@@ -86,7 +86,9 @@ def test_examples_are_scored_without_their_class_and_without_themselves(given):
         assert_allclose(found.unknown, others, rtol=1e-4, atol=1e-5)
     else:
         # As of few classes at once: each group is taken out of the background.
-        one = Known(torch.from_numpy(prototypes)[None], torch.from_numpy(prototypes)[None], background, known.whitening)
+        one = KnownClasses(
+            torch.from_numpy(prototypes)[None], torch.from_numpy(prototypes)[None], background, known.whitening
+        )
         expected = many_classes.without_group(one, background, np.arange(160))
         assert (found.source, found.groups.tolist()) == ("background", background.groups.tolist())
         assert_allclose(found.unknown, expected, rtol=1e-4, atol=1e-5)
@@ -105,7 +107,9 @@ def test_it_tells_unknown_classes_about_as_well_as_what_is_exact(shots):
     X, inside, outside = drawn[:C, :shots], drawn[:C, shots], drawn[C:, shots]
     query = np.concatenate([inside, outside])
     membership = Membership(torch.arange(C).repeat_interleave(shots)[None], C)
-    exact = SCORES[DEFAULT](Known.of(torch.from_numpy(X.reshape(1, -1, D)), membership), torch.from_numpy(query)[None])
+    exact = SCORES[DEFAULT](
+        KnownClasses.of(torch.from_numpy(X.reshape(1, -1, D)), membership), torch.from_numpy(query)[None]
+    )
     prototypes = unit(X).mean(axis=1).astype(np.float32)
     many = ManyClasses.of(prototypes[:200], X[:200, 0], None)
     sampled = many.scores(query, many.lengths(prototypes), lambda asked: asked @ prototypes.T)
@@ -156,8 +160,10 @@ def test_after_any_changes_unknown_scores_are_those_of_a_registry_opened_anew(re
 
 def test_a_threshold_is_valid_until_a_tenth_has_changed_and_is_then_estimated_again(registry, monkeypatch):
     stored = registry.rejection.set(0.2)
-    estimated, estimate = [], fewshot.openset.leave_out_of_many
-    monkeypatch.setattr(fewshot.openset, "leave_out_of_many", lambda *a, **k: estimated.append(1) or estimate(*a, **k))
+    estimated, estimate = [], fewshot.openset.sampled_leave_one_out_scores
+    monkeypatch.setattr(
+        fewshot.openset, "sampled_leave_one_out_scores", lambda *a, **k: estimated.append(1) or estimate(*a, **k)
+    )
     for number in range(9):
         registry.add(f"new {number}", [png((number, 2, 3), 9)])
         assert registry.rejection.threshold() == stored

@@ -1,4 +1,4 @@
-"""Where the line to "none of these" is drawn: by hand, by learning without a class, and over many registries."""
+"""Where the threshold to "none of these" is drawn: by hand, by learning without a class, and over many registries."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from unknown_data import AXES, drawn, known_of, line_of, scores_of
 from fewshot.openset.background import Background
 from fewshot.openset.center import Center
 from fewshot.openset.leave_one_out import without_class, without_example, without_example_around, without_group
-from fewshot.openset.threshold import LeftOut, leave_out, needed_classes
-from fewshot.openset.unknown_scores import DEFAULT, SCORES, Known, spread
+from fewshot.openset.threshold import LeaveOneOutScores, leave_one_out_scores, required_classes
+from fewshot.openset.unknown_scores import DEFAULT, SCORES, KnownClasses, evenly_spaced
 from fewshot.openset.whitening import Whitening
 
 
-def test_the_scores_behind_a_line_are_those_of_the_classes_left_out_in_turn():
+def test_the_scores_behind_a_threshold_are_those_of_the_classes_left_out_in_turn():
     X = drawn(39, 1, np.random.default_rng(2))[:, :1]
     expected = [scores_of(np.delete(X, j, 0), 1, X[j])[0] for j in range(39)]
-    left_out = leave_out(X[:, 0], np.arange(39))
+    left_out = leave_one_out_scores(X[:, 0], np.arange(39))
     assert_allclose(left_out.unknown, expected, atol=1e-5)
     assert left_out.groups.tolist() == list(range(39))
     assert line_of(X, 1, 0.05) == left_out.threshold(0.05)
@@ -29,10 +29,10 @@ def test_the_scores_behind_a_line_are_those_of_the_classes_left_out_in_turn():
 
 def logged(logs, groups, source):
     """Scores 1 + u = exp(log), and classes."""
-    return LeftOut(np.exp(logs) - 1.0, np.array(groups), np.empty(0), source)
+    return LeaveOneOutScores(np.exp(logs) - 1.0, np.array(groups), np.empty(0), source)
 
 
-def test_the_line_continues_the_tail_of_a_background_by_hand():
+def test_the_threshold_continues_the_tail_of_a_background_by_hand():
     left_out = logged([0.0, -3.0, -1.0], [1, 0, 2], "background")
     # -3 and -1 are the tail, 2 below 0 on average: (2 + 1) / (3 + 1) (1 + t / (2 * 2))^-2 is a third at t = 2.
     assert_allclose(left_out.threshold(1 / 3).value, np.exp(-2.0) - 1)
@@ -40,7 +40,7 @@ def test_the_line_continues_the_tail_of_a_background_by_hand():
     assert_allclose(left_out.threshold(0.01).value, np.exp(-4 * (np.sqrt(3) - 1)) - 1)
 
 
-def test_the_line_of_classes_left_out_counts_their_closeness_half_and_their_number_less_one_by_hand():
+def test_the_threshold_of_classes_left_out_counts_their_closeness_half_and_their_number_less_one_by_hand():
     left_out = logged([0.0, -3.0, -1.0], [1, 0, 2], "classes")
     # (1 + 1) / (1.5 + 1) (1 + t / (1 * 2))^-1 is two thirds of 0.6 at t = 2.
     assert_allclose(left_out.threshold(0.6).value, np.exp(-2.0) - 1)
@@ -63,29 +63,29 @@ def test_of_a_tail_that_is_a_power_exactly_the_share_asked_is_accepted(classes, 
     assert_allclose(accepted.mean(), level, atol=3 * accepted.std() / np.sqrt(1_500))
 
 
-def test_of_very_many_classes_the_line_is_the_quantile_whatever_the_tail():
+def test_of_very_many_classes_the_threshold_is_the_quantile_whatever_the_tail():
     scores = np.random.default_rng(0).uniform(-0.5, 0.5, size=20_000)
-    left_out = LeftOut(scores, np.arange(20_000), np.empty(0), "background")
+    left_out = LeaveOneOutScores(scores, np.arange(20_000), np.empty(0), "background")
     assert_allclose(left_out.threshold(0.05).value, -0.45, atol=0.003)
 
 
 def test_scores_that_are_all_one_accept_nothing_and_one_score_is_the_line():
-    same = LeftOut(np.full(30, 0.25), np.arange(30), np.empty(0), "classes")
+    same = LeaveOneOutScores(np.full(30, 0.25), np.arange(30), np.empty(0), "classes")
     assert_allclose(same.threshold(0.05).value, 0.25)
-    assert LeftOut(np.array([0.5]), np.array([0]), np.empty(0), "background").threshold(0.2).value == 0.5
+    assert LeaveOneOutScores(np.array([0.5]), np.array([0]), np.empty(0), "background").threshold(0.2).value == 0.5
 
 
 def test_one_picture_in_two_classes_does_not_keep_all_others_out():
     rng = np.random.default_rng(7)
     apart = rng.uniform(-0.4, 0.0, 40)
     alike = np.where(np.arange(40) < 2, -1.1, apart)  # their prototypes coincide
-    lines = [LeftOut(u, np.arange(40), np.empty(0), "classes").threshold(0.05).value for u in (apart, alike)]
+    lines = [LeaveOneOutScores(u, np.arange(40), np.empty(0), "classes").threshold(0.05).value for u in (apart, alike)]
     assert -0.99 < lines[1] < lines[0] < -0.3
 
 
 def test_the_share_refused_is_that_of_the_examples_left_out_in_turn():
     X = drawn(20, 3, np.random.default_rng(3))[:, :3]
-    line = line_of(X, 3, 0.2)
+    threshold = line_of(X, 3, 0.2)
     refused = []
     for j, i in np.ndindex(20, 3):
         fewer = X.copy()
@@ -93,9 +93,9 @@ def test_the_share_refused_is_that_of_the_examples_left_out_in_turn():
         fewer[j] = np.delete(unit, i, 0).mean(0)
         prototypes = torch.tensor(fewer / np.linalg.norm(fewer, axis=2, keepdims=True)).mean(1)
         prototypes[j] = torch.tensor(fewer[j, 0])
-        value = SCORES[DEFAULT](Known(prototypes[None], prototypes[None]), torch.tensor(X[j, i][None, None]))
-        refused.append(float(value) >= line.value)
-    assert_allclose(line.estimated_false_reject, np.mean(refused))
+        value = SCORES[DEFAULT](KnownClasses(prototypes[None], prototypes[None]), torch.tensor(X[j, i][None, None]))
+        refused.append(float(value) >= threshold.value)
+    assert_allclose(threshold.estimated_false_reject, np.mean(refused))
 
 
 def around_the_others(known, background, n):
@@ -125,10 +125,10 @@ def test_with_a_background_its_scores_are_around_the_mean_of_the_others():
     rng = np.random.default_rng(4)
     X, others = drawn(5, 2, rng), drawn(99, 1, rng)[:, :1]
     background = Background.of(others[:, 0])
-    left_out = leave_out(X[:, :2].reshape(10, 24), np.repeat(np.arange(5), 2), background=background)
+    left_out = leave_one_out_scores(X[:, :2].reshape(10, 24), np.repeat(np.arange(5), 2), background=background)
     assert_allclose(left_out.unknown, scores_around_the_others(X, 2, others), atol=1e-5)
-    line = line_of(X, 2, 0.05, background)
-    assert (line.source, line.n_unknown, line.false_accept_bound) == ("background", 99, 0.05)
+    threshold = line_of(X, 2, 0.05, background)
+    assert (threshold.source, threshold.n_unknown, threshold.false_accept_bound) == ("background", 99, 0.05)
 
 
 def test_pictures_of_one_background_class_are_left_out_together_and_count_as_one():
@@ -136,7 +136,7 @@ def test_pictures_of_one_background_class_are_left_out_together_and_count_as_one
     X, others = drawn(5, 1, rng), drawn(30, 6, rng)
     background = Background.of(others.reshape(-1, 24), np.repeat(np.arange(30), 10).astype(str))
     assert line_of(X, 1, 0.05, background).n_unknown == 30
-    left_out = leave_out(X[:, 0], np.arange(5), background=background)
+    left_out = leave_one_out_scores(X[:, 0], np.arange(5), background=background)
     order = np.argsort(left_out.groups, kind="stable")
     by_class = background.groups.argsort(kind="stable")
     assert_allclose(left_out.unknown[order], scores_around_the_others(X, 1, others)[by_class], atol=1e-5)
@@ -162,7 +162,7 @@ def test_leaving_a_class_or_an_example_out_by_products_is_as_learning_without_it
     rng = np.random.default_rng(classes)
     X, codes = mixed(classes, rng)
     known = known_of(X[None].tolist(), codes[None], None, center)
-    unit, used = known.support[0], spread(len(X)).numpy()
+    unit, used = known.support[0], evenly_spaced(len(X)).numpy()
     assert (known.whitening is None) == (len(X) < 64)
 
     def without(gone, prototypes, query, center):
@@ -171,7 +171,7 @@ def test_leaving_a_class_or_an_example_out_by_products_is_as_learning_without_it
             rest = unit[[n for n in used if n not in gone]]
             scatter = float((rest - rest.mean(0)).square().sum())
             whitening = Whitening.of(rest[None], float(known.whitening.strength) * scatter)
-        left = Known(prototypes[None], unit[None], None, whitening, center)
+        left = KnownClasses(prototypes[None], unit[None], None, whitening, center)
         return float(SCORES[DEFAULT](left, query[None, None])[0, 0])
 
     p = known.prototypes[0]
@@ -226,22 +226,22 @@ def test_a_background_of_one_class_leaves_nothing_when_it_is_left_out():
         (99, 0.01, True, 0.01),
     ],
 )
-def test_five_percent_is_promised_from_nineteen_classes_on_and_below_what_can_be(classes, level, met, bound):
-    line = line_of(drawn(classes, 1, np.random.default_rng(0)), 1, level)
-    assert line.met is met
-    assert_allclose(line.false_accept_bound, bound)
-    assert line.needed == needed_classes(level, "classes") == round(1 / level) - 1
+def test_nineteen_classes_bound_false_accepts_at_five_percent_and_fewer_at_more(classes, level, met, bound):
+    threshold = line_of(drawn(classes, 1, np.random.default_rng(0)), 1, level)
+    assert threshold.met is met
+    assert_allclose(threshold.false_accept_bound, bound)
+    assert threshold.required_classes == required_classes(level, "classes") == round(1 / level) - 1
 
 
 @pytest.mark.parametrize(("level", "met", "bound"), [(0.34, False, 2 / 3), (0.5, False, 2 / 3), (0.7, True, 0.7)])
-def test_two_classes_are_compared_with_one_another_alone_and_promise_two_thirds(level, met, bound):
-    line = line_of(drawn(2, 1, np.random.default_rng(0)), 1, level)
-    assert (line.met, line.false_accept_bound) == (met, pytest.approx(bound))
-    assert line.needed == (1 if met else 3)
-    assert needed_classes(level, "background") < 3
+def test_two_classes_are_compared_with_one_another_alone_and_bound_at_two_thirds(level, met, bound):
+    threshold = line_of(drawn(2, 1, np.random.default_rng(0)), 1, level)
+    assert (threshold.met, threshold.false_accept_bound) == (met, pytest.approx(bound))
+    assert threshold.required_classes == (1 if met else 3)
+    assert required_classes(level, "background") < 3
 
 
-def test_who_asks_for_more_than_can_be_promised_gets_the_strictest_line_there_is():
+def test_a_limit_below_the_bound_gets_the_strictest_threshold_there_is():
     X = drawn(5, 1, np.random.default_rng(0))
     strictest = line_of(X, 1, 1 / 6)
     assert strictest.met
@@ -250,22 +250,22 @@ def test_who_asks_for_more_than_can_be_promised_gets_the_strictest_line_there_is
     assert two[0] == two[1] < two[2]
 
 
-def test_a_background_too_small_promises_one_step_not_two():
+def test_the_bound_of_a_background_too_small_is_one_step_not_two():
     rng = np.random.default_rng(0)
-    line = line_of(drawn(5, 1, rng), 1, 0.05, Background.of(drawn(9, 1, rng)[:, 0]))
-    assert (line.met, line.false_accept_bound) == (False, 0.1)
+    threshold = line_of(drawn(5, 1, rng), 1, 0.05, Background.of(drawn(9, 1, rng)[:, 0]))
+    assert (threshold.met, threshold.false_accept_bound) == (False, 0.1)
 
 
-def test_too_little_to_go_on_is_said_with_what_would_be_enough():
-    line = line_of(drawn(7, 1, np.random.default_rng(0)), 1, 0.05)
-    assert line.describe() == (
-        "7 registered classes are too few to promise at most 0.05: that takes 19. At most 0.25 is promised; register "
-        "more classes, or give pictures of others as a background"
+def test_too_few_classes_are_said_with_how_many_would_be_enough():
+    threshold = line_of(drawn(7, 1, np.random.default_rng(0)), 1, 0.05)
+    assert threshold.describe() == (
+        "7 registered classes are too few to bound false accepts at 0.05: that takes 19. The bound is 0.25; register "
+        "more classes, or give images of others as a background"
     )
-    assert line.estimated_false_reject is None
+    assert threshold.estimated_false_reject is None
 
 
-def test_one_class_alone_tells_nothing_and_says_so():
+def test_one_class_alone_gives_no_threshold_and_says_so():
     with pytest.raises(ValueError, match="one class and no background"):
         line_of(drawn(1, 5, np.random.default_rng(0)), 5, 0.05)
     background = Background.of(drawn(19, 1, np.random.default_rng(1))[:, 0])
@@ -278,15 +278,15 @@ def test_a_level_that_is_no_share_is_refused(level):
         line_of(drawn(5, 1, np.random.default_rng(0)), 1, level)
 
 
-def shares_accepted(given, line, registries):
-    """Of unknown and known pictures, over random registries; ``line`` sets the line."""
+def shares_accepted(given, threshold, registries):
+    """Of unknown and known pictures, over random registries; ``threshold`` sets the threshold."""
     rng = np.random.default_rng(8)
     unknown, known = [], []
     for _ in range(registries):
         classes = int(rng.integers(19, 30) if given == "classes" else rng.integers(3, 12))
         X, outside = drawn(classes, 2, rng, d=12), drawn(15, 0, rng, d=12)
         background = Background.of(drawn(40, 1, rng, d=12)[:, 0]) if given == "background" else None
-        value = line(X, background)
+        value = threshold(X, background)
         unknown.append((scores_of(X, 2, outside, background) < value).mean())
         known.append((scores_of(X, 2, X[:, 2:], background) < value).mean())
     return np.array(unknown), np.array(known)
@@ -300,15 +300,15 @@ def half_width(shares):
 def test_over_many_registries_unknown_pictures_are_accepted_as_rarely_as_promised(given):
     unknown, known = shares_accepted(given, lambda X, background: line_of(X, 2, 0.05, background).value, 80)
     assert unknown.mean() <= 0.05 + half_width(unknown)
-    assert unknown.mean() > 0.03  # nor is the line so low that it says little
+    assert unknown.mean() > 0.03  # nor is the threshold so low that it says little
     assert known.mean() > 0.2
 
 
-def test_a_line_without_the_finite_sample_would_break_the_promise():
+def test_a_threshold_without_the_finite_sample_would_break_the_promise():
     """The meta-test of the one above: the plain 5 % quantile of the classes left out accepts too many."""
 
     def plain(X, _):
-        left_out = leave_out(X[:, :2].reshape(-1, X.shape[2]), np.repeat(np.arange(len(X)), 2))
+        left_out = leave_one_out_scores(X[:, :2].reshape(-1, X.shape[2]), np.repeat(np.arange(len(X)), 2))
         return np.quantile(left_out.unknown[::2], 0.05)
 
     unknown, _ = shares_accepted("classes", plain, 80)

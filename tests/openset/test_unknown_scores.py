@@ -194,7 +194,7 @@ def test_what_needs_a_background_says_so():
 @pytest.mark.parametrize(
     ("vectors", "labels", "message"),
     [
-        (np.empty((0, 3)), None, "a background of no vectors"),
+        (np.empty((0, 3)), None, "the background has no vectors"),
         (np.ones((2, 3)), ["a"], "2 vectors but 1 labels"),
         ([[1.0, np.nan]], None, "vector 0 of 1 holds NaN"),
     ],

@@ -1,4 +1,4 @@
-"""Copies made while others write, and what is had back from damaged files."""
+"""Copies made while others write, and what is recovered from damaged files."""
 
 from __future__ import annotations
 
@@ -192,12 +192,10 @@ def test_repair_leaves_out_only_the_picture_that_changed(path, tmp_path):
     at = raw.index(picture(3)[:100])
     path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
     with closing(RegistryStore(path, create=False)) as store:
-        assert problems_of(store) == [
-            f"the picture {hashlib.sha256(picture(3)).hexdigest()[:8]} has changed in the file"
-        ]
+        assert problems_of(store) == [f"the image {hashlib.sha256(picture(3)).hexdigest()[:8]} has changed in the file"]
     found = repair_registry(path, tmp_path / "new.fewshot")
     assert (found.examples, found.images) == (60, 59)
-    assert found.lost == ("the picture of example 4, 3.png: its vector is there",)
+    assert found.lost == ("the image of example 4, 3.png: its vector is there",)
 
 
 def test_the_command_line_checks_a_registry_and_names_what_changed_and_what_to_do(path):
@@ -206,7 +204,7 @@ def test_the_command_line_checks_a_registry_and_names_what_changed_and_what_to_d
     raw = path.read_bytes()
     at = raw.index(picture(3)[:100])
     path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-    problem = f"the picture {hashlib.sha256(picture(3)).hexdigest()[:8]} has changed in the file"
+    problem = f"the image {hashlib.sha256(picture(3)).hexdigest()[:8]} has changed in the file"
     damaged = CliRunner().invoke(main, ["check", str(path)])
     assert (damaged.exit_code, json.loads(damaged.stdout)["problems"]) == (1, [problem])
     assert problem in damaged.stderr
@@ -347,7 +345,7 @@ def test_what_annotations_have_taught_is_had_back_too(path, tmp_path):
     found = repair_registry(path, tmp_path / "new.fewshot")
     assert found.lost == (
         "example 18: what is left of it is not an example",
-        "some of what annotations have taught: learn their project from its export again",
+        "some of the annotations: learn their project from its export again",
     )
     with closing(sqlite3.connect(tmp_path / "new.fewshot")) as connection:
         assert connection.execute("SELECT id, updated FROM annotations").fetchall() == [(7, 1000)]

@@ -205,7 +205,7 @@ def test_a_file_name_that_is_not_utf8_can_be_registered_and_found_again(tmp_path
         assert registry.add("red", [name]).added == 1
         ((example, source),) = registry.examples("red")
         assert source.endswith("caf?.png")
-        assert registry.picture(example) == png()
+        assert registry.image(example) == png()
 
 
 # Removing, renaming, merging
@@ -235,7 +235,7 @@ def test_a_picture_that_another_class_holds_too_outlives_its_example(registry, p
     registry.add("crimson", [png()], allow_conflict=True)
     registry.remove("red")
     ((example, _),) = registry.examples("crimson")
-    assert registry.picture(example) == png()
+    assert registry.image(example) == png()
 
 
 def test_an_unknown_class_is_refused_with_close_matches(registry):
@@ -248,7 +248,7 @@ def test_an_unknown_class_is_refused_with_close_matches(registry):
     with pytest.raises(KeyError, match="no example 99 in"):
         registry.remove_example(99)
     with pytest.raises(KeyError, match="no example 99 in"):
-        registry.picture(99)
+        registry.image(99)
 
 
 def test_a_renamed_class_keeps_its_place_and_examples(registry):
@@ -690,18 +690,18 @@ def test_reindexing_without_kept_pictures_reads_the_files_and_all_or_none_are_ch
         registry.add("dark", files)
         registry.add("lost", [png(BLACK)])
         assert count(path, "images") == 0
-        assert registry.picture(1) == files[0].read_bytes()
+        assert registry.image(1) == files[0].read_bytes()
         files[1].unlink()
         files[2].write_bytes(png(RED))
         before = path.read_bytes()
         with pytest.raises(RegistryError) as caught:
             registry.reindex(FakeEncoder(more=1))
         message = str(caught.value)
-        assert "3 of 4 pictures cannot be embedded again" in message
+        assert "3 of 4 images cannot be embedded again" in message
         assert f"{path} was left as it is" in message
         assert f"example 2, {files[1]}: no such file" in message
-        assert f"example 3, {files[2]}: the picture has changed since it was registered" in message
-        assert f"example 4, <{len(png(BLACK))} bytes>: its picture was not kept, nor where it was" in message
+        assert f"example 3, {files[2]}: the image has changed since it was registered" in message
+        assert f"example 4, <{len(png(BLACK))} bytes>: its image was not kept, nor where it was" in message
         assert path.read_bytes() == before
         assert registry.predict([png((0, 0, 250))])[0].label == "dark"
         files[1].write_bytes(png((1, 0, 9)))

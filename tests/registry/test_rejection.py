@@ -1,4 +1,4 @@
-"""A registry that says none of these: when asked, and as rarely wrong as it promises."""
+"""A registry that rejects unknown images, by a limit on false accepts, negatives and a background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
 from fewshot.openset.background import Background
-from fewshot.openset.threshold import set_threshold
+from fewshot.openset.threshold import estimate_threshold
 from fewshot.registry.repair import repair_registry
 from fewshot.registry.results import AddReport
 
@@ -53,27 +53,27 @@ def test_unasked_every_picture_gets_its_best_class_and_an_unknown_score(registry
     assert -1.1 < near.unknown_score < between.unknown_score < 1.0
 
 
-def test_asked_a_picture_past_the_line_has_no_label_but_still_its_ranking(registry):
+def test_asked_a_picture_past_the_threshold_has_no_label_but_still_its_ranking(registry):
     registry.rejection.set(0.05, background=colours(60))
-    line = registry.rejection.threshold()
+    threshold = registry.rejection.threshold()
     near, far = registry.predict([png(RED, 6), png(ORANGE)])
-    assert near.unknown_score < line.value <= far.unknown_score
+    assert near.unknown_score < threshold.value <= far.unknown_score
     assert (near.label, far.label) == ("red", None)
     assert far.top[0][0] == "red"
     assert far.score == far.top[0][1]
     assert labels_of(registry, RED, ORANGE, max_false_accept=1) == ["red", "red"]
 
 
-def test_the_line_is_that_of_set_threshold_on_the_registrys_vectors(registry):
+def test_the_threshold_is_that_of_estimate_threshold_on_the_registrys_vectors(registry):
     others = colours(40)
-    line = registry.rejection.set(0.1, background=others, labels=[str(n // 2) for n in range(40)])
+    threshold = registry.rejection.set(0.1, background=others, labels=[str(n // 2) for n in range(40)])
     vectors, codes = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0), np.repeat(np.arange(3), 2)
     background = Background.of(others, [str(n // 2) for n in range(40)])
-    assert line == set_threshold(vectors, codes, max_false_accept=0.1, background=background)
-    assert line.n_unknown == 20
+    assert threshold == estimate_threshold(vectors, codes, max_false_accept=0.1, background=background)
+    assert threshold.n_unknown == 20
 
 
-def test_the_line_is_kept_in_the_file_and_follows_its_classes(registry, path):
+def test_the_threshold_is_stored_in_the_file_and_estimated_again_when_classes_change(registry, path):
     kept = registry.rejection.set(0.05, background=colours(60))
     with ClassRegistry(path, encoder=FakeEncoder()) as other:
         assert (other.rejection.max_false_accept, other.rejection.threshold()) == (0.05, kept)
@@ -88,10 +88,12 @@ def test_the_line_is_kept_in_the_file_and_follows_its_classes(registry, path):
     assert labels_of(registry, CYAN) != [None]
 
 
-def test_without_a_background_few_classes_promise_what_they_can(registry):
-    line = registry.rejection.threshold(0.05)
-    assert (line.false_accept_bound, line.met, line.source) == (0.5, False, "classes")
-    assert line.describe().startswith("3 registered classes are too few to promise at most 0.05: that takes 19.")
+def test_without_a_background_few_classes_bound_false_accepts_as_they_can(registry):
+    threshold = registry.rejection.threshold(0.05)
+    assert (threshold.false_accept_bound, threshold.met, threshold.source) == (0.5, False, "classes")
+    assert threshold.describe().startswith(
+        "3 registered classes are too few to bound false accepts at 0.05: that takes 19."
+    )
 
 
 def test_evaluation_stays_closed_set(registry, tmp_path):
@@ -178,12 +180,12 @@ def test_pictures_of_the_background_that_a_class_holds_stand_for_nothing(registr
     assert registry.rejection.threshold().n_unknown == 61
 
 
-def test_a_kept_line_is_read_not_drawn_again_until_something_changes(registry, path, monkeypatch):
+def test_a_stored_threshold_is_read_not_estimated_again_until_something_changes(registry, path, monkeypatch):
     import fewshot.openset
 
     kept = registry.rejection.set(0.05, background=colours(60))
-    draw, drawn = fewshot.openset.leave_out, []
-    monkeypatch.setattr(fewshot.openset, "leave_out", lambda *a, **k: drawn.append(1) or draw(*a, **k))
+    draw, drawn = fewshot.openset.leave_one_out_scores, []
+    monkeypatch.setattr(fewshot.openset, "leave_one_out_scores", lambda *a, **k: drawn.append(1) or draw(*a, **k))
     with ClassRegistry(path, encoder=FakeEncoder()) as other:
         assert labels_of(other, RED, ORANGE) == ["red", None]
         assert other.rejection.threshold() == kept
@@ -196,14 +198,14 @@ def test_a_kept_line_is_read_not_drawn_again_until_something_changes(registry, p
     with ClassRegistry(path, encoder=FakeEncoder()) as third:
         assert third.rejection.threshold() not in (kept, None)
         assert drawn == [1]
-    assert registry.rejection.threshold(0.2).asked == 0.2
+    assert registry.rejection.threshold(0.2).max_false_accept == 0.2
     assert drawn == [1, 1]
 
 
-def test_a_change_while_a_line_is_drawn_is_in_the_line_that_is_kept(registry, path, monkeypatch):
+def test_a_change_while_a_threshold_is_estimated_is_in_the_threshold_that_is_kept(registry, path, monkeypatch):
     import fewshot.openset
 
-    draw, calls = fewshot.openset.leave_out, []
+    draw, calls = fewshot.openset.leave_one_out_scores, []
 
     def meanwhile(*given, **named):
         calls.append(1)
@@ -212,14 +214,14 @@ def test_a_change_while_a_line_is_drawn_is_in_the_line_that_is_kept(registry, pa
                 other.add("cyan", [png(CYAN)])
         return draw(*given, **named)
 
-    monkeypatch.setattr(fewshot.openset, "leave_out", meanwhile)
+    monkeypatch.setattr(fewshot.openset, "leave_one_out_scores", meanwhile)
     revision, _ = registry._store.state()
     assert registry.rejection.set(0.5).n_unknown == 4
     assert len(calls) == 2
     assert registry._store.state()[0] == revision + 2  # the class and the limit, and nothing for what was begun anew
 
 
-def test_noting_a_line_anew_is_no_change_of_what_is_answered(registry, path):
+def test_noting_a_threshold_anew_is_no_change_of_what_is_answered(registry, path):
     registry.rejection.set(0.5)
     registry.add("cyan", [png(CYAN)])
     before = registry._store.state()
@@ -317,7 +319,7 @@ def made(pictures, tmp_path):
 def test_a_limit_is_kept_shown_followed_and_forgotten(pictures, made):
     answer, notes = call("threshold", made, "--max-false-accept", 0.05)
     assert (answer["false_accept_bound"], answer["unknown_classes"], answer["estimated_from"]) == (0.4, 4, "classes")
-    assert "4 registered classes are too few to promise at most 0.05" in notes
+    assert "4 registered classes are too few to bound false accepts at 0.05" in notes
     kept, notes = call("threshold", made, "--background", pictures / "others")
     assert (kept["false_accept_bound"], kept["unknown_classes"], kept["estimated_from"]) == (0.05, 19, "background")
     assert "too few" not in notes
@@ -349,9 +351,9 @@ def test_a_background_of_nothing_readable_is_refused(made, tmp_path):
     assert "none of the 1 images" in notes
 
 
-def test_predict_says_where_what_was_asked_cannot_be_promised(pictures, made):
+def test_predict_says_where_the_bound_exceeds_the_limit(pictures, made):
     _, notes = call("predict", made, pictures / "known" / "0" / "0.png", "--max-false-accept", 0.05)
-    assert "At most 0.4 is promised" in notes
+    assert "The bound is 0.4" in notes
 
 
 def test_negatives_are_added_from_the_command_line(pictures, made):

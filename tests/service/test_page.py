@@ -359,9 +359,9 @@ def test_an_unknown_image_is_none_of_these_once_that_is_switched_on(shown):
     shown.predict(image("grey2.png", (90, 90, 90), 9))
     assert page.inner_text("#verdict") in ("red", "green", "blue")
     page.get_by_label("Answer “none of these” for unknown images").check()
-    page.get_by_text("3 registered classes are too few to promise at most 0.05: that takes 19").wait_for()
+    page.get_by_text("3 registered classes are too few to bound false accepts at 0.05: that takes 19").wait_for()
     page.select_option("#limit", "0.2")
-    page.get_by_text("too few to promise at most 0.2").wait_for()
+    page.get_by_text("too few to bound false accepts at 0.2").wait_for()
     wait(page, "document.querySelector('#verdict').textContent === 'None of these'")
     message = shown.api("/rejection?max_false_accept=0.2")["threshold"]["message"]
     assert page.inner_text("#threshold").lower().startswith(message.lower())
@@ -546,7 +546,7 @@ def test_texts_and_borders_have_contrast_in_light_and_in_dark(shown):
     shown.add("black", image("b.png", BLACK))
     shown.predict(image("c.png", (200, 50, 0)))
     page.get_by_label("Answer “none of these” for unknown images").check()
-    page.get_by_text("too few to promise").wait_for()
+    page.get_by_text("too few to bound").wait_for()
     grounds = set()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

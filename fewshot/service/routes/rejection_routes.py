@@ -54,14 +54,14 @@ def _settings(registry: ClassRegistry, max_false_accept: float | None) -> payloa
     if threshold is not None:
         info = payloads.ThresholdInfo(
             value=threshold.value,
-            max_false_accept=threshold.asked,
+            max_false_accept=threshold.max_false_accept,
             false_accept_bound=threshold.false_accept_bound,
             met=threshold.met,
             estimated_false_reject=threshold.estimated_false_reject,
             estimated_from=threshold.source,  # type: ignore[arg-type]
             n_unknown=threshold.n_unknown,
             center_classes=threshold.center,
-            required_classes=threshold.needed,
+            required_classes=threshold.required_classes,
             message=threshold.describe(),
         )
     return payloads.RejectionSettings(
