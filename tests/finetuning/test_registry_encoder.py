@@ -172,7 +172,7 @@ def removing(path, label, id_=None):
 
 @pytest.mark.parametrize(("removed", "left"), [(("class 1", 4), 5), (("class 2",), 4)])
 def test_examples_that_another_process_removes_while_they_are_listed_are_left_out(path, monkeypatch, removed, left):
-    picture_of = ClassRegistry.picture
+    picture_of = ClassRegistry.image
 
     def removing_meanwhile(self, id_):
         if id_ == 1:
@@ -180,7 +180,7 @@ def test_examples_that_another_process_removes_while_they_are_listed_are_left_ou
             removing(path, *removed)
         return picture_of(self, id_)
 
-    monkeypatch.setattr(ClassRegistry, "picture", removing_meanwhile)
+    monkeypatch.setattr(ClassRegistry, "image", removing_meanwhile)
     with ClassRegistry(path) as registry:
         report = tune_registry(registry, **SETTINGS)
         assert (report.examples, report.choice.steps) == (left, 2)
@@ -257,7 +257,7 @@ def test_wrong_settings_and_an_inner_layer_are_refused_before_a_picture_is_read(
 
     with ClassRegistry(tmp_path / "inner.fewshot", encoder=TimmEncoder(encoder, layer=1)) as inner:
         inner.add("a", [picture(0, 0)])
-        monkeypatch.setattr(ClassRegistry, "picture", read)
+        monkeypatch.setattr(ClassRegistry, "image", read)
         with pytest.raises(
             ValueError, match=rf"after layer 1, .* first run fewshot reindex .*inner\.fewshot --encoder {encoder}"
         ):
@@ -275,7 +275,7 @@ def test_pictures_that_are_gone_are_named(encoder, tmp_path):
         registry.add("a", [file])
         registry.add("b", [picture(1, 0)])
         file.unlink()
-        with pytest.raises(RegistryError, match=r"2 of 2 pictures cannot be .*example 1, .*gone\.png"):
+        with pytest.raises(RegistryError, match=r"2 of 2 images cannot be .*example 1, .*gone\.png"):
             tune_registry(registry, **SETTINGS)
 
 
