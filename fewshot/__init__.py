@@ -1,4 +1,4 @@
-"""Learn a new image class from one to five pictures.
+"""Learn a new image class from one to five images.
 
 The public names, listed in ``__init__.pyi``, are loaded when first used (PEP 562): ``import fewshot`` alone loads
 neither torch nor timm nor scikit-learn.

@@ -253,8 +253,8 @@ class Inputs:
         for source in sources:
             if source.needs_encoder and not encoders:
                 raise ValueError(
-                    f"{source.name} holds images, and no encoder is named that could embed them; "
-                    "give one, such as --encoder pocket (the others: fewshot encoders)"
+                    f"{source.name} holds images, which need an encoder: give one, such as --encoder pocket "
+                    "(the others: fewshot encoders)"
                 )
         base_source = None if base is None else open_base(base)
         return cls(sources, base_source, tuple(dict.fromkeys(encoders)), device, method_device)

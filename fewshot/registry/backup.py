@@ -12,7 +12,7 @@ from pathlib import Path
 from fewshot.errors import RegistryError
 from fewshot.files import code_of, replacing, unwritable
 from fewshot.progress import Progress
-from fewshot.registry.schema import DAMAGE, checksum, is_busy, open_set_checksum
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, checksum, is_busy, open_set_checksum
 from fewshot.registry.store import RegistryStore
 
 _PAGES_AT_ONCE = 1024
@@ -25,7 +25,7 @@ def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
     ----------
     store : RegistryStore
     path : path
-        An older copy there is replaced, once the new one is complete and checked.
+        An older copy there is replaced, once the new one is complete and checked; any other file is left alone.
 
     Returns
     -------
@@ -34,12 +34,14 @@ def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
 
     Raises
     ------
-    RegistryError : if the registry is damaged, or ``path`` is the registry itself.
+    RegistryError : if the registry is damaged, ``path`` is the registry itself, or a file that is no registry.
     OSError : if the copy cannot be written.
     """
     target = Path(path)
     if target.exists() and os.path.samefile(target, store.file):
         raise RegistryError(f"{target} is the registry itself: give another file for its copy")
+    if target.is_file() and target.stat().st_size and not _is_registry(target):
+        raise RegistryError(f"{target} is no registry, and was left as it is: give another file for the copy")
     problems: list[str] = []
     with replacing(target) as temporary:
         with written(temporary, target) as copy:
@@ -58,6 +60,15 @@ def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
     return target.stat().st_size
+
+
+def _is_registry(path: Path) -> bool:
+    """Whether a file is marked as a registry, damaged or not; SQLite looks, for its locks go with others' handles."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return bool(connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID)
+    except sqlite3.DatabaseError as error:
+        return "not a database" not in str(error)
 
 
 def problems_of(store: RegistryStore) -> list[str]:

@@ -23,6 +23,8 @@ from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum
 from fewshot.validation import normalised_label
 
 _BUSY_SECONDS = 120.0
+# Labels compared with one that is not there: each takes quadratic time in its length.
+_COMPARED = 200
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,24 @@ class RegistryStore:
         with self.read() as connection:
             row = connection.execute("SELECT id FROM classes WHERE label = ?", (normalised_label(label),)).fetchone()
             if row is None:
-                known = [name for (name,) in connection.execute("SELECT label FROM classes LIMIT 100000")]
-                close = difflib.get_close_matches(label, known, n=3)
-                hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"it has {len(known)} others"
+                close = difflib.get_close_matches(label, self._similar_labels(label), n=3)
+                hint = f"did you mean {', '.join(map(repr, close))}?" if close else self._others()
                 raise KeyError(f"no class {label!r} in {self.path}; {hint}")
         return int(row[0])
+
+    def _others(self) -> str:
+        (count,) = self._connection.execute("SELECT count(*) FROM classes").fetchone()
+        return f"it has {count} others; list them with: fewshot classes {shlex.quote(self.path)}"
+
+    def _similar_labels(self, label: str) -> list[str]:
+        """Return the few labels worth comparing, which takes quadratic time: of the same beginning, or length."""
+        with self.read() as connection:
+            found = connection.execute(
+                "SELECT label FROM classes WHERE length(label) < 200 ORDER BY lower(label) = lower(?1) DESC, "
+                "lower(substr(label, 1, 2)) = lower(substr(?1, 1, 2)) DESC, abs(length(label) - length(?1)) LIMIT ?2",
+                (label, _COMPARED),
+            )
+            return [name for (name,) in found]
 
     def insert(self, examples: Iterable[NewExample]) -> None:
         """Store examples and, where given, their images; inside ``write``."""

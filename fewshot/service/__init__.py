@@ -1,4 +1,4 @@
-"""The HTTP service: REST over registries, a page to teach and test with, and Label Studio's backend."""
+"""The HTTP service: REST over registries, a page to add examples and predict, and Label Studio's backend."""
 
 import lazy_loader
 

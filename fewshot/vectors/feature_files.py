@@ -75,7 +75,12 @@ def read(path: Path) -> Exported:
         _check_columns(exported)
         return exported
     except Exception as error:
-        raise ValueError(f"{path} is not an export of a registry ({error})") from error
+        raise ValueError(f"{path} is not an export of a registry: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    # numpy takes a file of no format for a pickle, and says how to load that.
+    return "no .npz or .parquet file" if "pickle" in str(error) else str(error)
 
 
 def read_features(path: Path) -> FeatureFile:

@@ -508,7 +508,7 @@ def test_whatever_error_a_method_raises_the_others_go_on(data, tmp_path, monkeyp
         (["{data}", "--ways", "9", "--queries", "3"], "toy, 9-way 1-shot: no group has the 9 classes"),
         (["{data}", "--within-groups", "--queries", "3"], "toy has no groups"),
         (["{data}", "--ways", "various", "--query-imbalance", "2", "--queries", "3"], "neither query_imbalance nor"),
-        (["{colours}", "--ways", "3", "--queries", "3"], "colours holds images, and no encoder is named"),
+        (["{colours}", "--ways", "3", "--queries", "3"], "colours holds images, which need an encoder"),
         (["{none}"], "no such file"),
         (["{data}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here ("),
         (["{unlabelled}"], "holds no labels"),

@@ -90,8 +90,30 @@ def test_a_copy_made_while_others_write_is_one_state_of_the_registry(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["r.fewshot", *(p.name for p in copies)])
 
 
+def older_copy(place):
+    """An empty registry, as an older copy may be; returns its bytes."""
+    RegistryStore(place, create=True).close()
+    return place.read_bytes()
+
+
+def test_a_file_that_is_no_registry_is_never_replaced_by_a_copy(path, tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("precious")
+    with (
+        ClassRegistry(path, create=False) as registry,
+        pytest.raises(RegistryError, match=r"notes\.txt is no registry.*another file"),
+    ):
+        registry.backup(notes)
+    assert notes.read_text() == "precious"
+    other = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(other)) as connection, connection:
+        connection.execute("CREATE TABLE mine (id)")
+    with ClassRegistry(path, create=False) as registry, pytest.raises(RegistryError, match="is no registry"):
+        registry.backup(other)
+
+
 def test_a_copy_replaces_an_older_one_and_says_its_size(path, tmp_path):
-    (tmp_path / "copy").write_bytes(b"older")
+    older_copy(tmp_path / "copy")
     with closing(RegistryStore(path, create=False)) as store:
         assert backup(store, tmp_path / "copy") == path.stat().st_size
     assert contents(tmp_path / "copy") == contents(path)
@@ -142,10 +164,10 @@ def test_a_full_disk_is_not_called_damage(path, tmp_path):
         "try: backup(store, sys.argv[2])\n"
         "except OSError as error: print(error)"
     )
-    (tmp_path / "copy").write_bytes(b"older")
+    older = older_copy(tmp_path / "copy")
     told = run_python(code, path, tmp_path / "copy")
     assert told.stdout.startswith(f"cannot write {tmp_path / 'copy'}: "), told.stderr
-    assert (tmp_path / "copy").read_bytes() == b"older"
+    assert (tmp_path / "copy").read_bytes() == older
 
 
 def test_a_file_cut_to_nothing_is_no_registry_and_never_replaces_a_copy(path, tmp_path):
@@ -167,14 +189,14 @@ def test_a_registry_is_not_copied_onto_itself(path, tmp_path):
 
 def test_a_changed_byte_of_a_vector_is_noticed_when_read_and_never_copied(path, tmp_path):
     change_byte_of_vector(path, 17)
-    (tmp_path / "copy").write_bytes(b"older")
+    older = older_copy(tmp_path / "copy")
     wrong = r"example 18, 17\.png,? is not what was stored"
     with closing(RegistryStore(path, create=False)) as store:
         with pytest.raises(RegistryError, match=rf"r\.fewshot is damaged: {wrong}.*fewshot repair .*r\.fewshot NEW"):
             SnapshotCache(store).current()
         with pytest.raises(RegistryError, match=rf"was not copied, and .*copy is as it was: {wrong}"):
             backup(store, tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == b"older"
+    assert (tmp_path / "copy").read_bytes() == older
 
 
 def test_repair_leaves_out_only_the_example_that_changed(path, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sqlite3
 from contextlib import closing
@@ -393,3 +394,22 @@ def test_classes_that_older_versions_kept_apart_by_unicode_form_are_merged_with_
         "class 'Cafe\\u0301' was merged into 'Caf\\xe9', the same label written otherwise: 1 of its 2 images are new "
         "there"
     )
+
+
+def test_a_class_that_is_not_there_is_compared_with_few_labels_however_many_there_are(tmp_path, monkeypatch):
+    compared = []
+    found = difflib.get_close_matches
+
+    def counted(word, possibilities, **settings):
+        compared.append(len(possibilities))
+        return found(word, possibilities, **settings)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    with opened(tmp_path / "r.fewshot") as made:
+        with made.write():
+            made.insert(
+                [example(f"part number {n:05d} of the catalogue", n.to_bytes(32, "big")) for n in range(1, 1001)]
+            )
+        with pytest.raises(KeyError, match="did you mean 'part number 00700 of the catalogue'"):
+            made.class_id("Part number 00700 of the catalogue")
+    assert compared == [200]

@@ -138,7 +138,7 @@ def test_a_metric_asked_for_stands_when_vectors_are_imported(registry, tmp_path)
 def test_imported_examples_without_pictures_are_named_by_reindex(registry, new, tmp_path):
     registry.export(tmp_path / "out.npz")
     new.import_examples(tmp_path / "out.npz")
-    with pytest.raises(RegistryError, match=r"3 of 3 pictures cannot be embedded again.*was not kept"):
+    with pytest.raises(RegistryError, match=r"3 of 3 images cannot be embedded again.*was not kept"):
         new.reindex(FakeEncoder(more=1))
 
 
@@ -250,3 +250,10 @@ def test_an_export_that_fails_leaves_the_older_file_as_it_was(registry, tmp_path
         registry.export(target)
     assert target.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["r.fewshot", target.name])
+
+
+def test_a_file_of_another_kind_is_refused_without_advice_on_pickles(tmp_path):
+    path = tmp_path / "n.npz"
+    path.write_text("notes")
+    with pytest.raises(ValueError, match=r"n\.npz is not an export of a registry: no \.npz or \.parquet file$"):
+        feature_files.read(path)
