@@ -37,7 +37,6 @@ from fewshot.calibration import (
     WAYS_RANGE,
     CalibrationParams,
     Reliability,
-    calibrated_probabilities,
     fit_calibration,
     measure_reliability,
     read_calibration,
@@ -67,8 +66,8 @@ Settings = tuple[tuple[int, int], ...]
 _CALIBRATED = ("mobilenetv1",)
 _MEASURED: Settings = tuple(itertools.product(WAYS_RANGE, SHOTS_RANGE))
 _FITTED: Settings = ((WAYS_RANGE[0], 2), *_MEASURED)
-# 5-way episodes of each setting of a fit, and half as many of 20 ways: ImageNet's are slower.
-_EPISODES = {"imagenet": 150, "pocket": 300}
+# 5-way episodes of each setting of a fit, and half as many of 20 ways.
+_EPISODES = 150
 # Queries of each class; 20-way episodes would take too long with 15.
 QUERIES = {5: 15, 20: 5}
 # Classes and images of each.
@@ -76,7 +75,7 @@ _CLASSES, _PER_CLASS = 250, 40
 _BEFORE = {"prototype": 10.0, "simpleshot": 5.0, "ridge": 10.0, "cosine-head": 10.0}
 _VOTES = ("nearest", "nearest-5", "matching", "cache")
 # No feature of a table for many encoders: fitted to one network, it misleads about the next.
-_OF_ONE_ENCODER = "density"
+_OF_ONE_ENCODER = "sparsity"
 # The entry of a caller's own method is fitted to these.
 _COMMON = ("prototype", "ridge", "matching")
 
@@ -121,7 +120,7 @@ def write_fitted(task: Task, classifiers: dict[str, Any], kind: str) -> None:
     """Fit the table of one kind of encoder and put it where it ships; methods not asked for stay as they are."""
     path = ROOT / "fewshot" / "calibration" / "tables" / f"{kind}.json"
     table = read_calibration(path) if path.exists() else {}
-    task = replace(task, episodes=_EPISODES[kind])
+    task = replace(task, episodes=_EPISODES)
     common = []
     centred = {"simpleshot centred": SimpleShotClassifier()} if "simpleshot" in classifiers else {}
     for name, classifier in (classifiers | centred).items():
@@ -142,14 +141,14 @@ def write_fitted(task: Task, classifiers: dict[str, Any], kind: str) -> None:
 
 def used(features: Tensor, kind: str) -> Tensor:
     """Return features (..., f) with 0 for those that a table does not use: a fit leaves their coefficients at 0."""
-    return features * torch.tensor([kind == "pocket" or _OF_ONE_ENCODER not in name.split() for name in FEATURES])
+    return features * torch.tensor([kind == "pocket" or name != _OF_ONE_ENCODER for name in FEATURES])
 
 
 def calibrated(
     task: Task, name: str, classifier: Any, encoder: str, data: str, shipped: CalibrationParams
 ) -> CalibrationParams:
     """Fit a method as ``fewshot calibrate`` does, to the training classes of one data set."""
-    task = replace(task, episodes=_EPISODES["imagenet"])
+    task = replace(task, episodes=_EPISODES)
     found = task.scored(name, classifier, encoder, data, dict(FITTED["imagenet"])[data], _FITTED)
     return fit_calibration([(one.margins[None], one.features[None], one.labels[None]) for one in found], shipped)
 
@@ -164,28 +163,25 @@ def measured(
         tables["calibrated"] = calibrated(task, name, classifier, encoder, data, shipped)
     found = task.scored(name, classifier, encoder, data, split, _MEASURED)
     for (table, params), cell in itertools.product(tables.items(), found):
-        values = params.evaluate(cell.features)
-        after = calibrated_probabilities(cell.margins, *values)
+        after = params.probabilities(cell.margins, cell.features)
         pair = measure_reliability(cell.before, cell.labels), measure_reliability(after, cell.labels)
         row: dict[str, Any] = {"encoder": encoder, "table": table, "data": data, "method": name}
         row |= {"ways": cell.ways, "shots": cell.shots, "n": pair[1].n, "accuracy": round(pair[1].accuracy, 4)}
         for when, one in zip(("before", "after"), pair, strict=True):
             row |= {f"ece_{when}": round(one.ece, 4), f"nll_{when}": round(one.nll, 4)}
-        row["ece_own"] = round(with_own_factor(cell, *values).ece, 4)
+        row["ece_own"] = round(with_own_factor(cell, params).ece, 4)
         yield row, pair
 
 
-def with_own_factor(cell: Cell, beta: Tensor, uniform_mix: Tensor, gamma: Tensor) -> Reliability:
+def with_own_factor(cell: Cell, params: CalibrationParams) -> Reliability:
     """Return the reliability with the multiple of beta that has the highest likelihood on these very queries."""
-    some = slice(None, None, 5)
 
-    def nll(factor: float) -> float:
-        found = calibrated_probabilities(cell.margins[some], factor * beta[some], uniform_mix[some], gamma[some])
-        return measure_reliability(found, cell.labels[some]).nll
+    def scaled(log_factor: float, step: int) -> Reliability:
+        first, *others = params.log_inverse_temperature
+        own = replace(params, log_inverse_temperature=(first + log_factor, *others))
+        return measure_reliability(own.probabilities(cell.margins[::step], cell.features[::step]), cell.labels[::step])
 
-    best = min(np.exp(np.linspace(-1.5, 1.5, 31)).tolist(), key=nll)
-    found = calibrated_probabilities(cell.margins, best * beta, uniform_mix, gamma)
-    return measure_reliability(found, cell.labels)
+    return scaled(min(np.linspace(-1.5, 1.5, 31).tolist(), key=lambda factor: scaled(factor, 5).nll), 1)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from fewshot.calibration import (
     CalibrationParams,
     CalibrationSet,
     Reliability,
-    calibrated_probabilities,
     fit_calibration,
     measure_reliability,
     shipped_calibration,
@@ -91,7 +90,7 @@ def run_calibration(
     """Fit methods' calibration to labelled classes, for 5 and 20 ways and 1 to 5 shots.
 
     The report measures a fit to one half of the classes on the other half; the table is fitted to all. Coefficients
-    that the data do not constrain, such as the effect of more ways than they have, keep their shipped values.
+    that the data do not constrain, such as that of a feature that hardly varies, keep their shipped values.
 
     Parameters
     ----------
@@ -125,10 +124,11 @@ def run_calibration(
     given = None if base_source is None else embed_base(base_source, features, named)
     fit_half, test_half = halves(features, seed)
     protocol = _Protocol(queries, episodes, seed)
-    if protocol.ways(features) == [WAYS_RANGE[0]]:
-        note(f"under {WAYS_RANGE[1]} classes: the shipped effect of more than {WAYS_RANGE[0]} ways is kept")
-    elif protocol.ways(fit_half) == [WAYS_RANGE[0]]:
-        note(f"under {2 * WAYS_RANGE[1]} classes: {WAYS_RANGE[1]} ways are fitted, but not measured")
+    few, many = WAYS_RANGE
+    if protocol.ways(features) == [few]:
+        note(f"under {many} classes: fitted to and measured on {few} ways only")
+    elif protocol.ways(fit_half) == [few]:
+        note(f"under {2 * many} classes: fitted to {many} ways, too, but measured on {few} only")
     shipped = shipped_calibration(features.fingerprint)
     table: dict[str, CalibrationParams] = {}
     rows = []
@@ -138,10 +138,7 @@ def run_calibration(
         after = protocol.fit(classifier, fit_half, before)
         for way, shots in itertools.product(protocol.ways(fit_half), SHOTS_RANGE):
             margins, task, labels = protocol.calibration_set(classifier, test_half, way, shots)
-            found = [
-                measure_reliability(calibrated_probabilities(margins, *params.evaluate(task)), labels)
-                for params in (before, after)
-            ]
+            found = [measure_reliability(some.probabilities(margins, task), labels) for some in (before, after)]
             rows.append(CalibrationRow(name, way, shots, *found))
             note(
                 f"{name}, {way}-way {shots}-shot, held-out classes: ECE {found[0].ece:.3f} -> {found[1].ece:.3f}, "

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from fewshot.calibration.task_features import FEATURES, MIX_SHAPE_FEATURES
+from fewshot.calibration.task_features import FEATURES
 from fewshot.calibration.temperature import CalibrationParams
 from fewshot.files import replacing
 
-_FORMAT = 5
+_FORMAT = 6
 _LARGEST = 1e3  # no sum of such coefficients overflows
-_PARTS = {
-    "log_inverse_temperature": FEATURES,
-    "uniform_mix": MIX_SHAPE_FEATURES,
-    "shape": MIX_SHAPE_FEATURES,
-}
 _SHIPPED = Path(__file__).with_name("tables")
 
 CalibrationTable = Mapping[str, CalibrationParams]
@@ -33,14 +30,8 @@ def write_calibration(table: CalibrationTable, path: str | Path, *, encoders: It
     encoders : iterable of str
         Fingerprints of the encoders that it was fitted to.
     """
-    numbers = {name: {part: list(getattr(params, part)) for part in _PARTS} for name, params in table.items()}
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in numbers.items())
-    head = {
-        "format": _FORMAT,
-        "features": FEATURES,
-        "mix_shape_features": MIX_SHAPE_FEATURES,
-        "encoders": list(encoders),
-    }
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(asdict(params))}" for name, params in table.items())
+    head = {"format": _FORMAT, "features": FEATURES, "encoders": list(encoders)}
     text = json.dumps(head)[:-1] + f', "calibration": {{\n{lines}\n}}}}\n'
     with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -61,11 +52,9 @@ def _read(path: str | Path) -> tuple[dict[str, CalibrationParams], tuple[str, ..
         value = json.loads(Path(path).read_text(encoding="utf-8"))
         if value["format"] != _FORMAT:
             raise ValueError(f"format {value['format']!r} instead of {_FORMAT}")
-        for name, known in (("features", FEATURES), ("mix_shape_features", MIX_SHAPE_FEATURES)):
-            if tuple(value[name]) != known:
-                raise ValueError(f"{name} {value[name]!r} instead of {list(known)}")
-        entries = value["calibration"].items()
-        table = {str(name): _checked(name, *(one[part] for part in _PARTS)) for name, one in entries}
+        if tuple(value["features"]) != FEATURES:
+            raise ValueError(f"features {value['features']!r} instead of {list(FEATURES)}")
+        table = {str(name): _checked(name, entry) for name, entry in value["calibration"].items()}
         return table, tuple(map(str, value["encoders"]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
@@ -73,12 +62,14 @@ def _read(path: str | Path) -> tuple[dict[str, CalibrationParams], tuple[str, ..
         ) from error
 
 
-def _checked(name: str, *given: list[float]) -> CalibrationParams:
-    found = [tuple(map(float, part)) for part in given]
-    sizes, wanted = (tuple(map(len, parts)) for parts in (found, _PARTS.values()))
-    if sizes != wanted or not all(abs(value) <= _LARGEST for part in found for value in part):
-        raise ValueError(f"{name}: {sizes} numbers, where {wanted} from -{_LARGEST:g} to {_LARGEST:g} are needed")
-    return CalibrationParams(*found)
+def _checked(name: str, entry: dict[str, Any]) -> CalibrationParams:
+    coefficients = tuple(map(float, entry["log_inverse_temperature"]))
+    if len(coefficients) != len(FEATURES) or not all(abs(value) <= _LARGEST for value in coefficients):
+        raise ValueError(f"{name}: {len(FEATURES)} numbers from -{_LARGEST:g} to {_LARGEST:g} are needed")
+    mix, shape = float(entry["uniform_mix"]), float(entry["shape"])
+    if not (0.0 <= mix <= 1.0 and 0.01 <= shape <= 100.0):
+        raise ValueError(f"{name}: uniform_mix {mix:g} and shape {shape:g} must be 0 to 1 and 0.01 to 100")
+    return CalibrationParams(coefficients, mix, shape)
 
 
 @cache

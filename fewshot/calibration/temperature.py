@@ -8,49 +8,42 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot.calibration.task_features import FEATURES, MIX_SHAPE_FEATURES
-
-_MIX_SHAPE_COLUMNS = [FEATURES.index(name) for name in MIX_SHAPE_FEATURES]
+from fewshot.calibration.task_features import FEATURES
 
 
 @dataclass(frozen=True)
 class CalibrationParams:
-    """Coefficients of a method's inverse temperature, uniform mix and shape.
+    """Ten numbers that turn a method's margins into probabilities.
 
     Attributes
     ----------
     log_inverse_temperature : tuple of len(FEATURES) floats
-        Coefficients of log beta; beta multiplies margins.
-    uniform_mix : tuple of len(MIX_SHAPE_FEATURES) floats
-        Coefficients of the log-odds of lambda, the weight of the uniform distribution.
-    shape : tuple of len(MIX_SHAPE_FEATURES) floats
-        Coefficients of log gamma, the Box-Cox power of the margins: above 1, distant classes are less likely than in a
-        softmax.
+        Coefficients of log beta, which is linear in the features; beta multiplies margins.
+    uniform_mix : float
+        lambda, the weight of the uniform distribution, 0 to 1.
+    shape : float
+        gamma, the Box-Cox power of the margins, above 0: below 1, distant classes are more likely than in a softmax.
     """
 
     log_inverse_temperature: tuple[float, ...]
-    uniform_mix: tuple[float, ...] = (-30.0, *[0.0] * (len(MIX_SHAPE_FEATURES) - 1))
-    shape: tuple[float, ...] = (0.0,) * len(MIX_SHAPE_FEATURES)
+    uniform_mix: float = 0.0
+    shape: float = 1.0
 
     @classmethod
     def constant(cls, inverse_temperature: float) -> CalibrationParams:
         """Return plain temperature scaling, the same for every task."""
         return cls((math.log(inverse_temperature), *[0.0] * (len(FEATURES) - 1)))
 
-    def evaluate(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return beta, lambda and gamma, (..., 1) each, for features (..., len(FEATURES))."""
-        parts = (self.log_inverse_temperature, self.uniform_mix, self.shape)
-        return evaluate_params(features, *(torch.tensor(part, device=features.device) for part in parts))
+    def probabilities(self, margins: Tensor, features: Tensor) -> Tensor:
+        """Return probabilities (..., c) for margins (..., c) and features (..., len(FEATURES))."""
+        coefficients = torch.tensor(self.log_inverse_temperature, device=features.device)
+        beta = inverse_temperature(features, coefficients)
+        return calibrated_probabilities(margins, beta, self.uniform_mix, self.shape)
 
 
-def evaluate_params(
-    features: Tensor, log_inverse_temperature: Tensor, uniform_mix: Tensor, shape: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return beta, lambda and gamma for coefficients that are tensors, such as those being fitted."""
-    beta = (features @ log_inverse_temperature).clamp(-3.0, 7.0).exp()
-    few = features[..., _MIX_SHAPE_COLUMNS]
-    gamma = (few @ shape).clamp(-1.5, 1.5).exp()
-    return beta.unsqueeze(-1), (few @ uniform_mix).sigmoid().unsqueeze(-1), gamma.unsqueeze(-1)
+def inverse_temperature(features: Tensor, coefficients: Tensor) -> Tensor:
+    """Return beta (..., 1) for features (..., f) and coefficients (f,)."""
+    return (features @ coefficients).clamp(-3.0, 7.0).exp().unsqueeze(-1)
 
 
 def support_margin(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from fewshot.calibration import (
     CalibrationParams,
     CalibrationTable,
-    calibrated_probabilities,
     margins,
     shipped_calibration,
     support_margin,
@@ -341,8 +340,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unit, others = self._support_margin(learned, support, sample.labels)
         logits = self._calibration_logits(learned, query, scores)
         behind, similarity = margins(logits, unit), ((logits.amax(-1, keepdim=True) - others) / unit).squeeze(-1)
-        transductive = self.transductive and scores.shape[1] > 1
-        return behind, sample.features(support).design_matrix(behind, similarity, transductive=transductive)
+        return behind, sample.features(support).design_matrix(behind, similarity)
 
     def _calibrated(
         self,
@@ -357,7 +355,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if scores.shape[2] == 1:
             return torch.ones_like(scores)
         behind, features = self._margins(learned, query, scores, support, sample)
-        return calibrated_probabilities(behind, *self.calibration_params(table, scores.shape[1]).evaluate(features))
+        return self.calibration_params(table, scores.shape[1]).probabilities(behind, features)
 
     def calibration_params(self, table: CalibrationTable | None = None, n_queries: int = 2) -> CalibrationParams:
         """Return a table's entry for this method, or for the nearest type it derives from; else the shipped one."""

@@ -76,8 +76,8 @@ def test_the_rows_measure_a_fit_to_one_half_and_the_table_is_a_fit_to_all(tmp_pa
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (10, "under 20 classes: the shipped effect of more than 5 ways is kept"),
-        (20, "under 40 classes: 20 ways are fitted, but not measured"),
+        (10, "under 20 classes: fitted to and measured on 5 ways only"),
+        (20, "under 40 classes: fitted to 20 ways, too, but measured on 5 only"),
     ],
 )
 def test_a_note_says_what_few_classes_leave_unfitted_or_unmeasured(tmp_path, classes, message):

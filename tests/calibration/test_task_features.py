@@ -11,7 +11,7 @@ from classifier_variants import clouds
 from numpy.testing import assert_allclose, assert_array_equal
 
 from fewshot import PrototypeClassifier
-from fewshot.calibration.task_features import FEATURES, MIX_SHAPE_FEATURES, TaskFeatures
+from fewshot.calibration.task_features import FEATURES, TaskFeatures
 from fewshot.classifiers.support_sample import SupportSample
 
 
@@ -25,50 +25,32 @@ def columns(
     similarity=0.0,
 ):
     """The design matrix of one query by column name."""
-    one = (torch.tensor([value]) for value in (shots, class_similarity, loo_margin, density))
-    query = torch.tensor([[margins]]), torch.tensor([[similarity]])
-    found = TaskFeatures(ways, *one).design_matrix(*query, transductive=False)
+    task = TaskFeatures(ways, *(torch.tensor([value]) for value in (shots, class_similarity, loo_margin, density)))
+    found = task.design_matrix(torch.tensor([[margins]]), torch.tensor([[similarity]]))
     return dict(zip(FEATURES, found[0, 0].tolist(), strict=True))
 
 
 def test_features_by_hand():
-    found = columns(ways=20, shots=1.0, class_similarity=0.75, loo_margin=0.5, density=0.45,
-                    margins=(0.0, 0.25, 0.75), similarity=0.4)  # fmt: skip
-    log_margin = math.log(0.5)  # the others are 0.5 behind on average
-    by_hand = {"intercept": 1.0, "log_ways": math.log(2), "inverse_shots": 1.0, "log_margin": log_margin}
-    by_hand |= {"similarity": 0.4, "class_similarity": 0.5, "density": -0.5, "loo_margin": math.log(0.5) + 0.5}
-    by_hand |= {"query_log_margin": 0.0, "query_similarity": 0.0}
-    for name, value in found.items():
-        assert value == pytest.approx(math.prod(by_hand[part] for part in name.split()), abs=1e-5), name
-    assert {part for name in FEATURES for part in name.split()} == set(by_hand)
-    assert columns(loo_margin=math.nan)["loo_margin"] == 0.0
+    query = {"margins": (0.0, 0.25, 0.75), "similarity": 0.4}  # the others are 0.5 behind on average
+    found = columns(ways=20, shots=5.0, class_similarity=0.75, loo_margin=0.5, density=0.45, **query)
+    by_hand = {"intercept": 1.0, "log_ways": math.log(2.0), "inverse_shots": -1.0, "class_similarity": 0.5}
+    by_hand |= {"loo_margin": (math.log(0.5) + 0.5) * (1 - 2 / 5), "sparsity": 0.25}
+    assert found == pytest.approx(by_hand | {"similarity": 0.4, "log_margin": math.log(0.5)}, abs=1e-5)
 
 
-def test_the_features_of_mix_and_shape_are_columns_of_the_design_matrix():
-    assert set(MIX_SHAPE_FEATURES) <= set(FEATURES)
+@pytest.mark.parametrize(("shots", "ratio"), [(5.0, math.nan), (2.0, 0.5), (1.5, 0.5)])
+def test_the_leave_one_out_margin_counts_only_beyond_two_examples(shots, ratio):
+    assert columns(shots=shots, loo_margin=ratio)["loo_margin"] == 0.0
 
 
-def test_features_are_constant_beyond_the_ways_and_shots_that_were_fitted_to():
+def test_features_are_constant_beyond_what_was_fitted_to():
     assert [columns(ways=n)["log_ways"] for n in (2, 99)] == [columns(ways=n)["log_ways"] for n in (5, 20)]
-    assert [columns(shots=n)["inverse_shots"] for n in (50.0, 5.0)] == [-1.0, -1.0]
+    assert [columns(shots=n)["inverse_shots"] for n in (50.0, 5.0, 1.0, 0.5)] == [-1.0, -1.0, 1.0, 1.0]
     assert_allclose(columns(shots=5 / 3)["inverse_shots"], 0.0, atol=1e-6)
     assert [columns(similarity=x)["similarity"] for x in (-9.0, 9.0)] == pytest.approx([-0.2, 1.2])
-    assert [columns(density=x)["density"] for x in (0.0, 1.0)] == pytest.approx([-1.5, 0.5])
-
-
-def test_queries_classified_jointly_share_means_and_have_deviations_and_others_have_neither():
-    query = torch.tensor([[[0.0, 0.2], [0.8, 0.0]]]), torch.tensor([[0.1, 0.5]])
-    task = TaskFeatures(2, *[torch.ones(1)] * 4)
-    of = {which: task.design_matrix(*query, transductive=which)[0] for which in (True, False)}
-    names = ("log_margin", "similarity", "query_log_margin", "query_similarity")
-    log_margin, similarity, own_margin, own_similarity = map(FEATURES.index, names)
-    assert_allclose(of[True][:, log_margin].exp(), [0.5, 0.5], rtol=1e-5)
-    assert_allclose(of[True][:, own_margin].exp(), [0.4, 1.6], rtol=1e-5)
-    assert_allclose(of[True][:, similarity], [0.3, 0.3], rtol=1e-5)
-    assert_allclose(of[True][:, own_similarity], [-0.2, 0.2], rtol=1e-5)
-    assert_allclose(of[False][:, log_margin].exp(), [0.2, 0.8], rtol=1e-5)
-    assert_allclose(of[False][:, similarity], [0.1, 0.5], rtol=1e-5)
-    assert not of[False][:, [own_margin, own_similarity]].any()
+    assert [columns(density=x)["sparsity"] for x in (0.0, 0.4, 0.5, 1.0)] == pytest.approx(
+        [2.25, 1.0, 0.0, 0.0], abs=1e-6
+    )
 
 
 # -- features of the support

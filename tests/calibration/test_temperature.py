@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from dataclasses import replace
@@ -106,18 +105,11 @@ def coefficients(**named):
     return tuple(named.get(name, 0.0) for name in FEATURES)
 
 
-def test_beta_lambda_and_gamma_are_linear_in_the_features():
-    shape = (math.log(2.0), 0.0, math.log(1.5), 0.0, 0.0)
-    found = CalibrationParams(
-        coefficients(intercept=math.log(3.0), log_margin=2.0), (math.log(0.25), 0.0, 0.0, 0.0, 3.0), shape
-    )
-    beta, uniform_mix, gamma = found.evaluate(design(1, intercept=1.0, log_margin=math.log(2.0)))
-    assert_allclose(beta, [[[3.0 * 2.0**2]]], rtol=1e-5)
-    assert_allclose(uniform_mix, [[[0.2]]], rtol=1e-5)  # odds of 1 to 4
-    assert_allclose(gamma, [[[2.0]]], rtol=1e-5)
-    assert_allclose(found.evaluate(design(1, intercept=1.0, inverse_shots=1.0))[2], [[[3.0]]], rtol=1e-5)
-    sure = found.evaluate(design(1, intercept=1.0, log_margin=math.log(2.0), density=-1.0))[1]
-    assert_allclose(sure, [[[1 / (1 + 4 * math.exp(3.0))]]], rtol=1e-5)
+def test_the_inverse_temperature_is_the_exponential_of_a_sum_over_features():
+    params = CalibrationParams(coefficients(intercept=math.log(3.0), log_margin=2.0), 0.2, 2.0)
+    behind = torch.tensor([[[0.8, 0.0, 0.2]]])
+    found = params.probabilities(behind, design(1, intercept=1.0, log_margin=math.log(2.0)))
+    assert_allclose(found, calibrated_probabilities(behind, 12.0, 0.2, 2.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("classifier", [PrototypeClassifier(metric="sqeuclidean"), LinearDiscriminantClassifier()])
@@ -228,9 +220,9 @@ def test_fit_recovers_the_parameters_that_made_the_labels():
     fitted = dict(zip(FEATURES, found.log_inverse_temperature, strict=True))
     assert math.exp(fitted.pop("intercept")) == pytest.approx(8.0, rel=0.25)
     assert fitted.pop("log_margin") == pytest.approx(0.7, abs=0.4)
-    assert 1 / (1 + math.exp(-found.uniform_mix[0])) == pytest.approx(0.2, abs=0.1)
+    assert found.uniform_mix == pytest.approx(0.2, abs=0.1)
     assert not any(fitted.values())  # these columns are 0
-    assert math.exp(found.shape[0]) == pytest.approx(1.0, abs=0.35)
+    assert found.shape == pytest.approx(1.0, abs=0.35)
 
 
 def drawn(shares, rng):
@@ -249,8 +241,7 @@ def test_fit_recovers_the_gamma_that_made_the_labels(gamma):
     gap -= gap.amin(-1, keepdim=True)
     truth = drawn(calibrated_probabilities(gap, 8.0, 0.0, gamma), rng)
     found = fit_calibration([(gap[None], design(8_000, intercept=1.0), truth[None])])
-    assert math.exp(found.shape[0]) == pytest.approx(gamma, rel=0.35)
-    assert not any(found.shape[1:])
+    assert found.shape == pytest.approx(gamma, rel=0.35)
 
 
 def test_no_other_parameters_have_a_higher_likelihood():
@@ -261,20 +252,21 @@ def test_no_other_parameters_have_a_higher_likelihood():
     features, behind = design(600, intercept=1.0), torch.from_numpy(gap[None]).float()
 
     def loss(params):
-        shares = calibrated_probabilities(behind, *params.evaluate(features))[0].numpy().astype(float)
+        shares = params.probabilities(behind, features)[0].numpy().astype(float)
         sure = shares[:, 0]  # the best class is the first one
         return -np.log(shares[np.arange(600), truth]).mean() - np.log(np.where(truth == 0, sure, 1 - sure)).mean()
 
     found = fit_calibration([(behind, features, torch.from_numpy(truth)[None])])
-    for part, step in itertools.product(("log_inverse_temperature", "uniform_mix", "shape"), (-0.1, 0.1)):
-        first, *others = getattr(found, part)
-        assert loss(replace(found, **{part: (first + step, *others)})) > loss(found) - 1e-4, part
+    first, *others = found.log_inverse_temperature
+    changes = [{"log_inverse_temperature": (first + step, *others)} for step in (-0.1, 0.1)]
+    changes += [{"uniform_mix": found.uniform_mix * (1 + step)} for step in (-0.1, 0.1)]
+    changes += [{"shape": found.shape * (1 + step)} for step in (-0.1, 0.1)]
+    for change in changes:
+        assert loss(replace(found, **change)) > loss(found) - 1e-4, change
 
 
 def test_a_fit_keeps_coefficients_that_the_data_do_not_constrain():
-    before = CalibrationParams(
-        coefficients(intercept=2.0, log_ways=0.3, inverse_shots=-0.4, loo_margin=0.2), (-4.0, 0.0, 0.1, 0.2, 0.0)
-    )
+    before = CalibrationParams(coefficients(intercept=2.0, inverse_shots=-0.4, loo_margin=0.2), 0.02, 1.2)
     gap = torch.tensor([[[0.0, 0.2]] * 20])
     found = fit_calibration([(gap, design(20, intercept=1.0), torch.zeros(1, 20, dtype=torch.int64))], before)
     assert found.log_inverse_temperature[1:] == before.log_inverse_temperature[1:]
@@ -302,10 +294,8 @@ def test_a_fitted_table_calibrates_classes_it_has_not_seen():
 
     params = fit_calibration([calibration_set(clf, *sampled(first))])
     behind, features, truth = calibration_set(clf, *sampled(second))
-    after = measure_reliability(calibrated_probabilities(behind, *params.evaluate(features)), truth)
-    wrong = measure_reliability(
-        calibrated_probabilities(behind, *CalibrationParams.constant(60.0).evaluate(features)), truth
-    )
+    after = measure_reliability(params.probabilities(behind, features), truth)
+    wrong = measure_reliability(CalibrationParams.constant(60.0).probabilities(behind, features), truth)
     assert after.ece < 0.03
     assert wrong.ece > 0.15
     assert after.nll < wrong.nll
@@ -327,7 +317,7 @@ def test_the_bundled_encoder_has_its_own_table_and_an_unknown_one_that_of_imagen
 
 
 def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(tmp_path):
-    mine = CalibrationParams(tuple(range(len(FEATURES))), (-4.5, 0.25, 1.0, 0.0, 2.0), (0.5, 0.25, -1.0, 0.0, 3.0))
+    mine = CalibrationParams(tuple(range(len(FEATURES))), 0.25, 0.5)
     table = {"RidgeClassifier": mine, "Mine": FLAT}
     write_calibration(table, tmp_path / "t.json")
     assert read_calibration(tmp_path / "t.json") == table
@@ -338,29 +328,25 @@ def test_a_table_is_read_as_it_was_written_and_another_file_is_refused_by_name(t
 
 def entry(**changed):
     """One method's entry of a file."""
-    return {"log_inverse_temperature": [1] * len(FEATURES), "uniform_mix": [1] * 5, "shape": [0] * 5} | changed
+    return {"log_inverse_temperature": [1] * len(FEATURES), "uniform_mix": 0.1, "shape": 1.0} | changed
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 4}, "format 4 instead of 5"),
-        ({"features": ["one"]}, r"features \['one'\] instead of \['intercept', 'log_ways'"),
-        ({"mix_shape_features": ["one"]}, r"mix_shape_features \['one'\] instead of \['intercept', 'log_ways'"),
+        ({"format": 5}, "format 5 instead of 6"),
+        ({"features": ["one"]}, r"features \['one'\] instead of \['intercept', 'inverse_shots'"),
+        ({"calibration": {"Mine": entry(log_inverse_temperature=[1, 2])}}, "Mine: 8 numbers from -1000 to 1000"),
+        ({"calibration": {"Mine": entry(log_inverse_temperature=[math.nan] * 8)}}, "from -1000 to 1000 are needed"),
+        ({"calibration": {"Mine": entry(log_inverse_temperature=[10**400] * 8)}}, "too large"),
         (
-            {"calibration": {"Mine": entry(log_inverse_temperature=[1, 2], shape=[])}},
-            rf"Mine: \(2, 5, 0\) numbers, where \({len(FEATURES)}, 5, 5\) from",
+            {"calibration": {"Mine": entry(uniform_mix=1.1)}},
+            "Mine: uniform_mix 1.1 and shape 1 must be 0 to 1 and 0.01",
         ),
-        (
-            {"calibration": {"Mine": entry(log_inverse_temperature=[math.nan] * len(FEATURES))}},
-            "from -1000 to 1000 are needed",
-        ),
-        ({"calibration": {"Mine": entry(shape=[0, 1001, 0, 0, 0])}}, "from -1000 to 1000 are needed"),
-        ({"calibration": {"Mine": entry(uniform_mix=[10**400] * 5)}}, "too large"),
-        (
-            {"calibration": {"Mine": {"log_inverse_temperature": [1] * len(FEATURES), "uniform_mix": [1] * 5}}},
-            "'shape'",
-        ),
+        ({"calibration": {"Mine": entry(shape=0.0)}}, "shape 0 must be 0 to 1 and 0.01 to 100"),
+        ({"calibration": {"Mine": entry(shape=math.nan)}}, "shape nan must be"),
+        ({"calibration": {"Mine": {"log_inverse_temperature": [1] * 8, "uniform_mix": 0.1}}}, "'shape'"),
+        ({"calibration": {"Mine": entry(shape=[1.0])}}, "list"),
         ({"calibration": ["Mine"]}, "list"),
     ],
 )
