@@ -335,7 +335,7 @@ def entry(**changed):
     ("change", "message"),
     [
         ({"format": 5}, "format 5 instead of 6"),
-        ({"features": ["one"]}, r"features \['one'\] instead of \['intercept', 'inverse_shots'"),
+        ({"features": ["one"]}, r"features \['one'\] instead of \['intercept', 'log_ways'"),
         ({"calibration": {"Mine": entry(log_inverse_temperature=[1, 2])}}, "Mine: 8 numbers from -1000 to 1000"),
         ({"calibration": {"Mine": entry(log_inverse_temperature=[math.nan] * 8)}}, "from -1000 to 1000 are needed"),
         ({"calibration": {"Mine": entry(log_inverse_temperature=[10**400] * 8)}}, "too large"),
