@@ -10,6 +10,8 @@ from torch.nn.functional import one_hot
 
 # Up to this many entries the dense matrix product beats the scatter; above it, it would not fit memory.
 _DENSE_LIMIT = 2**22
+# Of one episode, from some hundred examples on, adding row by row is faster.
+_DENSE_LIMIT_OF_ONE = 2**14
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Membership:
     def sums(self, support: Tensor) -> Tensor:
         """Sum the support (e, s, d) within each class: (e, c, d)."""
         e, s, d = support.shape
-        if e * s * self.n_classes <= _DENSE_LIMIT:
+        if e * s * self.n_classes <= (_DENSE_LIMIT if e > 1 else _DENSE_LIMIT_OF_ONE):
             return self.one_hot().mT @ support
         totals = support.new_zeros(e, self.n_classes + 1, d)
         where = torch.where(self.labels < 0, self.n_classes, self.labels)
