@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from typing import Any
 
 import click
@@ -11,8 +13,13 @@ from fewshot.integrations import as_json
 
 
 def print_json(value: Any) -> None:
-    """Print a command's one JSON value."""
-    click.echo(as_json(value))
+    """Print a command's one JSON value, with ASCII escapes where the stream's encoding lacks a character."""
+    text = as_json(value)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)  # non-ASCII is in strings only
+    click.echo(text)
 
 
 def note(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,7 +94,8 @@ def evaluate(
 ) -> None:
     """Measure the accuracy on labelled images.
 
-    DIR is a folder or zip with one subfolder per class.
+    DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
+    registry's, "rejected" is the share of images that get no label, and "accepted_accuracy" of the others.
     """
     if out is not None:
         check_writable(out)
@@ -116,13 +118,15 @@ def evaluate(
 
         with replacing(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "predicted", "score", "correct"])
+            writer.writerow(["path", "label", "predicted", "score", "correct", "rejected"])
             for r in result.rows:
                 text = map(csv_cell, (r.source, r.label, r.predicted))
-                writer.writerow([*text, f"{r.score:.6f}", int(r.correct)])
+                writer.writerow([*text, f"{r.score:.6f}", int(r.correct), int(r.rejected)])
     print_json(
         {
-            "accuracy": round(result.accuracy, 6) if result.n else None,
+            "accuracy": _as_share(result.accuracy),
+            "accepted_accuracy": _as_share(result.accepted_accuracy),
+            "rejected": _as_share(result.rejected),
             "n": result.n,
             "per_class": {label: round(share, 6) for label, share in result.per_class.items()},
             "unregistered": list(result.unregistered),
@@ -131,3 +135,8 @@ def evaluate(
         }
     )
     exit_if_failed(bool(result.failed))
+
+
+def _as_share(value: float) -> float | None:
+    """Round a share; None for NaN, which JSON has not."""
+    return None if math.isnan(value) else round(value, 6)

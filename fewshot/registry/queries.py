@@ -72,6 +72,7 @@ class RegistryQueries:
         """Describe the registry; the encoder is not loaded."""
         with self._store.read():
             meta, (classes, examples, images) = self._store.meta(), self._store.counts()
+        limit = meta.get("max_false_accept")
         return RegistryInfo(
             path=self.path,
             encoder=json.loads(meta.get("encoder", "{}")),
@@ -82,6 +83,7 @@ class RegistryQueries:
             examples=examples,
             images_kept=images,
             bytes=os.path.getsize(self._store.file),
+            max_false_accept=None if limit is None else float(limit),
         )
 
     def classes(self) -> dict[str, int]:

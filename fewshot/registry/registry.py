@@ -233,17 +233,18 @@ class ClassRegistry(RegistryQueries):
     def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
         """Recognise every image of a folder or zip with one subfolder a class, and count.
 
-        Images of classes that are not registered count as wrong, and are named; so is how many of the images are
-        registered examples themselves, which flatter the accuracy.
+        A stored limit on false accepts rejects images as in ``predict``; ``accuracy`` is without it,
+        ``accepted_accuracy`` and ``rejected`` are with it. Images of classes that are not registered count as wrong,
+        and are named; so is how many of the images are registered examples themselves, which flatter the accuracy.
         """
         found = labelled_images(place)
         registered = self.classes()
-        answered = self.predict_valid(found.images, top=1, nearest=0, max_false_accept=1.0)
+        answered = self.predict_valid(found.images, top=1, nearest=0)
         failing = {failure.source for failure in answered.failed}
         sources = [(describe(i), i, t) for i, t in zip(found.images, found.labels, strict=True)]
         kept = [(name, image, truth) for name, image, truth in sources if name not in failing]
         rows = tuple(
-            Judged(name, truth, str(p.label), p.score)
+            Judged(name, truth, p.top[0][0], p.score, rejected=p.label is None)
             for (name, _, truth), p in zip(kept, answered.predictions, strict=True)
         )
         hashes = map_ahead(_digest, [image for _, image, _ in kept])

@@ -110,16 +110,17 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Judged:
-    """One image of an evaluation: its true label and the one predicted."""
+    """One image of an evaluation: its true label, the closest class, and whether the stored limit rejects it."""
 
     source: str
     label: str
     predicted: str
     score: float
+    rejected: bool = False
 
     @property
     def correct(self) -> bool:
-        """Whether the two agree."""
+        """Whether the closest class is the true one, rejected or not."""
         return self.label == self.predicted
 
 
@@ -154,8 +155,19 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share recognised, in [0, 1]; NaN where there is none to judge."""
+        """The share whose closest class is right, without rejection, in [0, 1]; NaN where there is none to judge."""
         return sum(row.correct for row in self.rows) / self.n if self.rows else float("nan")
+
+    @property
+    def rejected(self) -> float:
+        """The share that the limit on false accepts rejects, in [0, 1]; NaN where there is none to judge."""
+        return sum(row.rejected for row in self.rows) / self.n if self.rows else float("nan")
+
+    @property
+    def accepted_accuracy(self) -> float:
+        """The share of right ones among the accepted, in [0, 1]; NaN where none is accepted."""
+        accepted = [row.correct for row in self.rows if not row.rejected]
+        return sum(accepted) / len(accepted) if accepted else float("nan")
 
     @property
     def per_class(self) -> dict[str, float]:
@@ -178,3 +190,4 @@ class RegistryInfo:
     examples: int
     images_kept: int
     bytes: int
+    max_false_accept: float | None = None

@@ -329,3 +329,14 @@ def test_the_classes_of_a_folder_are_named_before_they_are_added(photos, tmp_pat
 def test_a_label_that_looks_like_an_option_is_told_where_to_go():
     told = call("add", "r.fewshot", "-lemon", "1.jpg", status=2).stderr
     assert "given after --, as in: fewshot add REGISTRY -- -lemon IMAGE" in told
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_output_does_not_fail_on_the_streams_encoding(registry, tmp_path, encoding):
+    code = "from fewshot.cli import main; main()"
+    asked = [sys.executable, "-c", code, "rename", str(registry), "flower", "\u306d\u3053 \U0001f600"]
+    shutil.copy(registry, tmp_path / "copy.fewshot")
+    asked[4] = str(tmp_path / "copy.fewshot")
+    done = subprocess.run(asked, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\u306d\u3053 \U0001f600" in json.dumps(json.loads(done.stdout.decode("ascii")), ensure_ascii=False)

@@ -103,6 +103,21 @@ def test_evaluation_stays_closed_set(registry, tmp_path):
     assert registry.evaluate(tmp_path / "new").accuracy == 1.0
 
 
+def test_an_evaluation_says_what_the_stored_limit_rejects_and_how_often_the_others_are_right(registry, tmp_path):
+    for name, colour in (("right", RED), ("far", ORANGE)):
+        (tmp_path / "new" / "red").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "new" / "red" / f"{name}.png").write_bytes(png(colour, 7))
+    without = registry.evaluate(tmp_path / "new")
+    assert (without.accuracy, without.accepted_accuracy, without.rejected) == (1.0, 1.0, 0.0)
+    registry.rejection.add_negatives([png(ORANGE)])
+    registry.rejection.set(0.05, background=colours(60))
+    found = registry.evaluate(tmp_path / "new")
+    refused = [p.label is None for p in registry.predict([row.source for row in found.rows])]
+    assert [row.rejected for row in found.rows] == refused == [True, False]
+    assert (found.accuracy, found.accepted_accuracy, found.rejected) == (1.0, 1.0, 0.5)
+    assert registry.info().max_false_accept == 0.05
+
+
 def test_a_picture_closer_to_a_negative_than_to_any_class_is_more_surely_unknown(registry):
     before, red = registry.predict([png(ORANGE, 7), png(RED, 7)])
     assert registry.rejection.add_negatives([png(ORANGE)]) == AddReport(added=1)
