@@ -88,12 +88,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _about_writing(error: Exception, temporary: Path) -> bool:
-    """Whether an error is about the file being written: not about another one that was read, nor told of already."""
+    """Whether an error is about the file being written: not about one that was read, nor worded already."""
     if not isinstance(error, OSError):
         return code_of(error) is not None
-    told = str(error).startswith("cannot write") or error.errno is None
+    worded = str(error).startswith("cannot write") or error.errno is None
     read = error.filename is not None and error.filename != str(temporary) and os.path.exists(error.filename)
-    return not told and (error.errno in DISK or not read)
+    return not worded and (error.errno in DISK or not read)
 
 
 @contextmanager

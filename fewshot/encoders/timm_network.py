@@ -80,13 +80,13 @@ def _misfit(name: str, place: str) -> str | None:
         return None
     try:
         network = timm.create_model(place, pretrained=False, num_classes=0)
-        told = _difference(place, network)
-    except Exception:  # something else is wrong with the folder, and is told of
+        difference = _difference(place, network)
+    except Exception:  # something else is wrong with the folder; its own error says what
         return None
     architecture = getattr(network, "pretrained_cfg", {}).get("architecture")
-    return told and (
-        f"the weights of {name!r} do not fit its config.json, which says {architecture}: {told}. Name the network that "
-        'they are of as "architecture", with its "model_args"'
+    return difference and (
+        f"the weights of {name!r} do not fit its config.json, which says {architecture}: {difference}. Name the "
+        'network that they are of as "architecture", with its "model_args"'
     )
 
 

@@ -6,29 +6,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from openset_data import sampler
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from fewshot import EpisodeSampler, NearestNeighborClassifier, PrototypeClassifier
+from fewshot import NearestNeighborClassifier, PrototypeClassifier
 from fewshot.benchmark.openset_runner import METRICS, openset_metrics, run_openset_benchmark
 from fewshot.classifiers.membership import Membership
 from fewshot.openset.background import Background
 from fewshot.openset.unknown_scores import SCORES, KnownClasses
-
-
-@pytest.fixture(scope="module")
-def data():
-    rng = np.random.default_rng(0)
-    y = np.repeat(np.arange(12), 30)
-    return (rng.normal(size=(12, 20))[y] + 1.2 * rng.normal(size=(len(y), 20))).astype(np.float32), y
-
-
-@pytest.fixture(scope="module")
-def others():
-    return np.random.default_rng(1).normal(size=(90, 20)).astype(np.float32), np.repeat(np.arange(9), 10).astype(str)
-
-
-def sampler(y, **changes):
-    return EpisodeSampler(y, **{"n_way": 6, "n_shot": 2, "n_query": 5, "n_episodes": 60, **changes})
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["no draws", "many draws"])

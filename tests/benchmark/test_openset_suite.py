@@ -9,29 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
+from openset_data import sampler
 
-from fewshot import EpisodeSampler
 from fewshot.benchmark import run_openset_suite
 from fewshot.benchmark.openset_runner import run_openset_benchmark
 from fewshot.benchmark.protocol import Protocol
 from fewshot.cli import main
 from fewshot.openset import SCORES, Background
-
-
-@pytest.fixture(scope="module")
-def data():
-    rng = np.random.default_rng(0)
-    y = np.repeat(np.arange(12), 30)
-    return (rng.normal(size=(12, 20))[y] + 1.2 * rng.normal(size=(len(y), 20))).astype(np.float32), y
-
-
-@pytest.fixture(scope="module")
-def others():
-    return np.random.default_rng(1).normal(size=(90, 20)).astype(np.float32), np.repeat(np.arange(9), 10).astype(str)
-
-
-def sampler(y, **changes):
-    return EpisodeSampler(y, **{"n_way": 6, "n_shot": 2, "n_query": 5, "n_episodes": 60, **changes})
 
 
 @pytest.fixture
