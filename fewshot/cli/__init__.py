@@ -1,4 +1,4 @@
-"""The command line: one JSON value on standard output, messages for people on standard error."""
+"""The command line: a result on standard output, messages for people on standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fewshot.cli import (
     serve_command,
     threshold_commands,
 )
-from fewshot.cli.output import printable
+from fewshot.cli.output import format_option
+from fewshot.cli.text_table import printable
 from fewshot.errors import FewShotError
 from fewshot.files import DISK, unwritable
 
@@ -65,8 +66,9 @@ class Commands(click.Group):
 def main() -> None:
     """Learn a new image class from one to five examples.
 
-    A REGISTRY is a file that holds the classes. Every command prints one JSON value on one line, and messages on
-    standard error. Exit status: 0 done; 1 an error, or some inputs failed (the JSON lists them); 2 wrong usage.
+    A REGISTRY is a file that holds the classes. A command prints its result as a table on a terminal, and elsewhere as
+    one JSON value on one line; --format decides. Messages go to standard error. Exit status: 0 done; 1 an error, or
+    some inputs failed (the result lists them); 2 wrong usage; 130 interrupted.
     """
 
 
@@ -95,4 +97,6 @@ for _command in (
     experiment_commands.train,
     experiment_commands.demo,
 ):
+    if all(parameter.name != "format" for parameter in _command.params):
+        format_option()(_command)
     main.add_command(_command)

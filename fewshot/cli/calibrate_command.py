@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fewshot.cli.output import check_writable, note, print_json
+from fewshot.cli.output import check_writable, note, print_result
 
 
 @click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")
@@ -54,7 +54,7 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
         panels = {f"{row.method}, {row.ways}-way {row.shots}-shot": (row.before, row.after) for row in report.rows}
         draw_reliability(panels, Path(picture))
     fields = ("accuracy", "ece", "nll")
-    print_json(
+    print_result(
         {
             "out": out,
             "data": report.data,

@@ -10,7 +10,7 @@ import click
 
 from fewshot.cli.image_paths import image_paths, note_ignored
 from fewshot.cli.options import encoder_options
-from fewshot.cli.output import counted, exit_if_failed, note, print_json
+from fewshot.cli.output import counted, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry, requested_encoder
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
         answer["failed"] = [{"path": f.source, "reason": f.reason} for f in report.failed]
         for failure in report.failed:
             note(f"not added: {failure.source}: {failure.reason}")
-    print_json(answer)
+    print_result(answer)
     exit_if_failed(bool(report.conflicts or report.failed))
 
 
@@ -150,11 +150,12 @@ def classes(registry: str, label: str | None, negatives: bool) -> None:
     with open_registry(registry) as opened:
         if negatives:
             found = opened.list_negatives(limit=opened.rejection.n_negatives)
-            print_json([{"negative": one.id, "source": one.source} for one in found])
+            print_result([{"negative": one.id, "source": one.source} for one in found])
         elif label is None:
-            print_json(opened.classes())
+            held = opened.classes()
+            print_result(held, [{"class": name, "examples": n} for name, n in held.items()])
         else:
-            print_json([{"example": id_, "source": source} for id_, source in opened.examples(label)])
+            print_result([{"example": id_, "source": source} for id_, source in opened.examples(label)])
 
 
 @click.command(epilog="Example: fewshot remove parts.fewshot bolt; or: fewshot remove parts.fewshot --example 17")
@@ -178,9 +179,9 @@ def remove(registry: str, label: str | None, example: int | None, negative: int 
         else:
             assert negative is not None
             opened.remove_negative(negative)
-            print_json({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
+            print_result({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
             return
-        print_json({"label": label, "removed": count, "classes": opened.info().classes})
+        print_result({"label": label, "removed": count, "classes": opened.info().classes})
 
 
 @click.command(epilog="Example: fewshot rename parts.fewshot blot bolt")
@@ -194,7 +195,7 @@ def rename(registry: str, label: str, new: str) -> None:
     with open_registry(registry) as opened:
         opened.rename(label, new)
         new = normalised_label(new)
-        print_json({"label": new, "previous": label, "examples": opened.classes()[new]})
+        print_result({"label": new, "previous": label, "examples": opened.classes()[new]})
 
 
 @click.command(epilog="Example: fewshot merge parts.fewshot bolt-m6 bolt-m8 --into bolt")
@@ -205,7 +206,7 @@ def merge(registry: str, labels: tuple[str, ...], into: str) -> None:
     """Merge classes into one."""
     with open_registry(registry) as opened:
         count = opened.merge(labels, into)
-        print_json({"label": into, "examples": count, "classes": opened.info().classes})
+        print_result({"label": into, "examples": count, "classes": opened.info().classes})
 
 
 @click.command(name="export", epilog="Example: fewshot export parts.fewshot parts.npz")
@@ -217,7 +218,7 @@ def export_(registry: str, file: str) -> None:
 
     feature_files.check_suffix(file)
     with open_registry(registry) as opened:
-        print_json({"file": file, "examples": opened.export(file)})
+        print_result({"file": file, "examples": opened.export(file)})
 
 
 @click.command(name="import", epilog="Example: fewshot import new.fewshot parts.npz")
@@ -247,7 +248,7 @@ def reindex(registry: str, encoding: dict[str, Any]) -> None:
         count = opened.reindex(requested_encoder(encoding, {}))
         for why in opened.rejection.renewed():
             note(why)
-        print_json({"examples": count, "encoder": opened.info().encoder})
+        print_result({"examples": count, "encoder": opened.info().encoder})
 
 
 @click.command(epilog="Example: fewshot info parts.fewshot")
@@ -257,7 +258,7 @@ def info(registry: str) -> None:
     from dataclasses import asdict
 
     with open_registry(registry) as opened:
-        print_json(asdict(opened.info()))
+        print_result(asdict(opened.info()))
 
 
 @click.command(epilog="Example: fewshot tune parts.fewshot; to undo: fewshot reindex parts.fewshot --encoder pocket")
@@ -307,4 +308,4 @@ def tune(registry: str, folder: str | None, **settings: Any) -> None:
         note(f"to undo: fewshot reindex {shlex.quote(registry)} --encoder {encoder}")
     else:
         note("no setting improved on the encoder in cross-validation, so nothing was changed")
-    print_json(asdict(report))
+    print_result(asdict(report))

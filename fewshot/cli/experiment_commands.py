@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fewshot.cli.options import counts, training_options
-from fewshot.cli.output import check_writable, exit_if_failed, note, print_json
+from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 
 
 @click.command(epilog="Example: fewshot encoders dinov2")
@@ -19,7 +19,8 @@ def encoders(pattern: str) -> None:
     """
     from fewshot.encoders import list_encoders
 
-    print_json(list_encoders(pattern))
+    found = list_encoders(pattern)
+    print_result(found, [{"encoder": name} for name in found])
 
 
 @click.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
@@ -78,7 +79,7 @@ def bench(
     answer: dict[str, Any] = {"out": out, **numbers, "best": best}
     if report.failed:
         answer["failed"] = [vars(failure) for failure in report.failed]
-    print_json(answer)
+    print_result(answer)
     exit_if_failed(bool(report.failed))
 
 
@@ -107,7 +108,7 @@ def train(
     from fewshot.training import Recipe, train_encoder
 
     result = train_encoder(data, out, Recipe(**recipe), validation=validation or None, note=note, **settings)
-    print_json({**vars(result), "folder": str(result.folder), "validation": list(result.validation)})
+    print_result({**vars(result), "folder": str(result.folder), "validation": list(result.validation)})
 
 
 @click.command(epilog="Example: fewshot demo --picture demo.png")
@@ -123,4 +124,4 @@ def demo(picture: str | None, shots: int, seed: int) -> None:
 
     if picture is not None:
         check_writable(picture)
-    print_json(run_demo(shots=shots, seed=seed, picture=picture))
+    print_result(run_demo(shots=shots, seed=seed, picture=picture))

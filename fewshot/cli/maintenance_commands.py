@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewshot.cli.output import exit_if_failed, note, print_json
+from fewshot.cli.output import exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry
 
 
@@ -20,7 +20,7 @@ def backup(registry: str, file: str) -> None:
 
     with open_registry(registry) as opened:
         about = opened.info()
-        print_json({"file": file, "bytes": opened.backup(file), "examples": about.examples})
+        print_result({"file": file, "bytes": opened.backup(file), "examples": about.examples})
         if folder := encoder_folder(about.encoder):
             note(f"the copy does not hold the encoder: back up {folder} as well")
 
@@ -44,7 +44,7 @@ def check(registry: str) -> None:
     if lost:
         note(lost)
         problems.append(lost)
-    print_json({"registry": registry, "problems": problems})
+    print_result({"registry": registry, "problems": problems})
     exit_if_failed(bool(problems))
 
 
@@ -63,4 +63,4 @@ def repair(registry: str, new: str) -> None:
     found = repaired(registry, new)
     for sentence in found.lost:
         note(f"lost: {sentence}")
-    print_json(asdict(found))
+    print_result(asdict(found))

@@ -1,25 +1,97 @@
-"""What a command gives: one JSON value on standard output, messages on standard error, and files."""
+"""What a command gives: its result on standard output, messages on standard error, and files."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
-from fewshot.integrations import as_json
+from fewshot.cli.text_table import as_lines, as_table, printable
+from fewshot.integrations import as_json, csv_cell
+
+T = TypeVar("T")
+
+FORMATS = ("table", "json", "jsonl", "csv")
+_FORMAT = "fewshot.format"  # in click's context
+
+
+def format_option(*more: str) -> Callable[[T], T]:
+    """Add the option ``--format``, with the formats that a command has beside ``FORMATS``."""
+    return click.option(
+        "--format",
+        type=click.Choice([*FORMATS, *more]),
+        expose_value=False,
+        callback=_choose,
+        help="Output format; by default table on a terminal, json elsewhere.",
+    )  # type: ignore[return-value]
+
+
+def _choose(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    context.meta[_FORMAT] = value or ("table" if sys.stdout.isatty() else "json")
+
+
+def chosen_format() -> str:
+    """Return the format of the command that runs."""
+    return str(click.get_current_context().meta[_FORMAT])
+
+
+def print_result(value: Any, records: Sequence[Mapping[str, Any]] | None = None) -> None:
+    """Print a command's result in the chosen format.
+
+    Parameters
+    ----------
+    value : JSON value
+        A list of objects, or an object.
+    records : list of objects, optional
+        What ``table``, ``jsonl`` and ``csv`` show in place of ``value``, one a row.
+    """
+    name = chosen_format()
+    shown = value if records is None else records
+    if name == "json":
+        print_json(value)
+    elif name == "table":
+        print_table(as_lines(shown) if isinstance(shown, Mapping) else as_table(shown) if shown else "none\n")
+    else:
+        rows = [shown] if isinstance(shown, Mapping) else shown
+        write("".join(as_json(row) + "\n" for row in rows) if name == "jsonl" else _as_csv(rows))
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table with a column for each key; lists and objects as JSON in their cells."""
+    out = io.StringIO()
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for cells in ([keys] if keys else []) + [[row.get(key, "") for key in keys] for row in rows]:
+        texts = [as_json(cell) if isinstance(cell, (list, tuple, dict)) else cell for cell in cells]
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in texts])
+    return out.getvalue()
 
 
 def print_json(value: Any) -> None:
-    """Print a command's one JSON value, with ASCII escapes where the stream's encoding lacks a character."""
+    """Print a JSON value on one line, with ASCII escapes where the stream's encoding lacks a character."""
     text = as_json(value)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)  # non-ASCII is in strings only
     click.echo(text)
+
+
+def print_table(text: str) -> None:
+    """Print lines for people, with escapes where the stream's encoding lacks a character."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+
+
+def write(text: str) -> None:
+    """Write to standard output in UTF-8, whatever its encoding, for it is read by a program."""
+    click.echo(text.encode(), nl=False)
 
 
 def note(message: str) -> None:
@@ -33,14 +105,9 @@ def exit_if_failed(failed: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def printable(message: str) -> str:
-    """Escape characters that do not print, so that a file's name cannot control the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
-
-
 def counted(n: int, noun: str) -> str:
     """Return "1 file" or "2 files"."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def check_writable(path: str) -> None:

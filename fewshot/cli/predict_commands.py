@@ -9,7 +9,7 @@ import click
 
 from fewshot.cli.image_paths import image_paths, note_ignored
 from fewshot.cli.options import classifier_options, encoder_options
-from fewshot.cli.output import check_writable, exit_if_failed, note, print_json
+from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 from fewshot.cli.prediction_output import OutputFormat, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry, requested_classifier
 
@@ -50,7 +50,7 @@ def predict(
     IMAGE is a file, folder or pattern; - reads paths from standard input. An image that cannot be read has an "error"
     in place of a label.
 
-    Formats: json (a list), jsonl (a JSON object per line), csv (a row per image), label-studio (tasks with
+    Formats: table and csv (a row per image), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
     FiftyOneImageClassificationDataset). The last three leave out images that cannot be read.
     """
@@ -122,7 +122,7 @@ def evaluate(
             for r in result.rows:
                 text = map(csv_cell, (r.source, r.label, r.predicted))
                 writer.writerow([*text, f"{r.score:.6f}", int(r.correct), int(r.rejected)])
-    print_json(
+    print_result(
         {
             "accuracy": _as_share(result.accuracy),
             "accepted_accuracy": _as_share(result.accepted_accuracy),

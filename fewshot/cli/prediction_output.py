@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fewshot.cli.output import counted, note, print_json
+from fewshot.cli.output import chosen_format, counted, format_option, note, print_json, print_result, write
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions, LabelStudioNames
+    from fewshot.registry import Failure, Prediction
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NO_CLASS = "(none of these)"
+"""In a table, the label of a rejected image."""
 LOCAL_FILES = "/data/local-files/?d="
 """Where a Label Studio server serves its local files."""
 
@@ -40,20 +43,14 @@ def format_options(command: F) -> F:
 
     @functools.wraps(command)
     def gathered(*args: Any, **kwargs: Any) -> Any:
-        output = OutputFormat(*(kwargs.pop(name) for name in ("format", "prefix", "label_config")))
+        output = OutputFormat(chosen_format(), *(kwargs.pop(name) for name in ("prefix", "label_config")))
         for option, value in (("--prefix", output.prefix), ("--label-config", output.label_config)):
             if value is not None and output.name != "label-studio":
                 raise click.UsageError(f"{option} is for --format label-studio, not {output.name}")
         return command(*args, output=output, **kwargs)
 
     options = [
-        click.option(
-            "--format",
-            type=click.Choice(["json", "jsonl", "csv", "label-studio", "coco", "fiftyone"]),
-            default="json",
-            show_default=True,
-            help="Output format.",
-        ),
+        format_option("label-studio", "coco", "fiftyone"),
         click.option(
             "--prefix",
             metavar="URL",
@@ -81,10 +78,12 @@ def write_predictions(
         answers, sizes = _with_sizes(answers)
     if output.name == "json":
         print_json([formats.row(path, answer) for path, answer in answers])
+    elif output.name == "table":
+        print_result([_table_row(path, answer) for path, answer in answers])
     elif output.name == "jsonl":
-        _write(formats.to_jsonl(answers))
+        write(formats.to_jsonl(answers))
     elif output.name == "csv":
-        _write(formats.to_csv(answers))
+        write(formats.to_csv(answers))
         _note_escaped(answers)
     elif output.name == "label-studio":
         names = _label_studio_names(output.label_config, classes)
@@ -101,14 +100,21 @@ def write_predictions(
     return bool(failures)
 
 
-def _write(text: str) -> None:
-    click.echo(text.encode(), nl=False)  # in UTF-8 whatever the terminal's encoding, for it is read by a program
+def _table_row(path: str, answer: Prediction | Failure) -> dict[str, Any]:
+    """What of an answer is shown on a terminal."""
+    from fewshot.integrations import formats
+
+    found = formats.row(path, answer)
+    if "error" in found:
+        return found
+    shown = {name: found[name] for name in ("path", "label", "probability", "score")}
+    return shown | {"label": found["label"] or NO_CLASS, "second": found["top"][1][0] if found["top"][1:] else None}
 
 
 def _write_json(value: Any) -> None:
     from fewshot.integrations import as_json
 
-    _write(as_json(value) + "\n")
+    write(as_json(value) + "\n")
 
 
 def _with_sizes(answers: ImagePredictions) -> tuple[ImagePredictions, dict[str, tuple[int, int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewshot.cli.output import note, print_json
+from fewshot.cli.output import note, print_result
 
 
 @click.command(epilog="Example: fewshot serve parts.fewshot, then open http://127.0.0.1:8000 in a browser")
@@ -52,7 +52,7 @@ def serve(
     url = server_process.url_of(bound)
 
     def ready() -> None:
-        print_json({"url": url})
+        print_result({"url": url})
         note(f"serving {path} at {url}; stop with Ctrl-C")
 
     with bound:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot.cli.options import encoder_options
-from fewshot.cli.output import counted, exit_if_failed, note, print_json
+from fewshot.cli.output import counted, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def threshold(
         negatives = rejection.n_negatives
         shared = rejection.n_shared if found is not None and found.source == "background" else 0
     if found is None:
-        print_json({"max_false_accept": None, "negatives": negatives})
+        print_result({"max_false_accept": None, "negatives": negatives})
         return
     if shared:
         note(f"ignored: {counted(shared, 'image')} of the background that a class holds as well")
@@ -93,7 +93,7 @@ def _print_threshold(threshold: Threshold, negatives: int, failed: list[Failure]
         answer["failed"] = [{"path": failure.source, "reason": failure.reason} for failure in failed]
         for failure in failed:
             note(f"ignored: {failure.source}: {failure.reason}")
-    print_json(answer)
+    print_result(answer)
     exit_if_failed(bool(failed))
 
 
