@@ -24,6 +24,7 @@ Body = TypeVar("Body", bound=ImageList)
 
 _FILE_FIELDS = ("images", "images[]")
 _MAX_NAME_LENGTH = 200
+_TRUTHS = {"true": True, "false": False}
 
 
 class UploadedImage(io.BytesIO):
@@ -89,6 +90,7 @@ async def read_upload(request: Request, model: type[Body]) -> Upload:
 async def _read_form(request: Request, model: type[Body], limits: Limits) -> Upload:
     images: list[UploadedImage | InvalidImage] = []
     fields: dict[str, Any] = {}
+    booleans = {name for name, field in model.model_fields.items() if field.annotation is bool}
     # More than allowed are parsed, so that the error is ours.
     max_files, max_part = 10 * limits.max_images, limits.max_field_bytes
     async with request.form(max_files=max_files, max_fields=20, max_part_size=max_part) as form:
@@ -100,7 +102,7 @@ async def _read_form(request: Request, model: type[Body], limits: Limits) -> Upl
             elif key in _FILE_FIELDS:
                 raise HTTPProblem(422, "the field 'images' holds text, not a file with a file name")
             else:
-                fields[key] = value
+                fields[key] = _TRUTHS.get(value.lower(), value) if key in booleans else value
     _check_count(len(images), limits.max_images)
     try:
         checked = model.model_validate({**fields, "images": ["" for _ in images]})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
-from fakes import RED, FakeEncoder, png
-from service_client import PARTS, client, files, problem
+import pytest
+from fakes import BLUE, RED, FakeEncoder, png
+from service_client import PARTS, client, files, in_base64, problem
 
 from fewshot import ClassRegistry
+from fewshot.validation import check_label
 
 
 def test_the_openapi_document_is_valid_and_complete(two_classes):
@@ -29,6 +32,39 @@ def test_the_openapi_document_is_valid_and_complete(two_classes):
     predict = document["paths"]["/v1/registries/{registry}/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
     assert "securitySchemes" not in document["components"]
+    bodies = [one["requestBody"] for one in operations if "multipart/form-data" in str(one.get("requestBody"))]
+    assert [body["required"] for body in bodies] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["red", " Lemon ", "a b", "\u0645\u06cc\u200c\u062e", "\u200fred", "\U0001f469\u200d\U0001f680", "red\n",
+     "", "  ", "\u200b", "a\x1bb", "a\nb", "\x7f", "a\x85b"],
+)  # fmt: skip
+def test_the_documented_pattern_of_labels_is_the_rule_that_is_applied(label, two_classes):
+    document = two_classes.get("/openapi.json").json()
+    schema = document["components"]["schemas"]["LabelledImages"]["properties"]["label"]
+    try:
+        valid = bool(check_label(label))
+    except ValueError:
+        valid = False
+    assert bool(re.search(schema["pattern"], label)) == valid
+
+
+def test_a_truth_is_true_or_false_as_the_document_says_and_no_number_or_other_word(filled):
+    for value in (0, 1, "true", "no"):
+        body = {"label": "blue", "images": in_base64(png(RED)), "allow_conflict": value}
+        assert "allow_conflict: Input should be a valid boolean" in problem(
+            filled.post(f"{PARTS}/examples", json=body), 422
+        )
+        renamed = filled.patch(f"{PARTS}/classes?label=red", json={"label": "blue", "merge": value})
+        assert "merge: Input should be a valid boolean" in problem(renamed, 422)
+    for value in ("0", "1", "no", ""):
+        form = {"label": "true", "allow_conflict": value}
+        answer = filled.post(f"{PARTS}/examples", data=form, files=files(png(BLUE)))
+        assert "allow_conflict: Input should be a valid boolean" in problem(answer, 422)
+    form = {"label": "true", "allow_conflict": "True"}
+    assert filled.post(f"{PARTS}/examples", data=form, files=files(png(BLUE))).json()["label"] == "true"
 
 
 def test_no_page_of_documentation_loads_scripts_from_elsewhere(two_classes):
