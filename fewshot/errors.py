@@ -76,5 +76,19 @@ class PartlyAdded(RegistryError):
         self.report = report
 
 
+class AddInterrupted(KeyboardInterrupt):
+    """Ctrl-C came while images were added; those of earlier chunks are registered.
+
+    Attributes
+    ----------
+    report : AddReport
+        What became of those.
+    """
+
+    def __init__(self, report: object) -> None:
+        super().__init__()
+        self.report = report
+
+
 class MissingExtra(FewShotError, ImportError):
     """An optional dependency is not installed; the message gives the pip command."""

@@ -17,7 +17,7 @@ from fewshot.cli import (
     serve_command,
     threshold_commands,
 )
-from fewshot.cli.output import format_option
+from fewshot.cli.output import exit_interrupted, format_option
 from fewshot.cli.text_table import printable
 from fewshot.errors import FewShotError
 from fewshot.files import DISK, unwritable
@@ -45,6 +45,8 @@ class Commands(click.Group):
                 "fewshot add REGISTRY -- -lemon IMAGE...",
                 error.ctx,
             ) from error
+        except KeyboardInterrupt as error:
+            exit_interrupted(ctx, error)
         except BrokenPipeError:
             raise  # click ends quietly where the reader, as `head`, has gone
         except OSError as error:

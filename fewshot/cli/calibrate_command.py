@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fewshot.cli.output import check_writable, note, print_result
+from fewshot.cli.output import check_writable, keep_on_interrupt, note, print_result
 
 
 @click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")
@@ -40,10 +40,12 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
             check_writable(path)
     if picture is not None:
         check_matplotlib()
+    cache = cache or f"{out}.vectors"
+    keep_on_interrupt(f"no table was written; the embeddings so far are in {cache}, for the same command")
     report = run_calibration(
         data,
         methods=[name.strip() for name in methods.split(",") if name.strip()],
-        cache=cache or f"{out}.vectors",
+        cache=cache,
         note=note,
         **settings,
     )

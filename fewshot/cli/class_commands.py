@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fewshot.cli.image_paths import image_paths, note_ignored
 from fewshot.cli.options import encoder_options
-from fewshot.cli.output import counted, exit_if_failed, note, print_result
+from fewshot.cli.output import counted, exit_if_failed, keep_on_interrupt, note, print_result
 from fewshot.cli.registry_access import open_registry, requested_encoder
+from fewshot.errors import AddInterrupted
 
 if TYPE_CHECKING:
     from fewshot.media import LabelledImages
@@ -33,6 +36,21 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
             note(f"not added: {failure.source}: {failure.reason}")
     print_result(answer)
     exit_if_failed(bool(report.conflicts or report.failed))
+
+
+@contextmanager
+def _told_on_interrupt(total: int) -> Iterator[None]:
+    """Say how many of the images are registered if Ctrl-C ends the block."""
+    registered = 0
+    try:
+        yield
+    except AddInterrupted as error:
+        report: Any = error.report
+        registered = report.added + report.duplicates
+        raise
+    finally:
+        of_all = f"{registered:,} of {counted(total, 'image')} registered"
+        keep_on_interrupt(f"{of_all}; run the same command again to add the rest")
 
 
 def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: bool) -> None:
@@ -98,11 +116,15 @@ def add(
     with open_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
         if found is not None:
             pairs = list(zip(found.images, found.labels, strict=True))
-            _report(opened.add_labelled(pairs, allow_conflict=allow_conflict), opened, folder=from_folder)
+            with _told_on_interrupt(len(pairs)):
+                added = opened.add_labelled(pairs, allow_conflict=allow_conflict)
+            _report(added, opened, folder=from_folder)
         else:
             assert label is not None
-            report = opened.add(label, image_paths(images), allow_conflict=allow_conflict)
-            _report(report, opened, label=label)
+            names = image_paths(images)
+            with _told_on_interrupt(len(names)):
+                added = opened.add(label, names, allow_conflict=allow_conflict)
+            _report(added, opened, label=label)
 
 
 def _class_folders(registry: str, place: str) -> LabelledImages:
@@ -132,7 +154,8 @@ def _class_folders(registry: str, place: str) -> LabelledImages:
 def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
     names = image_paths(images)
     with open_registry(registry, encoding, create=True, **settings) as opened:
-        report = opened.rejection.add_negatives(names)
+        with _told_on_interrupt(len(names)):
+            report = opened.rejection.add_negatives(names)
         _report(report, opened, label=None, negatives=opened.rejection.n_negatives)
 
 

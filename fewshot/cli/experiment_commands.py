@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fewshot.cli.options import counts, training_options
-from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
+from fewshot.cli.output import check_writable, exit_if_failed, keep_on_interrupt, note, print_result
 
 
 @click.command(epilog="Example: fewshot encoders dinov2")
@@ -64,6 +64,7 @@ def bench(
     """
     from fewshot.benchmark import Protocol, run_openset_suite, run_suite
 
+    keep_on_interrupt(f"what is finished is in {out}; run the same command again to compute the rest")
     settings["protocol"] = Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups)
     report: Any
     if open_set:

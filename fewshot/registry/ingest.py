@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fewshot.errors import EncoderMismatch, FewShotError, ImageError, PartlyAdded
+from fewshot.errors import AddInterrupted, EncoderMismatch, FewShotError, ImageError, PartlyAdded
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
 from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import check_encoder, encoder_meta, name_of
@@ -34,22 +34,25 @@ def add_in_chunks(
     Raises
     ------
     PartlyAdded : if an error stops it after images were added; before, the error itself.
+    AddInterrupted : on Ctrl-C.
     """
     total = len(items) if isinstance(items, Sequence) else None
     source, report = iter(items), AddReport()
     with Progress(total, "add") as bar:
-        while chunk := list(islice(source, None if all_or_none else CHUNK)):
-            try:
+        try:
+            while chunk := list(islice(source, None if all_or_none else CHUNK)):
                 report += add(chunk)
-            except (FewShotError, OSError) as error:
-                if not report.added:
-                    raise
-                raise PartlyAdded(
-                    f"{report.added} images were added to {store.path} before this stopped the others: {error}. "
-                    "Those are kept; add all again to go on",
-                    report,
-                ) from error
-            bar.advance(len(chunk))
+                bar.advance(len(chunk))
+        except KeyboardInterrupt as error:
+            raise AddInterrupted(report) from error
+        except (FewShotError, OSError) as error:
+            if not report.added:
+                raise
+            raise PartlyAdded(
+                f"{report.added} images were added to {store.path} before this stopped the others: {error}. "
+                "Those are kept; add all again to go on",
+                report,
+            ) from error
     return report
 
 

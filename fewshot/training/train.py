@@ -155,8 +155,7 @@ def train_encoder(
             state = training.run()
             _finish(target, work, identity, state, note)
         except KeyboardInterrupt:
-            note(f"interrupted; the same command resumes from {work}")
-            raise
+            raise KeyboardInterrupt(f"the same command resumes from the last checkpoint in {work}") from None
         except (OSError, SafetensorError) as error:
             reason = error if str(error).startswith("cannot write") else unwritable(work, error)
             raise FewShotError(f"{reason}: the same command then resumes from the last checkpoint") from error
