@@ -24,7 +24,9 @@ from .datasets import load_dataset as load_dataset
 from .domain_adaptation import DomainAdapter as DomainAdapter
 from .encoders import EmbeddingCache as EmbeddingCache
 from .encoders import Encoder as Encoder
+from .encoders import FunctionEncoder as FunctionEncoder
 from .encoders import TimmEncoder as TimmEncoder
+from .encoders import TorchEncoder as TorchEncoder
 from .encoders import load_encoder as load_encoder
 from .episodes import Episodes as Episodes
 from .episodes import EpisodeSampler as EpisodeSampler

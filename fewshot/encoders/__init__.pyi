@@ -19,7 +19,9 @@ from .encoder import Encoded as Encoded
 from .encoder import Encoder as Encoder
 from .encoder import all_or_raise as all_or_raise
 from .encoder import check_image_batch as check_image_batch
+from .encoder import check_is_encoder as check_is_encoder
 from .encoder import encode_valid as encode_valid
+from .function_encoder import FunctionEncoder as FunctionEncoder
 from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised
 from .timm_encoder import POCKET as POCKET
@@ -27,6 +29,7 @@ from .timm_encoder import TimmEncoder as TimmEncoder
 from .timm_encoder import load_encoder as load_encoder
 from .timm_network import features as features
 from .timm_network import list_encoders as list_encoders
+from .torch_encoder import TorchEncoder as TorchEncoder
 from .torch_threads import set_thread_count as set_thread_count
 from .torch_threads import thread_count as thread_count
 from .trainable import Trainable as Trainable

@@ -7,25 +7,22 @@ import os
 import sqlite3
 from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
 
-from fewshot.encoders.encoder import Encoded, Encoder, all_or_raise, check_image_batch, encode_valid
+from fewshot.encoders.encoder import Encoded, Encoder, check_image_batch, check_is_encoder, encode_valid
+from fewshot.encoders.image_transformer import ImageTransformer
 from fewshot.errors import ImageError
 from fewshot.files import code_of, why_not
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _CHUNK = 1024
 _BUSY_SECONDS = 60.0
 
 
-class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class EmbeddingCache(ImageTransformer):
     """An encoder with a cache: one SQLite file of embeddings by content hash, fingerprint and precision.
 
     Parameters
@@ -44,32 +41,17 @@ class EmbeddingCache(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def dim(self) -> int:
         """The embedding size d."""
-        return self.encoder.dim
+        return check_is_encoder(self.encoder).dim
 
     @property
     def fingerprint(self) -> str:
         """The encoder's own."""
-        return self.encoder.fingerprint
+        return check_is_encoder(self.encoder).fingerprint
 
     @property
     def spec(self) -> dict[str, Any]:
         """How to load the encoder again; {} where the encoder has no ``spec``."""
         return getattr(self.encoder, "spec", {})
-
-    def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed n images: (n, d) float32; raises ImageError as the encoder would."""
-        return all_or_raise(self.encode_valid(images))
-
-    def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Do nothing: the encoder is frozen."""
-        return self
-
-    def transform(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed images, as ``encode``."""
-        return self.encode(X)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
 
     def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
         """Embed the images that can be read, and list the others; each chunk is stored as soon as it is embedded."""

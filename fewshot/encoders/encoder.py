@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from fewshot.errors import ImageError
 from fewshot.media import ImageSource, map_ahead, open_image
+from fewshot.validation import check_vectors
 
 _CHUNK = 256
 
@@ -57,25 +58,60 @@ class Encoded:
     failed: tuple[tuple[int, ImageError], ...]
 
 
+def check_is_encoder(encoder: object) -> Encoder:
+    """Return an encoder as it is.
+
+    Raises
+    ------
+    TypeError : naming what the object lacks of the protocol, and the classes that make an encoder of it.
+    """
+    kind = type(encoder)  # has what is a property, which need not be computed
+    missing = [name for name in ("dim", "fingerprint", "encode") if not (hasattr(kind, name) or hasattr(encoder, name))]
+    if not missing and not isinstance(encoder, type):
+        return cast(Encoder, encoder)
+    given = f"the class {encoder.__name__}" if isinstance(encoder, type) else f"an object of type {kind.__name__}"
+    lack = f" (it has no {', '.join(missing)})" if missing else ""
+    raise TypeError(
+        f"expected an encoder, not {given}{lack}: give load_encoder(name), TorchEncoder(module, preprocess, name) for "
+        "an nn.Module, FunctionEncoder(function, dim, fingerprint) for a function, or any object with dim, fingerprint "
+        "and encode(images)"
+    )
+
+
 def encode_valid(encoder: Encoder, images: Iterable[ImageSource]) -> Encoded:
     """Embed the images that can be read; the others are listed, each with its reason.
 
     Calls the encoder's own ``encode_valid`` if it has one, else its ``encode`` on the opened images.
     """
+    encoder = check_is_encoder(encoder)
     own = getattr(encoder, "encode_valid", None)
     if own is not None:
         encoded = own(images)
         assert isinstance(encoded, Encoded)
         return encoded
-    opened = map_ahead(open_image, images)
+    return encode_opened(encoder.encode, images, encoder.dim, _CHUNK)
+
+
+def encode_opened(
+    function: Callable[[list[Image.Image]], ArrayLike], images: Iterable[ImageSource], dim: int, size: int
+) -> Encoded:
+    """Embed the images that can be read with a function from at most ``size`` opened images to vectors (m, dim).
+
+    Raises
+    ------
+    ValueError : for vectors of another shape, or with NaN or infinity.
+    """
+    opened = map_ahead(open_image, check_image_batch(images), ahead=size)
 
     def batches() -> Iterator[tuple[Sequence[object], NDArray[np.float32]]]:
-        while chunk := list(islice(opened, _CHUNK)):
+        while chunk := list(islice(opened, size)):
             good = [image for image in chunk if not isinstance(image, ImageError)]
-            embedded = encoder.encode(good) if good else np.empty((0, encoder.dim))
-            yield chunk, np.asarray(embedded, np.float32)
+            vectors = check_vectors(function(good), dim) if good else np.empty((0, dim), np.float32)
+            if len(vectors) != len(good):
+                raise ValueError(f"expected one vector for each of {len(good)} images, got {len(vectors)}")
+            yield chunk, vectors
 
-    return gathered(batches(), encoder.dim)
+    return gathered(batches(), dim)
 
 
 def gathered(
@@ -119,10 +155,26 @@ def all_or_raise(encoded: Encoded) -> NDArray[np.float32]:
 
 
 def check_image_batch(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """Refuse a single image where a sequence of them is expected: to Python, a path is a sequence of letters."""
+    """Return a sequence of images; of a data frame or table of one column, that column.
+
+    Raises
+    ------
+    TypeError : for a single image: to Python, a path is a sequence of letters.
+    ValueError : for a table of several columns.
+    """
     if isinstance(images, (str, bytes, Image.Image)) or hasattr(images, "__fspath__"):
         raise TypeError(f"encode takes a sequence of images; for one, give [image], not {type(images).__name__}")
-    return images
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OSUT" and images.ndim == 2:
+        columns: list[Any] = [*range(images.shape[1])]
+        column: Any = images[:, :1].ravel()
+    elif hasattr(images, "columns") and getattr(images, "ndim", 2) == 2:
+        columns = list(images.columns)
+        column = images[columns[0]] if columns else ()  # type: ignore[index]
+    else:
+        return images
+    if len(columns) != 1:
+        raise ValueError(f"expected one column of images, got {len(columns)}: {', '.join(map(str, columns[:5]))}")
+    return cast("Iterable[ImageSource]", column)
 
 
 def counted(images: Iterable[ImageSource]) -> tuple[Iterator[ImageSource], int | None]:

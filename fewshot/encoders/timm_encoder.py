@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor, nn
 
+from fewshot.encoders.batches import embedded_batches, readable
 from fewshot.encoders.device import Precision, best_device, best_precision, usable_device
-from fewshot.encoders.encoder import Encoded, all_or_raise, check_image_batch, counted, gathered
+from fewshot.encoders.encoder import Encoded, check_image_batch, counted, gathered
+from fewshot.encoders.image_transformer import ImageTransformer
 from fewshot.encoders.loaded_network import LoadedNetwork, converted
 from fewshot.encoders.preprocessing import normalised, preparation
 from fewshot.encoders.timm_network import POOLS, features, fingerprint, load_network
 from fewshot.encoders.torch_threads import set_thread_count, thread_count
-from fewshot.errors import ImageError
-from fewshot.media import ImageSource, attempt, map_ahead
+from fewshot.media import ImageSource, attempt
 from fewshot.progress import Progress
 from fewshot.validation import check_choice, check_count
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-T = TypeVar("T")
 
 POCKET = Path(__file__).with_name("pocket")
 # Batches of so many pixels stay in a CPU's cache (mobilenetv2 at 224 px: 299 images/s at 8, 223 at 32); of very small
@@ -39,12 +35,10 @@ POCKET = Path(__file__).with_name("pocket")
 _CPU_PIXELS, _CPU_MOST, _GPU_BATCH = 8 * 224 * 224, 32, 64
 # Least cosine between bfloat16 and float32 features of noise for bfloat16 to be taken unasked; 0.99 and up is usual.
 _FAITHFUL = 0.97
-# An image ready for the network (h, w, 3), or why there is none.
-_Prepared = NDArray[np.uint8] | ImageError
 View = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
-class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class TimmEncoder(ImageTransformer):
     """A frozen timm network: images in, embeddings out; also a scikit-learn transformer.
 
     The network is loaded at first use. It is in eval mode, without gradients, and preprocesses exactly as its own
@@ -132,25 +126,6 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """The precision of the computation, given or chosen."""
         return self.loaded.precision
 
-    def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed n images.
-
-        Parameters
-        ----------
-        images : iterable of paths, bytes, file objects, PIL images or arrays
-            See ``fewshot.open_image``.
-
-        Returns
-        -------
-        ndarray of shape (n, d), float32
-            Not normalised.
-
-        Raises
-        ------
-        ImageError : naming the first image that cannot be read; ``encode_valid`` goes on instead.
-        """
-        return all_or_raise(self.encode_valid(images))
-
     def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
         """Embed the images that can be read, and list the others.
 
@@ -172,8 +147,18 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         loaded = replace(self.loaded, prepare=np.asarray) if prepared else self.loaded
         source, total = counted(check_image_batch(images))
+        default = loaded.cpu_batch if loaded.device.type == "cpu" else _GPU_BATCH
+        size = default if self.batch_size is None else check_count("batch_size", self.batch_size)
+        batches = embedded_batches(
+            loaded.prepare,
+            lambda prepared: self._embed(loaded, prepared, views),
+            source,
+            total,
+            size=size,
+            device=loaded.device,
+        )
         with Progress(total, "encode") as bar:
-            encoded = gathered(self._embedded(loaded, source, total, views), len(views) * loaded.dim, bar.advance)
+            encoded = gathered(batches, len(views) * loaded.dim, bar.advance)
         return replace(encoded, vectors=encoded.vectors.reshape(-1, len(views), loaded.dim))
 
     @property
@@ -189,8 +174,8 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         loaded = self.loaded
         set_thread_count(1)
-        batch: list[_Prepared] = [attempt(loaded.prepare, image) for image in check_image_batch(images)]
-        return gathered([self._embed(loaded, batch, (np.asarray,))], loaded.dim)
+        batch = [attempt(loaded.prepare, image) for image in check_image_batch(images)]
+        return gathered([(batch, self._embed(loaded, readable(batch), (np.asarray,)))], loaded.dim)
 
     def exact_network(self) -> nn.Module:
         """Return a copy of the network as it was before conversion: float32, CPU, eval mode, batch norms not folded.
@@ -228,74 +213,36 @@ class TimmEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         twin._network_given = (own, self.name, self.pretrained)
         return twin
 
-    def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Do nothing: the encoder is frozen."""
-        return self
-
-    def transform(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed images, as ``encode``."""
-        return self.encode(X)
-
     def set_params(self, **params: Any) -> Self:
         """Set parameters as scikit-learn does; the network is loaded anew at next use."""
         super().set_params(**params)
         self.__dict__.pop("_network", None)
         return self
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
     def __sklearn_clone__(self) -> TimmEncoder:
         twin = type(self)(**self.get_params(deep=False))
-        if "_network" in self.__dict__:
-            twin._network = self._network  # frozen, so it can be shared
-        if given := self._given():
-            twin._network_given = given
+        for name in ("_network", "_network_given", "_sklearn_output_config"):  # networks are frozen, so can be shared
+            if name in self.__dict__:
+                twin.__dict__[name] = copy.copy(self.__dict__[name])
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
         # Weights that have a name are not pickled: the copy loads them.
         return {key: value for key, value in super().__getstate__().items() if key != "_network"}
 
-    def _embedded(
-        self, loaded: LoadedNetwork, source: Iterator[ImageSource], total: int | None, views: Sequence[View]
-    ) -> Iterator[tuple[list[_Prepared], NDArray[np.float32]]]:
-        """Yield batches in order: what became of each image, and the vectors (m, v d) of the good ones."""
-        on_cpu = loaded.device.type == "cpu"
-        default = loaded.cpu_batch if on_cpu else _GPU_BATCH
-        size = default if self.batch_size is None else check_count("batch_size", self.batch_size)
-        if not on_cpu or total == 1:
-            decoded = map_ahead(loaded.prepare, source, ahead=4 * size)
-            yield from (self._embed(loaded, batch, views) for batch in _batches(decoded, size))
-            return
-        # On a CPU each core takes whole batches, from file to vector: cores that compute one batch together wait for
-        # each other at every layer, the more so while some of them decode (1.4 to 1.6 times slower on two cores).
-        threads = thread_count()
-        if total is not None:
-            size = max(1, min(size, -(-total // threads)))
-
-        def embed(batch: list[ImageSource]) -> tuple[list[_Prepared], NDArray[np.float32]]:
-            return self._embed(loaded, [attempt(loaded.prepare, image) for image in batch], views)
-
-        for result in map_ahead(
-            embed, _batches(source, size), workers=threads, ahead=2 * threads, initializer=partial(set_thread_count, 1)
-        ):
-            assert not isinstance(result, ImageError)
-            yield result
-
     def _embed(
-        self, loaded: LoadedNetwork, items: list[_Prepared], views: Sequence[View]
-    ) -> tuple[list[_Prepared], NDArray[np.float32]]:
-        good = [item for item in items if not isinstance(item, ImageError)]
-        if not good:
-            return items, np.empty((0, len(views) * loaded.dim), np.float32)
+        self, loaded: LoadedNetwork, images: list[NDArray[np.uint8]], views: Sequence[View]
+    ) -> NDArray[np.float32]:
+        """Embed v views of m prepared images (h, w, 3): vectors (m, v d)."""
+        if not images:
+            return np.empty((0, len(views) * loaded.dim), np.float32)
         found = []
         with torch.inference_mode():
             for view in views:
-                pixels = torch.from_numpy(np.stack([view(item) for item in good])).to(loaded.device)
+                pixels = torch.from_numpy(np.stack([view(image) for image in images])).to(loaded.device)
                 x = normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
                 found.append(features(loaded.network, x, layer=self.layer, pool=self.pool).float().cpu())
-        return items, torch.cat(found, 1).numpy()
+        return torch.cat(found, 1).numpy()
 
     def _given(self) -> tuple[nn.Module, str, bool] | None:
         """What ``with_network`` was given, unless another name was set since."""
@@ -378,9 +325,3 @@ def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

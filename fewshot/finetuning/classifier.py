@@ -261,6 +261,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     )
         self._check_numbers()
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        return tags
+
     def _embed(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
         check_is_fitted(self, "classes_")
         return self._classifier, sum_of_directions(encode_flips(self.encoder_, X, tta=self.choice_.tta))

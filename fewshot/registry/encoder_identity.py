@@ -77,6 +77,13 @@ def _is_encoder(text: Any) -> bool:
     return isinstance(spec, dict) and all(isinstance(spec.get(key), kind) for key, kind in _SPEC.items() if key in spec)
 
 
+def loaded_encoder(encoder: Encoder | str) -> Encoder:
+    """Load an encoder by name, or check that an object is one."""
+    from fewshot.encoders import check_is_encoder, load_encoder
+
+    return load_encoder(encoder) if isinstance(encoder, str) else check_is_encoder(encoder)
+
+
 def remember_encoder(store: RegistryStore, encoder: Encoder) -> None:
     """Note the encoder of a new registry; of an old one, check that it is the same."""
     if "fingerprint" not in store.meta():

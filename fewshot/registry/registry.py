@@ -91,11 +91,8 @@ class ClassRegistry(RegistryQueries):
         self._encoder: Encoder | None = None
         try:
             encoder_identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
-            if isinstance(encoder, str):
-                from fewshot.encoders import load_encoder
-
-                encoder = load_encoder(encoder)
             if encoder is not None:
+                encoder = encoder_identity.loaded_encoder(encoder)
                 encoder_identity.check_encoder(self._store, encoder)
                 self._encoder = encoder
         except BaseException:
@@ -300,10 +297,7 @@ class ClassRegistry(RegistryQueries):
         ------
         RegistryError : naming the images that are neither kept nor where they were.
         """
-        if isinstance(encoder, str):
-            from fewshot.encoders import load_encoder
-
-            encoder = load_encoder(encoder)
+        encoder = encoder_identity.loaded_encoder(encoder)
         encoder_identity.described(self._store)
         count = reindex(self._store, encoder)
         self._encoder = encoder

@@ -292,9 +292,9 @@ class RegistryPool:
 
 
 def _load(name: Encoder | str, **settings: object) -> Encoder:
-    from fewshot.encoders import load_encoder
+    from fewshot.encoders import check_is_encoder, load_encoder
 
-    return load_encoder(name, **settings) if isinstance(name, str) else name
+    return load_encoder(name, **settings) if isinstance(name, str) else check_is_encoder(name)
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

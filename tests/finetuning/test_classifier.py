@@ -13,6 +13,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import get_tags
+from sklearn_api import check_without_data
 from small_networks import thin_encoder
 from tinted_data import directions_of, tinted_images
 
@@ -250,3 +252,22 @@ def test_probabilities_of_pocket_are_as_sharp_as_pockets():
     own = classifier._classifier.predict_proba(vectors, shipped_calibration(TimmEncoder("pocket").fingerprint))
     assert_allclose(classifier.predict_proba(images), own, atol=1e-6)
     assert not np.allclose(own, classifier._classifier.predict_proba(vectors))  # the table of other encoders
+
+
+def test_it_passes_scikit_learns_checks_and_its_tags_are_true(encoder):
+    classifier = FineTuneClassifier(encoder)
+    assert check_without_data(classifier) >= 7
+    tags = get_tags(classifier)
+    assert tags.estimator_type == "classifier"
+    assert tags.requires_fit
+    assert tags.target_tags.required
+
+
+def test_it_learns_from_a_table_of_one_column(encoder, support, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    images, labels = support
+    paths = [str(tmp_path / f"{number}.png") for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    classifier = FineTuneClassifier(encoder, trainable="head").fit(pandas.DataFrame({"path": paths}), labels)
+    assert_array_equal(classifier.scores(np.array(paths)[:, None]), classifier.scores(images))
