@@ -17,7 +17,8 @@ from fewshot.cli import (
     serve_command,
     threshold_commands,
 )
-from fewshot.cli.output import exit_interrupted, format_option
+from fewshot.cli.interrupt import exit_interrupted
+from fewshot.cli.output import format_option
 from fewshot.cli.text_table import printable
 from fewshot.errors import FewShotError
 from fewshot.files import DISK, unwritable

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fewshot.cli.output import check_writable, keep_on_interrupt, note, print_result
+from fewshot.cli.interrupt import keep_on_interrupt
+from fewshot.cli.output import check_writable, note, print_result
 
 
 @click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")

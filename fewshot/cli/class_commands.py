@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot.cli.image_paths import image_paths, note_ignored
+from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import encoder_options
-from fewshot.cli.output import counted, exit_if_failed, keep_on_interrupt, note, print_result
+from fewshot.cli.output import counted, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry, requested_encoder
 from fewshot.errors import AddInterrupted
 

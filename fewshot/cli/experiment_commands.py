@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import counts, training_options
-from fewshot.cli.output import check_writable, exit_if_failed, keep_on_interrupt, note, print_result
+from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 
 
 @click.command(epilog="Example: fewshot encoders dinov2")

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -18,7 +18,7 @@ from fewshot.integrations import as_json, csv_cell
 T = TypeVar("T")
 
 FORMATS = ("table", "json", "jsonl", "csv")
-_FORMAT, _KEPT = "fewshot.format", "fewshot.kept"  # in click's context
+_FORMAT = "fewshot.format"  # in click's context
 
 
 def format_option(*more: str) -> Callable[[T], T]:
@@ -97,17 +97,6 @@ def write(text: str) -> None:
 def note(message: str) -> None:
     """Print a message on standard error."""
     click.echo(printable(message), err=True)
-
-
-def keep_on_interrupt(sentence: str) -> None:
-    """Set what is said of this command's work if Ctrl-C ends it from now on; by default, that nothing was changed."""
-    click.get_current_context().meta[_KEPT] = sentence
-
-
-def exit_interrupted(context: click.Context, error: KeyboardInterrupt) -> NoReturn:
-    """Say in one line what an interrupted command has left, and end with exit status 130."""
-    note(f"Interrupted: {str(error) or context.meta.get(_KEPT, 'nothing was changed')}")
-    raise click.exceptions.Exit(130) from error
 
 
 def exit_if_failed(failed: bool) -> None:
