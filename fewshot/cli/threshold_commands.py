@@ -43,8 +43,9 @@ def threshold(
     """Reject images of no class: set the largest false accept rate.
 
     `fewshot predict` then answers null for them. The threshold is estimated from the registered examples, and
-    re-estimated when they change. A rate of 0.05 can be guaranteed with 19 classes, or with a background of 19 classes:
-    a folder with a subfolder for each, or a feature file.
+    re-estimated when they change. A rate of 0.05 can be guaranteed with 19 classes, with a background of 19 classes (a
+    folder with a subfolder for each, or a feature file), or with 19 negatives (`fewshot add --negative`), which are
+    enough beside a single class.
     """
     if forget and (max_false_accept is not None or background is not None):
         raise click.UsageError("give either --forget, or --max-false-accept and --background")

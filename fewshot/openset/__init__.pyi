@@ -16,3 +16,4 @@ from .unknown_scores import DEFAULT as DEFAULT
 from .unknown_scores import SCORES as SCORES
 from .unknown_scores import KnownClasses as KnownClasses
 from .unknown_scores import UnknownScore as UnknownScore
+from .unknown_scores import nearer_negative as nearer_negative

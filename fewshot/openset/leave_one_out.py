@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot.openset.background import Background
-from fewshot.openset.unknown_scores import KnownClasses, contrast, energy_of, evenly_spaced
+from fewshot.openset.unknown_scores import (
+    DEFAULT,
+    SCORES,
+    KnownClasses,
+    contrast,
+    energy_of,
+    evenly_spaced,
+    nearer_negative,
+)
 from fewshot.vectors import closeness
 
 # Products held at once.
@@ -83,6 +91,8 @@ def without_example(known: KnownClasses, codes: Positions, asked: Positions) -> 
     asked : ndarray of shape (n,)
         Positions of examples of classes that have two or more.
     """
+    if known.moved.shape[1] == 1 and known.center is None:  # compared around zero, before the whitening
+        return energy_of(_cosines_without(known.support[0], known.prototypes[0], codes, asked))
     z, p, number = _examples(known), known.moved[0], known.total[1]
     total, squares, counts = known.total[0][0, 0], p.square().sum(dim=1), np.bincount(codes)
     scores = [torch.empty(0)]
@@ -152,16 +162,39 @@ def without_group(known: KnownClasses, background: Background, asked: Positions)
 
 def without_example_around(known: KnownClasses, codes: Positions, asked: Positions) -> Tensor:
     """Do what ``without_example`` does where there is a background, which examples have not added to."""
-    z, p, counts = _examples(known), known.moved[0], np.bincount(codes)
+    z, p = _examples(known), known.moved[0]
+    parts = _parts(len(asked), len(p))
+    return torch.cat([torch.empty(0), *(energy_of(_cosines_without(z, p, codes, asked[part])) for part in parts)])
+
+
+def without_negative(known: KnownClasses, negatives: Tensor, asked: Positions) -> Tensor:
+    """Score negatives, unit vectors (m, d), at these positions, each as if only the others were known: (n,)."""
     scores = [torch.empty(0)]
-    for part in _parts(len(asked), len(p)):
-        some = asked[part]
-        own, n = torch.from_numpy(codes[some]), torch.from_numpy(counts[codes[some]]).unsqueeze(1)
-        cosines = closeness(z[some], p, "cosine")
-        left = (n * p[own] - z[some]) / (n - 1)
-        cosines[torch.arange(len(some)), own] = torch.cosine_similarity(z[some], left)
-        scores.append(energy_of(cosines))
+    for part in _parts(len(asked), len(negatives)):
+        query = negatives[asked[part]]
+        closest = query @ negatives.mT
+        closest[torch.arange(len(query)), torch.from_numpy(asked[part])] = -torch.inf
+        further = nearer_negative(closest, known.cosines(query[None])[0])
+        scores.append(SCORES[DEFAULT](known, query[None])[0] + further)
     return torch.cat(scores)
+
+
+def nearer_negative_without(known: KnownClasses, codes: Positions, asked: Positions, negatives: Tensor) -> Tensor:
+    """Return ``nearer_negative`` of examples at these positions as if their classes knew only the others: (n,)."""
+    found = [torch.empty(0)]
+    for part in _parts(len(asked), len(negatives) + known.prototypes.shape[1]):
+        own = _cosines_without(known.support[0], known.prototypes[0], codes, asked[part])
+        found.append(nearer_negative(known.support[0, asked[part]] @ negatives.mT, own))
+    return torch.cat(found)
+
+
+def _cosines_without(z: Tensor, p: Tensor, codes: Positions, asked: Positions) -> Tensor:
+    """Cosines (n, c) of some of the examples z (s, d) to the class means p (c, d), that of their own without them."""
+    query, own = z[asked], torch.from_numpy(codes[asked])
+    n = torch.from_numpy(np.bincount(codes)[codes[asked]]).unsqueeze(1)
+    cosines = closeness(query, p, "cosine")
+    cosines[torch.arange(len(query)), own] = torch.cosine_similarity(query, (n * p[own] - query) / (n - 1))
+    return cosines
 
 
 def _examples(known: KnownClasses) -> Tensor:

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.nn.functional import normalize
 
 from fewshot.classifiers import Membership
 from fewshot.openset.background import Background, stratified_sample
 from fewshot.openset.center import Center
-from fewshot.openset.leave_one_out import without_class, without_example, without_example_around, without_group
+from fewshot.openset.leave_one_out import (
+    nearer_negative_without,
+    without_class,
+    without_example,
+    without_example_around,
+    without_group,
+    without_negative,
+)
 from fewshot.openset.unknown_scores import KnownClasses
 from fewshot.validation import check_vectors
 
@@ -23,6 +31,15 @@ _TAIL_CLASSES = 5.0
 _MIN_DISTANCE = 0.01
 # Known examples that are scored, at most: they give the false reject rate to 2 points.
 MAX_KNOWN_EXAMPLES = 500
+# What serves as unknown, in the singular and plural, and what to do where it is too little.
+_SOURCES = {
+    "classes": (
+        ("registered class", "registered classes"),
+        "register more classes, or give images of others as a background or as negatives",
+    ),
+    "background": (("background class", "background classes"), "give a background of more classes"),
+    "negatives": (("negative", "negatives"), "add more negatives, images that are of none of the classes"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,12 +53,12 @@ class Threshold:
     max_false_accept : float
         The limit that it was estimated for: a share of unknown images, in (0, 1).
     false_accept_bound : float
-        The expected share that is accepted at most: the limit, or where there are too few classes 1 / (``n_unknown`` +
-        1) with a background, and 2 / (``n_unknown`` + 1) with classes.
+        The expected share that is accepted at most: the limit, or where there are too few classes 2 / (``n_unknown`` +
+        1), and 1 / (``n_unknown`` + 1) where there are too few of a background or negatives.
     n_unknown : int
-        How many classes served as unknown ones.
+        How many classes served as unknown ones; each negative counts as one.
     source : str
-        What these were: "classes" (each registered class left out in turn) or "background".
+        What these were: "classes" (each registered class left out in turn), "background" or "negatives".
     estimated_false_reject : float or None
         The expected share of known images that are rejected, in [0, 1], from examples left out in turn; None if no
         class has two. It is too high rather than too low, for the prototypes then lack an example.
@@ -69,21 +86,19 @@ class Threshold:
 
     def describe(self) -> str:
         """Say in a sentence what the bound is and, where it exceeds the limit, the remedy."""
-        registered = self.source == "classes"
-        classes = "class" if self.n_unknown == 1 else "classes"
-        of = f"{self.n_unknown} {'registered' if registered else 'background'} {classes}"
+        one = self.n_unknown == 1
+        unknown, remedy = _SOURCES[self.source]
+        of = f"{self.n_unknown} {unknown[not one]}"
         if self.met:
             return f"at most {self.false_accept_bound:.3g} of unknown images are accepted, estimated from {of}"
-        more = "register more classes, or give images of others as a background"
-        remedy = more if registered else "give a background of more classes"
         return (
-            f"{of} are too few to bound false accepts at {self.max_false_accept:.3g}: that takes "
+            f"{of} {'is' if one else 'are'} too few to bound false accepts at {self.max_false_accept:.3g}: that takes "
             f"{self.required_classes}. The bound is {self.false_accept_bound:.3g}; {remedy}"
         )
 
 
 def required_classes(max_false_accept: float, source: str) -> int:
-    """Return how many classes of a "background", or known "classes", it takes to bound false accepts: 19 for 0.05.
+    """Return how many known "classes", classes of a "background" or "negatives" bound false accepts: 19 for 0.05.
 
     Of two known classes each is compared with the other alone: a limit below 2 / 3 takes three.
     """
@@ -98,13 +113,12 @@ class LeaveOneOutScores:
     Attributes
     ----------
     unknown : ndarray of shape (u,)
-        Of examples whose class was left out, or of a background.
+        Of examples whose class was left out, of a background, or of negatives, each left out.
     groups : ndarray of shape (u,), int64
-        The class of each.
+        The class of each; a negative is one of its own.
     known : ndarray of shape (h,)
         Of examples left out of their class, which has others; empty where no class has two.
     source : str
-        "classes" or "background".
     center : int or None
         As ``Threshold`` has it.
     """
@@ -149,6 +163,10 @@ class LeaveOneOutScores:
         the background. Above a limit of 0.2 the tail is most of the scores and no power law: up to 0.02 more than 0.25
         and 0.06 more than 0.5 were accepted.
 
+        Of m negatives the threshold is their k-th lowest score, k = floor((m + 1) max_false_accept) and at least 1: an
+        unknown image of their kind is as likely to have one rank as another among them, and beside one negative more
+        no score would be lower. So the bound, k / (m + 1), assumes no tail.
+
         References
         ----------
         Lee, Barber & Willett 2023, arXiv:2306.06342, section 3 (exchangeable classes). Barber et al. 2021,
@@ -161,7 +179,10 @@ class LeaveOneOutScores:
         m = len(np.unique(self.groups))
         enough = m >= required_classes(limit, self.source)
         level = limit if enough else 1.0 / (m + 1)
-        value = self._quantile(level * (m - 1) / m if self.source == "classes" else level)
+        if self.source == "negatives":
+            value = float(np.sort(self.unknown)[min(int(level * (m + 1) + 1e-9), m) - 1])
+        else:
+            value = self._quantile(level * (m - 1) / m if self.source == "classes" else level)
         return Threshold(
             value=value,
             max_false_accept=limit,
@@ -199,6 +220,7 @@ def leave_one_out_scores(
     *,
     background: Background | None = None,
     center: Center | None = None,
+    negatives: NDArray[np.float32] | None = None,
     random_state: int = 0,
 ) -> LeaveOneOutScores:
     """Return the unknown scores of examples left out in turn, which thresholds for any limit are estimated from.
@@ -214,21 +236,23 @@ def leave_one_out_scores(
         unknown.
     center : Center, optional
         The encoder's, for scores without a background.
+    negatives : ndarray of shape (m, d), optional
+        Of no class: these then serve as unknown ones, each left out in turn, and add ``nearer_negative`` to all scores.
     random_state : int, default 0
         Samples 2,000 unknown and 500 known examples where there are more.
 
     Raises
     ------
-    ValueError : for one class and no background, or a centre of another size.
+    ValueError : for one class and neither background nor negatives, or a centre of another size.
     """
     array = np.asarray(vectors)
     array = check_vectors(array, array.shape[1] if array.ndim == 2 else 0)
     codes = np.asarray(labels, np.int64)
     counts = np.bincount(codes)
-    if background is None and len(counts) == 1:
+    if background is None and negatives is None and len(counts) == 1:
         raise ValueError(
-            "with one class and no background there is no unknown class to estimate a threshold from: register more "
-            "classes, or give images of others as a background"
+            "with one class and no background or negatives there is nothing unknown to estimate a threshold from: add "
+            "negatives, images that are not of the class (fewshot add --negative), or register more classes"
         )
     rng = np.random.default_rng(random_state)
     with torch.inference_mode():
@@ -236,19 +260,24 @@ def leave_one_out_scores(
             torch.from_numpy(array)[None], Membership(torch.from_numpy(codes)[None], len(counts)), background, center
         )
         held = np.sort(rng.permutation(np.flatnonzero(counts[codes] > 1))[:MAX_KNOWN_EXAMPLES])
-        if background is None:
-            groups, asked = codes, stratified_sample(codes, rng)
-            unknown = without_class(known, codes, asked)
-            inliers = without_example(known, codes, held)
-        else:
+        left = without_example if background is None else without_example_around
+        inliers = left(known, codes, held)
+        if negatives is not None:
+            groups = np.arange(len(negatives))
+            asked, others = stratified_sample(groups, rng), normalize(torch.from_numpy(negatives), dim=-1)
+            unknown = without_negative(known, others, asked)
+            inliers = inliers + nearer_negative_without(known, codes, held, others)
+        elif background is not None:
             groups, asked = background.groups, stratified_sample(background.groups, rng)
             unknown = without_group(known, background, asked)
-            inliers = without_example_around(known, codes, held)
+        else:
+            groups, asked = codes, stratified_sample(codes, rng)
+            unknown = without_class(known, codes, asked)
     return LeaveOneOutScores(
         np.asarray(unknown.numpy(), np.float64),
         groups[asked],
         np.asarray(inliers.numpy(), np.float64),
-        "classes" if background is None else "background",
+        "negatives" if negatives is not None else "classes" if background is None else "background",
         known.center.n_classes if known.center is not None else None,
     )
 

@@ -219,6 +219,14 @@ def energy_of(cosines: Tensor) -> Tensor:
     return -(_CENTERED_SCALE * cosines).logsumexp(dim=-1) / _CENTERED_SCALE
 
 
+def nearer_negative(to_negatives: Tensor, to_classes: Tensor) -> Tensor:
+    """How much closer a query is to its closest negative than to its closest class; 0 where it is not.
+
+    Added to a score, from cosines to m negatives (..., m) and to c prototypes (..., c): (...).
+    """
+    return (to_negatives.amax(dim=-1) - to_classes.amax(dim=-1)).clamp_min(0.0)
+
+
 def own_whitening(support: Tensor, real: Tensor) -> Whitening | None:
     """Return that of the unit vectors (e, s, d) that are ``real`` (e, s); None where they are too few to tell."""
     enough = real.sum(dim=1) >= ENOUGH

@@ -20,7 +20,7 @@ from fewshot.registry.results import AddReport, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
-from fewshot.registry.stored_threshold import Basis, delete_threshold, read_threshold, write_threshold
+from fewshot.registry.stored_threshold import Basis, Keys, delete_threshold, read_threshold, write_threshold
 from fewshot.registry.unknown_scorers import UnknownScorer, scorer_of
 from fewshot.validation import check_vectors
 
@@ -44,6 +44,7 @@ class _Model:
     others: _Others
     basis: Basis
     leave_one_out: LeaveOneOutScores | None = None
+    of_negatives: LeaveOneOutScores | None = None
     thresholds: dict[float, Threshold] = field(default_factory=dict)
 
 
@@ -56,7 +57,7 @@ class _Others:
     background: Background | None
     shared: int  # images of the background that are registered, so that they are not of unknown classes
     stale: str | None  # why no threshold can be estimated before something is done
-    background_key: tuple[int | None, int | None] = (None, None)
+    keys: Keys
 
 
 class Rejection:
@@ -66,6 +67,9 @@ class Rejection:
     else with the centre that ships for the encoder, if one does, plus how much closer by cosine it is to the closest
     negative than to the closest class, where it is. Beside more than ``fewshot.openset.SAMPLE_CLASSES`` classes it is
     ``fewshot.openset.ManyClasses``'.
+
+    A threshold is estimated from the background or else from the classes, each left out in turn. Where these are too
+    few for the limit, or there is one class, and the negatives give a smaller bound, it is estimated from them.
     """
 
     def __init__(self, store: RegistryStore, snapshots: SnapshotCache, encoder: Callable[[], Encoder]) -> None:
@@ -157,8 +161,8 @@ class Rejection:
         Raises
         ------
         RegistryError : for a registry without examples.
-        ValueError : for a limit outside (0, 1), vectors of another size than the registry's, or one class and no
-            background; nothing is stored then.
+        ValueError : for a limit outside (0, 1), vectors of another size than the registry's, or one class and neither
+            background nor negatives; nothing is stored then.
         """
         from fewshot.openset import Background
 
@@ -187,8 +191,8 @@ class Rejection:
                     if given is not None:
                         negative_examples.set_background(self._store, encoder, given.vectors, given.labels)
                     connection.execute("INSERT INTO meta VALUES (?, ?)", (_LIMIT, threshold.max_false_accept))
-                    key = negative_examples.key_of(self._store, "background")
-                    write_threshold(connection, threshold, Basis.of(model.snapshot, key, self._store.state()[0]))
+                    keys = self._keys()
+                    write_threshold(connection, threshold, Basis.of(model.snapshot, keys, self._store.state()[0]))
                 return threshold
 
     def threshold(self, max_false_accept: float | None = None) -> Threshold | None:
@@ -196,7 +200,7 @@ class Rejection:
 
         Raises
         ------
-        ValueError : for a limit outside (0, 1), or one class and no background.
+        ValueError : for a limit outside (0, 1), or one class and neither background nor negatives.
         """
         limit = self.max_false_accept if max_false_accept is None else max_false_accept
         return None if limit is None else self._threshold(self._current(self._snapshots.current()), limit)
@@ -234,9 +238,7 @@ class Rejection:
                     raise
         scores = model.scorer.scores(vectors)
         if len(model.others.negatives):
-            units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-            closest = (units @ model.others.negatives.T).max(axis=1)
-            scores = scores + (closest - model.scorer.largest_cosine(vectors)).clip(0.0)
+            scores = scores + self._nearer_negative(model, vectors)
         return [
             replace(
                 p,
@@ -246,6 +248,17 @@ class Rejection:
             )
             for p, u in zip(predictions, scores.tolist(), strict=True)
         ]
+
+    @staticmethod
+    def _nearer_negative(model: _Model, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        from fewshot.openset import nearer_negative
+        from fewshot.vectors import closeness
+
+        to_negatives = closeness(torch.from_numpy(vectors), torch.from_numpy(model.others.negatives), "cosine")
+        to_classes = torch.from_numpy(model.scorer.largest_cosine(vectors))
+        return np.asarray(nearer_negative(to_negatives, to_classes.unsqueeze(-1)).numpy())
 
     def _current(self, snapshot: Snapshot) -> _Model:
         with self._lock:
@@ -265,18 +278,19 @@ class Rejection:
         others = self._others(encoder, snapshot, given)
         center = shipped_center(encoder.fingerprint)
         scorer = scorer_of(snapshot, others.background, center, None if before is None else before.scorer)
-        basis = Basis.of(snapshot, others.background_key, snapshot.state[0])
+        basis = Basis.of(snapshot, others.keys, snapshot.state[0])
         model = _Model(snapshot, scorer, others, basis)
         if before is not None and before.others is others and before.basis.holds(basis):
             # Also of the basis: else small changes would add up unseen.
-            model.basis, model.leave_one_out, model.thresholds = before.basis, before.leave_one_out, before.thresholds
+            model.basis, model.thresholds = before.basis, before.thresholds
+            model.leave_one_out, model.of_negatives = before.leave_one_out, before.of_negatives
         return model
 
     def _others(self, encoder: Encoder, snapshot: Snapshot, given: negative_examples.OpenSetVectors | None) -> _Others:
         """Read negatives and background, or return those of before, if nothing about them has changed."""
         from fewshot.openset import Background
 
-        keys = [negative_examples.key_of(self._store, kind) for kind in get_args(negative_examples.Kind)]
+        keys = self._keys()
         key = (encoder.fingerprint, *keys)
         before = None if self._model is None else self._model.others
         if given is None and before is not None and before.key == key and before.background is None:
@@ -290,7 +304,10 @@ class Rejection:
         lengths = np.linalg.norm(negatives.vectors, axis=1, keepdims=True).clip(1e-12)
         background = Background.of(fresh.vectors, fresh.labels) if fresh.labels else None
         stale = negatives.stale or others.stale
-        return _Others(key, negatives.vectors / lengths, background, shared, stale, keys[1])
+        return _Others(key, negatives.vectors / lengths, background, shared, stale, keys)
+
+    def _keys(self) -> Keys:
+        return negative_examples.key_of(self._store, "negative"), negative_examples.key_of(self._store, "background")
 
     def _threshold(self, model: _Model, limit: float) -> Threshold:
         """Return the threshold of a limit; that of the stored limit is in the file, for it takes long to estimate."""
@@ -316,9 +333,17 @@ class Rejection:
     def _estimate(self, model: _Model, limit: float) -> Threshold:
         if model.others.stale is not None:
             raise RegistryError(model.others.stale)
-        if model.leave_one_out is None:
-            model.leave_one_out = model.scorer.leave_one_out_scores()
-        return model.leave_one_out.threshold(limit)
+        negatives, found = model.others.negatives, None
+        if not len(negatives) or len(model.snapshot.labels) > 1 or model.others.background is not None:
+            if model.leave_one_out is None:
+                model.leave_one_out = model.scorer.leave_one_out_scores()
+            found = model.leave_one_out.threshold(limit)
+            if found.met or not len(negatives):
+                return found
+        if model.of_negatives is None:
+            model.of_negatives = model.scorer.negative_scores(negatives)
+        instead = None if model.of_negatives is None else model.of_negatives.threshold(limit)
+        return min((one for one in (found, instead) if one is not None), key=lambda one: one.false_accept_bound)
 
 
 def _not_among(others: negative_examples.OpenSetVectors, registered: Snapshot) -> negative_examples.OpenSetVectors:

@@ -7,16 +7,19 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fewshot.registry.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from fewshot.openset import Threshold
 
+Keys: TypeAlias = tuple[tuple[int | None, int | None], tuple[int | None, int | None]]
+"""Of negatives and of the background: the largest id and the sum of the checksums."""
+
 _KEY = "threshold"
 # Counts the ways in which thresholds have been estimated: one of an older way is estimated again.
-_VERSION = 4
+_VERSION = 5
 # Beside thousands of classes a threshold stays valid until this share of them may have changed.
 _CHANGED_SHARE = 0.1
 
@@ -25,13 +28,15 @@ _CHANGED_SHARE = 0.1
 class Basis:
     """What a threshold was estimated from.
 
-    It stays valid while examples and background are the same. Beside more than ``fewshot.openset.SAMPLE_CLASSES``
-    classes it does until the numbers of examples or of classes have changed by a tenth, or there have been as many
-    changes as a tenth of the classes: a few more classes hardly move it, and to estimate it anew takes seconds.
+    It stays valid while examples and background are the same, and the negatives where it depends on these. Beside more
+    than ``fewshot.openset.SAMPLE_CLASSES`` classes it does until the numbers of examples or of classes have changed by
+    a tenth, or there have been as many changes as a tenth of the classes: a few more classes hardly move it, and to
+    estimate it anew takes seconds.
     """
 
     version: int
     fingerprint: str
+    negatives: tuple[int | None, int | None]
     background: tuple[int | None, int | None]
     revision: int
     rewrites: int
@@ -40,12 +45,12 @@ class Basis:
     classes: int
 
     @classmethod
-    def of(cls, snapshot: Snapshot, background: tuple[int | None, int | None], revision: int) -> Basis:
-        """Describe a snapshot's examples, and a background by its largest id and the sum of its checksums."""
+    def of(cls, snapshot: Snapshot, others: Keys, revision: int) -> Basis:
+        """Describe a snapshot's examples, negatives and background."""
         return cls(
             _VERSION,
             str(snapshot.settings["fingerprint"]),
-            background,
+            *others,
             revision,
             snapshot.state[1],
             int(snapshot.ids[-1]),
@@ -76,9 +81,11 @@ def read_threshold(settings: Mapping[str, Any], now: Basis, max_false_accept: fl
     with suppress(ValueError, TypeError, KeyError):
         stored = json.loads(settings[_KEY])
         basis = stored.pop("basis")
-        before = Basis(**{**basis, "background": tuple(basis["background"])})
-        if stored["max_false_accept"] == max_false_accept and before.holds(now):
-            return Threshold(**stored)
+        before = Basis(**{**basis, **{kind: tuple(basis[kind]) for kind in ("negatives", "background")}})
+        found = Threshold(**stored)
+        independent = found.met and found.source != "negatives"  # of negatives
+        same = before.holds(now) and (independent or before.negatives == now.negatives)
+        return found if same and found.max_false_accept == max_false_accept else None
     return None
 
 

@@ -30,6 +30,9 @@ class UnknownScorer(Protocol):
     def leave_one_out_scores(self) -> LeaveOneOutScores:
         """Score examples whose answer is known, to estimate thresholds from."""
 
+    def negative_scores(self, negatives: NDArray[np.float32]) -> LeaveOneOutScores | None:
+        """Do so of negatives (n, d); None beside so many classes that these bound false accepts at less."""
+
 
 def scorer_of(
     snapshot: Snapshot, background: Background | None, center: Center | None, before: UnknownScorer | None
@@ -78,10 +81,18 @@ class ExactScorer:
 
     def leave_one_out_scores(self) -> LeaveOneOutScores:
         """See ``UnknownScorer``."""
+        return self._left_out(None)
+
+    def negative_scores(self, negatives: NDArray[np.float32]) -> LeaveOneOutScores:
+        """See ``UnknownScorer``."""
+        return self._left_out(negatives)
+
+    def _left_out(self, negatives: NDArray[np.float32] | None) -> LeaveOneOutScores:
         from fewshot.openset import leave_one_out_scores
 
+        vectors, codes = self.snapshot.vectors, self.snapshot.codes
         return leave_one_out_scores(
-            self.snapshot.vectors, self.snapshot.codes, background=self.background, center=self.known.center
+            vectors, codes, background=self.background, center=self.known.center, negatives=negatives
         )
 
 
@@ -159,6 +170,9 @@ class SampledScorer:
             background=self.background,
             prototypes=self._prototypes(),
         )
+
+    def negative_scores(self, negatives: NDArray[np.float32]) -> None:
+        """See ``UnknownScorer``."""
 
     def _prototypes(self) -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(self.lengths), _CLASSES_AT_ONCE):

@@ -252,14 +252,14 @@ class ThresholdInfo(BaseModel):
     estimated_false_reject: float | None = Field(
         description="Estimated share of images of known classes that get no label; null: not estimable."
     )
-    estimated_from: Literal["classes", "background"] = Field(
-        description="What the threshold is estimated from: each class left out in turn, or a background."
+    estimated_from: Literal["classes", "background", "negatives"] = Field(
+        description="What the threshold is estimated from: each class left out in turn, a background, or the negatives."
     )
-    n_unknown: int = Field(description="How many classes that was.")
+    n_unknown: int = Field(description="How many classes that was; each negative counts as one.")
     center_classes: int | None = Field(
         description="Classes that the encoder's centre, around which scores are taken, was averaged over; null: none."
     )
-    required_classes: int = Field(description="How many classes it takes to meet the limit.")
+    required_classes: int = Field(description="How many of them it takes to meet the limit.")
     message: str = Field(description="The above in a sentence, with the remedy where the limit is not met.")
 
 

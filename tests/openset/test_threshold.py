@@ -260,7 +260,7 @@ def test_too_few_classes_are_said_with_how_many_would_be_enough():
     threshold = line_of(drawn(7, 1, np.random.default_rng(0)), 1, 0.05)
     assert threshold.describe() == (
         "7 registered classes are too few to bound false accepts at 0.05: that takes 19. The bound is 0.25; register "
-        "more classes, or give images of others as a background"
+        "more classes, or give images of others as a background or as negatives"
     )
     assert threshold.estimated_false_reject is None
 
@@ -313,3 +313,57 @@ def test_a_threshold_without_the_finite_sample_would_break_the_promise():
 
     unknown, _ = shares_accepted("classes", plain, 80)
     assert unknown.mean() > 0.05 + half_width(unknown)
+
+
+@pytest.mark.parametrize(("shots", "centre"), [(1, False), (1, True), (3, False), (3, True)])
+def test_one_class_and_negatives_are_scored_as_by_learning_without_each(shots, centre):
+    X, others = drawn(1, shots, np.random.default_rng(1))[:, :shots], drawn(5, 0, np.random.default_rng(2))[:, 0]
+    center = Center.of(drawn(30, 1, np.random.default_rng(3))[:, 0], [str(n) for n in range(30)]) if centre else None
+
+    def cosine(query, keys):
+        unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+        return (unit(keys) @ unit(query)).max()
+
+    def score(query, support, negatives):
+        prototype = (support / np.linalg.norm(support, axis=-1, keepdims=True)).mean(0, keepdims=True)
+        further = cosine(query, negatives) - cosine(query, prototype)
+        return scores_of(support[None], len(support), query, center=center)[0] + max(further, 0.0)
+
+    found = leave_one_out_scores(X[0], np.zeros(shots, int), center=center, negatives=others)
+    assert (found.source, found.groups.tolist()) == ("negatives", list(range(5)))
+    assert_allclose(found.unknown, [score(others[n], X[0], np.delete(others, n, 0)) for n in range(5)], atol=1e-5)
+    left_out = [score(X[0, n], np.delete(X[0], n, 0), others) for n in range(shots)] if shots > 1 else []
+    assert_allclose(np.sort(found.known), np.sort(left_out), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("level", "value", "met", "bound"),
+    [
+        (0.5, 2.0, True, 0.5),
+        (0.25, 1.0, True, 0.25),
+        (0.3, 1.0, True, 0.3),
+        (0.05, 1.0, False, 0.25),
+        (0.9, 3.0, True, 0.9),
+    ],
+)
+def test_three_negatives_bound_false_accepts_by_their_rank_at_a_quarter_and_no_less(level, value, met, bound):
+    found = LeaveOneOutScores(np.array([3.0, 1.0, 2.0]), np.arange(3), np.array([0.5]), "negatives").threshold(level)
+    assert (found.value, found.met, found.false_accept_bound, found.n_unknown) == (value, met, bound, 3)
+    if not met:
+        assert found.describe().startswith(
+            "3 negatives are too few to bound false accepts at 0.05: that takes 19. The bound is 0.25; add more neg"
+        )
+
+
+def test_over_many_classes_of_one_example_the_share_of_unknown_images_accepted_is_the_rank_of_the_negatives():
+    """7 negatives and a limit of 0.25: the second lowest of them, 2 / 8."""
+    rng, accepted = np.random.default_rng(0), []
+    for _ in range(400):
+        X, negatives = drawn(1, 1, rng), drawn(7, 0, rng)[:, 0]
+        value = leave_one_out_scores(X[0, :1], [0], negatives=negatives).threshold(0.25).value
+        query = drawn(20, 0, rng)[:, 0]
+        unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+        closest, own = (unit(query) @ unit(negatives).T).max(1), unit(query) @ unit(X[0, 0])
+        accepted.append((np.maximum(closest - own, 0.0) - own < value).mean())
+    # At most, as a new image has one negative more beside it than each of these had.
+    assert 0.17 < np.mean(accepted) < 0.25 + 0.02

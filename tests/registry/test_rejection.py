@@ -300,6 +300,53 @@ def test_a_file_from_before_the_checksums_is_given_them(registry, path):
         assert opened.predict([png(RED)])[0].label == "red"
 
 
+def shades(n, seed=0):
+    """Pictures of n colours at random, none of them near red."""
+    chosen = np.random.default_rng(seed).integers(0, 256, (n, 3))
+    return [png((int(r) // 2, 128 + int(g) // 2, int(b))) for r, g, b in chosen]
+
+
+def test_one_example_of_one_class_and_a_few_negatives_tell_it_from_others_at_the_rank_of_the_negatives(path):
+    with ClassRegistry(path, encoder=FakeEncoder()) as registry:
+        registry.add("red", [png(RED)])
+        with pytest.raises(ValueError, match="add negatives"):
+            registry.rejection.set(0.1)
+        registry.rejection.add_negatives(shades(15))
+        found = registry.rejection.set(0.1)
+        assert (found.source, found.n_unknown, found.met, found.false_accept_bound) == ("negatives", 15, True, 0.1)
+        assert found.estimated_false_reject is None
+        answers = registry.predict([png(RED, 3), png((220, 40, 10)), *shades(20, seed=1)])
+        assert [p.label for p in answers[:2]] == ["red", "red"]
+        assert [p.label for p in answers[2:]].count("red") <= 2
+        assert answers[0].false_accept_bound == 0.1
+    with ClassRegistry(path, encoder=FakeEncoder()) as again:
+        assert again.rejection.threshold() == found
+        again.rejection.add_negatives(shades(4, seed=2))
+        assert again.rejection.threshold().n_unknown == 19
+        assert (again.rejection.threshold(0.05).met, found.required_classes) == (True, 9)
+
+
+def test_too_few_negatives_for_a_limit_get_the_strictest_threshold_and_it_is_said(registry):
+    for label in ("green", "blue"):
+        registry.remove(label)
+    registry.rejection.add_negatives([png(GREEN), png(ORANGE)])
+    found = registry.rejection.set(0.01)
+    assert (found.met, found.false_accept_bound) == (False, pytest.approx(1 / 3))
+    assert found.describe().startswith("2 negatives are too few to bound false accepts at 0.01: that takes 99.")
+    assert found.estimated_false_reject == 0.0
+    # Beside green alone, orange is as close to red as 2 / sqrt(5), and that is the closer of the two.
+    assert_allclose(found.value, -2 / np.sqrt(5), atol=1e-5)
+    assert labels_of(registry, RED, GREEN, (0, 255, 30)) == ["red", None, None]
+
+
+def test_of_classes_and_negatives_that_the_threshold_is_estimated_from_which_bounds_false_accepts_at_less(registry):
+    registry.rejection.add_negatives(shades(9))
+    assert registry.rejection.threshold(0.5).source == "classes"  # these are enough: 2 / (3 + 1)
+    fewer = registry.rejection.threshold(0.1)
+    assert (fewer.source, fewer.met, fewer.n_unknown) == ("negatives", True, 9)
+    assert registry.rejection.set(0.05, background=colours(19)).source == "background"
+
+
 # The command line
 
 
@@ -375,6 +422,23 @@ def test_negatives_are_added_from_the_command_line(pictures, made):
     answer, _ = call("add", made, "--negative", *sorted((pictures / "others").rglob("*.png"))[:2])
     assert answer == {"label": None, "negatives": 2, "added": 2, "duplicates": 0, "classes": 4}
     assert call("threshold", made, "--forget-negatives")[0]["negatives"] == 0
+
+
+def test_one_class_and_negatives_are_enough_on_the_command_line(pictures, tmp_path):
+    made = tmp_path / "one.fewshot"
+    call("add", made, "product", pictures / "known" / "0" / "0.png")
+    _, notes = call("threshold", made, "--max-false-accept", 0.05, status=1)
+    assert "fewshot add --negative" in notes
+    call("add", made, "--negative", *sorted((pictures / "others").rglob("*.png")))
+    answer, notes = call("threshold", made, "--max-false-accept", 0.05)
+    assert (answer["false_accept_bound"], answer["estimated_from"], answer["unknown_classes"]) == (
+        0.05,
+        "negatives",
+        19,
+    )
+    assert "too few" not in notes
+    answers, _ = call("predict", made, *(pictures / "known" / str(n) / "1.png" for n in range(4)))
+    assert [row["label"] for row in answers][1:] == [None, None, None]
 
 
 def test_a_class_is_told_how_to_have_a_negative_back_and_can(pictures, made):

@@ -42,6 +42,17 @@ def test_where_there_is_no_threshold_it_says_why(empty):
     assert "background" in problem(empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1}), 422)
 
 
+def test_one_class_and_a_negative_bound_false_accepts_at_a_half(empty):
+    empty.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
+    empty.post(f"{PARTS}/negatives", files=files(png(GREEN)))
+    kept = empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.5}).json()["threshold"]
+    assert (kept["estimated_from"], kept["n_unknown"], kept["met"]) == ("negatives", 1, True)
+    asked = empty.get(f"{PARTS}/rejection?max_false_accept=0.1").json()["threshold"]
+    assert (asked["met"], asked["false_accept_bound"], asked["required_classes"]) == (False, 0.5, 9)
+    found = empty.post(f"{PARTS}/predict", files=files(png(RED, 5), png(GREEN, 5))).json()["predictions"]
+    assert [one["label"] for one in found] == ["red", None]
+
+
 def test_negatives_are_added_listed_and_removed_one_by_one_or_all(filled):
     url = f"{PARTS}/negatives"
     added = filled.post(url, files=files(png(GREEN), png(RED), b"junk", names=["g.png", "r.png", "j.png"])).json()
