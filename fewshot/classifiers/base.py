@@ -19,6 +19,7 @@ from fewshot.calibration import (
     shipped_calibration,
     support_margin,
 )
+from fewshot.classifiers.example_comparison import ExampleComparison
 from fewshot.classifiers.membership import Membership, harmless
 from fewshot.classifiers.ranking import Ranking
 from fewshot.classifiers.support_sample import SupportSample
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _MOST_SCORES = 2**23
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all methods: a method is its hyper-parameters, ``prepare``, ``_learn`` and ``_scores``.
 
     The mathematics carries a leading episode axis. ``fit`` and ``predict`` use it for a batch of one episode,
@@ -50,7 +51,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     transductive = False
-    _learned: Any
 
     def prepare(self, vectors: Tensor) -> Tensor:
         """Return what the method makes of each vector alone, such as its direction; by default the vector itself.

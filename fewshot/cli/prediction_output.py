@@ -97,6 +97,8 @@ def write_predictions(
     failures = [(path, answer.reason) for path, answer in answers if isinstance(answer, Failure)]
     for path, reason in failures:
         note(f"no prediction for {path}: {reason}")
+    for text in sorted({one.note for _, one in answers if not isinstance(one, Failure) and one.note is not None}):
+        note(text)
     return bool(failures)
 
 

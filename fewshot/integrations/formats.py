@@ -65,6 +65,8 @@ def row(path: str, prediction: Prediction | Failure) -> dict[str, Any]:
         "unknown_score": _rounded(prediction.unknown_score),
         "top": [[label, _rounded(score)] for label, score in prediction.top],
     }
+    if prediction.note is not None:
+        found["note"] = prediction.note
     if prediction.nearest:
         found["nearest"] = [
             {"example": n.example, "label": n.label, "source": n.source, "score": _rounded(n.score)}

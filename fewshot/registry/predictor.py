@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.registry.example_index import ExampleIndex
-from fewshot.registry.results import Neighbor, Prediction
+from fewshot.registry.results import ONE_CLASS, Neighbor, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_count
@@ -17,6 +17,9 @@ from fewshot.validation import check_count
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
     from fewshot.encoders import Encoder
+
+# Scores of examples held at once.
+_MOST_SCORES = 2**24
 
 
 class RegistryPredictor:
@@ -35,7 +38,6 @@ class RegistryPredictor:
 
     def __init__(self, store: RegistryStore, template: FewShotClassifier | None) -> None:
         self._store, self._template = store, template
-        self._index = ExampleIndex(f"{store.file}.index")
         self._lock = threading.RLock()
         self._classifier: FewShotClassifier | None = None
         self._fitted: Snapshot | None = None
@@ -52,14 +54,20 @@ class RegistryPredictor:
             return []
         with self._lock:
             classifier = self._up_to_date_classifier(snapshot)
-            ranking = classifier.rank(vectors, top, shipped_calibration(encoder.fingerprint))
-            near = self._neighbors(snapshot, vectors, nearest) if nearest else [()] * len(vectors)
+            ranking = classifier.rank(vectors, max(top, nearest), shipped_calibration(encoder.fingerprint))
+            near = self._neighbors(classifier, snapshot, vectors, ranking.classes, nearest)
+        alone = len(snapshot.labels) == 1
         predictions = []
         for codes, scores, probability, beside in zip(
-            ranking.classes.tolist(), ranking.scores.tolist(), ranking.probability.tolist(), near, strict=True
+            ranking.classes[:, :top].tolist(),
+            ranking.scores[:, :top].tolist(),
+            ranking.probability.tolist(),
+            near,
+            strict=True,
         ):
             best = tuple((snapshot.labels[code], score) for code, score in zip(codes, scores, strict=True))
-            predictions.append(Prediction(*best[0], best, beside, probability=probability))
+            one = Prediction(*best[0], best, beside)
+            predictions.append(replace(one, note=ONE_CLASS) if alone else replace(one, probability=probability))
         return predictions
 
     def _up_to_date_classifier(self, snapshot: Snapshot) -> FewShotClassifier:
@@ -81,15 +89,34 @@ class RegistryPredictor:
         self._classifier, self._fitted = classifier, snapshot
         return classifier
 
-    def _neighbors(self, snapshot: Snapshot, vectors: NDArray[np.float32], k: int) -> list[tuple[Neighbor, ...]]:
-        positions, scores = self._index.search(snapshot, vectors, k)
-        ids = snapshot.ids[positions]
-        sources = self._store.sources(np.unique(ids).tolist())  # without those that were removed meanwhile
+    def _neighbors(
+        self,
+        classifier: FewShotClassifier,
+        snapshot: Snapshot,
+        vectors: NDArray[np.float32],
+        ranked: NDArray[np.int64],
+        k: int,
+    ) -> list[tuple[Neighbor, ...]]:
+        """Of the closest class the examples closest by the classifier, then of the next (q, r), k in all."""
+        from fewshot.vectors import top_k
+
+        found: list[list[tuple[int, float]]] = [[] for _ in vectors]
+        for codes in ranked.T[:k]:
+            for code in np.unique(codes):
+                asking = [q for q in np.flatnonzero(codes == code).tolist() if len(found[q]) < k]
+                rows = snapshot.examples_of(np.array([code])) if asking else np.empty(0, np.int64)
+                size = max(1, _MOST_SCORES // max(1, len(rows)))
+                for some in (asking[at : at + size] for at in range(0, len(asking), size)):
+                    where, scores = top_k(classifier.example_scores(vectors[some], snapshot.vectors[rows]), k)
+                    for q, *closest in zip(some, rows[where].tolist(), scores.tolist(), strict=True):
+                        found[q] = [*found[q], *zip(*closest, strict=True)][:k]
+        ids = {position: int(snapshot.ids[position]) for one in found for position, _ in one}
+        sources = self._store.sources(sorted(ids.values()))  # without those that were removed meanwhile
         return [
             tuple(
-                Neighbor(id_, snapshot.label_of(position), sources[id_], score)
-                for id_, position, score in zip(*row, strict=True)
-                if id_ in sources
+                Neighbor(ids[position], snapshot.label_of(position), sources[ids[position]], score)
+                for position, score in one
+                if ids[position] in sources
             )
-            for row in zip(ids.tolist(), positions.tolist(), scores.tolist(), strict=True)
+            for one in found
         ]

@@ -10,6 +10,12 @@ from typing import Any
 NONE_OF_THESE = "none of these"
 """The label of negatives in a ``Conflict``."""
 
+ONE_CLASS = (
+    "no probability: with one class there is nothing to compare it with; add another class, or images that are not of "
+    "it as negatives and a limit on false accepts"
+)
+"""The note of a ``Prediction`` where only one class is registered."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -58,7 +64,7 @@ class AddReport:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A registered example close to a query: its id, class, file name, and closeness in the registry's metric."""
+    """A registered example close to a query: its id, class, file name, and closeness as the classifier compares."""
 
     example: int
     label: str
@@ -79,15 +85,19 @@ class Prediction:
     top : tuple of (label, score)
         The closest classes, closest first.
     nearest : tuple of Neighbor
-        The closest registered examples, of whichever class: why the answer is what it is, or why to doubt it.
+        Why the answer is what it is: the examples of the closest class (``top[0]``), closest first, then those of the
+        next one. They are compared as the classifier does, ``FewShotClassifier.example_scores``.
     unknown_score : float
         Higher is more surely of no class; about -1 to 1, and comparable within one state of a registry only. NaN where
         it was not asked.
     false_accept_bound : float or None
         The expected share of unknown images that get a label at most; None where every image gets one.
-    probability : float
+    probability : float or None
         Of the closest class, if the image is of one of the known ones, in [0, 1]: over many images, answers given
-        with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. NaN where it was not asked.
+        with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. None where only one class
+        is registered, for a probability is one among alternatives.
+    note : str or None
+        What to know about the answer, in words, such as why it has no probability.
     """
 
     label: str | None
@@ -96,7 +106,8 @@ class Prediction:
     nearest: tuple[Neighbor, ...] = ()
     unknown_score: float = math.nan
     false_accept_bound: float | None = None
-    probability: float = math.nan
+    probability: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -105,24 +105,6 @@ class Snapshot:
         """Return the label of the example at this position."""
         return self.labels[int(self.codes[position])]
 
-    def closeness(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Closeness of vectors (q, d) to every example, in the registry's metric: (q, n)."""
-        from fewshot.vectors import closeness
-
-        found = np.empty((len(query), len(self)), np.float32)
-        for rows, some in self._blocks():
-            lengths = _tensor(self.lengths[rows])
-            found[:, rows] = closeness(_tensor(query), some, self.metric, lengths=lengths).numpy()
-        return found
-
-    def nearest(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return positions and closeness of the k closest examples to vectors (q, d), closest first: (q, min(k, n))."""
-        from fewshot.vectors import top_k
-
-        size = max(1, _MOST_AT_ONCE // max(1, len(self)))
-        found = [top_k(self.closeness(query[at : at + size]), k) for at in range(0, len(query), size)]
-        return np.concatenate([where for where, _ in found]), np.concatenate([scores for _, scores in found])
-
     def class_products(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner products of vectors (q, d) with each class's mean of unit vectors: (q, c)."""
         import torch

@@ -200,14 +200,15 @@ class RankedClass(BaseModel):
     label: Label
     score: float
     probability: float | None = Field(
-        description="In [0, 1], given that the image is of a known class; of the closest class only, else null."
+        description="In [0, 1], given that the image is of a known class; of the closest class only, else null. "
+        "null, too, where there is one class only, and so no alternative."
     )
 
 
 class NearestExample(Example):
     """A registered image close to the query."""
 
-    score: float
+    score: float = Field(description="Its closeness, as the classifier compares images; higher is closer.")
 
 
 class ImagePrediction(BaseModel):
@@ -223,7 +224,10 @@ class ImagePrediction(BaseModel):
         description="Upper bound on the share of images of unknown classes that get a label; null: all do."
     )
     top: list[RankedClass]
-    nearest: list[NearestExample]
+    nearest: list[NearestExample] = Field(
+        description="Examples of the closest class, closest first, then of the next: what the prediction rests on."
+    )
+    note: str | None = Field(description="What to know about it, such as why there is no probability.")
 
 
 class UnreadableImage(BaseModel):

@@ -53,11 +53,6 @@ class VectorIndex:
         self._centre = np.zeros(dim, np.float32)
         self._clear(hnsw=kind == "hnsw")
 
-    @staticmethod
-    def is_exact_for(n: int) -> bool:
-        """Whether n vectors are searched exactly with ``kind="auto"``."""
-        return n <= EXACT_LIMIT
-
     def __len__(self) -> int:
         return len(self._positions)
 

@@ -258,6 +258,22 @@ def test_every_format_is_written_whole_and_names_what_failed_on_stderr(parts):
         assert written == ["red", "blue", *failed], form
 
 
+def test_of_one_class_every_format_is_without_probability_and_the_note_says_why(parts):
+    with ClassRegistry("parts.fewshot", encoder=FakeEncoder(name="fake")) as registry:
+        for label in ("green", "blue"):
+            registry.remove(label)
+    found = predict("--format", "json", "new/1.png", status=0)
+    (row,) = json.loads(found.stdout)
+    assert (row["label"], row["probability"]) == ("red", None)
+    assert row["note"].startswith("no probability: with one class there is nothing to compare it with")
+    assert found.stderr.count(row["note"]) == 1
+    (row,) = csv.DictReader(io.StringIO(predict("--format", "csv", "new/1.png", status=0).stdout))
+    assert (row["label"], row["probability"]) == ("red", "")
+    (task,) = json.loads(predict("--format", "label-studio", "new/1.png", status=0).stdout)
+    assert "score" not in task["predictions"][0]
+    assert "100" not in predict("--format", "table", "new/1.png", status=0).stdout
+
+
 CLASSES_OF = {1: "red", 2: "green", 3: "blue"}
 
 

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 from fewshot import PrototypeClassifier
 from fewshot.integrations import parse_config
 from fewshot.integrations.label_studio.suggestions import LabelSuggester
+from fewshot.integrations.label_studio.tasks import QueryImage, prediction_of
 from fewshot.registry import AnnotationSnapshot
 from fewshot.registry.annotations.annotation_records import AppliedLabel
 from fewshot.registry.snapshot import Snapshot
@@ -44,6 +45,17 @@ def test_a_score_leaves_a_chance_to_labels_without_examples():
     probability = classifier.predict_proba(query).max()
     assert (sure.labels, unsure.labels) == (("Red",), ("Red",))
     assert_allclose([sure.score, unsure.score], [probability, 0.6 * probability], rtol=1e-6)
+
+
+def test_a_label_without_any_other_has_no_score_and_is_left_out_of_what_is_confident():
+    (control,) = parse_config('<View><Image name="i" value="$image"/><Choices name="choice" toName="i"/></View>')
+    (suggestion,) = LabelSuggester(control, snapshot_of(("Red", (1, 0, 0)))).suggest(np.array([(0, 1, 0)], np.float32))
+    assert (suggestion.labels, suggestion.score) == (("Red",), None)
+    suggested = [(QueryImage(control, "a.png"), suggestion)]
+    found = prediction_of(suggested, "1")
+    assert (found["score"], [result["value"] for result in found["result"]]) == (None, [{"choices": ["Red"]}])
+    assert "score" not in found["result"][0]
+    assert prediction_of(suggested, "1", 0.1)["result"] == []
 
 
 def test_with_many_examples_a_label_without_any_is_unlikely():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png, run_python
+from sklearn.metrics.pairwise import cosine_similarity
 
 from fewshot import (
     ClassRegistry,
@@ -23,13 +23,12 @@ from fewshot import (
     NearestNeighborClassifier,
     PrototypeClassifier,
     RegistryError,
+    SimpleShotClassifier,
 )
 from fewshot.cli import main
 from fewshot.errors import PartlyAdded
-from fewshot.registry import example_index, ingest, reindex
+from fewshot.registry import ingest, predictor, reindex
 from fewshot.registry.results import AddReport, Conflict, Failure, Judged
-from fewshot.vectors import index
-from fewshot.vectors.index import VectorIndex
 
 ORANGE = (204, 102, 0)  # its vector: (0.8, 0.4, 0), of length sqrt(0.8)
 WHITE = (255, 255, 255)
@@ -801,132 +800,6 @@ def test_opening_a_registry_and_listing_its_classes_loads_neither_torch_nor_timm
     assert done.stdout.strip() == "['faiss']", done.stderr
 
 
-# The accelerator beside a large registry
-
-
-@pytest.fixture
-def large(path, monkeypatch):
-    """A registry of more examples than are searched exactly: 12 greens, darker and darker, and its accelerator."""
-    monkeypatch.setattr(index, "EXACT_LIMIT", 10)
-    with ClassRegistry(path, encoder=FakeEncoder(), metric="sqeuclidean") as registry:
-        registry.add("green", [png((0, 20 * n, 0)) for n in range(12)])
-        registry.predict([png(RED)])
-    return path
-
-
-@pytest.fixture
-def built(monkeypatch) -> list[int]:
-    """How many vectors each call added to an index."""
-    sizes: list[int] = []
-    real = VectorIndex.add
-    monkeypatch.setattr(VectorIndex, "add", lambda self, v, ids: sizes.append(len(v)) or real(self, v, ids))
-    return sizes
-
-
-def nearest(path: Path, colour) -> tuple[int, float]:
-    with ClassRegistry(path, encoder=FakeEncoder()) as registry:
-        found = registry.predict([png(colour, 9)], nearest=1)[0].nearest[0]
-    return found.example, round(found.score, 4)
-
-
-def beside(path: Path) -> Path:
-    return Path(f"{path}.index")
-
-
-def test_a_small_registry_has_no_accelerator(warm_and_cold, path):
-    warm_and_cold.predict([png()])
-    assert not beside(path).exists()
-
-
-def test_a_large_registrys_accelerator_is_written_and_used(large, built):
-    assert beside(large).exists()
-    assert nearest(large, (0, 60, 0)) == (4, 0.0)
-    assert built == []
-
-
-@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"PK\3\4 torn"])
-def test_an_accelerator_that_is_absent_or_damaged_is_made_anew(large, built, content):
-    beside(large).unlink()
-    if content is not None:
-        beside(large).write_bytes(content)
-    assert nearest(large, (0, 60, 0)) == (4, 0.0)
-    assert built == [12]
-    assert nearest(large, (0, 60, 0)) == (4, 0.0)
-    assert built == [12]
-
-
-def test_an_accelerator_torn_short_is_made_anew(large, built):
-    whole = beside(large).read_bytes()
-    beside(large).write_bytes(whole[: len(whole) // 2])
-    assert nearest(large, (0, 60, 0)) == (4, 0.0)
-    assert built == [12]
-
-
-def test_an_accelerator_of_before_an_append_is_added_to(large, built):
-    with ClassRegistry(large, encoder=FakeEncoder()) as registry:
-        registry.add("blue", [png(BLUE)])
-    assert nearest(large, BLUE) == (13, 0.0)
-    assert built == [1]
-
-
-def test_the_accelerator_is_written_again_only_when_a_share_of_its_vectors_came_or_went(large, built, monkeypatch):
-    monkeypatch.setattr(example_index, "_UNSAVED_SHARE", 0.3)
-    saved, save_index = [], VectorIndex.save
-    monkeypatch.setattr(VectorIndex, "save", lambda self, path: saved.append(len(self)) or save_index(self, path))
-    with ClassRegistry(large, encoder=FakeEncoder()) as registry:
-        for number in range(3):
-            registry.add("blue", [png((0, 0, 255 - number))])
-            assert registry.predict([png((0, 0, 255 - number), 9)], nearest=1)[0].nearest[0].example == 13 + number
-        registry.remove_example(2)
-        registry.predict([png(RED)])
-        assert (saved, built) == ([], [1, 1, 1])
-        registry.add("blue", [png((0, 0, 200))])
-        registry.predict([png(RED)])
-        assert saved == [15]
-        registry.rename("blue", "navy")
-        assert registry.predict([png(BLUE, 9)], nearest=1)[0].nearest[0].label == "navy"
-    built.clear()
-    assert nearest(large, (0, 0, 200)) == (16, 0.0)
-    assert (saved, built) == ([15], [])
-
-
-def test_an_accelerator_of_before_a_removal_is_made_anew(large, built):
-    with ClassRegistry(large, encoder=FakeEncoder()) as registry:
-        registry.remove_example(4)
-    assert nearest(large, (0, 60, 0))[0] in (3, 5)
-    assert built == [11]
-
-
-def test_an_accelerator_left_by_another_registry_of_that_name_is_not_believed(large, built):
-    large.unlink()
-    with ClassRegistry(large, encoder=FakeEncoder(), metric="sqeuclidean") as registry:
-        registry.add("red", [png((20 * n, 0, 0)) for n in range(12)])  # the same ids, counts and changes
-    assert nearest(large, (60, 0, 0)) == (4, 0.0)
-    assert built == [12]
-
-
-def test_an_accelerator_ahead_of_a_registry_put_back_from_a_copy_is_not_believed(large, built):
-    copy = shutil.copy(large, f"{large}.copy")
-    with ClassRegistry(large, encoder=FakeEncoder()) as registry:
-        registry.add("blue", [png(BLUE)])
-        registry.predict([png(BLUE)])
-    shutil.copy(copy, large)
-    with ClassRegistry(large, encoder=FakeEncoder()) as registry:
-        registry.add("white", [png(WHITE)])  # example 13, as blue was
-    built.clear()
-    assert nearest(large, WHITE) == (13, 0.0)
-    assert built == [13]
-
-
-def test_a_folder_that_cannot_hold_the_accelerator_does_not_stop_predictions(large, monkeypatch):
-    def refused(*_):
-        raise PermissionError("read-only")
-
-    beside(large).unlink()
-    monkeypatch.setattr(VectorIndex, "save", refused)
-    assert nearest(large, (0, 60, 0)) == (4, 0.0)
-
-
 def test_a_label_composed_and_decomposed_is_one_class_through_every_door(registry):
     composed, decomposed = "Caf\u00e9", "Cafe\u0301"
     registry.add(decomposed, [png()])
@@ -940,3 +813,71 @@ def test_a_label_composed_and_decomposed_is_one_class_through_every_door(registr
     example = registry.examples(f"{composed} 2")[0][0]
     assert registry.move_example(example, decomposed).label == composed
     assert registry.remove(decomposed) == 1
+
+
+# What an answer rests on, and the probability of one class
+
+
+def crossed(path, classifier=None):
+    """Two classes, of which "wide" is closer on average to a query whose closest example is of "narrow"."""
+    registry = ClassRegistry(path, encoder=FakeEncoder(), classifier=classifier)
+    registry.add("wide", [png((255, 0, 0)), png((0, 255, 0)), png((153, 204, 0))])
+    registry.add("narrow", [png((102, 153, 153)), png((0, 0, 255))])
+    return registry
+
+
+QUERY = (102, 153, 51)
+
+
+def test_the_nearest_examples_are_those_of_the_answer_though_one_of_another_class_is_closer(path):
+    with crossed(path) as registry:
+        vectors = registry.encoder.encode([png(QUERY)])
+        stored = {e.id: e for e in registry.export_page(after=0, limit=9)}
+        cosines = {n: float(cosine_similarity(vectors, e.vector[None])[0, 0]) for n, e in stored.items()}
+        (answer,) = registry.predict([png(QUERY)], nearest=5)
+        assert answer.label == "wide"
+        order = sorted(cosines, key=lambda n: (stored[n].label != "wide", -cosines[n]))
+        assert [n.example for n in answer.nearest] == order
+        assert [n.score for n in answer.nearest] == pytest.approx([cosines[n] for n in order], abs=1e-6)
+        assert answer.nearest[0].example == 3
+        (few,) = registry.predict([png(QUERY)], top=1, nearest=2)
+        assert [n.label for n in few.nearest] == ["wide", "wide"]
+        assert (len(few.top), registry.predict([png(QUERY)], nearest=0)[0].nearest) == (1, ())
+
+
+def test_the_nearest_examples_are_compared_as_the_classifier_compares(path):
+    center = np.array([0.3, 0.4, 0.1], np.float32)
+    with crossed(path, SimpleShotClassifier(center=center)) as registry:
+        query = registry.encoder.encode([png(QUERY)])
+        stored = {e.id: e for e in registry.export_page(after=0, limit=9)}
+        (answer,) = registry.predict([png(QUERY)], nearest=5)
+        expected = [
+            cosine_similarity(query - center, stored[n.example].vector[None] - center)[0, 0] for n in answer.nearest
+        ]
+        assert [n.score for n in answer.nearest] == pytest.approx(expected, abs=1e-6)
+        own = [n.score for n in answer.nearest if n.label == answer.label]
+        assert own == sorted(own, reverse=True)
+        assert [n.label for n in answer.nearest][: len(own)] == [answer.label] * len(own)
+
+
+def test_of_many_queries_at_once_each_has_the_neighbours_that_it_has_alone(warm_and_cold, monkeypatch):
+    asked = [png(colour) for colour in (ORANGE, RED, GREEN, BLUE, (90, 20, 200), (200, 20, 90))]
+    alone = [warm_and_cold.predict([one], nearest=3)[0].nearest for one in asked]
+    monkeypatch.setattr(predictor, "_MOST_SCORES", 2)
+    together = [one.nearest for one in warm_and_cold.predict(asked, nearest=3)]
+    assert [[n.example for n in one] for one in together] == [[n.example for n in one] for one in alone]
+    assert all(one[0].label == p.top[0][0] for one, p in zip(together, warm_and_cold.predict(asked), strict=True))
+
+
+def test_with_one_class_there_is_no_probability_and_it_is_said_until_there_is_another(registry):
+    registry.add("red", [png(RED)])
+    (answer,) = registry.predict([png((255, 255, 0))])
+    assert (answer.label, answer.probability) == ("red", None)
+    assert "with one class there is nothing to compare it with" in answer.note
+    registry.rejection.add_negatives([png(GREEN)])
+    registry.rejection.set(0.5)
+    rejected, accepted = registry.predict([png(GREEN), png((255, 20, 0))])
+    assert (rejected.label, accepted.label, rejected.probability, accepted.probability) == (None, "red", None, None)
+    registry.add("blue", [png(BLUE)])
+    (answer,) = registry.predict([png((255, 20, 0))])
+    assert (0.5 < answer.probability < 1.0, answer.note) == (True, None)

@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
+from sklearn.metrics.pairwise import cosine_similarity
 
 from fewshot import RegistryError
 from fewshot.classifiers import PrototypeClassifier
@@ -16,7 +16,6 @@ from fewshot.registry import snapshot as snapshot_module
 from fewshot.registry import snapshot_cache
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import NewExample, RegistryStore
-from fewshot.validation import METRICS
 
 D = 6
 
@@ -51,23 +50,6 @@ def held(store, monkeypatch):
     monkeypatch.setattr(snapshot_module, "_ROWS_AT_ONCE", 4)
     insert(store, ["a", "b", "c", "d", "e"] * 4 + ["a", "a", "e"])
     return SnapshotCache(store).current()
-
-
-def brute_force(query, vectors, metric):
-    if metric == "cosine":
-        return cosine_similarity(query, vectors)
-    return query @ vectors.T if metric == "inner_product" else -(euclidean_distances(query, vectors) ** 2)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_closeness_to_all_examples_is_brute_forces(held, metric):
-    query = np.random.default_rng(9).normal(size=(3, D)).astype(np.float32)
-    expected = brute_force(query, held.vectors, metric)
-    held.settings["metric"] = metric
-    assert_allclose(held.closeness(query), expected, rtol=1e-4, atol=1e-5)
-    positions, scores = held.nearest(query, 4)
-    assert positions.tolist() == np.argsort(-expected, axis=1)[:, :4].tolist()
-    assert_allclose(scores, -np.sort(-expected, axis=1)[:, :4], rtol=1e-4, atol=1e-5)
 
 
 def test_products_with_classes_are_those_with_the_means_of_their_unit_vectors(held):

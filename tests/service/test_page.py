@@ -380,6 +380,8 @@ def test_with_one_class_alone_it_says_why_nothing_can_be_rejected_and_still_pred
     page.get_by_text("Not possible yet: with one class and no background").wait_for()
     shown.predict(image("b.png", (200, 50, 0)))
     assert page.inner_text("#verdict") == "red"
+    assert "no probability: with one class" in page.inner_text("#scores")
+    assert "%" not in page.inner_text("#scores") + page.inner_text("#choices")
 
 
 def test_the_first_class_can_be_added_from_the_queue(shown):

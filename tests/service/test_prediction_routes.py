@@ -73,6 +73,17 @@ def test_the_service_stores_and_predicts_as_the_library_does(filled, tmp_path):
     assert answer["false_accept_bound"] is None
 
 
+def test_of_one_class_the_service_gives_no_probability_and_says_why(empty):
+    empty.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
+    answer = empty.post(f"{PARTS}/predict", files=files(png(GREEN))).json()["predictions"][0]
+    assert (answer["label"], answer["top"][0]["probability"]) == ("red", None)
+    assert "with one class there is nothing to compare it with" in answer["note"]
+    empty.post(f"{PARTS}/examples", data={"label": "green"}, files=files(png(GREEN)))
+    answer = empty.post(f"{PARTS}/predict", files=files(png(GREEN))).json()["predictions"][0]
+    assert (answer["top"][0]["probability"] > 0.5, answer["note"]) == (True, None)
+    assert [near["label"] for near in answer["nearest"]] == ["green", "red"]
+
+
 def test_before_the_first_class_nothing_can_be_predicted(empty):
     refused = empty.post(f"{PARTS}/predict", files=files(png(RED)))
     assert "no class yet; add images of some first" in problem(refused, 409)

@@ -28,10 +28,13 @@ _INVERSE_PENALTY = 10.0
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The labels suggested for one image, possibly none, and the probability of the least likely one, in [0, 1]."""
+    """The labels suggested for one image, possibly none, and the probability of the least likely one, in [0, 1].
+
+    Its score is None where there is one label only, and so no alternative.
+    """
 
     labels: tuple[str, ...]
-    score: float
+    score: float | None
 
 
 class LabelSuggester:
@@ -40,7 +43,8 @@ class LabelSuggester:
     Single choice: the score is the probability by ``FewShotClassifier.predict_proba`` among the c labels that have
     examples, times the chance that the image is of one of them. The chance of another label is the share of labels
     without examples or, if less, Good's estimate with one added to both counts, (1 + labels with one example) / (1 +
-    examples): without the ones, no new label would be expected as soon as every label has two examples.
+    examples): without the ones, no new label would be expected as soon as every label has two examples. Where one
+    label has examples and there is no other, there is no score.
 
     Multiple choice: one binary classifier a label, logistic regression of the images with it against those without,
     with balanced class weights, so that a rare label is suggested too. The score is that of the least likely decision,
@@ -91,8 +95,9 @@ class LabelSuggester:
         probabilities = self._classifier.predict_proba(vectors, self._calibration)
         labels = self._classifier.classes_
         best = probabilities.argmax(axis=1)
+        alone = len(labels) == 1 and not self._new_label
         return [
-            Suggestion((str(labels[c]),), float(row[c]) * (1 - self._new_label))
+            Suggestion((str(labels[c]),), None if alone else float(row[c]) * (1 - self._new_label))
             for row, c in zip(probabilities, best, strict=True)
         ]
 

@@ -96,8 +96,10 @@ def _result(query: QueryImage, suggestion: Suggestion) -> dict[str, Any] | None:
     """Write a suggestion as a result of a prediction; None where there is no label."""
     if not suggestion.labels:
         return None
-    control, score = query.control, round(suggestion.score, 4)
-    named = {"from_name": control.name, "to_name": control.to_name, "type": control.kind, "score": score}
+    control = query.control
+    named: dict[str, Any] = {"from_name": control.name, "to_name": control.to_name, "type": control.kind}
+    if suggestion.score is not None:
+        named["score"] = round(suggestion.score, 4)
     labels = {control.kind: list(suggestion.labels)}
     if query.region is None:
         return {**named, "value": labels}
@@ -110,15 +112,16 @@ def prediction_of(
     """Write the suggestions for a task as its prediction, without those under ``min_score`` or their control's.
 
     Its score is the lowest of all suggestions, so that a list sorted by it begins with the least confident; 0 where
-    there is nothing to classify, or no class yet.
+    there is nothing to classify, or no class yet, and None where none of them has a score.
     """
+    scores = [suggestion.score for _, suggestion in suggested if suggestion.score is not None]
     results = [
         _result(query, suggestion)
         for query, suggestion in suggested
-        if suggestion.score >= max(min_score, query.control.min_score)
+        if (suggestion.score or 0.0) >= max(min_score, query.control.min_score)
     ]
     return {
         "model_version": version,
-        "score": round(min((suggestion.score for _, suggestion in suggested), default=0.0), 4),
+        "score": round(min(scores, default=0.0), 4) if scores or not suggested else None,
         "result": [result for result in results if result is not None],
     }

@@ -109,7 +109,7 @@ function figures(prediction, best, second) {
   const margin = second && score(best.score - second.score);
   if (second) parts.push(`${margin === "0.00" ? "hardly" : margin} ahead of ${second.label}`);
   if (typeof prediction.unknown_score === "number") parts.push(`unknown score ${score(prediction.unknown_score)}`);
-  return parts.join(", ");
+  return prediction.note ? `${parts.join(", ")}; ${prediction.note}.` : parts.join(", ");
 }
 
 function choice({ label, score: value, probability }, n) {

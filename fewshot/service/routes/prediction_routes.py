@@ -76,7 +76,7 @@ def _payload(source: str, prediction: Prediction) -> payloads.ImagePrediction:
             payloads.RankedClass(
                 label=label,
                 score=round(score, _DIGITS),
-                probability=None if rank or math.isnan(prediction.probability) else round(prediction.probability, 4),
+                probability=None if rank or prediction.probability is None else round(prediction.probability, 4),
             )
             for rank, (label, score) in enumerate(prediction.top)
         ],
@@ -84,4 +84,5 @@ def _payload(source: str, prediction: Prediction) -> payloads.ImagePrediction:
             payloads.NearestExample(id=n.example, label=n.label, source=n.source, score=round(n.score, _DIGITS))
             for n in prediction.nearest
         ],
+        note=prediction.note,
     )
