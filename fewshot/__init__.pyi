@@ -34,6 +34,7 @@ from .errors import EncoderMismatch as EncoderMismatch
 from .errors import EncoderNotFound as EncoderNotFound
 from .errors import FewShotError as FewShotError
 from .errors import ImageError as ImageError
+from .errors import RegistryBusy as RegistryBusy
 from .errors import RegistryError as RegistryError
 from .finetuning import FineTuneClassifier as FineTuneClassifier
 from .finetuning import FineTuningResult as FineTuningResult

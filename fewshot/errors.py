@@ -58,6 +58,10 @@ class RegistryError(FewShotError):
     """A registry file cannot be opened or used as asked."""
 
 
+class RegistryBusy(RegistryError):
+    """A registry is in use for longer than is waited for; try again later."""
+
+
 class EncoderMismatch(RegistryError):
     """A registry's embeddings come from another encoder (or metric) than the one given."""
 

@@ -312,9 +312,16 @@ class ClassRegistry(RegistryQueries):
         """
         return backup(self._store, path)
 
-    def close(self) -> None:
-        """Close the file; the object is of no use afterwards."""
-        self._store.close()
+    def close(self, *, patience: float | None = None) -> None:
+        """Close the file; the object is of no use afterwards.
+
+        Parameters
+        ----------
+        patience : float, optional
+            Other threads that read or write are waited for; after so many seconds they are interrupted, and raise
+            RegistryError as all do that come later.
+        """
+        self._store.close(patience=patience)
 
     def __enter__(self) -> ClassRegistry:
         return self

@@ -12,7 +12,7 @@ from fewshot.validation import normalised_label
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
-def is_busy(error: Exception) -> bool:
+def is_busy(error: BaseException) -> bool:
     """Whether this is SQLite's error for a file that another process is writing to: nothing is wrong with it."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shlex
 import sqlite3
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
 from fewshot.files import DISK, code_of, identity_of, why_not
-from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, is_busy, storable
+from fewshot.registry.connection import SharedConnection
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, storable
 from fewshot.validation import normalised_label
 
 _BUSY_SECONDS = 120.0
@@ -49,19 +50,16 @@ class RegistryStore:
     def __init__(self, path: str | os.PathLike[str], *, create: bool) -> None:
         self.path = os.fsdecode(path)
         self.file = os.path.abspath(self.path)  # SQLite takes "" and ":memory:" for something else
-        self._lock = threading.RLock()
-        self._process = os.getpid()
         self._settings: tuple[int, dict[str, Any]] | None = None  # with the data_version that they were read at
         self._writing = False
         found = identity_of(self.file)
         self._made = found is None
         self._check_file(create)
         try:
-            self._connection = sqlite3.connect(
-                self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._shared = SharedConnection(self.path, self.file, _BUSY_SECONDS)
         except sqlite3.OperationalError as error:
             raise RegistryError(f"cannot open {self.path}: {why_not(error)}") from error
+        self._connection = self._shared.raw
         self._identity = identity_of(self.file)
         try:
             if self._identity is None or found not in (None, self._identity):
@@ -77,12 +75,20 @@ class RegistryStore:
         """What to do about a damaged file."""
         return f"Put a copy of it back, or recover what can be read with: fewshot repair {shlex.quote(self.path)} NEW"
 
-    def close(self, *, unmake: bool = False) -> None:
-        """Close the file; with ``unmake`` it is removed if this opening made it and nothing was stored since."""
-        if unmake and self._made:
-            with suppress(sqlite3.Error, OSError):
-                self._remove_if_bare()
-        self._connection.close()
+    def close(self, *, unmake: bool = False, patience: float | None = None) -> None:
+        """Close the file, once the threads that read or write it have finished; what comes later is refused.
+
+        Parameters
+        ----------
+        unmake : bool, default False
+            Whether the file is removed if this opening made it and nothing was stored since.
+        patience : float, optional
+            Seconds after which those threads are interrupted; by default they are not.
+        """
+        with self._shared.closed(patience):
+            if unmake and self._made:
+                with suppress(sqlite3.Error, OSError):
+                    self._remove_if_bare()
 
     @contextmanager
     def write(self, *, append: bool = False, silent: bool = False) -> Iterator[sqlite3.Connection]:
@@ -90,43 +96,31 @@ class RegistryStore:
 
         With ``append`` examples are only added, with ``silent`` nothing changes that an answer depends on.
         """
-        with self._lock:
-            self._begin("IMMEDIATE")
-            self._settings, self._writing = None, True
-            try:
-                if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
-                    raise RegistryError(f"{self.path} was removed or replaced since it was opened; open it again")
-                yield self._connection
-                if not silent:
-                    self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
-                if not append and not silent:
-                    self._connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
-                self._connection.execute("COMMIT")
-            except BaseException as error:
-                with suppress(sqlite3.Error):  # where the disk fails this too, the next to open the file takes it back
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.DatabaseError):
-                    raise self._refusal(error) from error
-                raise
-            finally:
-                self._writing = False
+        try:
+            with self._shared.transaction("IMMEDIATE") as connection:
+                self._settings, self._writing = None, True
+                try:
+                    if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
+                        raise RegistryError(f"{self.path} was removed or replaced since it was opened; open it again")
+                    yield connection
+                    if not silent:
+                        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+                    if not append and not silent:
+                        connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
+                    self._shared.commit()
+                finally:
+                    self._writing = False
+        except sqlite3.DatabaseError as error:
+            raise self._refusal(error) from error
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the file."""
-        with self._lock:
-            if self._in_transaction():
-                yield self._connection
-                return
-            self._begin("DEFERRED")
-            try:
-                yield self._connection
-            except DAMAGE as error:
-                raise self._unreadable(error) from error
-            finally:
-                if self._in_transaction():
-                    self._connection.execute("ROLLBACK")  # of a damaged file, COMMIT would fail again
+        try:
+            with self._shared.transaction("DEFERRED") as connection:
+                yield connection
+        except DAMAGE as error:
+            raise self._unreadable(error) from error
 
     def meta(self) -> dict[str, Any]:
         """Return all settings; they are read again only where the file has changed since."""
@@ -280,34 +274,15 @@ class RegistryStore:
             raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
         self._connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
 
-    def _in_transaction(self) -> bool:
-        try:
-            return self._connection.in_transaction
-        except sqlite3.ProgrammingError:
-            return False  # closed; ``_begin`` says so
-
-    def _begin(self, kind: str) -> None:
-        if os.getpid() != self._process:
-            raise RegistryError(f"{self.path} was opened before this process was forked; open it again in the child")
-        try:
-            self._connection.execute(f"BEGIN {kind}")
-        except sqlite3.OperationalError as error:
-            raise self._refusal(error) from error
-        except sqlite3.ProgrammingError as error:
-            raise RegistryError(f"{self.path} has been closed; open it again") from error
-
     def _refusal(self, error: Exception) -> RegistryError:
-        if is_busy(error):
-            return RegistryError(
-                f"{self.path} is in use by another process, which has been writing to it for longer than "
-                f"{_BUSY_SECONDS:g} s, as a large import or a reindex may. Wait for that to end, then try again"
-            )
+        if self._shared.closing:  # interrupted
+            return self._shared.refusal()
         why = str(error) if code_of(error) is None else why_not(error)
         return RegistryError(f"{self.path} was left as it is: {why}")
 
     def _unreadable(self, error: Exception) -> RegistryError:
-        if is_busy(error):
-            return self._refusal(error)
+        if self._shared.closing:
+            return self._shared.refusal()
         return RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}")
 
     def _remove_if_bare(self) -> None:
@@ -315,7 +290,6 @@ class RegistryStore:
         if os.path.getsize(self.file):  # of an empty file, a full disk would give no lock
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self._connection.execute("PRAGMA busy_timeout = 0")
             self._connection.execute("BEGIN EXCLUSIVE")
         if is_bare(self._connection):
             os.unlink(self.file)
@@ -337,16 +311,18 @@ class RegistryStore:
     def _migrate(self) -> None:
         notes: list[str] = []
         try:
-            if self._version() < len(MIGRATIONS):
-                self._begin("IMMEDIATE")
-                # Read again: another process may have migrated while this one waited.
-                for version in range(self._version(), len(MIGRATIONS)):
-                    notes += MIGRATIONS[version](self._connection) or []
-                    self._connection.execute(f"PRAGMA user_version = {version + 1}")
-                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self._connection.execute("COMMIT")
+            with self._shared.transaction("DEFERRED"):
+                newest = self._version() == len(MIGRATIONS)
+            if not newest:
+                with self._shared.transaction("IMMEDIATE"):
+                    # Read again: another process may have migrated while this one waited.
+                    for version in range(self._version(), len(MIGRATIONS)):
+                        notes += MIGRATIONS[version](self._connection) or []
+                        self._connection.execute(f"PRAGMA user_version = {version + 1}")
+                    self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    self._shared.commit()
         except DAMAGE as error:
-            if code_of(error) in DISK:  # no room, or no right, to bring it up to date
+            if code_of(error) in (*DISK, errno.EACCES):  # no room, or no right, to bring it up to date
                 raise self._refusal(error) from error
             # Only SQLite may open the file: closing it elsewhere in this process would drop SQLite's POSIX locks.
             if "not a database" in str(error):

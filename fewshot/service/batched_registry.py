@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Their scores with thousands of classes are held in memory at once.
 _BATCH_SIZE = 256
+# What reads for longer while the registry is closed is interrupted.
+_PATIENCE_SECONDS = 5.0
 
 
 class BatchedRegistry(ClassRegistry):
@@ -31,10 +33,10 @@ class BatchedRegistry(ClassRegistry):
         """Predict as any registry does; examples added before the call are known to it."""
         return self._batcher.submit(check_vectors(vectors, self.encoder.dim), options)
 
-    def close(self) -> None:
-        """Finish the predictions that wait, and close the file."""
+    def close(self, *, patience: float | None = _PATIENCE_SECONDS) -> None:
+        """Finish the predictions that wait, and close the file; what takes long to read is interrupted."""
         self._batcher.close()
-        super().close()
+        super().close(patience=patience)
 
     def _predict_batch(self, batch: Batch[NDArray[np.float32]]) -> Iterable[Prediction]:
         set_torch_threads(1)  # the encoder has all cores already

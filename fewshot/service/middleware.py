@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -86,6 +87,12 @@ class SecurityMiddleware:
         except _SlowClient:  # the server closes a connection whose response is incomplete
             fields = {"path": scope["path"], "bytes": response.sent, "seconds": round(response.waited, 3)}
             log.warning("a client did not take its response", extra={"fields": fields})
+        except asyncio.CancelledError:  # the time for requests in progress is over when the server stops
+            if response.started:
+                raise
+            await problem_response(503, "the server is stopping; retry later", {"Retry-After": "5"})(
+                scope, receive, response.send
+            )
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -201,10 +208,11 @@ class _TimedResponse:
 
     def __init__(self, send: Send, path: str, limits: Limits) -> None:
         self._send, self._path, self._limits = send, path, limits
-        self.sent, self.waited = 0, 0.0
+        self.sent, self.waited, self.started = 0, 0.0, False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.started = True
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)

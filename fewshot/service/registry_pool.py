@@ -75,6 +75,7 @@ class RegistryPool:
         self._opening: dict[str, threading.Lock] = {}
         self._open: OrderedDict[str, _OpenRegistry] = OrderedDict()
         self._retired: list[_OpenRegistry] = []  # to be closed once nobody uses them
+        self._closed = False
         location = Path(os.path.abspath(path))
         if location.suffix.lower() in SUFFIXES:
             raise RegistryError(
@@ -114,9 +115,12 @@ class RegistryPool:
         opened = self._acquire(name)
         try:
             yield opened.registry
-        except EncoderMismatch:
-            with self._lock:
-                self._retire(name, opened)  # another process has reindexed it; opened again, it has its new encoder
+        except RegistryError as error:
+            if self._closed:
+                raise Overloaded("the server is stopping; retry later") from error
+            if isinstance(error, EncoderMismatch):
+                with self._lock:
+                    self._retire(name, opened)  # another process has reindexed it; opened again, it has its new encoder
             raise
         finally:
             with self._lock:
@@ -166,7 +170,8 @@ class RegistryPool:
             return [self._default, *self._encoders.values()]
 
     def close(self) -> None:
-        """Finish what is being computed, and close all."""
+        """Finish what is being computed, and close all; requests still in progress, and later ones, are refused."""
+        self._closed = True
         for encoder in self.encoders:
             encoder.close()
         with self._lock:
@@ -224,6 +229,9 @@ class RegistryPool:
                 with self._lock:
                     self._open[name] = opened
                     self._retire_idle()
+                    if self._closed:  # meanwhile: nobody else would close it
+                        self._retire(name, opened)
+                        opened.users = 0
         self._close_retired()
         return opened
 
@@ -237,6 +245,8 @@ class RegistryPool:
             if opened is not None:
                 self._open.move_to_end(name)
                 opened.users += 1
+            if opened is None and self._closed:
+                raise Overloaded("the server is stopping; retry later")
             return opened
 
     def _retire(self, name: str, opened: _OpenRegistry) -> None:

@@ -22,6 +22,8 @@ from fewshot.service.middleware import is_loopback
 # each time while requests are parsed.
 _SWITCH_SECONDS = 0.0005
 _MIN_TOKEN_LENGTH = 16
+# Beyond the limit of a request, before those in progress are answered with 503 when the server stops.
+_GRACE_SECONDS = 5
 
 
 def read_token(path: str) -> str:
@@ -117,7 +119,7 @@ def run(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
         server_header=False,
         ws="none",
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(limits.timeout_seconds) + 5,
+        timeout_graceful_shutdown=int(limits.timeout_seconds) + _GRACE_SECONDS,
     )
     if sys.platform == "linux":  # else a client that reads nothing could keep its connection for ever
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.timeout_seconds))

@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing, contextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -176,16 +178,26 @@ server_process.run(create_app(sys.argv[1], encoder=Slow()), bound,
 """
 
 
+@contextmanager
+def running(script, *args):
+    """A server process, its URL, and the lines that it logs, once it has ended."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    server = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, args)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    log = []
+    try:
+        yield server, server.stdout.readline().strip(), log
+    finally:
+        server.kill()
+        log += server.communicate()[1].splitlines()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_on_sigterm_it_finishes_requests_in_progress_accepts_no_more_and_exits_with_0(tmp_path):
     started, go = tmp_path / "started", tmp_path / "go"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    server = subprocess.Popen(
-        [sys.executable, "-c", _SERVER, str(tmp_path / "parts.fewshot"), str(started), str(go)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-    try:
-        url = server.stdout.readline().strip()
+    with running(_SERVER, tmp_path / "parts.fewshot", started, go) as (server, url, log):
         answers = []
         asking = threading.Thread(target=lambda: answers.append(add(url)))
         asking.start()
@@ -197,12 +209,85 @@ def test_on_sigterm_it_finishes_requests_in_progress_accepts_no_more_and_exits_w
         asking.join(60)
         assert answers[0]["added"] == 1
         assert server.wait(60) == 0
-    finally:
-        server.kill()
-        _, err = server.communicate()
-    lines = [json.loads(line) for line in err.splitlines()]
+    lines = [json.loads(line) for line in log]
     assert {line["event"] for line in lines} == {"request"}
     assert (lines[-1]["path"], lines[-1]["status"]) == ("/v1/registries/parts/examples", 200)
+
+
+_SHORT_GRACE = """
+import sys
+from fakes import FakeEncoder
+from fewshot.service import Limits, create_app, server_process
+
+server_process._GRACE_SECONDS = 1 - 20
+bound = server_process.listen("127.0.0.1", 0)
+server_process.run(create_app(sys.argv[1], encoder=FakeEncoder(), limits=Limits(timeout_seconds=20)), bound,
+                   lambda: print(server_process.url_of(bound), flush=True))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_on_sigterm_requests_that_wait_for_a_locked_registry_are_answered_with_503_and_it_exits_with_0(tmp_path):
+    answers = []
+    with running(_SHORT_GRACE, tmp_path / "parts.fewshot") as (server, url, log):
+        wait_for(lambda: answers_at(url, "readyz"))
+        with closing(sqlite3.connect(tmp_path / "parts.fewshot", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            asking = [threading.Thread(target=lambda: answers.append(refused(url))) for _ in range(4)]
+            for thread in asking:
+                thread.start()
+            wait_for(lambda: "fewshot_requests_in_flight 5.0" in metrics(url))
+            server.send_signal(signal.SIGTERM)
+            for thread in asking:
+                thread.join(60)
+            assert server.wait(60) == 0
+    assert [(status, again) for status, _, again in answers] == [(503, True)] * 4
+    assert "Traceback" not in "".join(log)
+
+
+_STUCK = """
+import time
+from pathlib import Path
+from fewshot import ClassRegistry
+
+def stuck(registry):
+    Path(sys.argv[2]).touch()
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.01)
+    return {}
+
+ClassRegistry.classes = stuck
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_request_still_in_progress_when_the_graceful_time_is_over_is_answered_with_503(tmp_path):
+    started, go, answers = tmp_path / "started", tmp_path / "go", []
+    script = _SHORT_GRACE.replace("\nserver_process._GRACE", f"{_STUCK}\nserver_process._GRACE")
+    with running(script, tmp_path / "parts.fewshot", started, go) as (server, url, log):
+        asking = threading.Thread(target=lambda: answers.append(refused(url)))
+        asking.start()
+        wait_for(started.exists)
+        server.send_signal(signal.SIGTERM)
+        asking.join(60)
+        go.touch()
+        assert server.wait(60) == 0
+    assert answers == [(503, "the server is stopping; retry later", True)]
+    assert "Traceback" not in "".join(log)
+
+
+def refused(url):
+    """The status and detail of the problem that the classes are answered with, and whether it says when to retry."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/registries/parts/classes", timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["detail"], "Retry-After" in error.headers
+
+
+def metrics(url):
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        return answer.read().decode()
 
 
 def add(url):
@@ -216,9 +301,9 @@ def add(url):
         return json.load(answer)
 
 
-def answers_at(url):
+def answers_at(url, path="healthz"):
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=10):
+        with urllib.request.urlopen(f"{url}/{path}", timeout=10):
             return True
     except (urllib.error.URLError, ConnectionError):
         return False

@@ -1,0 +1,125 @@
+"""A registry's connection, shared by threads: nobody is inside when it is closed, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import pytest
+from fakes import ROOT, FakeEncoder, png
+
+from fewshot import ClassRegistry, RegistryError
+from fewshot.registry.store import RegistryStore
+
+
+@contextmanager
+def locked(path):
+    """A registry that another connection is writing to."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+_CLOSED_WHILE_READ = """
+import sys, threading
+from fakes import FakeEncoder, png
+from fewshot import ClassRegistry, RegistryError
+
+def read(registry, said):
+    try:
+        while True:
+            registry.classes()
+            registry.predict([png()], nearest=0)
+    except RegistryError as error:
+        said.append(str(error))
+
+with ClassRegistry(sys.argv[1], encoder=FakeEncoder()) as registry:
+    registry.add("red", [png((n, 0, 0)) for n in range(200)])
+for _ in range(40):
+    registry, said = ClassRegistry(sys.argv[1], encoder=FakeEncoder()), []
+    threads = [threading.Thread(target=read, args=(registry, said)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    registry.classes()
+    registry.close()
+    for thread in threads:
+        thread.join()
+    assert said == [f"{sys.argv[1]} has been closed; open it again"] * 4, said
+"""
+
+
+def test_a_registry_closed_while_threads_read_it_tells_them_and_the_process_lives(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    ended = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", _CLOSED_WHILE_READ, str(tmp_path / "r.fewshot")],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def test_closing_waits_for_a_thread_that_reads_and_refuses_those_that_come_later(tmp_path):
+    store, inside, go = RegistryStore(tmp_path / "r.fewshot", create=True), threading.Event(), threading.Event()
+
+    def reads():
+        with store.read() as connection:
+            inside.set()
+            assert go.wait(20)
+            return connection.execute("SELECT count(*) FROM classes").fetchone()
+
+    with ThreadPoolExecutor(3) as threads:
+        reading = threads.submit(reads)
+        assert inside.wait(20)
+        shutting = threads.submit(store.close)
+        while not store._shared.closing:  # no door says that closing has begun
+            pass
+        later = threads.submit(store.classes)
+        assert not shutting.done()
+        go.set()
+        assert reading.result(20) == (0,)
+        assert shutting.result(20) is None
+        with pytest.raises(RegistryError, match="has been closed; open it again"):
+            later.result(20)
+
+
+def test_closing_with_a_patience_interrupts_what_takes_longer(tmp_path):
+    store, inside = RegistryStore(tmp_path / "r.fewshot", create=True), threading.Event()
+
+    def reads_for_ever():
+        with store.read() as connection:
+            inside.set()
+            connection.execute(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+            ).fetchone()
+
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(reads_for_ever)
+        assert inside.wait(20)
+        store.close(patience=0.01)
+        with pytest.raises(RegistryError, match="has been closed; open it again"):
+            reading.result(20)
+
+
+@pytest.mark.parametrize("use", [lambda registry: registry.classes(), lambda registry: registry.remove("red")])
+def test_who_waits_for_another_process_holds_up_neither_closing_nor_the_message(tmp_path, use):
+    path = tmp_path / "r.fewshot"
+    registry = ClassRegistry(path, encoder=FakeEncoder())
+    registry.add("red", [png()])
+    with locked(path), ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(use, registry)
+        assert not waiting.done()
+        registry.close()
+        with pytest.raises(RegistryError, match="has been closed; open it again"):
+            waiting.result(20)
+
+
+def test_a_connection_is_closed_by_the_thread_that_is_inside_it(tmp_path):
+    store = RegistryStore(tmp_path / "r.fewshot", create=True)
+    with store.read():
+        store.close()
+    with pytest.raises(RegistryError, match="has been closed; open it again"):
+        store.classes()
