@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from fewshot.errors import RegistryBusy, RegistryError
@@ -28,6 +28,8 @@ class SharedConnection:
         Its absolute path.
     busy_seconds : float
         How long a transaction waits for its turn.
+    on_wait : callable, optional
+        Called with the seconds of each wait for another process.
 
     Attributes
     ----------
@@ -35,8 +37,8 @@ class SharedConnection:
         For statements inside a transaction.
     """
 
-    def __init__(self, path: str, file: str, busy_seconds: float) -> None:
-        self._path, self._busy_seconds = path, busy_seconds
+    def __init__(self, path: str, file: str, busy_seconds: float, on_wait: Callable[[float], None] | None) -> None:
+        self._path, self._busy_seconds, self._on_wait = path, busy_seconds, on_wait
         self._lock = threading.RLock()
         self._process = os.getpid()
         self.closing = False
@@ -127,14 +129,18 @@ class SharedConnection:
 
     def _waiting(self) -> Iterator[float]:
         """Yield the seconds left, again after a pause each time, until there are none."""
-        end, pause = time.monotonic() + self._busy_seconds, _FIRST_PAUSE
-        while True:
-            left = max(0.0, end - time.monotonic())
-            yield left
-            if left == 0.0:
-                raise self._busy("another process, which has been writing to it")
-            time.sleep(min(pause, left))
-            pause = min(2.0 * pause, _LONGEST_PAUSE)
+        start, pause = time.monotonic(), _FIRST_PAUSE
+        try:
+            while True:
+                left = max(0.0, start + self._busy_seconds - time.monotonic())
+                yield left
+                if left == 0.0:
+                    raise self._busy("another process, which has been writing to it")
+                time.sleep(min(pause, left))
+                pause = min(2.0 * pause, _LONGEST_PAUSE)
+        finally:
+            if self._on_wait is not None and pause > _FIRST_PAUSE:
+                self._on_wait(time.monotonic() - start)
 
     def _busy(self, who: str) -> RegistryBusy:
         return RegistryBusy(

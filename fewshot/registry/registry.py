@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -56,6 +56,10 @@ class ClassRegistry(RegistryQueries):
         was made, at first True.
     create : bool, default True
         Whether a missing file is made; False refuses instead.
+    busy_seconds : float, optional
+        How long another process that writes is waited for, by default 120.
+    on_wait : callable, optional
+        Called with the seconds of each such wait.
 
     Attributes
     ----------
@@ -65,6 +69,7 @@ class ClassRegistry(RegistryQueries):
     Raises
     ------
     RegistryError : for a foreign or newer file, or a missing one that is not to be made.
+    RegistryBusy : by any method, if another process writes for longer than ``busy_seconds``.
     EncoderMismatch : if the encoder or metric given is not the registry's, with the remedy.
 
     Notes
@@ -82,8 +87,10 @@ class ClassRegistry(RegistryQueries):
         metric: Metric | None = None,
         keep_images: bool | None = None,
         create: bool = True,
+        busy_seconds: float | None = None,
+        on_wait: Callable[[float], None] | None = None,
     ) -> None:
-        self._store = RegistryStore(path, create=create)
+        self._store = RegistryStore(path, create=create, busy_seconds=busy_seconds, on_wait=on_wait)
         self._snapshots = SnapshotCache(self._store)
         self._predictor = RegistryPredictor(self._store, classifier)
         self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)

@@ -8,7 +8,7 @@ import os
 import shlex
 import sqlite3
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -45,9 +45,26 @@ class RegistryStore:
 
     A rollback journal is used, not a write-ahead log, so that at rest the registry is truly one file to copy. Every
     change is one transaction; a killed process leaves all of it or none.
+
+    Parameters
+    ----------
+    path : path
+    create : bool
+        Whether a missing file is made.
+    busy_seconds : float, optional
+        How long another process that writes is waited for, by default 120.
+    on_wait : callable, optional
+        Called with the seconds of each such wait.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool,
+        busy_seconds: float | None = None,
+        on_wait: Callable[[float], None] | None = None,
+    ) -> None:
         self.path = os.fsdecode(path)
         self.file = os.path.abspath(self.path)  # SQLite takes "" and ":memory:" for something else
         self._settings: tuple[int, dict[str, Any]] | None = None  # with the data_version that they were read at
@@ -56,7 +73,8 @@ class RegistryStore:
         self._made = found is None
         self._check_file(create)
         try:
-            self._shared = SharedConnection(self.path, self.file, _BUSY_SECONDS)
+            wait = _BUSY_SECONDS if busy_seconds is None else busy_seconds
+            self._shared = SharedConnection(self.path, self.file, wait, on_wait)
         except sqlite3.OperationalError as error:
             raise RegistryError(f"cannot open {self.path}: {why_not(error)}") from error
         self._connection = self._shared.raw

@@ -44,6 +44,12 @@ class Metrics:
         self.disconnected = Counter(
             "fewshot_requests_disconnected", "Requests whose clients did not wait.", registry=self.registry
         )
+        self.waits = Histogram(
+            "fewshot_registry_wait_seconds",
+            "Waits for a registry that another process was writing to.",
+            buckets=_SECOND_BUCKETS,
+            registry=self.registry,
+        )
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "fewshot_requests_in_flight": ("Requests in progress.", lambda: in_flight.requests),
             "fewshot_request_body_bytes": ("Bytes of their bodies.", lambda: in_flight.bytes),

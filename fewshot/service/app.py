@@ -85,7 +85,9 @@ def create_app(
     limits = limits or Limits()
     in_flight = InFlight()
     metrics = Metrics(in_flight, lambda: sum(shared.queued for shared in registries.encoders))
-    registries = RegistryPool(path, encoder=encoder, limits=limits, on_batch=metrics.count_batch)
+    registries = RegistryPool(
+        path, encoder=encoder, limits=limits, on_batch=metrics.count_batch, on_wait=metrics.waits.observe
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

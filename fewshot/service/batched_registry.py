@@ -25,8 +25,8 @@ _PATIENCE_SECONDS = 5.0
 class BatchedRegistry(ClassRegistry):
     """A registry that any number of threads may ask at once: the vectors of those that wait are scored together."""
 
-    def __init__(self, path: str | os.PathLike[str], *, encoder: Encoder) -> None:
-        super().__init__(path, encoder=encoder, create=False)
+    def __init__(self, path: str | os.PathLike[str], *, encoder: Encoder, **waiting: Any) -> None:
+        super().__init__(path, encoder=encoder, create=False, **waiting)
         self._batcher = MicroBatcher(self._predict_batch, batch_size=_BATCH_SIZE, name="predictions")
 
     def predict_vectors(self, vectors: ArrayLike, **options: Any) -> list[Prediction]:

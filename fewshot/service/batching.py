@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from starlette.requests import ClientDisconnect
 
-from fewshot.errors import FewShotError
+from fewshot.errors import FewShotError, RegistryBusy
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -251,12 +251,15 @@ class MicroBatcher(Generic[Item, Result]):
             if len(results) != len(items):
                 raise RuntimeError(f"{len(results)} results of {len(items)} {self._name}")
         except BaseException as error:
-            if len(parts) > 1:  # whose items cause it shows when each caller's are computed alone
+            if len(parts) > 1 and not isinstance(
+                error, RegistryBusy
+            ):  # whose items cause it shows when each caller's are computed alone
                 for part in parts:
                     self._run([part], alone=alone)
             else:
                 with self._changed:
-                    parts[0].job.fail(error)
+                    for part in parts:
+                        part.job.fail(error)
             return
         with self._changed:
             for part in parts:

@@ -236,7 +236,7 @@ class LabelStudioBackend:
             return
         if path.is_symlink():
             raise RegistryError(f"{path.name} is a link; a project's registry is a file of the served folder itself")
-        with AnnotationWriter(path) as writer:
+        with AnnotationWriter(path, **self._registries.waiting) as writer:
             yield writer
 
     def _apply(self, project: _Project, writer: AnnotationWriter, until: float) -> bool:

@@ -20,6 +20,8 @@ class Limits:
     timeout_seconds : float
         For a request's body to arrive (else 408), for its images to be computed (else 503, nothing was changed), and
         for its response to be taken, longer for a long one (else the connection is closed).
+    busy_seconds : float
+        For a registry that another process writes to, at most half of ``timeout_seconds``; then 503 and Retry-After.
     max_requests : int
         In progress at once; one more is answered with 503 and Retry-After.
     max_total_body_bytes : int
@@ -38,6 +40,7 @@ class Limits:
     max_field_bytes: int = 64 * 2**10
     max_images: int = 64
     timeout_seconds: float = 60.0
+    busy_seconds: float = 10.0
     max_requests: int = 128
     max_total_body_bytes: int = 512 * 2**20
     max_queued_images: int = 2048

@@ -17,11 +17,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from fewshot.errors import FewShotError, ImageError
+from fewshot.errors import FewShotError, ImageError, RegistryBusy
 from fewshot.service.batching import Overloaded
 
 log = logging.getLogger("fewshot.service")
 
+# When to ask again for a registry that another process writes to.
+_BUSY_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -74,7 +76,9 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
     if isinstance(error, ImageError):  # of a registered image: those of a request are reported one by one
         return HTTPProblem(404, without_folders(detail))
     if isinstance(error, (FewShotError, OSError)):
-        return HTTPProblem(503, without_folders(said.replace(path, os.path.basename(path))), cause=said)
+        retry_after = _BUSY_SECONDS if isinstance(error, RegistryBusy) else None
+        detail = without_folders(said.replace(path, os.path.basename(path)))
+        return HTTPProblem(503, detail, retry_after=retry_after, cause=said)
     if isinstance(error, ValueError):
         return HTTPProblem(422, detail)
     return None

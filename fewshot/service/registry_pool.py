@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewshot.errors import EncoderMismatch, RegistryError
+from fewshot.errors import EncoderMismatch, RegistryBusy, RegistryError
 from fewshot.media import SUFFIXES
 from fewshot.registry import ClassRegistry, found_beside
 from fewshot.service.batched_registry import BatchedRegistry
@@ -52,6 +52,13 @@ class RegistryPool:
     limits : Limits
     on_batch : callable, optional
         Called after each batch of images, see ``BatchingEncoder``.
+    on_wait : callable, optional
+        Called with the seconds of each wait for another process that writes to a registry.
+
+    Attributes
+    ----------
+    waiting : dict
+        How long to wait for another process, and ``on_wait``, as keywords of ``ClassRegistry``.
 
     Raises
     ------
@@ -65,14 +72,18 @@ class RegistryPool:
         encoder: Encoder | str | None = None,
         limits: Limits | None = None,
         on_batch: Callable[[int, float], None] | None = None,
+        on_wait: Callable[[float], None] | None = None,
     ) -> None:
         self._limits, self._on_batch = limits or Limits(), on_batch
+        seconds = min(self._limits.busy_seconds, self._limits.timeout_seconds / 2)
+        self.waiting: dict[str, Any] = {"busy_seconds": seconds, "on_wait": on_wait}
         self._given_encoder = encoder
         self._torch_threads = torch.get_num_threads()  # a request's thread, which opens registries later, has one
         self._default = self._batching(lambda: _load(encoder or "pocket"))
         self._encoders: dict[str, BatchingEncoder] = {}
         self._lock = threading.Lock()  # of the attributes below; no file is opened or closed while it is held
         self._opening: dict[str, threading.Lock] = {}
+        self._busy: dict[str, tuple[float, RegistryBusy]] = {}  # when opening one failed last, and how
         self._open: OrderedDict[str, _OpenRegistry] = OrderedDict()
         self._retired: list[_OpenRegistry] = []  # to be closed once nobody uses them
         self._closed = False
@@ -146,7 +157,7 @@ class RegistryPool:
         with self._opening_lock(name):
             if path.exists() or path.is_symlink():
                 raise FileExistsError(f"there is a registry {name} already")
-            ClassRegistry(path, create=True).close()
+            ClassRegistry(path, create=True, **self.waiting).close()
 
     def warm(self) -> None:
         """Load the encoder that will be needed first, and open the registry, where a single one is served.
@@ -210,10 +221,13 @@ class RegistryPool:
         """Let one thread at a time open or create a registry of this name."""
         with self._lock:
             lock = self._opening.setdefault(name, threading.Lock())
-        deadline = DEADLINE.get()
+        start, deadline = time.monotonic(), DEADLINE.get()
         if not lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
             raise Overloaded(f"registry {name} is being opened, which takes long; retry later")
         try:
+            failed, error = self._busy.get(name, (start, None))
+            if error is not None and failed > start:  # it was waited for already, by the thread before
+                raise RegistryBusy(str(error)) from error
             yield
         finally:
             lock.release()
@@ -225,7 +239,11 @@ class RegistryPool:
         with self._opening_lock(name):
             opened = self._current(name, path)
             if opened is None:
-                opened = _OpenRegistry(self._opened(path), _file_id(path), users=1)
+                try:
+                    opened = _OpenRegistry(self._opened(path), _file_id(path), users=1)
+                except RegistryBusy as error:
+                    self._busy[name] = (time.monotonic(), error)
+                    raise
                 with self._lock:
                     self._open[name] = opened
                     self._retire_idle()
@@ -270,13 +288,13 @@ class RegistryPool:
 
     def _opened(self, path: Path) -> BatchedRegistry:
         create = self._single is not None and not path.exists()
-        with ClassRegistry(path, create=create) as registry:
+        with ClassRegistry(path, create=create, **self.waiting) as registry:
             info = registry.info()
         if not info.fingerprint or (self._single is not None and self._given_encoder is not None):
             encoder = self._default
         else:
             encoder = self._encoder_of(str(path), EncoderInfo(info.fingerprint, info.dim, info.encoder))
-        return BatchedRegistry(path, encoder=encoder)
+        return BatchedRegistry(path, encoder=encoder, **self.waiting)
 
     def _encoder_of(self, path: str, info: EncoderInfo) -> BatchingEncoder:
         if self.folder is not None and info.fingerprint == self._default.fingerprint:  # which may have to be loaded

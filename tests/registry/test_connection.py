@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 import pytest
 from fakes import ROOT, FakeEncoder, png
 
-from fewshot import ClassRegistry, RegistryError
+from fewshot import ClassRegistry, RegistryBusy, RegistryError
 from fewshot.registry.store import RegistryStore
 
 
@@ -115,6 +115,42 @@ def test_who_waits_for_another_process_holds_up_neither_closing_nor_the_message(
         registry.close()
         with pytest.raises(RegistryError, match="has been closed; open it again"):
             waiting.result(20)
+
+
+def test_another_process_is_waited_for_as_long_as_asked_and_each_wait_is_counted(tmp_path):
+    path, waits = tmp_path / "r.fewshot", []
+    with ClassRegistry(path, encoder=FakeEncoder(), busy_seconds=0.05, on_wait=waits.append) as registry:
+        registry.add("red", [png()])
+        assert waits == []
+        with locked(path):
+            with pytest.raises(RegistryBusy, match=r"is in use by another process, .* for longer than 0\.05 s"):
+                registry.classes()
+            with pytest.raises(RegistryBusy, match=r"longer than 0\.02 s"):
+                ClassRegistry(path, busy_seconds=0.02, on_wait=waits.append)
+        assert (len(waits), waits[0] >= 0.05, waits[1] >= 0.02) == (2, True, True)
+        assert registry.classes() == {"red": 1}
+
+
+def test_a_thread_that_waits_for_another_of_its_process_is_told_of_that(tmp_path):
+    store = RegistryStore(tmp_path / "r.fewshot", create=True, busy_seconds=0.02)
+    with store.read(), ThreadPoolExecutor(1) as threads:
+        with pytest.raises(RegistryBusy, match="in use by another thread of this process"):
+            threads.submit(store.classes).result(20)
+    store.close()
+
+
+def test_a_writer_whose_commit_waits_for_another_process_that_reads_gives_up_and_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "r.fewshot"
+    with ClassRegistry(path, encoder=FakeEncoder(), busy_seconds=0.05) as registry:
+        registry.add("red", [png()])
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            assert other.execute("SELECT label FROM classes").fetchall() == [("red",)]
+            with pytest.raises(RegistryBusy, match="is in use by another process"):
+                registry.rename("red", "blue")
+            assert registry.classes() == {"red": 1}
+        registry.rename("red", "blue")
+        assert registry.classes() == {"blue": 1}
 
 
 def test_a_connection_is_closed_by_the_thread_that_is_inside_it(tmp_path):

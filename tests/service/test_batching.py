@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from fewshot.errors import RegistryBusy
 from fewshot.service.batching import DISCONNECTED, ClientDisconnected, MicroBatcher
 
 
@@ -101,6 +102,28 @@ def test_an_error_reaches_only_the_caller_whose_items_cause_it():
         with pytest.raises(ValueError, match="13"):
             bad.result()
     assert [items for items, _ in squares.batches] == [[0], [1, 2, 13, 3], [1], [2, 13], [3]]
+
+
+def test_an_error_of_a_registry_that_is_busy_is_everybodys_and_is_waited_for_once():
+    tried, gate = [], threading.Event()
+
+    def compute(batch):
+        tried.append(batch.items)
+        assert gate.wait(20)
+        raise RegistryBusy("in use")
+
+    batcher = MicroBatcher(compute, batch_size=9)
+    with ThreadPoolExecutor(3) as threads:
+        jobs = [threads.submit(batcher.submit, [0])]
+        wait_for(lambda: tried)
+        jobs += [threads.submit(batcher.submit, [n]) for n in (1, 2)]
+        wait_for(lambda: batcher.queued == 2)
+        gate.set()
+        for job in jobs:
+            with pytest.raises(RegistryBusy):
+                job.result(20)
+    batcher.close()
+    assert [sorted(items) for items in tried] == [[0], [1, 2]]
 
 
 def test_a_missing_result_is_an_error_and_not_a_wait_without_end():

@@ -16,7 +16,7 @@ from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from service_client import client, files, problem, ready
 
 from fewshot import ClassRegistry
-from fewshot.errors import RegistryError
+from fewshot.errors import RegistryBusy, RegistryError
 from fewshot.service.batching import DEADLINE, Overloaded, set_torch_threads
 from fewshot.service.limits import Limits
 from fewshot.service.problems import problem_of
@@ -165,6 +165,54 @@ def test_a_locked_registry_holds_up_no_request_for_another_and_is_there_once_it_
             with pytest.raises(Overloaded, match="registry locked is being opened"):
                 threads.submit(late).result(20)
         assert waiting.result(20) == ["red"]
+
+
+def test_requests_for_a_locked_registry_are_answered_before_their_limit_and_counted(tmp_path):
+    make(tmp_path / "a.fewshot"), make(tmp_path / "b.fewshot")
+    with client(tmp_path, limits=Limits(busy_seconds=0.05)) as http:
+        ready(http)
+        assert http.get("/v1/registries/a").status_code == 200
+        for name in "ab":  # one that is open, one that is not
+            with locked(tmp_path / f"{name}.fewshot"):
+                answer = http.get(f"/v1/registries/{name}/classes")
+                assert f"{name}.fewshot is in use by another process" in problem(answer, 503)
+                assert answer.headers["retry-after"] == "5"
+            assert http.get(f"/v1/registries/{name}/classes").status_code == 200
+        text = http.get("/metrics").text
+    assert "fewshot_registry_wait_seconds_count 2.0" in text
+    assert 'fewshot_registry_wait_seconds_bucket{le="0.025"} 0.0' in text
+
+
+def test_a_wait_for_a_locked_registry_is_shorter_than_the_limit_of_a_request(tmp_path):
+    assert RegistryPool(tmp_path).waiting["busy_seconds"] == 10.0
+    assert RegistryPool(tmp_path, limits=Limits(timeout_seconds=8.0)).waiting["busy_seconds"] == 4.0
+
+
+def test_those_who_waited_while_another_request_found_a_registry_busy_do_not_wait_again(served, monkeypatch):
+    make(served.folder / "a.fewshot")
+    opened, coming, gate = [], [], threading.Event()
+    exists = served._exists
+
+    def busy(path):
+        opened.append(path)
+        assert gate.wait(20)
+        raise RegistryBusy("in use")
+
+    monkeypatch.setattr(served, "_opened", busy)
+    monkeypatch.setattr(served, "_exists", lambda path: coming.append(path) or exists(path))
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [threads.submit(labels, served, "a") for _ in range(4)]
+        while len(coming) < 4:
+            time.sleep(0.001)
+        time.sleep(0.2)  # until the last of them waits, too
+        gate.set()
+        for job in jobs:
+            with pytest.raises(RegistryBusy, match="in use"):
+                job.result(20)
+    assert len(opened) == 1
+    with pytest.raises(RegistryBusy):
+        labels(served, "a")
+    assert len(opened) == 2
 
 
 def test_a_locked_registry_is_listed_with_the_reason_and_stops_no_other(tmp_path, monkeypatch):

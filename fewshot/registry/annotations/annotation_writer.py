@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -42,14 +42,22 @@ class AnnotationWriter:
     ----------
     path : path
         The registry's file, which must exist.
+    busy_seconds, on_wait : optional
+        As of ``ClassRegistry``.
 
     Raises
     ------
     RegistryError : if it does not, or is none.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._store = RegistryStore(path, create=False)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        busy_seconds: float | None = None,
+        on_wait: Callable[[float], None] | None = None,
+    ) -> None:
+        self._store = RegistryStore(path, create=False, busy_seconds=busy_seconds, on_wait=on_wait)
         self._before: dict[int, AppliedImages] = {}
 
     def close(self) -> None:
