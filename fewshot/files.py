@@ -64,6 +64,8 @@ def identity_of(path: str) -> tuple[int, int] | None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what was written there takes its place at the end, on success only.
 
+    Then the new file is on the disk, as is its name; after a power failure before, there is the old one or the new.
+
     Raises
     ------
     FileNotFoundError, IsADirectoryError : if there is no folder to write in, or the target is one.
@@ -77,7 +79,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, target)
+        _sync_folder(target.parent)
     except Exception as error:
         if _about_writing(error, temporary):
             raise unwritable(target, error) from error
@@ -85,6 +90,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # of a folder that is read-only, where there is none
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can: Windows and some network folders cannot."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _about_writing(error: Exception, temporary: Path) -> bool:

@@ -57,8 +57,6 @@ def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
                 f"{store.path} is damaged, so it was not copied, and {target} is as it was: {problems[0]}. "
                 f"{store.remedy}"
             )
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
     return target.stat().st_size
 
 

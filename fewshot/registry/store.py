@@ -331,6 +331,8 @@ class RegistryStore:
         try:
             with self._shared.transaction("DEFERRED"):
                 newest = self._version() == len(MIGRATIONS)
+            # With FULL, the default, a power cut may bring the removed journal back, which undoes the last change.
+            self._connection.execute("PRAGMA synchronous = EXTRA")
             if not newest:
                 with self._shared.transaction("IMMEDIATE"):
                     # Read again: another process may have migrated while this one waited.
