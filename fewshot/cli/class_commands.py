@@ -116,9 +116,8 @@ def add(
         found = _class_folders(registry, from_folder)
     with open_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
         if found is not None:
-            pairs = list(zip(found.images, found.labels, strict=True))
-            with _told_on_interrupt(len(pairs)):
-                added = opened.add_labelled(pairs, allow_conflict=allow_conflict)
+            with _told_on_interrupt(len(found.images)):
+                added = opened.add_folder(found, allow_conflict=allow_conflict)
             _report(added, opened, folder=from_folder)
         else:
             assert label is not None

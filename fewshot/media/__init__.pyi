@@ -8,6 +8,7 @@ from .images import ImageSource as ImageSource
 from .images import describe as describe
 from .images import image_bytes as image_bytes
 from .images import image_hash as image_hash
+from .images import one_or_several as one_or_several
 from .images import open_image as open_image
 from .prefetch import attempt as attempt
 from .prefetch import map_ahead as map_ahead

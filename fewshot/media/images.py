@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Union
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fewshot.errors import ImageError
 from fewshot.media import heif
 from fewshot.media.pixel_range import eight_bits
+from fewshot.media.tensors import ImageTensor, channels_last, is_one_image, is_tensor
 from fewshot.media.zips import MAX_BYTES, ZippedImage, oversize
 
 if TYPE_CHECKING:
@@ -35,7 +37,16 @@ MAX_PIXELS = 89_478_485
 """Images of more pixels are refused as decompression bombs (Pillow's own limit: 256 MiB of RGB)."""
 
 ImageSource: TypeAlias = Union[
-    str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, NDArray[Any], ZippedImage
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    Image.Image,
+    NDArray[Any],
+    ImageTensor,
+    ZippedImage,
 ]
 
 
@@ -49,6 +60,8 @@ def describe(source: ImageSource) -> str:
         return f"<{len(source)} bytes>"
     if isinstance(source, np.ndarray):
         return f"<array of shape {source.shape}>"
+    if is_tensor(source):
+        return f"<tensor of shape {tuple(source.shape)}>"  # type: ignore[union-attr]
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or f"<PIL image of {source.width} x {source.height}>"
     return str(getattr(source, "name", f"<{type(source).__name__}>"))
@@ -63,9 +76,10 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
 
     Parameters
     ----------
-    source : path, bytes, binary file object, PIL image, array or ZippedImage
+    source : path, bytes, binary file object, PIL image, array, tensor or ZippedImage
         Files: JPEG, PNG, WebP, BMP, GIF or TIFF; AVIF with Pillow 11.3 or later; HEIC with pillow-heif. Arrays:
-        (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, uint8, uint16, or floats in [0, 1].
+        (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, uint8, uint16, or floats in [0, 1]. Tensors of PyTorch: the
+        same values, (h, w) or channels first.
     max_pixels : int
         Larger images are refused, before they are decoded.
     at_least : int, optional
@@ -81,6 +95,8 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
     ------
     ImageError : naming the source, if it cannot be read, or 8 bits would leave nothing of it.
     """
+    if is_tensor(source):
+        return _from_array(channels_last(source, describe(source)), describe(source))  # type: ignore[arg-type]
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
@@ -108,17 +124,26 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
 
 
 def image_bytes(source: ImageSource) -> bytes:
-    """Return the image's file, byte for byte; for a PIL image or array, a lossless PNG of its pixels.
+    """Return the image's file, byte for byte; for a PIL image, array or tensor, a lossless PNG of its pixels.
 
     Raises
     ------
     ImageError : naming the source, if it cannot be read.
     """
-    if not isinstance(source, (np.ndarray, Image.Image)):
+    if not isinstance(source, (np.ndarray, Image.Image)) and not is_tensor(source):
         return _read(source)
     out = io.BytesIO()
     open_image(source).save(out, format="PNG", compress_level=1)
     return out.getvalue()
+
+
+def one_or_several(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """Return images as they are, and a single one as a list: to Python, a path is a sequence of letters."""
+    held = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, ZippedImage)
+    alone = isinstance(images, held) or hasattr(images, "read")
+    if alone or ((isinstance(images, np.ndarray) or is_tensor(images)) and is_one_image(images)):  # type: ignore[arg-type]
+        return [images]  # type: ignore[list-item]
+    return images  # type: ignore[return-value]
 
 
 def image_hash(source: ImageSource) -> str:
@@ -146,7 +171,8 @@ def _read(source: Any) -> bytes:
     except Exception as error:  # whatever zipfile, zlib or a closed or foreign file object comes up with
         raise ImageError(name, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     raise TypeError(
-        f"an image must be a path, bytes, a binary file object, a PIL image or an array, not {type(source).__name__}"
+        "an image must be a path, bytes, a binary file object, a PIL image, an array or a tensor, not "
+        f"{type(source).__name__}"
     )
 
 

@@ -6,17 +6,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fewshot.errors import AddInterrupted, EncoderMismatch, FewShotError, ImageError, PartlyAdded
+from fewshot.errors import AddInterrupted, FewShotError, ImageError, PartlyAdded
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
 from fewshot.progress import Progress
-from fewshot.registry.encoder_identity import check_encoder, encoder_meta, name_of
+from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.registry.store import NewExample, RegistryStore
 from fewshot.validation import check_label
-from fewshot.vectors import feature_files
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -128,40 +126,6 @@ def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_
             duplicates += refusal.duplicates
             conflicts += refusal.conflicts
     return AddReport(added, duplicates, tuple(conflicts))
-
-
-def import_examples(
-    store: RegistryStore, place: str | os.PathLike[str], encoder: Encoder | None, *, allow_conflict: bool
-) -> AddReport:
-    """Store the examples of an exported file in one transaction; a new registry takes on its encoder and metric.
-
-    An encoder given must be the file's; a metric asked for when the registry was made stays.
-
-    Raises
-    ------
-    EncoderMismatch : if the file's vectors come from another encoder.
-    """
-    read = feature_files.read(Path(place))
-    examples = [
-        NewExample(check_label(label), bytes.fromhex(sha256), source, None, vector, None)
-        for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
-    ]
-    dim = read.vectors.shape[1]
-    with store.write(append=True):
-        held = store.meta()
-        new = "fingerprint" not in held
-        meta = encoder_meta(encoder) if new and encoder is not None else held
-        if "fingerprint" in meta and (meta["fingerprint"], meta["dim"]) != (read.fingerprint, dim):
-            raise EncoderMismatch(
-                f"{place} holds embeddings from {name_of(read.encoder)} (d={dim}, fingerprint {read.fingerprint[:8]}), "
-                f"but registry {store.path!r} those from {name_of(str(meta['encoder']))} (d={meta['dim']}, fingerprint "
-                f"{str(meta['fingerprint'])[:8]}). They cannot be compared: import into a new registry"
-            )
-        if new:
-            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim)
-            if "metric_asked" not in held:
-                store.set_meta(metric=read.metric)
-        return add_examples(store, examples, allow_conflict=allow_conflict)
 
 
 def _refusal(store: RegistryStore, label: str, digest: bytes, source: str, allow_conflict: bool) -> AddReport | None:

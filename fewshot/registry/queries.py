@@ -62,6 +62,13 @@ class RegistryQueries:
         """Whether there is no example."""
         return self._store.is_empty()
 
+    def __len__(self) -> int:
+        """How many classes there are."""
+        return self._store.counts()[0]
+
+    def __bool__(self) -> bool:
+        return True  # a registry without classes is still one
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """For a block, read one consistent state of the file, whatever other processes change meanwhile."""

@@ -7,17 +7,18 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fewshot.errors import ImageError, RegistryError
-from fewshot.media import ImageSource, describe, image_bytes, labelled_images, map_ahead
+from fewshot.media import ImageSource, LabelledImages, describe, image_bytes, labelled_images, map_ahead, one_or_several
 from fewshot.registry import encoder_identity
 from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import backup
-from fewshot.registry.ingest import add_images, add_in_chunks, import_examples
+from fewshot.registry.example_files import export_examples, import_examples
+from fewshot.registry.ingest import add_images, add_in_chunks
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.reindex import reindex
@@ -26,7 +27,6 @@ from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Pre
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import Metric, check_label, check_vectors
-from fewshot.vectors import feature_files
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -127,14 +127,19 @@ class ClassRegistry(RegistryQueries):
             return self._encoder
 
     def add(
-        self, label: str, images: Iterable[ImageSource], *, allow_conflict: bool = False, all_or_none: bool = False
+        self,
+        label: str,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        allow_conflict: bool = False,
+        all_or_none: bool = False,
     ) -> AddReport:
         """Register images as examples of a class, new or known.
 
         Parameters
         ----------
         label : str
-        images : iterable of paths, bytes, file objects, PIL images or arrays
+        images : iterable of paths, bytes, file objects, PIL images, arrays or tensors, or one of these
         allow_conflict : bool, default False
             Accept an image that another class holds already.
         all_or_none : bool, default False
@@ -148,7 +153,7 @@ class ClassRegistry(RegistryQueries):
         from fewshot.encoders import check_image_batch
 
         label = check_label(label)
-        pairs = ((image, label) for image in check_image_batch(images))
+        pairs = ((image, label) for image in check_image_batch(one_or_several(images)))
         return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
 
     def add_labelled(
@@ -169,25 +174,61 @@ class ClassRegistry(RegistryQueries):
 
         return add_in_chunks(self._store, pairs, add, all_or_none=all_or_none)
 
+    def add_folder(
+        self,
+        place: str | os.PathLike[str] | LabelledImages,
+        *,
+        allow_conflict: bool = False,
+        all_or_none: bool = False,
+    ) -> AddReport:
+        """Register the images of a folder or zip with one subfolder a class, as ``add`` does.
+
+        Parameters
+        ----------
+        place : path or LabelledImages
+            ``photos/cat/1.jpg`` is an example of "cat"; what surrounds all class folders is no class.
+        allow_conflict, all_or_none
+            As of ``add``.
+
+        Returns
+        -------
+        AddReport
+            Also the files that were ignored.
+
+        Raises
+        ------
+        FileNotFoundError : if there is no such folder or zip.
+        AmbiguousFolders : if it is not clear which folders are the classes, as where there are splits.
+        """
+        found = place if isinstance(place, LabelledImages) else labelled_images(place)
+        pairs = list(zip(found.images, found.labels, strict=True))
+        report = self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
+        return replace(report, ignored=found.ignored)
+
     def predict(
-        self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        top: int = 5,
+        nearest: int = 3,
+        max_false_accept: float | None = None,
     ) -> list[Prediction]:
         """Recognise images.
 
         Parameters
         ----------
-        images : iterable of paths, bytes, file objects, PIL images or arrays
+        images : iterable of paths, bytes, file objects, PIL images, arrays or tensors, or one of these
         top : int, default 5
             How many classes to rank.
         nearest : int, default 3
-            How many of the closest registered examples to name; 0 for none.
+            How many examples to name that the answer rests on, those of its class first; 0 for none.
         max_false_accept : float, optional
             The largest share of unknown images to give a label, in (0, 1); by default ``rejection.set``'s, if any;
             1 gives all a label. ``rejection.threshold`` gives the bound.
 
         Returns
         -------
-        list of Prediction, in the order given.
+        list of Prediction, in the order given; of one image, too.
 
         Raises
         ------
@@ -201,12 +242,17 @@ class ClassRegistry(RegistryQueries):
         return list(answered.predictions)
 
     def predict_valid(
-        self, images: Iterable[ImageSource], *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        *,
+        top: int = 5,
+        nearest: int = 3,
+        max_false_accept: float | None = None,
     ) -> Predictions:
         """Recognise the images that can be read, and list the others."""
         from fewshot.encoders import check_image_batch, encode_valid
 
-        sources = list(check_image_batch(images))
+        sources = list(check_image_batch(one_or_several(images)))
         if self._store.is_empty():
             raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
         encoder = self.encoder
@@ -215,7 +261,7 @@ class ClassRegistry(RegistryQueries):
         failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
         names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
         predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
-        return Predictions(names, tuple(predictions), failed)
+        return Predictions(names, tuple(predictions), failed, tuple(encoded.kept.tolist()))
 
     def predict_vectors(
         self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
@@ -234,24 +280,46 @@ class ClassRegistry(RegistryQueries):
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
         return read_annotations(self._store, self._snapshots, self.encoder)
 
-    def evaluate(self, place: str | os.PathLike[str]) -> Evaluation:
-        """Recognise every image of a folder or zip with one subfolder a class, and count.
+    def evaluate(
+        self,
+        images: str | os.PathLike[str] | ImageSource | Iterable[ImageSource],
+        labels: Iterable[str] | None = None,
+    ) -> Evaluation:
+        """Recognise images whose classes are known, and count.
 
         A stored limit on false accepts rejects images as in ``predict``; ``accuracy`` is without it,
         ``accepted_accuracy`` and ``rejected`` are with it. Images of classes that are not registered count as wrong,
         and are named; so is how many of the images are registered examples themselves, which flatter the accuracy.
+
+        Parameters
+        ----------
+        images : path, or images as of ``predict``
+            Without labels a folder or zip with one subfolder a class, as of ``add_folder``.
+        labels : iterable of str, optional
+            The class of each image.
+
+        Raises
+        ------
+        ValueError : for another number of labels than images.
         """
-        found = labelled_images(place)
+        from fewshot.encoders import check_image_batch
+
+        if labels is None:
+            found = labelled_images(images)  # type: ignore[arg-type]
+        else:
+            sources = tuple(check_image_batch(one_or_several(images)))
+            truths = [labels] if isinstance(labels, str) else list(labels)
+            if len(truths) != len(sources):
+                raise ValueError(f"{len(sources)} images but {len(truths)} labels; each image needs one")
+            found = LabelledImages(sources, tuple(check_label(label) for label in truths), ())
         registered = self.classes()
         answered = self.predict_valid(found.images, top=1, nearest=0)
-        failing = {failure.source for failure in answered.failed}
-        sources = [(describe(i), i, t) for i, t in zip(found.images, found.labels, strict=True)]
-        kept = [(name, image, truth) for name, image, truth in sources if name not in failing]
+        read = answered.positions
         rows = tuple(
-            Judged(name, truth, p.top[0][0], p.score, rejected=p.label is None)
-            for (name, _, truth), p in zip(kept, answered.predictions, strict=True)
+            Judged(name, found.labels[n], p.top[0][0], p.score, rejected=p.label is None)
+            for n, name, p in zip(read, answered.sources, answered.predictions, strict=True)
         )
-        hashes = map_ahead(_digest, [image for _, image, _ in kept])
+        hashes = map_ahead(_digest, [found.images[n] for n in read])
         seen = sum(isinstance(digest, bytes) and bool(self._store.labels_of(digest)) for digest in hashes)
         unknown = tuple(sorted({row.label for row in rows} - registered.keys()))
         return Evaluation(rows, answered.failed, unknown, seen, found.ignored)
@@ -264,24 +332,7 @@ class ClassRegistry(RegistryQueries):
         int
             How many examples were written. Images are not among them.
         """
-        with self._store.read():
-            meta = encoder_identity.described(self._store)
-            snapshot = self._snapshots.current()
-            origins = self._store.origins()
-        feature_files.write(
-            Path(path),
-            feature_files.Exported(
-                ids=snapshot.ids,
-                labels=[snapshot.labels[code] for code in snapshot.codes.tolist()],
-                vectors=snapshot.vectors,
-                sha256=[sha256.hex() for sha256, _ in origins],
-                sources=[source for _, source in origins],
-                fingerprint=meta["fingerprint"],
-                encoder=meta["encoder"],
-                metric=meta["metric"],
-            ),
-        )
-        return len(snapshot)
+        return export_examples(self._store, self._snapshots, path)
 
     def import_examples(self, path: str | os.PathLike[str], *, allow_conflict: bool = False) -> AddReport:
         """Add the examples of a file written by ``export``, made with the same encoder; all or none.

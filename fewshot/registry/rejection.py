@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
-from fewshot.media import ImageSource
+from fewshot.media import ImageSource, one_or_several
 from fewshot.registry import negative_examples
 from fewshot.registry.encoder_identity import described, remember_encoder
 from fewshot.registry.ingest import add_in_chunks
@@ -77,12 +77,13 @@ class Rejection:
         self._lock = threading.RLock()
         self._model: _Model | None = None
 
-    def add_negatives(self, images: Iterable[ImageSource], *, all_or_none: bool = False) -> AddReport:
+    def add_negatives(self, images: ImageSource | Iterable[ImageSource], *, all_or_none: bool = False) -> AddReport:
         """Register images that are none of the classes, whatever they look like.
 
         Parameters
         ----------
-        images : iterable of paths, bytes, file objects, PIL images or arrays
+        images : iterable of image sources, or one
+            As of ``ClassRegistry.add``.
         all_or_none : bool, default False
             As of ``ClassRegistry.add``.
 
@@ -104,7 +105,7 @@ class Rejection:
         def add(chunk: list[ImageSource]) -> AddReport:
             return negative_examples.add_negatives(self._store, encoder, chunk, keep_images=keep)
 
-        return add_in_chunks(self._store, check_image_batch(images), add, all_or_none=all_or_none)
+        return add_in_chunks(self._store, check_image_batch(one_or_several(images)), add, all_or_none=all_or_none)
 
     def renewed(self) -> list[str]:
         """After a reindex, embed negatives anew; say in a sentence each what cannot be used any more."""

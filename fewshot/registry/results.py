@@ -46,12 +46,15 @@ class AddReport:
         Left out because another class holds the same file, or it was given as none of these.
     failed : tuple of Failure
         Left out because they could not be read.
+    ignored : tuple of str
+        Files of a folder that are no images, or lie in no class folder.
     """
 
     added: int = 0
     duplicates: int = 0
     conflicts: tuple[Conflict, ...] = ()
     failed: tuple[Failure, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def __add__(self, other: AddReport) -> AddReport:
         return AddReport(
@@ -59,6 +62,7 @@ class AddReport:
             self.duplicates + other.duplicates,
             self.conflicts + other.conflicts,
             self.failed + other.failed,
+            self.ignored + other.ignored,
         )
 
 
@@ -112,11 +116,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers for the images that could be read, with their names, and the images that could not."""
+    """The answers for the images that could be read, with their names, and the images that could not.
+
+    ``positions`` are those of the former among all that were given.
+    """
 
     sources: tuple[str, ...]
     predictions: tuple[Prediction, ...]
     failed: tuple[Failure, ...]
+    positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 
@@ -532,3 +533,21 @@ def test_every_suffix_is_known_to_pillow_as_one_of_the_formats():
 def test_a_device_is_refused_unread():
     with pytest.raises(ImageError, match="/dev/zero: is a device, not an image file"):
         open_image("/dev/zero")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_tensors_are_images_channels_first(dtype):
+    tensor = torch.from_numpy(np.moveaxis(UPRIGHT, 2, 0).copy())
+    assert set(np.unique(UPRIGHT)) <= {0, 255}
+    given = tensor if dtype == torch.uint8 else (tensor / 255).to(dtype).requires_grad_()
+    assert_array_equal(pixels(given), UPRIGHT)
+    assert image_bytes(given) == image_bytes(UPRIGHT)
+    grey = tensor[0]
+    assert_array_equal(pixels(grey), pixels(tensor[:1]))
+
+
+def test_a_tensor_that_is_no_image_is_refused_with_its_shape_or_values():
+    message = refusal(torch.zeros(8, 8, 3))
+    assert "<tensor of shape (8, 8, 3)>" in message
+    assert "channels first" in message
+    assert "from -2.0 to 2.0" in refusal(torch.tensor([[[-2.0, 2.0]]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sqlite3
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png, run_python
+from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 
 from fewshot import (
@@ -26,7 +29,7 @@ from fewshot import (
     SimpleShotClassifier,
 )
 from fewshot.cli import main
-from fewshot.errors import PartlyAdded
+from fewshot.errors import AmbiguousFolders, PartlyAdded
 from fewshot.registry import ingest, predictor, reindex
 from fewshot.registry.results import AddReport, Conflict, Failure, Judged
 
@@ -191,11 +194,6 @@ def test_labels_of_any_script_and_quotes_come_back_as_given(registry):
         registry.add(label, [png((0, number, 0))])
     assert list(registry.classes()) == labels
     assert {registry.predict([png((0, 4, 0))])[0].label} <= set(labels)
-
-
-def test_a_single_picture_instead_of_a_sequence_is_refused(registry):
-    with pytest.raises(TypeError, match=r"give \[image\], not str"):
-        registry.add("red", "red.png")
 
 
 def test_a_file_name_that_is_not_utf8_can_be_registered_and_found_again(tmp_path, path):
@@ -881,3 +879,67 @@ def test_with_one_class_there_is_no_probability_and_it_is_said_until_there_is_an
     registry.add("blue", [png(BLUE)])
     (answer,) = registry.predict([png((255, 20, 0))])
     assert (0.5 < answer.probability < 1.0, answer.note) == (True, None)
+
+
+# One image, tensors, folders
+
+
+def test_a_single_image_is_taken_where_images_are(registry, tmp_path):
+    photo = save(tmp_path, "a.png", png(RED))
+    assert registry.add("red", str(photo)) == AddReport(added=1)
+    assert registry.add("red", Image.open(io.BytesIO(png(RED, 5)))) == AddReport(added=1)
+    assert registry.add("green", np.full((6, 6, 3), GREEN, np.uint8)) == AddReport(added=1)
+    assert registry.rejection.add_negatives(png(BLUE)) == AddReport(added=1)
+    for one in (photo, str(photo), png(RED), io.BytesIO(png(RED)), np.full((4, 4, 3), RED, np.uint8)):
+        (answer,) = registry.predict(one)
+        assert answer.label == "red"
+    assert registry.predict_valid(photo).sources == (str(photo),)
+    assert registry.evaluate(photo, "red").accuracy == 1.0
+    with pytest.raises(ImageError, match="no such file"):
+        registry.predict("b.png")
+
+
+def test_a_batch_of_tensors_or_arrays_is_as_many_images(registry):
+    batch = torch.zeros(2, 3, 8, 8)
+    batch[0, 0] = batch[1, 2] = 1.0
+    registry.add("red", batch[0])
+    registry.add("blue", batch[1:])
+    assert [one.label for one in registry.predict(batch)] == ["red", "blue"]
+    assert [one.label for one in registry.predict(np.moveaxis(batch.numpy(), 1, 3))] == ["red", "blue"]
+
+
+def test_a_folder_of_classes_is_added_and_what_was_ignored_listed(registry, tmp_path):
+    save(tmp_path, "photos/red/1.png", png(RED))
+    save(tmp_path, "photos/blue/1.png", png(BLUE))
+    notes = save(tmp_path, "photos/blue/notes.txt", b"none")
+    assert registry.add_folder(tmp_path / "photos") == AddReport(added=2, ignored=(str(notes),))
+    assert (registry.classes(), len(registry)) == ({"blue": 1, "red": 1}, 2)
+    save(tmp_path, "splits/train/red/2.png", png(RED, 9))
+    save(tmp_path, "splits/test/red/3.png", png(RED, 10))
+    with pytest.raises(AmbiguousFolders, match="splits"):
+        registry.add_folder(tmp_path / "splits")
+    assert len(registry) == 2
+
+
+def test_a_registry_without_classes_has_length_0_and_is_still_true(registry):
+    assert (len(registry), bool(registry)) == (0, True)
+
+
+def test_images_with_their_labels_are_evaluated_as_their_folder_is(warm_and_cold, tmp_path):
+    red, cold = [png((250, 10, 0)), b"no image"], [png((0, 250, 10)), png((250, 0, 10))]
+    pictures = {"red": red, "cold": cold, "white": [png(WHITE)]}
+    for label, some in pictures.items():
+        for n, data in enumerate(some):
+            save(tmp_path, f"new/{label}/{n}.png", data)
+    images = [data for some in pictures.values() for data in some]
+    labels = [label for label, some in pictures.items() for _ in some]
+    found, folder = warm_and_cold.evaluate(images, labels), warm_and_cold.evaluate(tmp_path / "new")
+    assert (found.n, found.accuracy, found.per_class) == (folder.n, folder.accuracy, folder.per_class)
+    assert found.per_class == {"red": 1.0, "cold": 0.5, "white": 0.0}
+    assert (found.unregistered, len(found.failed)) == (("white",), 1)
+    # Arrays of one shape have one name: labels go by position.
+    arrays = [np.full((4, 4, 3), colour, np.uint8) for colour in (RED, GREEN)]
+    found = warm_and_cold.evaluate([arrays[0], np.zeros((4, 4, 9)), arrays[1]], ["red", "x", "cold"])
+    assert [row.label for row in found.rows] == ["red", "cold"]
+    with pytest.raises(ValueError, match="2 images but 1 labels"):
+        warm_and_cold.evaluate(arrays, ["red"])

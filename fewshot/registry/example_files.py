@@ -1,0 +1,75 @@
+"""A registry's examples written to a feature file, and read from one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot.errors import EncoderMismatch
+from fewshot.registry.encoder_identity import described, encoder_meta, name_of
+from fewshot.registry.ingest import add_examples
+from fewshot.registry.results import AddReport
+from fewshot.registry.snapshot_cache import SnapshotCache
+from fewshot.registry.store import NewExample, RegistryStore
+from fewshot.validation import check_label
+from fewshot.vectors import feature_files
+
+if TYPE_CHECKING:
+    from fewshot.encoders import Encoder
+
+
+def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str | os.PathLike[str]) -> int:
+    """Write all examples, but for their images; returns how many."""
+    with store.read():
+        meta = described(store)
+        snapshot = snapshots.current()
+        origins = store.origins()
+    feature_files.write(
+        Path(place),
+        feature_files.Exported(
+            ids=snapshot.ids,
+            labels=[snapshot.labels[code] for code in snapshot.codes.tolist()],
+            vectors=snapshot.vectors,
+            sha256=[sha256.hex() for sha256, _ in origins],
+            sources=[source for _, source in origins],
+            fingerprint=meta["fingerprint"],
+            encoder=meta["encoder"],
+            metric=meta["metric"],
+        ),
+    )
+    return len(snapshot)
+
+
+def import_examples(
+    store: RegistryStore, place: str | os.PathLike[str], encoder: Encoder | None, *, allow_conflict: bool
+) -> AddReport:
+    """Store the examples of an exported file in one transaction; a new registry takes on its encoder and metric.
+
+    An encoder given must be the file's; a metric asked for when the registry was made stays.
+
+    Raises
+    ------
+    EncoderMismatch : if the file's vectors come from another encoder.
+    """
+    read = feature_files.read(Path(place))
+    examples = [
+        NewExample(check_label(label), bytes.fromhex(sha256), source, None, vector, None)
+        for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
+    ]
+    dim = read.vectors.shape[1]
+    with store.write(append=True):
+        held = store.meta()
+        new = "fingerprint" not in held
+        meta = encoder_meta(encoder) if new and encoder is not None else held
+        if "fingerprint" in meta and (meta["fingerprint"], meta["dim"]) != (read.fingerprint, dim):
+            raise EncoderMismatch(
+                f"{place} holds embeddings from {name_of(read.encoder)} (d={dim}, fingerprint {read.fingerprint[:8]}), "
+                f"but registry {store.path!r} those from {name_of(str(meta['encoder']))} (d={meta['dim']}, fingerprint "
+                f"{str(meta['fingerprint'])[:8]}). They cannot be compared: import into a new registry"
+            )
+        if new:
+            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim)
+            if "metric_asked" not in held:
+                store.set_meta(metric=read.metric)
+        return add_examples(store, examples, allow_conflict=allow_conflict)
