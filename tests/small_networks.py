@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-import fewshot.encoders.architectures  # noqa: F401  registers our networks
+import fewshot.encoders.architectures.registration  # noqa: F401  registers our networks
 from fewshot import TimmEncoder
 from fewshot.encoders.timm_network import load_network
 

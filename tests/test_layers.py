@@ -44,7 +44,7 @@ OWNERS = {
     "torchvision": {"datasets"},
     "matplotlib": {"benchmark"},
     "pandas": {"benchmark"},
-    "safetensors": {"training", "finetuning"},
+    "safetensors": {"encoders", "training", "finetuning"},
     "learn2learn": {"training"},
     "pillow_heif": {"media"},
     "anyio": {"service"},

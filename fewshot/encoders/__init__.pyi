@@ -1,15 +1,16 @@
 from .architectures.conv4 import Conv4 as Conv4
-from .architectures.conv4 import fewshot_conv4 as fewshot_conv4
 from .architectures.pocket import PocketNet as PocketNet
-from .architectures.pocket import fewshot_pocket as fewshot_pocket
+from .architectures.registration import fewshot_conv4 as fewshot_conv4
+from .architectures.registration import fewshot_pocket as fewshot_pocket
+from .architectures.registration import fewshot_resnet12 as fewshot_resnet12
 from .architectures.resnet12 import ResNet12 as ResNet12
-from .architectures.resnet12 import fewshot_resnet12 as fewshot_resnet12
 from .batch_norm_folding import activation as activation
 from .batch_norm_folding import agree as agree
 from .batch_norm_folding import fuse_batch_norms as fuse_batch_norms
 from .batch_norm_folding import norms_of as norms_of
 from .batch_norm_folding import replace as replace
 from .bfloat16 import to_bfloat16 as to_bfloat16
+from .bundled_network import POCKET as POCKET
 from .device import autocast as autocast
 from .device import best_device as best_device
 from .device import best_precision as best_precision
@@ -24,7 +25,6 @@ from .encoder import encode_valid as encode_valid
 from .function_encoder import FunctionEncoder as FunctionEncoder
 from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised
-from .timm_encoder import POCKET as POCKET
 from .timm_encoder import TimmEncoder as TimmEncoder
 from .timm_encoder import load_encoder as load_encoder
 from .timm_network import features as features

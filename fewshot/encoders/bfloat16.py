@@ -96,10 +96,10 @@ def _float_bias_convolutions(network: nn.Module) -> list[tuple[_FloatBiasConv2d,
 
 def _padding_of(conv: nn.Conv2d) -> tuple[bool, Callable[[Tensor], Tensor] | None]:
     """Whether we know how a convolution pads, and the function that does where it is TensorFlow's "same"."""
-    from timm.layers import Conv2dSame, pad_same
-
     if type(conv) is nn.Conv2d:
         return conv.padding_mode == "zeros" and not isinstance(conv.padding, str), None
+    from timm.layers import Conv2dSame, pad_same
+
     if type(conv) is Conv2dSame:
         kernel, stride, dilation = conv.kernel_size, conv.stride, conv.dilation
         return True, lambda x: pad_same(x, kernel, stride, dilation)

@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fewshot.encoders.batches import embedded_batches, readable
+from fewshot.encoders.bundled_network import bundled_network
 from fewshot.encoders.device import Precision, best_device, best_precision, usable_device
 from fewshot.encoders.encoder import Encoded, check_image_batch, counted, gathered
 from fewshot.encoders.image_transformer import ImageTransformer
 from fewshot.encoders.loaded_network import LoadedNetwork, converted
-from fewshot.encoders.preprocessing import normalised, preparation
+from fewshot.encoders.preprocessing import data_config, normalised, preparation
 from fewshot.encoders.timm_network import POOLS, features, fingerprint, load_network
 from fewshot.encoders.torch_threads import set_thread_count, thread_count
 from fewshot.media import ImageSource, attempt
@@ -29,7 +29,6 @@ from fewshot.validation import check_choice, check_count
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-POCKET = Path(__file__).with_name("pocket")
 # Batches of so many pixels stay in a CPU's cache (mobilenetv2 at 224 px: 299 images/s at 8, 223 at 32); of very small
 # images, more than so many gain nothing. A GPU wants many at once.
 _CPU_PIXELS, _CPU_MOST, _GPU_BATCH = 8 * 224 * 224, 32, 64
@@ -252,14 +251,13 @@ class TimmEncoder(ImageTransformer):
     def _exact(self) -> nn.Module:
         if given := self._given():
             return copy.deepcopy(given[0])
-        name = f"local-dir:{POCKET}" if self.name == "pocket" else self.name
-        return load_network(name, pretrained=self.pretrained)
+        if self.name == "pocket" and self.pretrained:
+            return bundled_network()
+        return load_network("fewshot_pocket" if self.name == "pocket" else self.name, pretrained=self.pretrained)
 
     def _identity(self, network: nn.Module) -> str:
-        from timm.data import resolve_model_data_config
-
         architecture = getattr(network, "pretrained_cfg", {}).get("architecture")
-        preprocessing = resolve_model_data_config(network)
+        preprocessing = data_config(network)
         return fingerprint(
             network, architecture=architecture, preprocessing=preprocessing, layer=self.layer, pool=self.pool
         )
@@ -269,12 +267,10 @@ class TimmEncoder(ImageTransformer):
         return self.name, self.pretrained, self.layer, self.pool, self.device, self.precision
 
     def _load(self) -> LoadedNetwork:
-        from timm.data import resolve_model_data_config
-
         if self.pool is not None:
             check_choice("pool", self.pool, POOLS)
         network = self._exact()
-        config = resolve_model_data_config(network)
+        config = data_config(network)
         identity = self._identity(network)
         example = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(0))
         exact = self._features(network, example)

@@ -33,7 +33,7 @@ def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
     """
     import timm
 
-    import fewshot.encoders.architectures  # noqa: F401  registers our networks
+    import fewshot.encoders.architectures.registration  # noqa: F401  registers our networks
 
     given, name, place = name, full_name(name), ""
     try:
@@ -143,7 +143,7 @@ def list_encoders(pattern: str = "") -> list[str]:
     """Return "pocket" and every timm name with pretrained weights, those that contain or match ``pattern``."""
     import timm
 
-    import fewshot.encoders.architectures  # noqa: F401
+    import fewshot.encoders.architectures.registration  # noqa: F401
 
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = sorted(set(timm.list_models(wanted, pretrained=True)))

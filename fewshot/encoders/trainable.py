@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fewshot.encoders.bundled_network import POCKET
 from fewshot.encoders.timm_network import first_line, load_network
 from fewshot.errors import EncoderNotFound
 
 SHORT_NAMES = {"resnet12": "fewshot_resnet12", "conv4": "fewshot_conv4"}
-_POCKET = Path(__file__).with_name("pocket")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def trainable_network(arch: str, size: int | None, *, seed: int) -> Trainable:
     """
     name = SHORT_NAMES.get(arch, arch)
     if name == "pocket":
-        name = f"local-dir:{_POCKET}"
+        name = f"local-dir:{POCKET}"
     elif os.path.isdir(name):
         name = f"local-dir:{name}"
     from_weights = ":" in name or "." in name

@@ -8,8 +8,8 @@ import timm
 import torch
 from numpy.testing import assert_allclose
 
-import fewshot.encoders.architectures
 from fewshot import TimmEncoder, load_encoder
+from fewshot.encoders.bundled_network import POCKET
 from fewshot.encoders.timm_network import load_network
 from fewshot.encoders.trainable import trainable_network
 
@@ -82,7 +82,7 @@ def test_a_network_to_train_starts_from_scratch_unless_it_names_weights():
     pocket = trainable_network("pocket", None, seed=0)
     assert pocket.from_weights
     assert (pocket.size, pocket.dim, pocket.mean, pocket.std) == (64, 384, (0.5,) * 3, (0.25,) * 3)
-    bundled = load_network("local-dir:" + str(fewshot.encoders.trainable._POCKET), pretrained=True)
+    bundled = load_network("local-dir:" + str(POCKET), pretrained=True)
     assert torch.equal(next(pocket.network.parameters()), next(bundled.parameters()))
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from timm.data import create_transform
+from timm import get_pretrained_cfg
+from timm.data import create_transform, resolve_model_data_config
 
+import fewshot.encoders.architectures.registration  # noqa: F401
 from fewshot import ImageError, open_image
-from fewshot.encoders.preprocessing import preparation
+from fewshot.encoders.preprocessing import data_config, preparation
 
 CONFIG = {"input_size": (3, 64, 64), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -96,3 +99,12 @@ def test_a_strip_of_ordinary_ratio_is_resized_whole():
 def test_what_cannot_be_resized_is_an_image_error_with_both_sides():
     with pytest.raises(ImageError, match="its 1 x 20000 pixels cannot be resized"):
         preparation({**CONFIG, "crop_mode": "border", "crop_pct": 0.9})(np.zeros((20_000, 1, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv2_100", "fewshot_conv4"])
+@pytest.mark.parametrize("lacking", [None, "crop_pct", "interpolation", "mean"])
+def test_a_configuration_is_read_as_timm_reads_it(name, lacking):
+    network = SimpleNamespace(pretrained_cfg=get_pretrained_cfg(name).to_dict())
+    if lacking:
+        network.pretrained_cfg[lacking] = None
+    assert data_config(network) == resolve_model_data_config(network)

@@ -24,6 +24,7 @@ from fewshot.encoders import thread_count, timm_network
 from fewshot.encoders.batch_norm_folding import fuse_batch_norms
 from fewshot.encoders.bfloat16 import round_cancelling
 from fewshot.encoders.encoder import encode_valid
+from fewshot.encoders.preprocessing import data_config
 
 SMALL = "test_resnet.r160_in1k"
 
@@ -181,8 +182,8 @@ def test_fingerprints_tell_weights_layers_pools_and_preprocessing_apart(random_e
     assert first.fingerprint == random_encoder().fingerprint == random_encoder(precision="bfloat16").fingerprint
     torch.manual_seed(1)
     others = [TimmEncoder(SMALL, pretrained=False), random_encoder(layer=2), random_encoder(layer=2, pool="max")]
-    config = timm.data.resolve_model_data_config(first.loaded.network)
-    monkeypatch.setattr("timm.data.resolve_model_data_config", lambda *_: {**config, "crop_pct": 0.5})
+    config = data_config(first.loaded.network)
+    monkeypatch.setattr("fewshot.encoders.timm_encoder.data_config", lambda *_: {**config, "crop_pct": 0.5})
     others.append(random_encoder())
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 5
 
@@ -470,7 +471,7 @@ def test_one_fingerprint_wherever_the_folder_lies_and_another_for_one_changed_we
 
 
 def test_the_bundled_encoder_loads_offline_and_is_small():
-    from fewshot.encoders.timm_encoder import POCKET
+    from fewshot.encoders.bundled_network import POCKET
 
     encoder = load_encoder()
     assert encoder.encode([np.zeros((64, 64), np.uint8)]).shape == (1, encoder.dim)

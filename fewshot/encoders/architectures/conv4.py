@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from timm.layers import to_2tuple
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
-
-__all__ = ["Conv4", "fewshot_conv4"]
+from fewshot.encoders.architectures.staged import StagedNet, drawn_for_relu
 
 
 class Conv4(StagedNet):
@@ -46,7 +40,7 @@ class Conv4(StagedNet):
         img_size: int | tuple[int, int] = 64,
     ) -> None:
         super().__init__(in_chans, drop_rate)
-        height, across = to_2tuple(img_size)
+        height, across = (img_size, img_size) if isinstance(img_size, int) else img_size
         if min(height, across) < 16:
             raise ValueError(f"Conv-4 halves the image four times, so it needs 16 pixels a side, not {img_size}")
         self._cells = (height // 16) * (across // 16)
@@ -67,22 +61,3 @@ class Conv4(StagedNet):
 
     def _pooling(self, kind: str) -> tuple[nn.Module, int]:
         return (nn.Flatten(1), self.num_features * self._cells) if kind == "flatten" else super()._pooling(kind)
-
-
-default_cfgs = generate_default_cfgs(
-    {"fewshot_conv4.untrained": default_cfg(first_conv="stages.0.0", fixed_input_size=True)}
-)
-
-
-@register_model  # type: ignore[untyped-decorator]
-def fewshot_conv4(pretrained: bool = False, **kwargs: Any) -> Conv4:
-    """Build Conv-4: 113 thousand parameters, d = 1,024 at 64 pixels, 64 at 28 and 1,600 at 84.
-
-    Parameters
-    ----------
-    pretrained : bool
-        Load weights; only through ``local-dir:``, for no hub holds them.
-    **kwargs
-        Those of ``Conv4`` and of timm's ``build_model_with_cfg``.
-    """
-    return built(Conv4, "fewshot_conv4", pretrained, **kwargs)

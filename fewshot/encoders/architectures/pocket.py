@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
-
-__all__ = ["PocketNet", "fewshot_pocket"]
+from fewshot.encoders.architectures.staged import StagedNet, drawn_for_relu
 
 
 class _ResidualBlock(nn.Module):
@@ -110,20 +107,3 @@ class PocketNet(StagedNet):
         for module in self.modules():
             if isinstance(module, _ResidualBlock):
                 nn.init.zeros_(module.bn2.weight)
-
-
-default_cfgs = generate_default_cfgs({"fewshot_pocket.untrained": default_cfg()})
-
-
-@register_model  # type: ignore[untyped-decorator]
-def fewshot_pocket(pretrained: bool = False, **kwargs: Any) -> PocketNet:
-    """Build the architecture of the bundled encoder ``pocket``: 2.8 million parameters, d = 384.
-
-    Parameters
-    ----------
-    pretrained : bool
-        Load weights; only through ``local-dir:``, for no hub holds them.
-    **kwargs
-        Those of ``PocketNet`` and of timm's ``build_model_with_cfg``.
-    """
-    return built(PocketNet, "fewshot_pocket", pretrained, **kwargs)

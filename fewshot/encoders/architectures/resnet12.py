@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from fewshot.encoders.architectures.staged import StagedNet, built, default_cfg, drawn_for_relu
-
-__all__ = ["ResNet12", "fewshot_resnet12"]
+from fewshot.encoders.architectures.staged import StagedNet, drawn_for_relu
 
 _SLOPE = 0.1  # of the leaky ReLUs, below zero
 
@@ -76,20 +73,3 @@ class ResNet12(StagedNet):
         self.stages = nn.Sequential(*(_Block(*pair) for pair in pairwise(widths)))
         self._complete(list(channels), [2 ** (i + 1) for i in range(len(channels))], num_classes, global_pool)
         drawn_for_relu(self)
-
-
-default_cfgs = generate_default_cfgs({"fewshot_resnet12.untrained": default_cfg(first_conv="stages.0.conv1")})
-
-
-@register_model  # type: ignore[untyped-decorator]
-def fewshot_resnet12(pretrained: bool = False, **kwargs: Any) -> ResNet12:
-    """Build ResNet-12: 12.4 million parameters, d = 640.
-
-    Parameters
-    ----------
-    pretrained : bool
-        Load weights; only through ``local-dir:``, for no hub holds them.
-    **kwargs
-        Those of ``ResNet12`` and of timm's ``build_model_with_cfg``.
-    """
-    return built(ResNet12, "fewshot_resnet12", pretrained, **kwargs)

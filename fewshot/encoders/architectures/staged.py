@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from timm.layers import SelectAdaptivePool2d
-from timm.models import build_model_with_cfg
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional
-
-N = TypeVar("N", bound="StagedNet")
 
 
 class StagedNet(nn.Module):
@@ -49,6 +44,10 @@ class StagedNet(nn.Module):
 
     def _pooling(self, kind: str) -> tuple[nn.Module, int]:
         """Make the pooling of that name, and say how many numbers it gives."""
+        if kind == "avg":  # as timm's, without its import
+            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)), self.num_features
+        from timm.layers import SelectAdaptivePool2d
+
         pool = SelectAdaptivePool2d(pool_type=kind, flatten=bool(kind))
         return pool, self.num_features * cast(int, pool.feat_mult())
 
@@ -135,6 +134,8 @@ class StagedNet(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}, but this network's maps come as 'NCHW' only")
+        from timm.models._features import feature_take_indices
+
         wanted, last = feature_take_indices(len(self.stages), indices)
         x = self.stem(x)
         intermediates = []
@@ -165,6 +166,8 @@ class StagedNet(nn.Module):
         list of int
             The numbers of the stages asked for.
         """
+        from timm.models._features import feature_take_indices
+
         wanted, last = feature_take_indices(len(self.stages), indices)
         pruned = last + 1 < len(self.stages)
         self.stages = self.stages[: last + 1]
@@ -190,32 +193,6 @@ class StagedNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def built(kind: type[N], name: str, pretrained: bool, **kwargs: Any) -> N:
-    """Build a network of four stages through timm, under its registered name."""
-    network: N = build_model_with_cfg(
-        kind, name, pretrained, feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True}, **kwargs
-    )
-    return network
-
-
-def default_cfg(**overrides: Any) -> dict[str, Any]:
-    """How images become input: 64x64, whole image, values of about [-2, 2]."""
-    return {
-        "url": "",
-        "num_classes": 0,
-        "input_size": (3, 64, 64),
-        "pool_size": (4, 4),
-        "crop_pct": 1.0,
-        "crop_mode": "squash",
-        "interpolation": "bicubic",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "first_conv": "stem.0",
-        "classifier": "fc",
-        **overrides,
-    }
-
-
 def drawn_for_relu(network: nn.Module) -> None:
     """Draw a network's convolutions from He's normal distribution.
 
@@ -224,5 +201,5 @@ def drawn_for_relu(network: nn.Module) -> None:
     He, Zhang, Ren & Sun 2015, arXiv:1502.01852, section 2.2.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # without values, drawing imports torch._dynamo
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
