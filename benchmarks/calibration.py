@@ -72,7 +72,7 @@ _EPISODES = 150
 QUERIES = {5: 15, 20: 5}
 # Classes and images of each.
 _CLASSES, _PER_CLASS = 250, 40
-_BEFORE = {"prototype": 10.0, "simpleshot": 5.0, "ridge": 10.0, "cosine-head": 10.0}
+_BEFORE = {"prototype": 10.0, "whitened": 10.0, "simpleshot": 5.0, "ridge": 10.0, "cosine-head": 10.0}
 _VOTES = ("nearest", "nearest-5", "matching", "cache")
 # No feature of a table for many encoders: fitted to one network, it misleads about the next.
 _OF_ONE_ENCODER = "sparsity"

@@ -19,6 +19,7 @@ from .classifiers import SimpleShotClassifier as SimpleShotClassifier
 from .classifiers import SoftKMeansClassifier as SoftKMeansClassifier
 from .classifiers import TIMClassifier as TIMClassifier
 from .classifiers import TransductiveFineTuningClassifier as TransductiveFineTuningClassifier
+from .classifiers import WhitenedPrototypeClassifier as WhitenedPrototypeClassifier
 from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
 from .domain_adaptation import DomainAdapter as DomainAdapter

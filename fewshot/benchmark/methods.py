@@ -33,6 +33,7 @@ from fewshot.classifiers import (
     SoftKMeansClassifier,
     TIMClassifier,
     TransductiveFineTuningClassifier,
+    WhitenedPrototypeClassifier,
 )
 from fewshot.domain_adaptation import EPISODE_ADAPTATIONS, AdaptedClassifier, EpisodeAdaptation
 
@@ -100,6 +101,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "prototype": Method(PrototypeClassifier),
     "prototype-euclidean": Method(PrototypeClassifier, {"metric": "sqeuclidean"}),
+    "whitened": Method(WhitenedPrototypeClassifier),
     "simpleshot": Method(SimpleShotClassifier),
     "nearest": Method(NearestNeighborClassifier),
     # Weighted, for at 1 shot five plain votes go to five classes, and the first would win.

@@ -19,5 +19,6 @@ from .soft_kmeans import SoftKMeansClassifier as SoftKMeansClassifier
 from .tim import AlphaTIMClassifier as AlphaTIMClassifier
 from .tim import TIMClassifier as TIMClassifier
 from .tim import TransductiveFineTuningClassifier as TransductiveFineTuningClassifier
+from .whitened_prototype import WhitenedPrototypeClassifier as WhitenedPrototypeClassifier
 
 __all__: list[str]

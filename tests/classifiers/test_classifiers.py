@@ -175,7 +175,7 @@ def test_one_example_of_each_class_is_not_copied_and_never_changed():
     before, order = matrix.copy(), np.arange(40)
     clf = PrototypeClassifier().fit(matrix[:30], order[:30], copy=False)
     clf.partial_fit(matrix[30:36], order[30:36], copy=False)
-    assert np.shares_memory(clf._learned.means.numpy(), matrix)  # seen from outside only in memory
+    assert np.shares_memory(clf._learned.of.means.numpy(), matrix)  # seen from outside only in memory
     clf.partial_fit(matrix[36:40], [3, 36, 36, 3], copy=False)
     assert_allclose(matrix, before, rtol=0)
     expected = [*before[:3], (before[3] + before[36] + before[39]) / 3, *before[4:36], (before[37] + before[38]) / 2]
@@ -202,7 +202,7 @@ def test_beside_thousands_of_classes_a_sample_of_them_gives_nearly_the_same_prob
     clf = PrototypeClassifier().fit(X, np.arange(5000))
     query = X[:40] + 0.5
     sampled = clf.rank(query, 1).probability
-    monkeypatch.setattr(fewshot.classifiers.prototype, "_MOST_CLASSES", 5000)
+    monkeypatch.setattr(fewshot.classifiers.class_means, "_MOST_CLASSES", 5000)
     assert_allclose(sampled, clf.rank(query, 1).probability, atol=0.02)
 
 

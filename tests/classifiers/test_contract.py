@@ -77,7 +77,9 @@ class _MixesEpisodes(PrototypeClassifier):
 
     def _learn(self, support, membership):
         learned = super()._learn(support, membership)
-        return replace(learned, means=learned.means.mean(0, keepdim=True).expand_as(learned.means))
+        return replace(
+            learned, of=replace(learned.of, means=learned.of.means.mean(0, keepdim=True).expand_as(learned.of.means))
+        )
 
 
 class _ChangesByAsking(PrototypeClassifier):
@@ -119,7 +121,7 @@ def test_comparing_pickles_notices_a_change():
     fitted = PrototypeClassifier().fit([[0.0, 1.0], [1.0, 0.0]], [0, 1])
     before = pickle.dumps(fitted.__dict__)
     with torch.inference_mode():
-        fitted._learned.means[0, 0, 0] += 1e-3
+        fitted._learned.of.means[0, 0, 0] += 1e-3
     assert pickle.dumps(fitted.__dict__) != before
 
 

@@ -1,0 +1,188 @@
+"""Prototypes in a space where the variation within classes has been whitened away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pad
+
+from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.class_means import ClassMeans, some_classes
+from fewshot.classifiers.membership import Membership
+
+# The weight of the scatter around the overall mean beside that within classes.
+_TOTAL = 0.1
+# Whitening is this many times the ratio of the variances between and within classes, at most ``_MOST_RATIO``; where
+# classes have one example each, the ratio is taken to be ``_RATIO``, which counts as ``_PRIOR`` residuals.
+_STRENGTH, _RATIO, _MOST_RATIO, _PRIOR = 2.0, 0.5, 2.0, 2.0
+# Up to so many examples an added one changes the metric at once; beyond, only once a tenth has been added.
+_FEW = 256
+_ROWS_AT_ONCE = 2**13
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """The inverse of M = I + Z'Z, from the Cholesky factor of I + ZZ' (s, s) if the rows Z are given, else of M."""
+
+    factor: Tensor  # (e, s, s) or (e, d, d)
+    rows: Tensor | None  # (e, s, d)
+
+    def solve(self, vectors: Tensor) -> Tensor:
+        """M^-1 of vectors (e, n, d)."""
+        if self.rows is None:
+            return torch.cholesky_solve(vectors.mT, self.factor).mT
+        return vectors - torch.cholesky_solve(self.rows @ vectors.mT, self.factor).mT @ self.rows
+
+    def norms(self, means: Tensor, center: Tensor) -> Tensor:
+        """Norms (e, c) under M^-1 of class means (e, c, d) around the centre."""
+        parts = []
+        for some in torch.split(means, _ROWS_AT_ONCE, dim=1):
+            apart = some - center
+            parts.append((apart * self.solve(apart)).sum(-1))
+        return torch.cat(parts, dim=1).clamp_min(torch.finfo(means.dtype).tiny).sqrt()
+
+
+@dataclass(frozen=True)
+class _Learned:
+    prototypes: ClassMeans
+    center: Tensor  # (e, 1, d)
+    metric: _Metric
+    norms: Tensor  # (e, c)
+    n_measured: int  # how many examples the metric is made of
+
+
+class WhitenedPrototypeClassifier(FewShotClassifier):
+    """Classify by the cosine to class prototypes where the variation within classes has been whitened away.
+
+    What varies among the examples of a class (light, pose, handwriting) says little about the class: directions in
+    which examples vary around their own prototypes are shrunk, the more so the better the classes are separated.
+
+    Notes
+    -----
+    On unit vectors x_i, with class means p_c and their mean m: W is the scatter of the x_i around their p_c, T that
+    around m, n the number of examples and v = n - c. With D = v W + 0.1 n T,
+
+        M = I + 2 f n D / tr D,    score = cosine of M^(-1/2) (x - m) and M^(-1/2) (p_c - m), in [-1, 1].
+
+    f estimates tr(between-class covariance) / tr(within-class covariance), at most 2, from the support itself; with
+    one example of each class, where that cannot be done, it is 1/2, and D is the total scatter. At f n = (n - 1) / 2,
+    M^-1 is the empirical-Bayes precision that ``LinearDiscriminantClassifier`` uses. One class alone is compared
+    without m. There is no parameter.
+
+    Closed-form: the (s, s) Gram matrix is factored for s below d, else the (d, d) scatter. ``partial_fit`` beyond
+    256 examples keeps m and M until a tenth has been added, and then learns them anew from all.
+
+    References
+    ----------
+    Hayes & Kanan 2020, arXiv:1909.01520, eq. 2-4 (one shared, shrunk covariance kept beside running class means).
+    Kubokawa & Srivastava 2008, doi:10.1016/j.jmva.2008.01.016 (the shrinkage to the identity).
+    Wang et al. 2024, arXiv:2402.04087 (Gaussians with one covariance on frozen features). The cosine, the part of T,
+    and the ratio f in place of a constant are ours.
+    """
+
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Return the unit vectors."""
+        return normalize(vectors, dim=-1)
+
+    def _learn(self, support: Tensor, membership: Membership) -> _Learned:
+        return _learned(support, membership, ClassMeans.of(support, membership))
+
+    def _learn_one(self, support: Tensor, membership: Membership) -> _Learned:
+        return _learned(support, membership, ClassMeans.of_one(support, membership))
+
+    def _extend(self, learned: _Learned, support: Tensor, membership: Membership) -> _Learned | None:
+        n = sum(len(part) for part in self._support.parts)
+        if n <= _FEW or n > 1.1 * learned.n_measured:
+            return None
+        known, c = learned.prototypes.means.shape[1], membership.n_classes
+        prototypes, touched = learned.prototypes.extended(support, membership, shared=False)
+        norms = pad(learned.norms, (0, c - known))
+        norms[:, touched] = learned.metric.norms(prototypes.means[:, touched], learned.center)
+        return replace(learned, prototypes=prototypes, norms=norms)
+
+    def _scores(self, learned: _Learned, query: Tensor) -> Tensor:
+        apart = query - learned.center
+        along = learned.metric.solve(apart)
+        length = (apart * along).sum(-1, keepdim=True).clamp_min(torch.finfo(query.dtype).tiny).sqrt()
+        along = along / length
+        products = along @ learned.prototypes.means.mT
+        return products.sub_(along @ learned.center.mT).div_(learned.norms.unsqueeze(1))
+
+    def _support_margin(self, learned: _Learned, support: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        some = some_classes(learned.norms.shape[1], labels)
+        if some is None:
+            return super()._support_margin(learned, support, labels)
+        classes, labels = some
+        means, counts = learned.prototypes.means[:, classes], learned.prototypes.counts[:, classes]
+        few = replace(learned, prototypes=ClassMeans(means, counts), norms=learned.norms[:, classes])
+        return super()._support_margin(few, support, labels)
+
+    @property
+    def prototypes_(self) -> Any:
+        """Ndarray of shape (c, d): the means of the classes' unit vectors, ordered as ``classes_``."""
+        return self._learned.prototypes.means[0].numpy().copy()
+
+
+def _learned(support: Tensor, membership: Membership, prototypes: ClassMeans) -> _Learned:
+    means, counts = prototypes.means, prototypes.counts
+    known = (counts > 0).to(means.dtype)
+    c, n = known.sum(1), counts.sum(1)
+    mean = means.sum(1, keepdim=True) / c.view(-1, 1, 1)  # a class without examples is zero
+    center = torch.where(c.view(-1, 1, 1) > 1, mean, torch.zeros_like(mean))
+    if bool((known == 0).any()):
+        means = torch.where(known.unsqueeze(-1) > 0, means, center)
+        prototypes = ClassMeans(means, counts)
+    length = _squares(means)
+    spread = (length - 2.0 * (means @ mean.mT).squeeze(-1) + _squares(mean)).clamp_min(0.0) * known
+    between = (counts * spread).sum(1)
+    within = ((_squares(support) * (membership.labels >= 0)).sum(1) - (counts * length).sum(1)).clamp_min(0.0)
+    one_within = (within + _PRIOR * (within + between) / (n * (1.0 + _RATIO))) / (n - c + _PRIOR)
+    unsure = one_within * (known / counts.clamp_min(1.0)).sum(1) / c
+    one_between = (spread.sum(1) / (c - 1.0).clamp_min(1.0) - unsure).clamp_min(0.0)
+    tiny = torch.finfo(means.dtype).tiny
+    ratio = (one_between / one_within.clamp_min(tiny)).clamp_max(_MOST_RATIO)
+    ratio = torch.where(c > 1, ratio, torch.full_like(ratio, _RATIO))
+    inner, outer = n - c + _TOTAL * n, _TOTAL * n
+    trace = (inner * within + outer * between).clamp_min(tiny)
+    scale = _STRENGTH * ratio * n / trace
+    inner, outer = ((part * scale).sqrt().view(-1, 1, 1) for part in (inner, outer))
+    metric = _metric_of(support, membership, means, mean, inner, outer)
+    return _Learned(prototypes, center, metric, metric.norms(means, center), support.shape[1])
+
+
+def _metric_of(
+    support: Tensor, membership: Membership, means: Tensor, mean: Tensor, inner: Tensor, outer: Tensor
+) -> _Metric:
+    """Whiten rows inner (x_i - p_c(i)) + outer (p_c(i) - m), whose products are the weighted scatters' sum."""
+    e, s, d = support.shape
+
+    def rows(start: int, stop: int) -> Tensor:
+        labels = membership.labels[:, start:stop]
+        own = means.gather(1, labels.clamp_min(0).unsqueeze(-1).expand(-1, -1, d))
+        some = inner * (support[:, start:stop] - own) + outer * (own - mean)
+        return some.masked_fill_((labels < 0).unsqueeze(-1), 0.0)
+
+    if s <= d:
+        some = rows(0, s)
+        return _Metric(_plus_identity(some @ some.mT), some)
+    scatter = support.new_zeros(e, d, d)
+    for start in range(0, s, _ROWS_AT_ONCE):
+        some = rows(start, start + _ROWS_AT_ONCE)
+        scatter += some.mT @ some
+    return _Metric(_plus_identity(scatter), None)
+
+
+def _plus_identity(matrix: Tensor) -> Tensor:
+    """Return the Cholesky factor of the identity plus a positive matrix (e, m, m)."""
+    matrix.diagonal(dim1=1, dim2=2).add_(1.0)
+    factor: Tensor = torch.linalg.cholesky(matrix)
+    return factor
+
+
+def _squares(vectors: Tensor) -> Tensor:
+    """Squared lengths (e, n) of vectors (e, n, d)."""
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    return length.square()

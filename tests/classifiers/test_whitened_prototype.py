@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import fewshot.classifiers.whitened_prototype
+from fewshot.classifiers import PrototypeClassifier, WhitenedPrototypeClassifier
+
+
+def by_eigenvectors(X, y, query):
+    """The docstring's formula, term by term, in float64."""
+    X, query = (np.asarray(a, float) / np.linalg.norm(a, axis=1, keepdims=True) for a in (X, query))
+    codes = np.unique(y, return_inverse=True)[1]
+    n, c, counts = len(X), codes.max() + 1, np.bincount(codes)
+    means = np.stack([X[codes == k].mean(axis=0) for k in range(c)])
+    m = means.mean(axis=0)
+    W, T = ((X - means[codes]).T @ (X - means[codes])), np.zeros((X.shape[1],) * 2)
+    for x, k in zip(X, codes, strict=True):
+        T += np.outer(x - means[k], x - means[k]) + np.outer(means[k] - m, means[k] - m)
+    D = (n - c) * W + 0.1 * n * T
+    within = (np.trace(W) + 2 * np.trace(T) / (1.5 * n)) / (n - c + 2)
+    if c > 1:
+        between = ((means - m) ** 2).sum() / (c - 1) - within * (1 / counts).mean()
+        f = min(max(between, 0) / within, 2)
+    else:
+        f = 0.5
+    values, axes = np.linalg.eigh(np.eye(len(D)) + 2 * f * n * D / max(np.trace(D), 1e-300))
+    root = axes / np.sqrt(values) @ axes.T
+    center = m if c > 1 else np.zeros_like(m)
+    a, b = (query - center) @ root, (means - center) @ root
+    return a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+
+
+def drawn(sizes, d, seed=0):
+    """Classes in a direction each, with strong common variation, and queries."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    shape = rng.normal(size=(d, d)) * np.linspace(2, 0.1, d)
+    centers = rng.normal(size=(len(sizes), d)) + 1
+    X = centers[y] + rng.normal(size=(len(y), d)) @ shape.T * 0.3
+    return X.astype(np.float32), y, (centers[rng.integers(len(sizes), size=30)] + rng.normal(size=(30, d))).astype("f")
+
+
+SIZES = {
+    "one shot": ([1] * 6, 10),
+    "five shots": ([5] * 4, 30),
+    "more examples than dimensions": ([9] * 5, 8),
+    "uneven": ([1, 2, 7, 1, 3], 20),
+    "two classes": ([1, 1], 5),
+    "one class": ([4], 6),
+    "one example": ([1], 6),
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_scores_are_the_formulas_cosines(sizes):
+    X, y, query = drawn(*SIZES[sizes])
+    assert_allclose(
+        WhitenedPrototypeClassifier().fit(X, y).scores(query), by_eigenvectors(X, y, query), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_a_direction_in_which_examples_of_all_classes_vary_decides_less():
+    # Along the second axis both classes vary; they differ along the third. The query is of "a" by what counts.
+    X = [[1, 0.6, 0.4], [1, -0.4, 0.4], [1, 0.4, -0.4], [1, -0.6, -0.4]]
+    query = [[1, -0.6, 0.1]]
+    y = ["a", "a", "b", "b"]
+    assert PrototypeClassifier().fit(X, y).predict(query).tolist() == ["b"]
+    assert WhitenedPrototypeClassifier().fit(X, y).predict(query).tolist() == ["a"]
+
+
+def test_examples_that_are_the_same_are_no_residuals_and_do_no_harm():
+    X, y, query = drawn([1] * 4, 12)
+    twice = WhitenedPrototypeClassifier().fit(np.repeat(X, 2, axis=0), np.repeat(y, 2))
+    assert np.isfinite(twice.scores(query)).all()
+    assert_allclose(twice.scores(X).argmax(axis=1), y)
+    same = WhitenedPrototypeClassifier().fit(np.ones((4, 3)), [0, 0, 1, 1])
+    assert np.isfinite(same.predict_proba(np.eye(3))).all()
+
+
+@pytest.mark.parametrize("d", [8, 400])
+def test_few_examples_in_any_order_and_pieces_are_learned_exactly(d):
+    X, y, query = drawn([1, 4, 9, 2, 11], d)
+    whole, pieces = WhitenedPrototypeClassifier().fit(X, y), WhitenedPrototypeClassifier()
+    for start in (20, 13, 4, 0):
+        pieces.partial_fit(X[start : start + 9], y[start : start + 9])
+    pieces.partial_fit(drawn([3], d, seed=1)[0], ["removed"] * 3).forget("removed")
+    repeated = [start + n for start in (20, 13, 4, 0) for n in range(9) if start + n < len(X)]
+    whole.fit(X[repeated], y[repeated])
+    order = [pieces.classes_.tolist().index(label) for label in whole.classes_.tolist()]
+    assert_allclose(pieces.scores(query)[:, order], whole.scores(query), atol=1e-4)
+
+
+@pytest.mark.parametrize("d", [16, 500])
+def test_of_many_the_metric_is_kept_until_a_tenth_has_been_added_and_then_it_is_that_of_all(d, monkeypatch):
+    X, y, query = drawn([8] * 50, d)
+    X[400 - 8 :] += 0.5
+    clf = WhitenedPrototypeClassifier().fit(X[:360], y[:360])
+    metric = clf._learned.metric  # what is kept is not seen from outside otherwise
+    clf.partial_fit(X[360:396], y[360:396])
+    assert clf._learned.metric is metric
+    whole = WhitenedPrototypeClassifier().fit(X[:396], y[:396])
+    assert_allclose(clf.prototypes_, whole.prototypes_, atol=1e-6)
+    assert np.corrcoef(clf.scores(query).ravel(), whole.scores(query).ravel())[0, 1] > 0.98
+    clf.partial_fit(X[396:], y[396:])
+    assert_allclose(clf.scores(query), WhitenedPrototypeClassifier().fit(X, y).scores(query), atol=1e-4)
+    # Few are learned anew with each example.
+    monkeypatch.setattr(fewshot.classifiers.whitened_prototype, "_FEW", 10_000)
+    assert clf.partial_fit(X[:1], y[:1])._learned.metric is not metric
+
+
+def test_a_class_added_to_many_is_known_at_once():
+    X, y, _ = drawn([8] * 50, 40)
+    clf = WhitenedPrototypeClassifier().fit(X[8:], y[8:]).partial_fit(X[:7], y[:7])
+    assert clf.predict(X[7:8]).tolist() == [0]
