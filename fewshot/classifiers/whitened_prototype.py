@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
@@ -52,6 +54,14 @@ class _Learned:
     metric: _Metric
     norms: Tensor  # (e, c)
     n_measured: int  # how many examples the metric is made of
+
+    def cosines(self, query: Tensor, keys: Tensor, norms: Tensor) -> Tensor:
+        """Of query (e, q, d) with keys (e, k, d), whose norms (e, k) are known: (e, q, k)."""
+        apart = query - self.center
+        along = self.metric.solve(apart)
+        length = (apart * along).sum(-1, keepdim=True).clamp_min(torch.finfo(query.dtype).tiny).sqrt()
+        along = along / length
+        return (along @ keys.mT).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
 
 
 class WhitenedPrototypeClassifier(FewShotClassifier):
@@ -104,12 +114,14 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
         return replace(learned, prototypes=prototypes, norms=norms)
 
     def _scores(self, learned: _Learned, query: Tensor) -> Tensor:
-        apart = query - learned.center
-        along = learned.metric.solve(apart)
-        length = (apart * along).sum(-1, keepdim=True).clamp_min(torch.finfo(query.dtype).tiny).sqrt()
-        along = along / length
-        products = along @ learned.prototypes.means.mT
-        return products.sub_(along @ learned.center.mT).div_(learned.norms.unsqueeze(1))
+        return learned.cosines(query, learned.prototypes.means, learned.norms)
+
+    def example_scores(self, X: NDArray[np.float32], examples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``FewShotClassifier.example_scores``; cosines as of the scores, with examples in place of prototypes."""
+        with torch.inference_mode():
+            query, keys = (self.prepare(torch.from_numpy(vectors))[None] for vectors in (X, examples))
+            norms = self._learned.metric.norms(keys, self._learned.center)
+            return np.asarray(self._learned.cosines(query, keys, norms)[0].numpy())
 
     def _support_margin(self, learned: _Learned, support: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         some = some_classes(learned.norms.shape[1], labels)

@@ -114,3 +114,10 @@ def test_a_class_added_to_many_is_known_at_once():
     X, y, _ = drawn([8] * 50, 40)
     clf = WhitenedPrototypeClassifier().fit(X[8:], y[8:]).partial_fit(X[:7], y[:7])
     assert clf.predict(X[7:8]).tolist() == [0]
+
+
+@pytest.mark.parametrize("d", [8, 60])
+def test_an_example_alone_in_its_class_is_as_close_as_its_class(d):
+    X, y, query = drawn([1, 3, 4, 1], d)
+    clf = WhitenedPrototypeClassifier().fit(X, y)
+    assert_allclose(clf.example_scores(query, X[[0, 8]]), clf.scores(query)[:, [0, 3]], atol=1e-5)
