@@ -26,7 +26,7 @@ _WORDS = {
 }
 
 
-def code_of(error: Exception) -> int | None:
+def code_of(error: BaseException) -> int | None:
     """Return the system's number for why something cannot be written, None where an error is about something else."""
     found = getattr(error, "errno", None)
     return next((code for words, code in _WORDS.items() if words in str(error)), None) if found is None else found

@@ -305,11 +305,12 @@ class RegistryStore:
 
     def _remove_if_bare(self) -> None:
         """Remove the file if it holds nothing; who has opened it meanwhile notices at the next ``write``."""
-        if os.path.getsize(self.file):  # of an empty file, a full disk would give no lock
+        size = os.path.getsize(self.file)
+        if size:  # of an empty file, a full disk would give no lock
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             self._connection.execute("BEGIN EXCLUSIVE")
-        if is_bare(self._connection):
+        if (self._shared.lockless and not size) or is_bare(self._connection):
             os.unlink(self.file)
 
     def _check_file(self, create: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _sqlite3
+import ctypes
+import errno
 import os
 import sqlite3
 import subprocess
@@ -151,6 +154,44 @@ def test_a_writer_whose_commit_waits_for_another_process_that_reads_gives_up_and
             assert registry.classes() == {"red": 1}
         registry.rename("red", "blue")
         assert registry.classes() == {"blue": 1}
+
+
+@contextmanager
+def without_locks(code):
+    """Files cannot be locked, as on network drives whose lock service does not run: SQLite's calls of fcntl fail."""
+    library = ctypes.CDLL(_sqlite3.__file__)
+    library.sqlite3_vfs_find.restype = ctypes.c_void_p
+    vfs = library.sqlite3_vfs_find(None)
+    set_call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    # What is before xSetSystemCall in sqlite3_vfs: 16 bytes of numbers and padding, then 3 fields and 13 methods.
+    address = ctypes.cast(vfs + 16 + 16 * ctypes.sizeof(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)).contents
+    change = set_call(address.value)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, use_errno=True)
+    def refused(*_):
+        ctypes.set_errno(code)
+        return -1
+
+    assert change(vfs, b"fcntl", ctypes.cast(refused, ctypes.c_void_p)) == 0
+    try:
+        yield
+    finally:
+        assert change(vfs, b"fcntl", None) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="replaces a system call of SQLite")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EIO], ids=["NFS", "SMB"])
+def test_a_folder_without_locks_is_named_as_one_at_opening_and_nothing_is_left_there(tmp_path, code):
+    path = tmp_path / "r.fewshot"
+    with ClassRegistry(path, encoder=FakeEncoder()) as registry:
+        registry.add("red", [png()])
+    for name in ("r.fewshot", "new.fewshot"):
+        with (
+            without_locks(code),
+            pytest.raises(RegistryError, match=r"no file can be locked in the folder of .*Keep it on a disk of this"),
+        ):
+            ClassRegistry(tmp_path / name)
+    assert os.listdir(tmp_path) == ["r.fewshot"]
 
 
 def test_a_connection_is_closed_by_the_thread_that_is_inside_it(tmp_path):
