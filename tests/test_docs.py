@@ -1,7 +1,8 @@
-"""The README does what it says: its code runs, its names exist, its files are there."""
+"""README and docstrings do what they say: their code runs, their names exist, their files are there."""
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import os
 import re
@@ -12,9 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import fewshot
+from fewshot import FewShotClassifier
 from fewshot.cli import main
 from fewshot.integrations.formats import to_csv
+from fewshot.openset import Background, Center, LeaveOneOutScores, Threshold, UnknownScore
 from fewshot.registry import Failure, Prediction
+from fewshot.registry.rejection import Rejection
 
 pytestmark = pytest.mark.usefixtures("pocket_stays")
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,3 +104,30 @@ def test_links_lead_to_files_that_exist():
 def test_no_line_is_left_to_fill_in():
     assert "@@" not in README
     assert "TODO" not in README
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
+    for path in (ROOT / "fewshot").rglob("*.py")
+}
+ROOMS = ("classifiers", "openset", "registry")
+
+
+@pytest.mark.parametrize("name", sorted(name for name, text in MODULES.items() if ">>>" in text))
+def test_the_examples_of_a_module_give_what_they_say(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert (found.failed, found.attempted > 0) == (0, True)
+
+
+def public_classes():
+    for name in fewshot.__all__:
+        value = getattr(fewshot, name)
+        if isinstance(value, type) and not issubclass(value, Exception) and value.__module__.split(".")[1] in ROOMS:
+            yield value
+    yield from (Rejection, Background, Center, LeaveOneOutScores, Threshold, UnknownScore)
+
+
+@pytest.mark.parametrize("one", [one for one in public_classes() if one is not FewShotClassifier])
+def test_every_public_class_has_an_example(one):
+    assert ">>> " in one.__doc__

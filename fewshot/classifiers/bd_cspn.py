@@ -30,6 +30,13 @@ class BDCSPNClassifier(TransductiveClassifier):
     References
     ----------
     Liu, Song & Qin 2020, arXiv:1911.10713, eq. 4-7.
+
+    Examples
+    --------
+    >>> from fewshot import BDCSPNClassifier
+    >>> classifier = BDCSPNClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(self, *, epsilon: float = 1.0, prior: Prior = "estimated") -> None:

@@ -26,6 +26,13 @@ class CacheClassifier(FewShotClassifier):
     References
     ----------
     Zhang et al. 2022, arXiv:2207.09519, eq. 4-5; the zero-shot term is left out, and beta is their default.
+
+    Examples
+    --------
+    >>> from fewshot import CacheClassifier
+    >>> classifier = CacheClassifier(beta=2.0).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def __init__(self, *, beta: float = 5.5) -> None:

@@ -30,6 +30,13 @@ class CosineHeadClassifier(FewShotClassifier):
     References
     ----------
     Chen et al. 2019, arXiv:1904.04232, section 3.2 (Baseline++).
+
+    Examples
+    --------
+    >>> from fewshot import CosineHeadClassifier
+    >>> classifier = CosineHeadClassifier(steps=20).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def __init__(self, *, scale: float = 10.0, steps: int = 100, learning_rate: float = 0.1) -> None:

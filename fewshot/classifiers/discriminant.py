@@ -31,6 +31,13 @@ class LinearDiscriminantClassifier(FewShotClassifier):
     References
     ----------
     Wang et al. 2024, arXiv:2402.04087, eq. 4-6; Kubokawa & Srivastava 2008 for the precision matrix.
+
+    Examples
+    --------
+    >>> from fewshot import LinearDiscriminantClassifier
+    >>> classifier = LinearDiscriminantClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def _learn(self, support: Tensor, membership: Membership) -> _Linear:
@@ -82,6 +89,13 @@ class MahalanobisClassifier(FewShotClassifier):
     References
     ----------
     Bateni et al. 2020, arXiv:1912.03432, eq. 2-3.
+
+    Examples
+    --------
+    >>> from fewshot import MahalanobisClassifier
+    >>> classifier = MahalanobisClassifier(ridge=0.1).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def __init__(self, *, ridge: float = 1.0) -> None:

@@ -82,6 +82,14 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
     References
     ----------
     Yang, Liu & Xu 2021, arXiv:2101.06395, eq. 1-2 (base statistics), 3 (power), 4-6 (calibration), 7-8 (draws, fit).
+
+    Examples
+    --------
+    >>> from fewshot import DistributionCalibrationClassifier
+    >>> base = [[1.0, 0.1], [0.8, 0.3], [0.1, 0.9], [0.3, 0.7], [0.6, 0.5], [0.4, 0.6]]
+    >>> classifier = DistributionCalibrationClassifier(base=base, base_labels=[0, 0, 1, 1, 2, 2], n_samples=20)
+    >>> classifier.fit([[2.0, 0.1], [0.2, 1.0]], ["cat", "dog"]).predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     _known: tuple[Any, ...] = ()

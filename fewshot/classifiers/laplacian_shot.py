@@ -33,6 +33,13 @@ class LaplacianShotClassifier(TransductiveClassifier):
     References
     ----------
     Ziko et al. 2020, arXiv:2006.15486, eq. 9-10 (bound updates); section 3.4 (rectified prototypes).
+
+    Examples
+    --------
+    >>> from fewshot import LaplacianShotClassifier
+    >>> classifier = LaplacianShotClassifier(n_neighbors=2).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(

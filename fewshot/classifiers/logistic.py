@@ -47,6 +47,13 @@ class LogisticRegressionClassifier(FewShotClassifier):
     References
     ----------
     Tian et al. 2020, arXiv:2003.11539, section 3.2 (RFS: logistic regression on normalised embeddings).
+
+    Examples
+    --------
+    >>> from fewshot import LogisticRegressionClassifier
+    >>> classifier = LogisticRegressionClassifier(C=10.0).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def __init__(self, *, C: float = 1.0, max_iter: int = 2000, tol: float = 1e-5) -> None:

@@ -28,6 +28,15 @@ class MatchingClassifier(FewShotClassifier):
     References
     ----------
     Vinyals et al. 2016, arXiv:1606.04080, eq. 1 and section 2.1.1; without full context embeddings.
+
+    Examples
+    --------
+    >>> from fewshot import MatchingClassifier
+    >>> classifier = MatchingClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
+    >>> classifier.scores([[1.0, 0.3]]).round(2)
+    array([[1., 0.]], dtype=float32)
     """
 
     def __init__(self, *, scale: float = 10.0) -> None:

@@ -48,6 +48,15 @@ class NearestNeighborClassifier(FewShotClassifier):
     References
     ----------
     Cover & Hart 1967, Nearest neighbor pattern classification; the weights are scikit-learn's.
+
+    Examples
+    --------
+    >>> from fewshot import NearestNeighborClassifier
+    >>> classifier = NearestNeighborClassifier(n_neighbors=3).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3]]).tolist()
+    ['cat']
+    >>> classifier.scores([[0.1, 1.0]]).round(2)
+    array([[0.67, 0.33]], dtype=float32)
     """
 
     def __init__(

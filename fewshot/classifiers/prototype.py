@@ -44,6 +44,17 @@ class PrototypeClassifier(FewShotClassifier):
     ----------
     Snell, Swersky & Zemel 2017, arXiv:1703.05175, eq. 1-2 ("sqeuclidean").
     Hu et al. 2022, arXiv:2204.07305, section 3 ("cosine", and its scale).
+
+    Examples
+    --------
+    >>> from fewshot import PrototypeClassifier
+    >>> classifier = PrototypeClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
+    >>> classifier.scores([[1, 0]]).round(2)
+    array([[0.95, 0.  ]], dtype=float32)
+    >>> classifier.partial_fit([[-1.0, 0.2]], ["bird"]).predict([[-0.9, 0.1]]).tolist()
+    ['bird']
     """
 
     def __init__(self, *, metric: Metric = "cosine") -> None:

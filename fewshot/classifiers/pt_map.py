@@ -50,6 +50,13 @@ class PTMAPClassifier(TransductiveClassifier):
     References
     ----------
     Hu, Gripon & Pateux 2021, arXiv:2006.03806, eq. 1-6 and algorithm 1; the centring is of its authors' code.
+
+    Examples
+    --------
+    >>> from fewshot import PTMAPClassifier
+    >>> classifier = PTMAPClassifier(prior="uniform").fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(

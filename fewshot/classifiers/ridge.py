@@ -27,6 +27,13 @@ class RidgeClassifier(FewShotClassifier):
     References
     ----------
     Bertinetto et al. 2019, arXiv:1805.08136, eq. 6 (Woodbury's form), R2-D2.
+
+    Examples
+    --------
+    >>> from fewshot import RidgeClassifier
+    >>> classifier = RidgeClassifier(penalty=0.1).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def __init__(self, *, penalty: float = 1.0) -> None:

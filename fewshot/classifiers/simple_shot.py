@@ -31,6 +31,13 @@ class SimpleShotClassifier(FewShotClassifier):
     References
     ----------
     Wang et al. 2019, arXiv:1911.04623, section 2.2 (L2N, CL2N) and eq. 1.
+
+    Examples
+    --------
+    >>> from fewshot import SimpleShotClassifier
+    >>> classifier = SimpleShotClassifier(center=[1.0, 0.5]).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def __init__(self, *, center: ArrayLike | None = None) -> None:

@@ -25,6 +25,13 @@ class SoftKMeansClassifier(TransductiveClassifier):
     ----------
     Ren et al. 2018, arXiv:1803.00676, eq. 2-3; scale as in Bendou et al. 2022, arXiv:2201.09699 (EASY), where
     embeddings are centred too.
+
+    Examples
+    --------
+    >>> from fewshot import SoftKMeansClassifier
+    >>> classifier = SoftKMeansClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(self, *, scale: float = 5.0, n_iter: int = 10) -> None:

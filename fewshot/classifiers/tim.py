@@ -101,6 +101,13 @@ class TIMClassifier(_InformationClassifier):
     References
     ----------
     Boudiaf et al. 2020, arXiv:2008.11297, eq. 1-4.
+
+    Examples
+    --------
+    >>> from fewshot import TIMClassifier
+    >>> classifier = TIMClassifier(steps=20).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(
@@ -147,6 +154,13 @@ class AlphaTIMClassifier(_InformationClassifier):
     References
     ----------
     Veilleux et al. 2021, arXiv:2204.11181, eq. 5-8.
+
+    Examples
+    --------
+    >>> from fewshot import AlphaTIMClassifier
+    >>> classifier = AlphaTIMClassifier(steps=20).fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(
@@ -201,6 +215,13 @@ class TransductiveFineTuningClassifier(_InformationClassifier):
     References
     ----------
     Dhillon et al. 2020, arXiv:1909.02729, eq. 8.
+
+    Examples
+    --------
+    >>> from fewshot import TransductiveFineTuningClassifier
+    >>> classifier = TransductiveFineTuningClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [1.0, 0.6], [0.3, 0.8], [0.1, 0.9]]).tolist()
+    ['cat', 'cat', 'dog', 'dog']
     """
 
     def __init__(self, *, scale: float = 1.0, steps: int = 25, learning_rate: float = 5e-5) -> None:

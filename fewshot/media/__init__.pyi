@@ -5,6 +5,7 @@ from .image_folders import labelled_images as labelled_images
 from .image_folders import normalised_name as normalised_name
 from .images import SUFFIXES as SUFFIXES
 from .images import ImageSource as ImageSource
+from .images import ImageSources as ImageSources
 from .images import describe as describe
 from .images import image_bytes as image_bytes
 from .images import image_hash as image_hash

@@ -48,6 +48,8 @@ ImageSource: TypeAlias = Union[
     ImageTensor,
     ZippedImage,
 ]
+ImageSources: TypeAlias = ImageSource | Iterable[ImageSource]
+"""Images, or one."""
 
 
 def describe(source: ImageSource) -> str:
@@ -137,7 +139,7 @@ def image_bytes(source: ImageSource) -> bytes:
     return out.getvalue()
 
 
-def one_or_several(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+def one_or_several(images: ImageSources) -> Iterable[ImageSource]:
     """Return images as they are, and a single one as a list: to Python, a path is a sequence of letters."""
     held = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, ZippedImage)
     alone = isinstance(images, held) or hasattr(images, "read")

@@ -43,6 +43,16 @@ class Background:
         Of length 1; a zero vector stays zero.
     groups : ndarray of shape (n,), int64
         The class of each, by number; without labels each vector is a class of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot.openset import Background
+    >>> others = Background.of(np.eye(3, dtype=np.float32), ["cup", "cup", "pen"])
+    >>> others.n_classes
+    2
+    >>> others.means.tolist()
+    [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
     """
 
     vectors: Tensor

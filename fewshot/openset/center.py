@@ -31,6 +31,14 @@ class Center:
     vector : Tensor of shape (d,), float32
         The mean of the class means of vectors of length 1.
     n_classes : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot.openset import Center
+    >>> center = Center.of(np.eye(2, dtype=np.float32), ["cup", "pen"])
+    >>> center.vector.tolist(), center.n_classes
+    ([0.5, 0.5], 2)
     """
 
     vector: Tensor

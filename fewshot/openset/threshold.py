@@ -64,6 +64,18 @@ class Threshold:
         class has two. It is too high rather than too low, for the prototypes then lack an example.
     center : int or None
         Of how many classes the encoder's ``Center`` was made; None with a background, or without such a centre.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot.openset import leave_one_out_scores
+    >>> negatives = np.array([[0.1, 1.0], [0.6, 0.8], [-1.0, 0.3]], np.float32)
+    >>> scores = leave_one_out_scores([[1.0, 0.1], [1.0, 0.2]], [0, 0], negatives=negatives)
+    >>> threshold = scores.threshold(0.25)
+    >>> threshold.met, threshold.source, threshold.estimated_false_reject
+    (True, 'negatives', 0.0)
+    >>> round(threshold.value, 3)
+    -0.568
     """
 
     value: float
@@ -121,6 +133,18 @@ class LeaveOneOutScores:
     source : str
     center : int or None
         As ``Threshold`` has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot.openset import LeaveOneOutScores
+    >>> scores = LeaveOneOutScores(np.array([0.1, -0.2, 0.3]), np.arange(3), np.array([-0.8, -0.6, 0.0]), "negatives")
+    >>> scores.threshold(0.25).value
+    -0.2
+    >>> round(scores.threshold(0.25).estimated_false_reject, 2)
+    0.33
+    >>> scores.threshold(0.05).met, scores.threshold(0.05).required_classes
+    (False, 19)
     """
 
     unknown: NDArray[np.float64]

@@ -289,6 +289,15 @@ class UnknownScore:
         From ``KnownClasses`` and queries (e, q, d) of any length to (e, q), higher is more surely unknown.
     needs_background, takes_background : bool
         Whether there is no such score without a background, and whether one changes it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fewshot.classifiers import Membership
+    >>> from fewshot.openset import SCORES, KnownClasses
+    >>> known = KnownClasses.of(torch.eye(3)[None, :2], Membership(torch.tensor([[0, 1]]), 2))
+    >>> SCORES["margin"](known, torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]])).tolist()
+    [[-1.0, 0.0]]
     """
 
     name: str

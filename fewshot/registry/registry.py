@@ -12,7 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fewshot.errors import ImageError, RegistryError
-from fewshot.media import ImageSource, LabelledImages, describe, image_bytes, labelled_images, map_ahead, one_or_several
+from fewshot.media import (
+    ImageSource,
+    ImageSources,
+    LabelledImages,
+    describe,
+    image_bytes,
+    labelled_images,
+    map_ahead,
+    one_or_several,
+)
 from fewshot.registry import encoder_identity
 from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
@@ -76,6 +85,16 @@ class ClassRegistry(RegistryQueries):
     -----
     Safe to share between threads and processes: every change is one transaction, and predictions follow changes made
     elsewhere. A image that cannot be read never stops the others; reports list it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import ClassRegistry
+    >>> red, blue, dark_red = (np.full((32, 32, 3), c, np.uint8) for c in ((250, 20, 20), (20, 20, 250), (190, 30, 40)))
+    >>> with ClassRegistry("colours.fewshot") as registry:
+    ...     added = registry.add("red", red) + registry.add("blue", [blue])
+    ...     print(added.added, len(registry), registry.predict(dark_red)[0].label)
+    2 2 red
     """
 
     def __init__(
@@ -127,12 +146,7 @@ class ClassRegistry(RegistryQueries):
             return self._encoder
 
     def add(
-        self,
-        label: str,
-        images: ImageSource | Iterable[ImageSource],
-        *,
-        allow_conflict: bool = False,
-        all_or_none: bool = False,
+        self, label: str, images: ImageSources, *, allow_conflict: bool = False, all_or_none: bool = False
     ) -> AddReport:
         """Register images as examples of a class, new or known.
 
@@ -206,12 +220,7 @@ class ClassRegistry(RegistryQueries):
         return replace(report, ignored=found.ignored)
 
     def predict(
-        self,
-        images: ImageSource | Iterable[ImageSource],
-        *,
-        top: int = 5,
-        nearest: int = 3,
-        max_false_accept: float | None = None,
+        self, images: ImageSources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> list[Prediction]:
         """Recognise images.
 
@@ -242,12 +251,7 @@ class ClassRegistry(RegistryQueries):
         return list(answered.predictions)
 
     def predict_valid(
-        self,
-        images: ImageSource | Iterable[ImageSource],
-        *,
-        top: int = 5,
-        nearest: int = 3,
-        max_false_accept: float | None = None,
+        self, images: ImageSources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> Predictions:
         """Recognise the images that can be read, and list the others."""
         from fewshot.encoders import check_image_batch, encode_valid
@@ -280,11 +284,7 @@ class ClassRegistry(RegistryQueries):
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
         return read_annotations(self._store, self._snapshots, self.encoder)
 
-    def evaluate(
-        self,
-        images: str | os.PathLike[str] | ImageSource | Iterable[ImageSource],
-        labels: Iterable[str] | None = None,
-    ) -> Evaluation:
+    def evaluate(self, images: ImageSources, labels: Iterable[str] | None = None) -> Evaluation:
         """Recognise images whose classes are known, and count.
 
         A stored limit on false accepts rejects images as in ``predict``; ``accuracy`` is without it,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
-from fewshot.media import ImageSource, one_or_several
+from fewshot.media import ImageSource, ImageSources, one_or_several
 from fewshot.registry import negative_examples
 from fewshot.registry.encoder_identity import described, remember_encoder
 from fewshot.registry.ingest import add_in_chunks
@@ -70,6 +70,18 @@ class Rejection:
 
     A threshold is estimated from the background or else from the classes, each left out in turn. Where these are too
     few for the limit, or there is one class, and the negatives give a smaller bound, it is estimated from them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import ClassRegistry
+    >>> red, blue, cyan = (np.full((32, 32, 3), c, np.uint8) for c in ((250, 20, 20), (20, 20, 250), (20, 90, 250)))
+    >>> with ClassRegistry("red.fewshot") as registry:
+    ...     added = registry.add("red", red) + registry.rejection.add_negatives(blue)
+    ...     print(registry.rejection.set(max_false_accept=0.5).describe())
+    ...     print([answer.label for answer in registry.predict([red, cyan])])
+    at most 0.5 of unknown images are accepted, estimated from 1 negative
+    ['red', None]
     """
 
     def __init__(self, store: RegistryStore, snapshots: SnapshotCache, encoder: Callable[[], Encoder]) -> None:
@@ -77,7 +89,7 @@ class Rejection:
         self._lock = threading.RLock()
         self._model: _Model | None = None
 
-    def add_negatives(self, images: ImageSource | Iterable[ImageSource], *, all_or_none: bool = False) -> AddReport:
+    def add_negatives(self, images: ImageSources, *, all_or_none: bool = False) -> AddReport:
         """Register images that are none of the classes, whatever they look like.
 
         Parameters

@@ -48,6 +48,12 @@ class AddReport:
         Left out because they could not be read.
     ignored : tuple of str
         Files of a folder that are no images, or lie in no class folder.
+
+    Examples
+    --------
+    >>> from fewshot import AddReport
+    >>> AddReport(added=2) + AddReport(added=1, duplicates=1)
+    AddReport(added=3, duplicates=1, conflicts=(), failed=(), ignored=())
     """
 
     added: int = 0
@@ -102,6 +108,13 @@ class Prediction:
         is registered, for a probability is one among alternatives.
     note : str or None
         What to know about the answer, in words, such as why it has no probability.
+
+    Examples
+    --------
+    >>> from fewshot import Prediction
+    >>> rejected = Prediction(None, 0.25, (("cup", 0.25), ("pen", 0.1)))  # the closest class, and by how much
+    >>> rejected.label or f"unknown, closest to {rejected.top[0][0]}"
+    'unknown, closest to cup'
     """
 
     label: str | None
