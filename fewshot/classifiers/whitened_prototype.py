@@ -91,6 +91,13 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     Kubokawa & Srivastava 2008, doi:10.1016/j.jmva.2008.01.016 (the shrinkage to the identity).
     Wang et al. 2024, arXiv:2402.04087 (Gaussians with one covariance on frozen features). The cosine, the part of T,
     and the ratio f in place of a constant are ours.
+
+    Examples
+    --------
+    >>> from fewshot import WhitenedPrototypeClassifier
+    >>> classifier = WhitenedPrototypeClassifier().fit([[1, 0], [2, 1], [0, 1]], ["cat", "cat", "dog"])
+    >>> classifier.predict([[1.0, 0.3], [0.3, 0.8]]).tolist()
+    ['cat', 'dog']
     """
 
     def prepare(self, vectors: Tensor) -> Tensor:
