@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, move_on_after
 from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware import Middleware
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -23,9 +22,11 @@ from fewshot.service.access_log import AccessLogMiddleware, Metrics
 from fewshot.service.limits import Limits
 from fewshot.service.middleware import InFlight, SecurityMiddleware
 from fewshot.service.payloads import ServerStatus
+from fewshot.service.readiness import Readiness
 from fewshot.service.registry_pool import RegistryPool
 from fewshot.service.routes import prediction_routes, registry_routes, rejection_routes
 from fewshot.service.thumbnails import ThumbnailCache
+from fewshot.service.worker_threads import run_in_thread
 from fewshot.validation import check_extra
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _TAGS = [
     {"name": "server", "description": "Status and metrics."},
 ]
 
-log = logging.getLogger("fewshot.service")
+_DISK_SECONDS = 2.0
 
 
 def create_app(
@@ -91,7 +92,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.get_running_loop().run_in_executor(None, _warm, app)
+        warming = asyncio.get_running_loop().run_in_executor(None, app.state.readiness.check)
         try:
             yield
         finally:
@@ -117,7 +118,7 @@ def create_app(
     app.state.registries, app.state.metrics, app.state.limits = registries, metrics, limits
     app.state.limiter = CapacityLimiter(limits.max_requests)
     app.state.thumbnails = ThumbnailCache()
-    app.state.status = ServerStatus(status="starting", detail="the encoder is being loaded")
+    app.state.readiness = Readiness(registries)
     problems.install_handlers(app)
     app.include_router(registry_routes.router)
     app.include_router(prediction_routes.router)
@@ -130,15 +131,6 @@ def create_app(
         app.include_router(label_studio_routes.router(registries, **label_studio))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False), name="page")
     return app
-
-
-def _warm(app: FastAPI) -> None:
-    try:
-        app.state.registries.warm()
-        app.state.status = ServerStatus(status="ok")
-    except Exception:
-        app.state.status = ServerStatus(status="failing", detail="the server's log says why")
-        log.exception("not ready")
 
 
 _server = APIRouter(tags=["server"])
@@ -163,8 +155,11 @@ async def health() -> ServerStatus:
     responses={503: {"model": ServerStatus, "description": "Not ready."}},
 )
 async def ready(request: Request) -> JSONResponse:
-    """Return whether the encoder is loaded and the registry can be opened."""
-    status: ServerStatus = request.app.state.status
+    """Return whether the encoder is loaded, and what is served is there now."""
+    readiness: Readiness = request.app.state.readiness
+    status = ServerStatus(status="failing", detail=f"the disk does not answer within {_DISK_SECONDS:g} s")
+    with move_on_after(_DISK_SECONDS):  # a network drive may hang
+        status = await run_in_thread(request, readiness.check, abandon=True)
     return JSONResponse(status.model_dump(), 200 if status.status == "ok" else 503)
 
 

@@ -228,6 +228,8 @@ class LabelStudioBackend:
         path = Path(self._folder, f"{key.registry}{SUFFIX}")
         with self._creating:  # a file that is being made is there already, but empty
             there = path.exists()
+            if not there:
+                self._registries.check_available()
             if not there and create:
                 with suppress(FileExistsError):
                     self._registries.create(key.registry)

@@ -100,6 +100,9 @@ class RegistryPool:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RegistryError(f"cannot make the folder {path}: {error.strerror}") from error
+        self._place = location.parent if single else location
+        self._disk = _mount_point(self._place)
+        self._made = location.exists()  # else a single one is made when it is first opened, and only then
 
     @property
     def can_create(self) -> bool:
@@ -108,10 +111,32 @@ class RegistryPool:
 
     def names(self) -> list[str]:
         """Return the names of the registries, sorted."""
+        self.check_available()
         if self.folder is None:
             return [self._single_name()]
         found = (entry[: -len(SUFFIX)] for entry in os.listdir(self.folder) if entry.endswith(SUFFIX))
         return sorted(name for name in found if _NAME.fullmatch(name) and self._exists(self.folder / f"{name}{SUFFIX}"))
+
+    def check_available(self) -> None:
+        """Check that what is served is there now: it may be removed, or its disk unmounted, and come back.
+
+        Raises
+        ------
+        RegistryError : saying what is missing, and what to do.
+        """
+        again = "put it back, or mount its disk again; the server then goes on by itself"
+        try:
+            if self._single is None:
+                os.scandir(self._place).close()
+            os.stat(self._place)
+            if self._single is not None and self._made and not self._single.exists():
+                raise RegistryError(f"the served registry {self._single} is not there any more: {again}")
+        except OSError as error:
+            raise RegistryError(
+                f"the served folder {self._place} cannot be read ({error.strerror}): {again}"
+            ) from error
+        if _mount_point(self._place) != self._disk:
+            raise RegistryError(f"the served folder {self._place} is on another disk than at the start: {again}")
 
     @contextmanager
     def use(self, name: str) -> Iterator[ClassRegistry]:
@@ -154,6 +179,7 @@ class RegistryPool:
         if self.folder is None:
             raise RegistryError(f"one registry is served, {self._single_name()}, and no folder to create others in")
         path = self._checked_path(name)
+        self.check_available()
         with self._opening_lock(name):
             if path.exists() or path.is_symlink():
                 raise FileExistsError(f"there is a registry {name} already")
@@ -235,10 +261,12 @@ class RegistryPool:
     def _acquire(self, name: str) -> _OpenRegistry:
         path = self._checked_path(name)
         if not self._exists(path):
+            self.check_available()
             raise KeyError(f"no registry {name!r}")
         with self._opening_lock(name):
             opened = self._current(name, path)
             if opened is None:
+                self.check_available()
                 try:
                     opened = _OpenRegistry(self._opened(path), _file_id(path), users=1)
                 except RegistryBusy as error:
@@ -287,9 +315,9 @@ class RegistryPool:
             opened.registry.close()
 
     def _opened(self, path: Path) -> BatchedRegistry:
-        create = self._single is not None and not path.exists()
-        with ClassRegistry(path, create=create, **self.waiting) as registry:
+        with ClassRegistry(path, create=not self._made, **self.waiting) as registry:
             info = registry.info()
+        self._made = True
         if not info.fingerprint or (self._single is not None and self._given_encoder is not None):
             encoder = self._default
         else:
@@ -323,6 +351,11 @@ def _load(name: Encoder | str, **settings: object) -> Encoder:
     from fewshot.encoders import check_is_encoder, load_encoder
 
     return load_encoder(name, **settings) if isinstance(name, str) else check_is_encoder(name)
+
+
+def _mount_point(path: Path) -> Path:
+    """Return the folder at which the disk of a path is mounted."""
+    return next(place for place in (path, *path.parents) if os.path.ismount(place))
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

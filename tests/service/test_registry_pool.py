@@ -371,3 +371,88 @@ def test_what_can_be_no_registry_is_refused_with_the_reason(tmp_path, name, says
         (tmp_path / file).write_bytes(b"some words that are no database, and more of them " * 9)
     with pytest.raises(RegistryError, match=says):
         RegistryPool(tmp_path / name).warm()
+
+
+# What is served vanishes, and comes back
+
+
+def gone_and_back(tmp_path, http, name, missing, back):
+    """What a server answers while what it serves is gone, and that all is well when it is back."""
+    ready(http)
+    assert http.get(f"/v1/registries/{name}").json()["classes"] == 1
+    missing()
+    assert http.get("/healthz").status_code == 200
+    status = http.get("/readyz")
+    told = [
+        problem(http.get("/v1/registries"), 503),
+        problem(http.get(f"/v1/registries/{name}/classes"), 503),
+        problem(http.post(f"/v1/registries/{name}/predict", files=files(png(RED))), 503),
+    ]
+    if http.app.state.registries.can_create:
+        told.append(problem(http.post("/v1/registries", json={"name": "new"}), 503))
+    back()
+    assert http.get("/readyz").json()["status"] == "ok"
+    assert http.get(f"/v1/registries/{name}").json()["classes"] == 1
+    assert [one["classes"] for one in http.get("/v1/registries").json()["registries"]] == [1]
+    assert (status.status_code, {status.json()["detail"], *told}) == (503, {told[0]})
+    assert str(tmp_path) not in told[0]
+    return told[0]
+
+
+@pytest.mark.parametrize("served", ["served", "served/parts.fewshot"], ids=["a folder", "a registry"])
+def test_a_served_folder_that_is_removed_is_a_503_with_the_remedy_until_it_is_back(tmp_path, caplog, served):
+    (tmp_path / "served").mkdir()
+    make(tmp_path / "served" / "parts.fewshot")
+    with client(tmp_path / served) as http:
+        told = gone_and_back(
+            tmp_path, http, "parts",
+            lambda: os.rename(tmp_path / "served", tmp_path / "away"),
+            lambda: os.rename(tmp_path / "away", tmp_path / "served"),
+        )  # fmt: skip
+    assert told == (
+        "the served folder served cannot be read (No such file or directory): put it back, or mount its disk again; "
+        "the server then goes on by itself"
+    )
+    assert not [record for record in caplog.records if record.exc_info]
+    assert any(str(tmp_path) in record.fields["detail"] for record in caplog.records)  # the log says where
+
+
+def test_a_served_registry_that_is_removed_is_not_made_anew(tmp_path):
+    path = make(tmp_path / "parts.fewshot")
+    with client(path) as http:
+        told = gone_and_back(
+            tmp_path, http, "parts",
+            lambda: os.rename(path, tmp_path / "away"), lambda: os.rename(tmp_path / "away", path),
+        )  # fmt: skip
+    assert told.startswith("the served registry parts.fewshot is not there any more: put it back")
+
+
+def test_a_served_folder_whose_disk_is_unmounted_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    served, mounted = tmp_path / "served", [str(tmp_path / "served")]
+    served.mkdir()
+    make(served / "parts.fewshot")
+    is_mount = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) in mounted or is_mount(path))
+
+    def unmount():
+        os.rename(served, tmp_path / "away")
+        served.mkdir()
+        mounted.clear()
+
+    def mount():
+        served.rmdir()
+        os.rename(tmp_path / "away", served)
+        mounted.append(str(served))
+
+    with client(served) as http:
+        told = gone_and_back(tmp_path, http, "parts", unmount, mount)
+    assert told.startswith("the served folder served is on another disk than at the start: put it back, or mount")
+
+
+def test_what_could_not_be_loaded_at_the_start_is_loaded_once_it_can_be(tmp_path):
+    path = make(tmp_path / "parts.fewshot")
+    with client(path, limits=Limits(busy_seconds=0.01)) as http:
+        with locked(path):
+            ready(http)
+            assert http.get("/readyz").json()["status"] == "failing"
+        assert http.get("/readyz").json()["status"] == "ok"

@@ -98,8 +98,8 @@ def router(
         return JSONResponse({"model_version": version})
 
     @routes.get("/versions")
-    async def versions() -> JSONResponse:
-        found = await to_thread.run_sync(backend.versions, limiter=recording)
+    async def versions(request: Request) -> JSONResponse:
+        found = await _answer(request, lambda _: backend.versions(), {}, recording)
         return JSONResponse({"versions": found, "message": "ok"})
 
     @routes.post("/predict")

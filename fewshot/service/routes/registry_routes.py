@@ -45,9 +45,14 @@ async def list_registries(request: Request) -> payloads.RegistryList:
             return payloads.RegistrySummary(name=name, classes=info.classes, examples=info.examples)
 
     # A registry whose file is locked does not hold up the list; while the encoder is loaded, all take as long as that.
-    seconds = math.inf if request.app.state.status.status == "starting" else _LIST_SECONDS
+    seconds = math.inf if request.app.state.readiness.status.status == "starting" else _LIST_SECONDS
     found = []
-    for name in await run_in_thread(request, registries.names):
+
+    def names() -> list[str]:
+        with errors_as_problems(registries, ""):
+            return registries.names()
+
+    for name in await run_in_thread(request, names):
         problem = f"it could not be opened within {seconds:g} s; retry later"
         try:
             with move_on_after(seconds):
