@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot.benchmark.inputs import Features, embed_base, embed_source, load_encoders, open_base, open_source
+from fewshot.benchmark.inputs import (
+    Features,
+    Source,
+    check_base,
+    embed_base,
+    embed_source,
+    load_encoders,
+    open_base,
+    open_source,
+)
 from fewshot.benchmark.methods import select_methods
+from fewshot.benchmark.protocol import QUERIES, Protocol
 from fewshot.calibration import (
     SHOTS_RANGE,
     WAYS_RANGE,
@@ -78,7 +89,7 @@ def run_calibration(
     *,
     encoder: str | None = None,
     methods: Sequence[str] = ("prototype",),
-    queries: int = 15,
+    queries: int | None = None,
     episodes: int = 300,
     base: str | None = None,
     split: str | None = None,
@@ -97,9 +108,11 @@ def run_calibration(
     data : path or name
         As ``run_suite`` takes it; a class needs 5 + ``queries`` examples, and there must be 10 classes.
     encoder : str, optional
-        Embeds images; a feature file needs none.
+        Embeds images, by default "pocket"; embeddings need none.
     methods : sequence of names
         Of ``fewshot.benchmark.methods.METHODS``.
+    queries : int, optional
+        Of each class; by default 15, or what the smallest class has beside five shots.
     split : str, optional
         By default "train" where the data have parts.
     cache : path
@@ -107,7 +120,7 @@ def run_calibration(
 
     Raises
     ------
-    ValueError : for images without an encoder, or too few classes or examples for the episodes.
+    ValueError : for too few classes or examples for the episodes, before anything is embedded.
     """
     base_source = None if base is None else open_base(base)
     makers = select_methods(methods, base_classes=base_source is not None and base_source.labels is not None)
@@ -117,18 +130,13 @@ def run_calibration(
         if split is not None or not os.path.exists(data):
             raise
         source = open_source(data, split="test")  # class folders without splits are read whole
-    if source.needs_encoder and encoder is None:
-        raise ValueError(f"{source.name} holds images, which need an encoder: give --encoder")
-    named = load_encoders([encoder], device=device, cache=cache)[0] if source.needs_encoder and encoder else None
-    features = embed_source(source, named)
-    given = None if base_source is None else embed_base(base_source, features, named)
+    protocol = _checked(source, queries, episodes, seed, note)
+    named = load_encoders([encoder or "pocket"], device=device, cache=cache)[0] if source.needs_encoder else None
+    if base_source is not None:
+        check_base(base_source, source, named)
+    features = embed_source(source, named, note)
+    given = None if base_source is None else embed_base(base_source, named, note)
     fit_half, test_half = halves(features, seed)
-    protocol = _Protocol(queries, episodes, seed)
-    few, many = WAYS_RANGE
-    if protocol.ways(features) == [few]:
-        note(f"under {many} classes: fitted to and measured on {few} ways only")
-    elif protocol.ways(fit_half) == [few]:
-        note(f"under {2 * many} classes: fitted to {many} ways, too, but measured on {few} only")
     shipped = shipped_calibration(features.fingerprint)
     table: dict[str, CalibrationParams] = {}
     rows = []
@@ -136,7 +144,7 @@ def run_calibration(
         classifier = make(given)
         before = classifier.calibration_params(shipped)
         after = protocol.fit(classifier, fit_half, before)
-        for way, shots in itertools.product(protocol.ways(fit_half), SHOTS_RANGE):
+        for way, shots in itertools.product(protocol.ways(fit_half.labels), SHOTS_RANGE):
             margins, task, labels = protocol.calibration_set(classifier, test_half, way, shots)
             found = [measure_reliability(some.probabilities(margins, task), labels) for some in (before, after)]
             rows.append(CalibrationRow(name, way, shots, *found))
@@ -161,10 +169,37 @@ def calibration_set(
     return margins, task, truth
 
 
+def _first_half(labels: Sequence[str], seed: int) -> set[str]:
+    names = sorted(set(labels))
+    return set(np.random.default_rng(seed).permutation(names)[: len(names) // 2].tolist())
+
+
+def _checked(source: Source, queries: int | None, episodes: int, seed: int, note: Callable[[str], None]) -> _Protocol:
+    """Choose the queries if not given, refuse data that cannot serve each half, and say what few classes leave out."""
+    smallest, label = min(((n, label) for label, n in Counter(source.labels).items()), default=(0, ""))
+    chosen = queries or max(1, min(QUERIES, smallest - SHOTS_RANGE[1]))
+    protocol = _Protocol(chosen, episodes, seed)
+    first = _first_half(source.labels, seed)
+    parts = [[label for label in source.labels if (label in first) == wanted] for wanted in (True, False)]
+    for labels in parts:
+        for way, shots in itertools.product(protocol.ways(parts[0]), SHOTS_RANGE):
+            protocol.sampler(source.name, labels, way, shots)
+    if chosen < QUERIES and queries is None:
+        note(
+            f"chosen to fit the data: --queries {chosen}; the smallest class, {label!r} of {source.name}, has "
+            f"{smallest} examples, of which up to {SHOTS_RANGE[1]} are shots"
+        )
+    few, many = WAYS_RANGE
+    if protocol.ways(source.labels) == [few]:
+        note(f"under {many} classes: fitted to and measured on {few} ways only")
+    elif protocol.ways(parts[0]) == [few]:
+        note(f"under {2 * many} classes: fitted to {many} ways, too, but measured on {few} only")
+    return protocol
+
+
 def halves(features: Features, seed: int) -> tuple[Features, Features]:
     """Split data by class, at random."""
-    names = sorted(set(features.labels))
-    first = set(np.random.default_rng(seed).permutation(names)[: len(names) // 2].tolist())
+    first = _first_half(features.labels, seed)
     parts = []
     for wanted in (True, False):
         where = [n for n, label in enumerate(features.labels) if (label in first) == wanted]
@@ -187,27 +222,26 @@ class _Protocol:
     seed: int
 
     @staticmethod
-    def ways(features: Features) -> list[int]:
-        return [way for way in WAYS_RANGE if way == WAYS_RANGE[0] or len(set(features.labels)) >= way]
+    def ways(labels: Sequence[str]) -> list[int]:
+        return [way for way in WAYS_RANGE if way == WAYS_RANGE[0] or len(set(labels)) >= way]
+
+    def sampler(self, data: str, labels: Sequence[str], ways: int, shots: int) -> EpisodeSampler:
+        try:
+            return Protocol(self.queries, self.episodes, self.seed).sampler_of(data, labels, ways, shots)
+        except ValueError as error:
+            few, most = WAYS_RANGE[0], SHOTS_RANGE[1]
+            raise ValueError(
+                f"half of the classes of {error}. Give at least {2 * few} classes of {most + 1} examples"
+            ) from error
 
     def calibration_set(
         self, classifier: FewShotClassifier, features: Features, ways: int, shots: int
     ) -> CalibrationSet:
-        try:
-            sampler = EpisodeSampler(
-                features.labels,
-                n_way=ways,
-                n_shot=shots,
-                n_query=self.queries,
-                n_episodes=self.episodes,
-                random_state=self.seed,
-            )
-        except ValueError as error:
-            raise ValueError(f"half of the classes of {features.data}, {ways}-way {shots}-shot: {error}") from error
+        sampler = self.sampler(features.data, features.labels, ways, shots)
         return calibration_set(classifier, features.vectors, sampler)
 
     def fit(self, classifier: FewShotClassifier, features: Features, initial: CalibrationParams) -> CalibrationParams:
-        settings = itertools.product(self.ways(features), _FITTED_SHOTS)
+        settings = itertools.product(self.ways(features.labels), _FITTED_SHOTS)
         sets = [self.calibration_set(classifier, features, *setting) for setting in settings]
         return fit_calibration(sets, initial)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +21,12 @@ from fewshot.benchmark.methods import BaseData
 from fewshot.datasets import Dataset, load_dataset, training_overlap
 from fewshot.encoders import EmbeddingCache, Encoder, load_encoder, usable_device
 from fewshot.media import ImageSource, LabelledImages, describe, find_images
+from fewshot.registry import ClassRegistry
 from fewshot.vectors import FeatureFile, read_features
 
 _SUFFIXES = (".npz", ".parquet")
+_SQLITE = b"SQLite format 3\0"
+_WARM, _TIMED = 32, 64  # images embedded before the time is taken, and meanwhile
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,13 @@ class NamedEncoder:
 
 
 def open_source(name: str, *, split: str) -> Source:
-    """Open labelled data: a folder, zip or feature file by its path, or a data set by its name.
+    """Open labelled data: a folder, zip, feature file or registry by its path, or a data set by its name.
 
     Raises
     ------
     FileNotFoundError, ValueError : if there is none, or it has no labels.
     """
-    if Path(name).suffix in _SUFFIXES:
-        file = read_features(Path(name))
+    if (file := _vectors_of(name)) is not None:
         if file.labels is None:
             raise ValueError(f"{name} holds no labels; a benchmark needs one for each vector")
         if "" in file.labels:
@@ -125,7 +129,26 @@ def load_encoders(names: Sequence[str], *, device: str | None, cache: str) -> li
     return [NamedEncoder(name, EmbeddingCache(load_encoder(name, device=device), cache)) for name in names]
 
 
-def embed_source(source: Source, named: NamedEncoder | None) -> Features:
+def note_minutes(note: Callable[[str], None], what: str, seconds: float, advice: str) -> None:
+    """Say how long something will take if that is a minute or more."""
+    if seconds >= 60:
+        note(f"{what}: about {round(seconds / 60)} min; {advice}")
+
+
+def _encoded(
+    encoder: Encoder, images: Sequence[ImageSource], name: str, note: Callable[[str], None]
+) -> NDArray[np.float32]:
+    """Embed images, and say how long it will take if it is minutes; the encoder's cache holds what was timed."""
+    if len(images) > 10 * _TIMED and isinstance(encoder, EmbeddingCache):
+        encoder.encode(images[-_WARM:])  # of a resumed run the last ones are still to be embedded
+        start = time.perf_counter()
+        encoder.encode(images[-_WARM - _TIMED : -_WARM])
+        seconds = (time.perf_counter() - start) / _TIMED * len(images)
+        note_minutes(note, f"embedding {len(images):,} images of {name}", seconds, "a smaller --encoder takes less")
+    return encoder.encode(images)
+
+
+def embed_source(source: Source, named: NamedEncoder | None, note: Callable[[str], None] = lambda _: None) -> Features:
     """Embed the images of a source; a file's vectors are taken as they are.
 
     Raises
@@ -138,7 +161,10 @@ def embed_source(source: Source, named: NamedEncoder | None) -> Features:
         encoder, fingerprint, flag = _encoder_of(content), content.fingerprint or "", None
     else:
         assert named is not None
-        vectors, files = named.encoder.encode(content.images), tuple(map(describe, content.images))
+        vectors, files = (
+            _encoded(named.encoder, content.images, source.name, note),
+            tuple(map(describe, content.images)),
+        )
         encoder, fingerprint = named.name, named.encoder.fingerprint
         flag = training_overlap(named.loaded_as, content)
     return Features(source.name, encoder, vectors, source.labels, files, source.groups, fingerprint, flag)
@@ -179,9 +205,8 @@ def open_base(name: str) -> BaseSource:
     FileNotFoundError, ValueError : if there are none.
     """
     content: FeatureFile | Sequence[ImageSource]
-    if Path(name).suffix in _SUFFIXES:
-        content = read_features(Path(name))
-        labels, n = content.labels, len(content.vectors)
+    if (file := _vectors_of(name)) is not None:
+        content, labels, n = file, file.labels, len(file.vectors)
     else:
         found = _base_images(name)
         content, labels, n = found.images, list(found.labels), len(found.images)
@@ -190,23 +215,32 @@ def open_base(name: str) -> BaseSource:
     return BaseSource(name, tuple(labels) if labels and any(labels) else None, content)
 
 
-def embed_base(base: BaseSource, features: Features, named: NamedEncoder | None) -> BaseData:
-    """Return base data by the encoder that made ``features``.
+def check_base(base: BaseSource, source: Source, named: NamedEncoder | None) -> None:
+    """Refuse a base that cannot be compared with data, before anything is embedded.
 
     Raises
     ------
-    ValueError : if the base is images but ``features`` come from a file, or is embeddings of another encoder.
+    ValueError : if the base is images but the data are embeddings, or is embeddings of another encoder.
     """
-    base.check_encoder(features.data, features.encoder, features.fingerprint, features.vectors.shape[1])
+    data = source.content
+    if named is not None:
+        base.check_encoder(source.name, named.name, named.encoder.fingerprint, named.encoder.dim)
+    elif isinstance(data, FeatureFile):
+        if not isinstance(base.content, FeatureFile):
+            raise ValueError(
+                f"{source.name} is a feature file, so its base must be one too, by the same encoder; "
+                f"{base.name} holds images"
+            )
+        base.check_encoder(source.name, _encoder_of(data), data.fingerprint or "", data.vectors.shape[1])
+
+
+def embed_base(base: BaseSource, named: NamedEncoder | None, note: Callable[[str], None] = lambda _: None) -> BaseData:
+    """Return base data, by the encoder if they are images."""
     if isinstance(base.content, FeatureFile):
         vectors = base.content.vectors
-    elif named is None:
-        raise ValueError(
-            f"{features.data} is a feature file, so its base must be one too, by the same encoder; "
-            f"{base.name} holds images"
-        )
     else:
-        vectors = named.encoder.encode(base.content)
+        assert named is not None
+        vectors = _encoded(named.encoder, base.content, base.name, note)
     return BaseData(vectors, None if base.labels is None else np.array(base.labels, str))
 
 
@@ -278,7 +312,9 @@ class Inputs:
         if self.encoders and not any(source.needs_encoder for source in self.sources):
             yield "the data are embeddings already, so no encoder is used"
 
-    def embed(self, *, cache: str, with_base: bool) -> Iterator[tuple[Features, BaseData | None]]:
+    def embed(
+        self, *, cache: str, with_base: bool, note: Callable[[str], None] = lambda _: None
+    ) -> Iterator[tuple[Features, BaseData | None]]:
         """Yield each of the data by each encoder, with the base by the same encoder if there is one.
 
         Parameters
@@ -287,14 +323,40 @@ class Inputs:
             File of the images' embeddings.
         with_base : bool
             Whether the base is used at all.
+        note : callable
+            Called with a line for what takes minutes.
+
+        Raises
+        ------
+        ValueError : for a base that cannot be compared with the data, before anything is embedded.
         """
         needed = self.encoders if any(source.needs_encoder for source in self.sources) else ()
         loaded = load_encoders(needed, device=self.device, cache=cache)
-        for source in self.sources:
-            for named in loaded if source.needs_encoder else [None]:
-                features = embed_source(source, named)
-                base = embed_base(self.base, features, named) if with_base and self.base is not None else None
-                yield features, base
+        pairs = [(source, named) for source in self.sources for named in (loaded if source.needs_encoder else [None])]
+        given = self.base if with_base else None
+        if given is not None:
+            for source, named in pairs:
+                check_base(given, source, named)
+        for source, named in pairs:
+            features = embed_source(source, named, note)
+            yield features, None if given is None else embed_base(given, named, note)
+
+
+def _vectors_of(name: str) -> FeatureFile | None:
+    """The embeddings in a feature file or a registry; None for anything else."""
+    if Path(name).suffix in _SUFFIXES:
+        return read_features(Path(name))
+    if not os.path.isfile(name):
+        return None
+    with open(name, "rb") as file:
+        if file.read(len(_SQLITE)) != _SQLITE:
+            return None
+    with ClassRegistry(name, create=False) as registry, tempfile.TemporaryDirectory() as folder:
+        if registry.is_empty:
+            raise ValueError(f"{name} holds no examples yet; add some with: fewshot add {name} LABEL IMAGE...")
+        export = Path(folder) / "vectors.npz"
+        registry.export(export)
+        return read_features(export)
 
 
 def _base_images(name: str) -> Dataset | LabelledImages:

@@ -25,8 +25,8 @@ def run_openset_suite(
     out: str | Path,
     *,
     encoders: Sequence[str] = (),
-    ways: Sequence[Count] = (5,),
-    shots: Sequence[Count] = (1, 5),
+    ways: Sequence[Count] | None = None,
+    shots: Sequence[Count] | None = None,
     protocol: Protocol | None = None,
     base: str | None = None,
     split: str = "test",
@@ -42,8 +42,8 @@ def run_openset_suite(
     ----------
     data, out, encoders, split, cache, device, note
         As in ``run_suite``.
-    ways, shots : sequences of int
-        ``ways`` known classes; as many unknown ones are only among the queries.
+    ways, shots : sequences of int, optional
+        As in ``run_suite``. ``ways`` known classes; as many unknown ones are only among the queries.
     protocol : Protocol, optional
     base : path or name, optional
         The background; without, the scores that need one are left out, and the default score takes the centre that
@@ -55,16 +55,10 @@ def run_openset_suite(
         encoder; all before anything is embedded.
     """
     protocol = protocol or Protocol()
-    if {"various"} & {*ways, *shots} or protocol.query_imbalance is not None:
+    if {"various"} & {*(ways or ()), *(shots or ())} or protocol.query_imbalance is not None:
         raise ValueError("open-set episodes have a number of ways and shots, and as many queries of each class")
-    settings = [(int(way), int(shot)) for way in dict.fromkeys(ways) for shot in dict.fromkeys(shots)]
     inputs = Inputs.open(data, encoders=encoders, base=base, split=split, device=device)
-    for source in inputs.sources:
-        for way, shot in settings:
-            try:
-                protocol.sampler(source, 2 * way, shot)
-            except ValueError as error:
-                raise ValueError(f"{error} (an open-set episode has as many unknown classes as its {way})") from error
+    protocol, settings = protocol.fitted(inputs.sources, ways, shots, note, unknown=True)
     for warning in inputs.warnings("background", "it is not unknown"):
         note(warning)
     scores = {name: name for name, score in SCORES.items() if base is not None or not score.needs_background}
@@ -73,13 +67,14 @@ def run_openset_suite(
     folder = Path(out)
     store = ResultStore(folder, "open-set", OpenSetRow, protocol, inputs.method_device, note)
     try:
-        for features, given in inputs.embed(cache=cache or str(folder / "vectors.sqlite"), with_base=True):
+        embedded = inputs.embed(cache=cache or str(folder / "vectors.sqlite"), with_base=True, note=note)
+        for features, given in embedded:
             background = None if given is None else Background.of(given.vectors, given.labels)
             center = shipped_center(features.fingerprint) if background is None else None
             context = _context(background, center)
             for way, shot in settings:
-                sampler = protocol.sampler(features, 2 * way, shot)
-                compute = partial(_results, features, sampler, base, background, center, inputs.method_device)
+                sampler = protocol.sampler(features, 2 * int(way), shot)
+                compute = partial(_results, features, base, background, center, inputs.method_device)
                 store.setting(features, sampler, way, shot, scores, compute, together=True, context=context)
     finally:
         _summarise(store)
@@ -88,11 +83,11 @@ def run_openset_suite(
 
 def _results(
     features: Features,
-    sampler: EpisodeSampler,
     base: str | None,
     background: Background | None,
     center: Center | None,
     device: str,
+    sampler: EpisodeSampler,
     names: Sequence[str],
 ) -> dict[str, Result]:
     """Run some of the scores."""

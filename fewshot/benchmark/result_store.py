@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
@@ -17,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot import __version__
-from fewshot.benchmark.inputs import Features
+from fewshot.benchmark.inputs import Features, note_minutes
 from fewshot.benchmark.protocol import Count, Protocol
 from fewshot.benchmark.result_files import R, ResultFile
 from fewshot.episodes import EpisodeSampler
@@ -33,8 +35,10 @@ class Result(NamedTuple):
     shared: Mapping[str, NDArray[Any]]
 
 
-Compute = Callable[[Sequence[str]], Mapping[str, Result]]
-"""From names of methods to their results."""
+Compute = Callable[[EpisodeSampler, Sequence[str]], Mapping[str, Result]]
+"""From a sampler and names of methods to their results."""
+
+_PROBE = (16, 64)  # episodes; the difference is without what is done once
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,9 @@ class ResultStore(Generic[R]):
         if rows:
             self._note(f"already there, skipped: {title}: {', '.join(name for name in methods if name in rows)}")
         missing = [name for name in methods if name not in rows]
+        self._note_time(title, sampler, missing, compute)
         for names in [missing] if together and missing else [[name] for name in missing]:
-            for name, result in self._computed_or_failed(title, names, compute):
+            for name, result in self._computed_or_failed(title, names, partial(compute, sampler)):
                 rows[name] = self._kind(
                     data=features.data,
                     encoder=features.encoder,
@@ -160,7 +165,26 @@ class ResultStore(Generic[R]):
                 self._note(f"{title}: {name}: {result.summary}")
         self._rows += [rows[name] for name in methods if name in rows]
 
-    def _computed_or_failed(self, title: str, names: Sequence[str], compute: Compute) -> Iterator[tuple[str, Result]]:
+    def _note_time(self, title: str, sampler: EpisodeSampler, names: Sequence[str], compute: Compute) -> None:
+        """Say how long methods will take, by a few episodes, if it is minutes."""
+        if len(sampler) < 10 * _PROBE[1] or not names:
+            return
+        took = []
+        for count in _PROBE:
+            few = copy.copy(sampler)
+            few.n_episodes = count
+            try:
+                took.append(sum(result.fields["seconds"] for result in compute(few, names).values()))
+            except Exception:  # one that fails is listed when its turn comes
+                return
+        seconds = (took[1] - took[0]) / (_PROBE[1] - _PROBE[0]) * len(sampler)
+        note_minutes(
+            self._note, f"{title}: {len(names)} x {len(sampler):,} episodes", seconds, "fewer --episodes take less"
+        )
+
+    def _computed_or_failed(
+        self, title: str, names: Sequence[str], compute: Callable[[Sequence[str]], Mapping[str, Result]]
+    ) -> Iterator[tuple[str, Result]]:
         """Yield each method's result; methods that fail together are computed one after another."""
         try:
             found = compute(names)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fewshot.benchmark.inputs import Features, Inputs
 from fewshot.benchmark.methods import METHODS, describe_classifier, select_methods
 from fewshot.benchmark.plots import check_matplotlib, draw_accuracy
-from fewshot.benchmark.protocol import Count, Protocol, ways_and_shots
+from fewshot.benchmark.protocol import Count, Protocol
 from fewshot.benchmark.result_files import MethodRow
 from fewshot.benchmark.result_store import Result, ResultStore, SuiteReport
 from fewshot.benchmark.runner import run_benchmark
@@ -29,8 +29,8 @@ def run_suite(
     *,
     encoders: Sequence[str] = (),
     methods: Sequence[str] = ("all",),
-    ways: Sequence[Count] = (5,),
-    shots: Sequence[Count] = (1, 5),
+    ways: Sequence[Count] | None = None,
+    shots: Sequence[Count] | None = None,
     protocol: Protocol | None = None,
     base: str | None = None,
     split: str = "test",
@@ -54,7 +54,8 @@ def run_suite(
         What embeds images; feature files need none.
     methods : sequence of names
         As ``fewshot.benchmark.methods.select_methods`` takes them; "all", "inductive" and "transductive" name many.
-    ways, shots : sequences of int, or of "various"
+    ways, shots : sequences of int, or of "various", optional
+        By default 5, and 1 and 5; fewer where the data cannot serve that, as ``Protocol.fitted`` says.
     protocol : Protocol, optional
     base : path or name, optional
         Data of other classes; of a data set its "train". SimpleShot takes its mean as a centre, labelled or not; what
@@ -66,7 +67,7 @@ def run_suite(
     device : str, optional
         For encoders and methods; by default the best there is.
     note : callable
-        Called with a line for each finished, skipped or failed method.
+        Called with a line for each finished, skipped or failed method, and for what takes minutes before it begins.
 
     Raises
     ------
@@ -81,20 +82,19 @@ def run_suite(
     for warning in inputs.warnings("base", "the figures are optimistic"):
         note(warning)
     plots = _can_plot(note)
-    settings = ways_and_shots(ways, shots)
-    for source in inputs.sources:
-        for way, shot in settings:
-            protocol.sampler(source, way, shot)
+    protocol, settings = protocol.fitted(inputs.sources, ways, shots, note)
     folder = Path(out)
     store = ResultStore(folder, "episodes", MethodRow, protocol, inputs.method_device, note)
     with_base = any(make.takes_center or make.needs_base for make in makers.values())
     try:
-        for features, given in inputs.embed(cache=cache or str(folder / "vectors.sqlite"), with_base=with_base):
+        for features, given in inputs.embed(
+            cache=cache or str(folder / "vectors.sqlite"), with_base=with_base, note=note
+        ):
             classifiers = {name: make(given) for name, make in makers.items()}
             descriptions = {name: describe_classifier(classifier) for name, classifier in classifiers.items()}
             for way, shot in settings:
                 sampler = protocol.sampler(features, way, shot)
-                compute = partial(_results, features, sampler, classifiers, inputs.method_device)
+                compute = partial(_results, features, classifiers, inputs.method_device)
                 store.setting(features, sampler, way, shot, descriptions, compute)
     finally:
         _summarise(store, plots=plots)
@@ -103,9 +103,9 @@ def run_suite(
 
 def _results(
     features: Features,
-    sampler: EpisodeSampler,
     classifiers: Mapping[str, FewShotClassifier],
     device: str,
+    sampler: EpisodeSampler,
     names: Sequence[str],
 ) -> dict[str, Result]:
     """Run some of the methods."""

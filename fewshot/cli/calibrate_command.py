@@ -13,9 +13,9 @@ from fewshot.cli.output import check_writable, note, print_result
 
 @click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")
 @click.argument("data", metavar="DATA")
-@click.option("--encoder", metavar="NAME", help="For images: pocket (bundled), a timm name, or a folder.")
+@click.option("--encoder", metavar="NAME", help="For images: pocket (bundled, default), a timm name, or a folder.")
 @click.option("--methods", default="prototype", show_default=True, help="m1,m2,... or all, inductive, transductive.")
-@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Queries of each class.")
+@click.option("--queries", type=click.IntRange(1), help="Queries of each class; by default 15, or what the data allow.")
 @click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="Episodes of each setting.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the halves and the episodes."
@@ -29,9 +29,9 @@ from fewshot.cli.output import check_writable, note, print_result
 def calibrate(data: str, methods: str, cache: str | None, picture: str | None, out: str, **settings: Any) -> None:
     """Calibrate the probabilities of methods on your own data.
 
-    They are fitted at 1 to 5 examples of each class. DATA is a folder or zip of class folders, a feature file (.npz or
-    .parquet with vectors and labels), or a data set's name. The reliability is that of a fit to half of the classes,
-    measured on the other half; FILE is fitted to all.
+    They are fitted at 1 to 5 examples of each class. DATA is a folder or zip of class folders, a registry, a feature
+    file (.npz or .parquet with vectors and labels), or a data set's name. The reliability is that of a fit to half of
+    the classes, measured on the other half; FILE is fitted to all.
     """
     from fewshot.benchmark import check_matplotlib, run_calibration
     from fewshot.calibration import write_calibration

@@ -28,10 +28,10 @@ def encoders(pattern: str) -> None:
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Embeds images; may be given several times.")
 @click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
-@click.option("--ways", default="5", show_default=True, callback=counts, help="Classes per episode: 5,20.")
-@click.option("--shots", default="1,5", show_default=True, callback=counts, help="Support examples per class.")
-@click.option("--queries", type=click.IntRange(1), default=15, show_default=True, help="Queries per class.")
-@click.option("--episodes", type=click.IntRange(1), default=10_000, show_default=True, help="Episodes per setting.")
+@click.option("--ways", callback=counts, metavar="N", help="Classes per episode: 5,20; by default 5, or all there are.")
+@click.option("--shots", callback=counts, metavar="N", help="Support examples per class; by default 1,5, or 1.")
+@click.option("--queries", type=click.IntRange(1), help="Queries per class; by default 15, or what the data allow.")
+@click.option("--episodes", type=click.IntRange(1), help="Episodes per setting; by default 10000.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option("--base", metavar="DATA", help="Images or embeddings of base classes, for methods that use them.")
 @click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
@@ -48,8 +48,8 @@ def bench(
     data: tuple[str, ...],
     out: str,
     methods: str,
-    queries: int,
-    episodes: int,
+    queries: int | None,
+    episodes: int | None,
     seed: int,
     within_groups: bool,
     query_imbalance: float | None,
@@ -59,9 +59,9 @@ def bench(
 ) -> None:
     """Compare methods over thousands of episodes.
 
-    Tables, plots and every prediction go to a folder. DATA is a folder or zip of class folders, a feature file (.npz or
-    .parquet with vectors and labels, as `fewshot export` writes), or a data set's name. The same command resumes an
-    interrupted run.
+    Tables, plots and every prediction go to a folder. DATA is a folder or zip of class folders, a registry, a feature
+    file (.npz or .parquet with vectors and labels, as `fewshot export` writes), or a data set's name. Ways, shots and
+    queries that fit the data are chosen, and said. The same command resumes an interrupted run.
     """
     from fewshot.benchmark import Protocol, run_openset_suite, run_suite
 

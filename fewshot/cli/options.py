@@ -17,8 +17,10 @@ def _number_or_name(_: click.Context, __: click.Parameter, value: str | None) ->
     return int(value) if value.lstrip("-").isdigit() else value
 
 
-def counts(_: click.Context, parameter: click.Parameter, value: str) -> tuple[int | str, ...]:
+def counts(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int | str, ...] | None:
     """Read "1,5" as (1, 5); a part may be "various"."""
+    if value is None:
+        return None
     parts = [part.strip() for part in value.split(",")]
     wrong = [part for part in parts if part != "various" and not (part.isdecimal() and int(part))]
     if wrong:

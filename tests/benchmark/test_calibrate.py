@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from classifier_variants import clouds
 from click.testing import CliRunner
+from fakes import png
 
+import fewshot.benchmark.inputs
 from fewshot import EpisodeSampler, PrototypeClassifier
 from fewshot.benchmark.calibrate import calibration_set, run_calibration
 from fewshot.calibration import fit_calibration, read_calibration, shipped_calibration
@@ -42,6 +44,8 @@ def test_classes_too_few_for_two_halves_are_refused_naming_the_data_and_the_need
     result = CliRunner().invoke(main, ["calibrate", str(tmp_path / "data.npz"), "--out", str(tmp_path / "t.json")])
     assert result.exit_code == 1
     assert "half of the classes of data, 5-way 1-shot: " in result.output
+    assert "Give at least 10 classes of 6 examples" in result.output
+    assert len(result.output.splitlines()) == 1
     assert not (tmp_path / "t.json").exists()
 
 
@@ -89,3 +93,33 @@ def test_a_note_says_what_few_classes_leave_unfitted_or_unmeasured(tmp_path, cla
     )
     assert notes[0] == message
     assert {row.ways for row in report.rows} == {5}
+
+
+def test_queries_that_fit_the_smallest_class_are_chosen_and_said(tmp_path):
+    X, y = clouds(10, 9)
+    np.savez(tmp_path / "data.npz", vectors=X[1:], labels=y[1:].astype(str))
+    notes = []
+    run_calibration(str(tmp_path / "data.npz"), episodes=2, cache=str(tmp_path / "v"), note=notes.append)
+    assert notes[0].startswith("chosen to fit the data: --queries 3; the smallest class, '0' of data, has 8 examples")
+
+
+def test_images_are_embedded_by_pocket_and_too_few_are_refused_before(tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, **_):
+        asked.append(name)
+        raise KeyboardInterrupt  # far enough
+
+    monkeypatch.setattr(fewshot.benchmark.inputs, "load_encoder", load)
+    for label in range(10):
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        for n in range(6):
+            (tmp_path / "images" / str(label) / f"{n}.png").write_bytes(png((label, n, 0)))
+    few = tmp_path / "images" / "0" / "5.png"
+    with pytest.raises(KeyboardInterrupt):
+        run_calibration(str(tmp_path / "images"), cache=str(tmp_path / "v"))
+    assert asked == ["pocket"]
+    few.unlink()
+    with pytest.raises(ValueError, match=r"class '0' has 5 examples, but an episode may need --shots . --queries = 6"):
+        run_calibration(str(tmp_path / "images"), cache=str(tmp_path / "v"))
+    assert asked == ["pocket"]

@@ -147,6 +147,29 @@ def test_running_again_computes_only_what_is_missing_and_says_so(data, tmp_path,
     assert sorted(methods) == ["cache", "ridge"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1e-3, []), (0.5, ["toy, features, 5-way 1-shot: 2 x 640 episodes: about 11 min"])]
+)
+def test_methods_that_take_minutes_are_announced_before_they_begin(data, tmp_path, monkeypatch, seconds, said):
+    real = fewshot.benchmark.suite._results
+
+    def slow(features, classifiers, device, sampler, names):
+        found = real(features, classifiers, device, sampler, names)
+        return {
+            name: result._replace(fields={**result.fields, "seconds": 3.0 + seconds * len(sampler)})
+            for name, result in found.items()
+        }
+
+    monkeypatch.setattr(fewshot.benchmark.suite, "_results", slow)
+    notes = []
+    run_suite([data], tmp_path / "out", methods=["prototype", "ridge"], shots=[1],
+              protocol=Protocol(queries=4, episodes=640), note=notes.append)  # fmt: skip
+    announced = [note.partition(";")[0] for note in notes if "about" in note]
+    assert announced == said
+    if said:
+        assert "about" in notes[notes.index(next(note for note in notes if "prototype:" in note)) - 1]
+
+
 def test_whatever_the_numbers_depend_on_is_computed_anew(data, tmp_path, runs):
     def bench(source=data, methods=("simpleshot",), **more):
         protocol = more.pop("protocol", SMALL)
@@ -504,10 +527,16 @@ def test_whatever_error_a_method_raises_the_others_go_on(data, tmp_path, monkeyp
     ("arguments", "message"),
     [
         (["{data}", "--methods", "rigde"], "no method is called 'rigde' (did you mean ridge?); there are prototype,"),
-        (["{data}", "--queries", "12"], "toy, 5-way 1-shot: class '0' has 12 examples, but an episode may need n_shot"),
+        (
+            ["{data}", "--queries", "12"],
+            "toy, 5-way 1-shot: class '0' has 12 examples, but an episode may need --shots + --queries = 13",
+        ),
         (["{data}", "--ways", "9", "--queries", "3"], "toy, 9-way 1-shot: no group has the 9 classes"),
         (["{data}", "--within-groups", "--queries", "3"], "toy has no groups"),
-        (["{data}", "--ways", "various", "--query-imbalance", "2", "--queries", "3"], "neither query_imbalance nor"),
+        (
+            ["{data}", "--ways", "various", "--query-imbalance", "2", "--queries", "3"],
+            "neither --query-imbalance nor --no-replacement",
+        ),
         (["{colours}", "--ways", "3", "--queries", "3"], "colours holds images, which need an encoder"),
         (["{none}"], "no such file"),
         (["{data}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here ("),
