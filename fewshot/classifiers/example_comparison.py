@@ -21,12 +21,10 @@ class ExampleComparison:
         """See ``FewShotClassifier.prepare``."""
         raise NotImplementedError
 
-    def _compared(self, learned: Any, vectors: Tensor) -> Tensor:
-        """Return prepared vectors (e, n, d) where the method compares them; by default as they are."""
-        return vectors
-
     def example_scores(self, X: NDArray[np.float32], examples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return how close queries are to examples in the method's own space and metric, as scores are to classes.
+        """Return how close queries are to examples, in the space and metric in which the method compares classes.
+
+        By default that of prepared vectors; a method that maps them further has its own.
 
         Parameters
         ----------
@@ -37,12 +35,8 @@ class ExampleComparison:
         Returns
         -------
         ndarray of shape (q, n)
-            In the classifier's ``metric``, of vectors as it compares them (centred or whitened, where it does so);
-            cosines where it has none. Higher is closer.
+            In the classifier's ``metric``; cosines where it has none. Higher is closer.
         """
         with torch.inference_mode():
-            query, keys = (
-                self._compared(self._learned, self.prepare(torch.from_numpy(vectors))[None])[0]
-                for vectors in (X, examples)
-            )
+            query, keys = (self.prepare(torch.from_numpy(vectors)) for vectors in (X, examples))
             return np.asarray(closeness(query, keys, getattr(self, "metric", "cosine")).numpy())
