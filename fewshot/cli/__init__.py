@@ -18,6 +18,7 @@ from fewshot.cli import (
     threshold_commands,
 )
 from fewshot.cli.interrupt import exit_interrupted
+from fewshot.cli.loading_notice import loading_notice
 from fewshot.cli.output import format_option
 from fewshot.cli.text_table import printable
 from fewshot.errors import FewShotError
@@ -37,7 +38,8 @@ class Commands(click.Group):
         """Run a command; FewShotError, OSError, ValueError, TypeError and KeyError become one line on stderr."""
         warnings.filterwarnings("ignore", message=".*decompression bomb")  # Pillow's; such images are refused anyway
         try:
-            return super().invoke(ctx)
+            with loading_notice():
+                return super().invoke(ctx)
         except click.NoSuchOption as error:
             if error.option_name.startswith("--"):
                 raise
