@@ -36,6 +36,15 @@ class Dataset:
     Raises
     ------
     ValueError : if there is not one label, or not one group, for each image.
+
+    Examples
+    --------
+    >>> from fewshot import Dataset
+    >>> data = Dataset("fruit", images=("a.jpg", "b.jpg", "c.jpg"), labels=("apple", "pear", "apple"))
+    >>> len(data), data.classes
+    (3, ('apple', 'pear'))
+    >>> data.take([0, 2]).labels
+    ('apple', 'apple')
     """
 
     name: str

@@ -66,6 +66,17 @@ def load_dataset(
     CIFAR-FS: Bertinetto et al. 2019, arXiv:1805.08136. FC100: Oreshkin et al. 2018, arXiv:1805.10123. mini-ImageNet:
     Ravi & Larochelle 2017. tiered-ImageNet: Ren et al. 2018, arXiv:1803.00676. CUB: Wah et al. 2011, split by
     Chen et al. 2019, arXiv:1904.04232 (write_CUB_filelist.py).
+
+    Examples
+    --------
+    >>> import os
+    >>> from PIL import Image
+    >>> from fewshot import load_dataset
+    >>> for label in ("apple", "pear"):
+    ...     os.makedirs(f"fruit/{label}")
+    ...     Image.new("RGB", (8, 8)).save(f"fruit/{label}/1.png")
+    >>> load_dataset("fruit").labels
+    ('apple', 'pear')
     """
     name = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and normalised_name(name) in _PLAIN:

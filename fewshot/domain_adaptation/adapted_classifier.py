@@ -35,6 +35,14 @@ class AdaptedClassifier(FewShotClassifier):
     Notes
     -----
     ``scores`` are the classifier's; probabilities are made of them as for any method.
+
+    Examples
+    --------
+    >>> from fewshot import PrototypeClassifier
+    >>> from fewshot.domain_adaptation import AdaptedClassifier
+    >>> classifier = AdaptedClassifier(PrototypeClassifier()).fit([[5, 1], [5, -1]], ["up", "down"])
+    >>> classifier.predict([[5, 2], [6, -1]]).tolist()
+    ['up', 'down']
     """
 
     transductive = True

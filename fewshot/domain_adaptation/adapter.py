@@ -64,6 +64,15 @@ class DomainAdapter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     doi:10.1016/S0047-259X(03)00096-4 (the form of the shrinkage).
     Sun, Feng & Saenko 2016, arXiv:1511.05547, algorithm 1 ("coral"; there source to target, the identity added to
     both covariances, and the means taken to be equal).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import DomainAdapter
+    >>> unlabelled = np.random.default_rng(0).normal(2.0, 1.0, (100, 8))
+    >>> adapter = DomainAdapter("center").fit(unlabelled)
+    >>> bool(abs(adapter.transform(unlabelled).mean(axis=0)).max() < 1e-6)
+    True
     """
 
     def __init__(

@@ -32,6 +32,17 @@ class EmbeddingCache(ImageTransformer):
     path : path
         The cache file; created when absent, shared by any number of encoders and processes. It can be deleted at any
         time: nothing in it is lost for good.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import EmbeddingCache, TimmEncoder
+    >>> encoder = EmbeddingCache(TimmEncoder("pocket"), "embeddings.sqlite")
+    >>> images = [np.zeros((64, 64, 3), np.uint8)]
+    >>> encoder.encode(images).shape
+    (1, 384)
+    >>> bool((encoder.encode(images) == encoder.encode(images)).all())  # read from the file
+    True
     """
 
     def __init__(self, encoder: Encoder, path: str | os.PathLike[str]) -> None:

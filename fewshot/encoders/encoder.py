@@ -28,6 +28,17 @@ class Encoder(Protocol):
         d, the embedding size.
     fingerprint : str
         Changes whenever the vectors would: two encoders with one fingerprint give comparable vectors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import Encoder, open_image
+    >>> class Brightness:
+    ...     dim, fingerprint = 1, "brightness 1"
+    ...     def encode(self, images):
+    ...         return np.array([[np.asarray(open_image(image)).mean()] for image in images], np.float32)
+    >>> isinstance(Brightness(), Encoder)
+    True
     """
 
     @property

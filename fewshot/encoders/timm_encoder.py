@@ -72,6 +72,14 @@ class TimmEncoder(ImageTransformer):
     -----
     On a CPU, batch norms are folded into the convolutions after the fingerprint is taken; features agree to float32
     rounding. Scores from bfloat16 and float32 vectors agree to about 0.001 (``fewshot.encoders.bfloat16``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import TimmEncoder
+    >>> encoder = TimmEncoder("pocket")
+    >>> encoder.encode([np.zeros((64, 64, 3), np.uint8), np.ones((20, 30, 3), np.uint8)]).shape
+    (2, 384)
     """
 
     def __init__(
@@ -310,6 +318,12 @@ def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
     Raises
     ------
     EncoderNotFound : in one line: close matches, or what to do where no hub can be reached.
+
+    Examples
+    --------
+    >>> from fewshot import load_encoder
+    >>> load_encoder("pocket").dim
+    384
     """
     if name.startswith("local-dir:"):
         name = f"local-dir:{os.path.abspath(name.partition(':')[2])}"

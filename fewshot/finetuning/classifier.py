@@ -101,6 +101,15 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     chosen. Wang et al. 2019, arXiv:1911.04623, section 2.2 (means of unit vectors). Howard & Ruder 2018,
     arXiv:1801.06146, sections 3.2 and 3.3 (discriminative rates, gradual unfreezing). Tian et al. 2020,
     arXiv:2003.11539, section 3.2 (logistic regression on a frozen encoder's directions).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import FineTuneClassifier
+    >>> dark, bright = (np.full((64, 64, 3), level, np.uint8) for level in (30, 220))
+    >>> classifier = FineTuneClassifier("pocket", steps=2, learning_rate=1e-4).fit([dark, bright], ["night", "day"])
+    >>> classifier.predict([dark + 10, bright - 10]).tolist()
+    ['night', 'day']
     """
 
     def __init__(

@@ -29,6 +29,19 @@ class FineTuningResult(BenchmarkResult):
     ----------
     choices : tuple of Choice
         One an episode.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import EpisodeSampler, FineTuneClassifier, run_finetuning
+    >>> images = [np.full((64, 64, 3), (red, 0, 255 - red), np.uint8) for red in (0, 10, 20, 235, 245, 255)]
+    >>> labels = ["blue"] * 3 + ["red"] * 3
+    >>> sampler = EpisodeSampler(labels, n_way=2, n_shot=1, n_query=1, n_episodes=2, random_state=0)
+    >>> result = run_finetuning(FineTuneClassifier("pocket", steps=2, learning_rate=1e-4), images, sampler)
+    >>> result.choices[0].steps
+    2
+    >>> float(result.methods["fine-tuning"].accuracies.mean())
+    1.0
     """
 
     choices: tuple[Choice, ...]
