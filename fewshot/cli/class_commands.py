@@ -94,7 +94,8 @@ def add(
 ) -> None:
     """Add images as examples of a class, new or known. REGISTRY is created if it does not exist.
 
-    IMAGE is a file, folder or pattern; - reads paths from standard input.
+    IMAGE is a file, folder, zip or pattern; - reads one image, or a path on each line, from standard input. A LABEL
+    that begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon 1.jpg
     """
     if (from_folder is None) == (label is None):
         raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")

@@ -10,7 +10,7 @@ import click
 from fewshot.cli.image_paths import image_paths, note_ignored
 from fewshot.cli.options import classifier_options, encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
-from fewshot.cli.prediction_output import OutputFormat, format_options, write_predictions
+from fewshot.cli.prediction_output import OutputFormat, check_are_files, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry, requested_classifier
 
 if TYPE_CHECKING:
@@ -47,18 +47,22 @@ def predict(
 ) -> None:
     """Predict the class of each image, in the order given.
 
-    IMAGE is a file, folder or pattern; - reads paths from standard input. An image that cannot be read has an "error"
-    in place of a label.
+    IMAGE is a file, folder, zip or pattern; - reads one image, or a path on each line, from standard input. An image
+    that cannot be read has an "error" in place of a label.
 
     Formats: table and csv (a row per image), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
     FiftyOneImageClassificationDataset). The last three leave out images that cannot be read.
     """
-    names = image_paths(images)
+    from fewshot.media import describe
+
+    sources = image_paths(images)
+    names = list(map(describe, sources))
+    check_are_files(sources, output)
     chosen = requested_classifier(registry, classifier, neighbors)
     with open_registry(registry, encoding, classifier=chosen) as opened:
         answered = opened.predict_valid(
-            names,
+            sources,
             top=top if output.ranked else 2,  # the class and the runner-up
             nearest=nearest if output.ranked else 0,
             max_false_accept=max_false_accept,

@@ -14,6 +14,7 @@ from fewshot.cli.output import chosen_format, counted, format_option, note, prin
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions, LabelStudioNames
+    from fewshot.media import ImageSource
     from fewshot.registry import Failure, Prediction
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,6 +66,16 @@ def format_options(command: F) -> F:
     for option in reversed(options):
         gathered = option(gathered)
     return gathered  # type: ignore[return-value]
+
+
+def check_are_files(sources: Sequence[ImageSource], output: OutputFormat) -> None:
+    """Refuse images that are no files for a format by which another program finds them."""
+    if output.name in ("label-studio", "coco", "fiftyone"):
+        inside = next((source for source in sources if not isinstance(source, str)), None)
+        if inside is not None:
+            from fewshot.media import describe
+
+            raise ValueError(f"--format {output.name} names files, and {describe(inside)} is none: unpack or save it")
 
 
 def write_predictions(

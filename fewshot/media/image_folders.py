@@ -50,17 +50,32 @@ def normalised_name(name: str) -> str:
 _SPLIT_NAMES = {normalised_name(word) for own, others in SPLITS.items() for word in (own, *others)}
 
 
-def find_images(folder: str | os.PathLike[str]) -> LabelledImages:
-    """List a folder's images, also those of its (linked) subfolders, in sorted order; hidden files are left out.
+def find_images(place: str | os.PathLike[str]) -> LabelledImages:
+    """List the images of a folder or zip, also those of its (linked) subfolders, sorted; hidden files are left out.
 
-    The label of each is the first folder below ``folder`` that it lies in, "" for those directly inside.
+    The label of each is the first folder below ``place`` that it lies in, "" for those directly inside.
     """
-    root = Path(folder)
-    names, blocking = _files_below(root)
-    found = _listed(names, lambda name: str(root / name))
+    names, source, blocking = _files_of(place)
+    found = _listed(names, source)
     labels = [parts[0] if len(parts := PurePosixPath(name).parts) > 1 else "" for name in found]
-    ignored = (*_not_images(names, lambda name: str(root / name)), *blocking)
+    ignored = (*_not_images(names, source), *blocking)
     return LabelledImages(tuple(found.values()), tuple(map(normalised_label, labels)), ignored)
+
+
+def _files_of(
+    place: str | os.PathLike[str],
+) -> tuple[list[str], Callable[[str], ImageSource], tuple[str, ...]]:
+    """The files below a folder, zip or folder in a zip, by their path from it; what reads one; and what blocks."""
+    archive, under = _zip_and_folder(os.fspath(place))
+    if os.path.isdir(place):
+        names, blocking = _files_below(Path(place))
+        return names, lambda name: str(Path(place) / name), blocking
+    if archive is not None:
+        names = [name.removeprefix(under) for name in zip_members(archive) if name.startswith(under)]
+        return names, lambda name: ZippedImage(archive, under + name), ()
+    if os.path.exists(place):
+        raise ValueError(f"{place} is neither a folder nor a zip of class folders")
+    raise FileNotFoundError(f"no such folder or zip: {place}")
 
 
 def _files_below(root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -104,23 +119,7 @@ def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
     AmbiguousFolders : if the subfolders hold no images but several folders of images, as splits do.
     ValueError : if no class folder holds an image, saying what was found instead.
     """
-    archive, under = _zip_and_folder(os.fspath(place))
-    names: list[str]
-    blocking: tuple[str, ...] = ()
-    if os.path.isdir(place):
-        names, blocking = _files_below(Path(place))
-
-        def source(name: str) -> ImageSource:
-            return str(Path(place) / name)
-    elif archive is not None:
-        names = [name.removeprefix(under) for name in zip_members(archive) if name.startswith(under)]
-
-        def source(name: str) -> ImageSource:
-            return ZippedImage(archive, under + name)
-    elif os.path.exists(place):
-        raise ValueError(f"{place} is neither a folder nor a zip of class folders")
-    else:
-        raise FileNotFoundError(f"no such folder or zip: {place}")
+    names, source, blocking = _files_of(place)
     found = _listed(names, source)
     depth = _class_depth(os.fspath(place), found)
     labels: list[str] = []

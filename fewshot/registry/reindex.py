@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 64
 _LISTED = 10
+_NO_IMAGE = "its image was not kept, nor where it was"
 
 
 def reindex(store: RegistryStore, encoder: Encoder) -> int:
@@ -62,7 +63,7 @@ def image_of(store: RegistryStore, example: int) -> bytes:
     if data is not None:
         return bytes(data)
     if path is None:
-        raise ImageError(source, "its image was not kept, nor where it was")
+        raise ImageError(source, _NO_IMAGE)
     path = os.fsdecode(path)
     found = image_bytes(path)
     if hashlib.sha256(found).digest() != sha256:
@@ -101,7 +102,10 @@ def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterato
 def unavailable(missing: Sequence[str], total: int, path: str) -> str:
     """Say which images are needed and cannot be had."""
     listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
-    return (
-        f"{len(missing)} of {total} images cannot be embedded again, so {path} was left as it is. Put them back, or "
-        f"remove those examples: {listed}"
+    without = sum(reason.endswith(_NO_IMAGE) for reason in missing)
+    advice = (
+        "Put them back, or remove those examples"
+        if without < len(missing)
+        else ("They came without images, as `fewshot import` brings them: make a new registry from the images")
     )
+    return f"{len(missing)} of {total} images cannot be embedded again, so {path} was left as it is. {advice}: {listed}"

@@ -115,6 +115,51 @@ def test_folders_patterns_and_standard_input_are_answered_in_the_order_given(reg
     assert "notes.txt" in result.stderr
 
 
+def test_an_image_on_standard_input_is_predicted_and_added(registry, photos):
+    picture = photos / "new-photos" / "temple" / "0.jpg"
+    (row,) = answer("predict", registry, "-", stdin=picture.read_bytes())
+    (same,) = answer("predict", registry, picture)
+    assert row == {**same, "path": "-"}
+    assert answer("add", registry, "temple", "-", stdin=picture.read_bytes())["added"] == 1
+    (broken,) = answer("predict", registry, "-", stdin=picture.read_bytes()[:300], status=1)
+    assert broken["path"] == "-"
+    assert "damaged" in broken["error"]
+
+
+def test_paths_on_standard_input_may_be_of_any_bytes(registry, photos, tmp_path):
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg")
+    shutil.copy(os.fsencode(photos / "new-photos" / "temple" / "0.jpg"), odd)
+    (row,) = answer("predict", registry, "-", stdin=odd + b"\r\n")
+    assert (os.fsencode(row["path"]), row["label"]) == (odd, "temple")
+
+
+def test_the_images_of_a_zip_are_predicted_and_refused_where_a_format_names_files(registry, photos, tmp_path):
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        for label in ("temple", "flower"):
+            archive.write(photos / "new-photos" / label / "0.jpg", f"{label}/0.jpg")
+        archive.writestr("notes.txt", "")
+    result = call("predict", registry, tmp_path / "new.zip")
+    rows = json.loads(result.stdout)
+    assert [row["path"] for row in rows] == [f"{tmp_path}/new.zip/{label}/0.jpg" for label in ("flower", "temple")]
+    assert [row["label"] for row in rows] == ["flower", "temple"]
+    assert "ignored 1 file" in result.stderr
+    for name in ("coco", "label-studio", "fiftyone"):
+        told = call("predict", registry, tmp_path / "new.zip", "--format", name, status=1).stderr
+        wanted = f"Error: --format {name} names files, and {tmp_path}/new.zip/flower/0.jpg is none: unpack or save it"
+        assert told.splitlines()[-1] == wanted
+
+
+def test_what_needs_images_says_that_an_import_has_none(registry, tmp_path):
+    answer("export", registry, tmp_path / "all.npz")
+    answer("import", tmp_path / "new.fewshot", tmp_path / "all.npz")
+    for command in ("tune", "reindex"):
+        options = ["--encoder", "pocket", "--layer", 1] if command == "reindex" else []
+        told = call(command, tmp_path / "new.fewshot", *options, status=1).stderr
+        assert "10 of 10 images cannot be embedded again" in told
+        assert "They came without images, as `fewshot import` brings them: make a new registry from the images" in told
+        assert "Put them back" not in told
+
+
 def test_a_path_given_twice_is_answered_twice(registry, photos, tmp_path):
     good, bad = photos / "new-photos" / "temple" / "1.jpg", tmp_path / "none.jpg"
     rows = answer("predict", registry, good, bad, good, bad, status=1)
@@ -328,6 +373,7 @@ def test_the_classes_of_a_folder_are_named_before_they_are_added(photos, tmp_pat
 
 def test_a_label_that_looks_like_an_option_is_told_where_to_go():
     told = call("add", "r.fewshot", "-lemon", "1.jpg", status=2).stderr
+    assert "fewshot add parts.fewshot -- -lemon 1.jpg" in " ".join(call("add", "--help").stdout.split())
     assert "given after --, as in: fewshot add REGISTRY -- -lemon IMAGE" in told
 
 

@@ -125,7 +125,7 @@ def test_a_place_without_class_folders_is_refused_saying_what_it_holds_and_what_
 def test_a_place_that_is_missing_or_neither_folder_nor_zip_is_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such folder or zip: .*nowhere"):
         labelled_images(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder or zip: .*nowhere"):
         find_images(tmp_path / "nowhere")
     path = tmp_path / "x.rar"
     path.write_bytes(b"Rar!")
