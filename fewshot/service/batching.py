@@ -196,15 +196,20 @@ class MicroBatcher(Generic[Item, Result]):
             if limit is not None and ahead and ahead + len(job.items) > limit:
                 raise Overloaded(f"{ahead} {self._name} are queued already; retry later")
             self._queue.append(job)
-            if not self._threads:
-                self._idle = self.workers
-                name = f"fewshot {self._name}"
-                self._threads = [
-                    threading.Thread(target=self._work, name=name, daemon=True) for _ in range(self.workers)
-                ]
-                for thread in self._threads:
-                    thread.start()
+            try:
+                self._start_workers()
+            except (RuntimeError, MemoryError):  # there is no memory for one more; fewer do, too
+                if not self._threads:
+                    self._queue.remove(job)
+                    raise
             self._changed.notify_all()
+
+    def _start_workers(self) -> None:
+        while len(self._threads) < self.workers:
+            thread = threading.Thread(target=self._work, name=f"fewshot {self._name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+            self._idle += 1
 
     def _work(self) -> None:
         while True:
@@ -216,11 +221,16 @@ class MicroBatcher(Generic[Item, Result]):
                 alone = self._idle == len(self._threads)
                 self._idle -= 1
             start = time.perf_counter()
-            self._run(parts, alone=alone)
+            try:
+                self._run(parts, alone=alone)
+                if self._on_batch is not None:
+                    self._on_batch(sum(len(part.items) for part in parts), time.perf_counter() - start)
+            except BaseException as error:  # a worker lives on; whoever has no results yet is told
+                for part in parts:
+                    if not part.job.finished.is_set():
+                        part.job.fail(error)
             with self._changed:
                 self._idle += 1
-            if self._on_batch is not None:
-                self._on_batch(sum(len(part.items) for part in parts), time.perf_counter() - start)
 
     def _next(self) -> list[_Part[Item, Result]]:
         """Take a batch off the queue: that of the job which has waited longest, filled with others of equal options."""

@@ -22,7 +22,7 @@ from fewshot.service.batching import Overloaded
 
 log = logging.getLogger("fewshot.service")
 
-# When to ask again for a registry that another process writes to.
+# When to ask again where a registry is busy, or memory short.
 _BUSY_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 
@@ -65,6 +65,8 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
         The registry's file; in the detail its name stands instead, and no folder of this machine is named.
     name : str
     """
+    if is_out_of_memory(error):
+        return _too_little_memory(error)
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     detail = said.replace(path, name)
     if isinstance(error, Overloaded):
@@ -84,6 +86,21 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
     return None
 
 
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "can't start new thread")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a want of memory, which torch and threads tell by a RuntimeError."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )
+
+
+def _too_little_memory(error: BaseException) -> HTTPProblem:
+    detail = "the server has too little memory for this request now; send fewer or smaller images, or retry later"
+    return HTTPProblem(503, detail, retry_after=_BUSY_SECONDS, cause=f"{type(error).__name__}: {error}")
+
+
 # A folder before a file's name; between quotes it may hold spaces.
 _FOLDERS = (
     re.compile(r"""(?<=['"])(?:/(?!/)|[A-Za-z]:\\)[^'"]*[/\\](?=[^'"/\\]+['"])"""),
@@ -99,14 +116,15 @@ def without_folders(detail: str) -> str:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every error of an app with a problem."""
+    """Answer every error of an app with a problem; handlers are coroutines, as the others take a thread."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _disconnected)
+    app.add_exception_handler(MemoryError, _internal_error)  # else it is logged as a bug, too
     app.add_exception_handler(Exception, _internal_error)
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if error.status_code == 404 and detail == "Not Found":
@@ -131,7 +149,7 @@ def _allowed_methods(request: Request) -> str:
     return ", ".join(known)
 
 
-def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     return problem_response(422, "; ".join(_message(one) for one in error.errors()))
 
@@ -142,10 +160,12 @@ def _message(one: Mapping[str, Any]) -> str:
     return f"{'.'.join(map(str, one['loc']))}: {one['msg']}"
 
 
-def _disconnected(request: Request, _: Exception) -> JSONResponse:
+async def _disconnected(request: Request, _: Exception) -> JSONResponse:
     request.app.state.metrics.disconnected.inc()
     return problem_response(400, "the client has disconnected")  # for the log: nobody reads it
 
 
-def _internal_error(_: Request, __: Exception) -> JSONResponse:
+async def _internal_error(request: Request, error: Exception) -> JSONResponse:
+    if is_out_of_memory(error):
+        return await _http(request, _too_little_memory(error))
     return problem_response(500, "internal error; the server's log has its traceback")

@@ -9,12 +9,13 @@ from fewshot.errors import RegistryError
 from fewshot.service.payloads import ServerStatus
 from fewshot.service.problems import without_folders
 from fewshot.service.registry_pool import RegistryPool
+from fewshot.service.rehearsal import rehearse
 
 log = logging.getLogger("fewshot.service")
 
 
 class Readiness:
-    """The status of a server, which follows what becomes of the served folder.
+    """The status of a server, "ok" once all that requests need is loaded, while what is served is there.
 
     Parameters
     ----------
@@ -44,6 +45,7 @@ class Readiness:
         try:
             if not self._warm:
                 self._registries.warm()
+                rehearse()
                 self._warm = True
         except Exception:
             if self.status.status != "failing":

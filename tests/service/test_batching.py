@@ -126,6 +126,35 @@ def test_an_error_of_a_registry_that_is_busy_is_everybodys_and_is_waited_for_onc
     assert [sorted(items) for items in tried] == [[0], [1, 2]]
 
 
+def test_where_there_is_no_memory_for_a_thread_the_job_fails_and_the_next_one_is_computed(monkeypatch):
+    batcher, start = MicroBatcher(lambda batch: batch.items, batch_size=9, workers=2), threading.Thread.start
+    started = []
+
+    def starts(thread):
+        started.append(thread)
+        if len(started) in (1, 3):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        batcher.submit([1])
+    assert batcher.queued == 0
+    assert batcher.submit([2]) == [2]  # by one worker, where the second could not be started
+    assert batcher.submit([3]) == [3]
+    batcher.close()
+    assert len(started) == 4
+
+
+def test_a_worker_lives_on_when_what_is_called_after_a_batch_fails():
+    def fails(*_):
+        raise MemoryError
+
+    batcher = MicroBatcher(lambda batch: batch.items, batch_size=9, on_batch=fails)
+    assert [batcher.submit([n]) for n in range(3)] == [[0], [1], [2]]
+    batcher.close()
+
+
 def test_a_missing_result_is_an_error_and_not_a_wait_without_end():
     batcher = MicroBatcher(lambda batch: batch.items[1:], batch_size=9, name="numbers")
     with pytest.raises(RuntimeError, match="1 results of 2 numbers"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
-from fakes import RED, FakeEncoder, png
+from fakes import BLUE, RED, FakeEncoder, png, run_python
 from service_client import PARTS, client, files, problem, scope
 
 from fewshot.service.app import create_app
@@ -92,6 +93,78 @@ def test_a_client_that_disconnects_is_no_error_of_the_server(tmp_path, caplog):
     asyncio.run(app(scope("POST", f"{PARTS}/predict"), receive, send))
     assert sent[0]["status"] == 400
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_too_little_memory_is_a_503_of_the_request_that_needs_more_and_of_no_other(tmp_path, error, caplog):
+    class Hungry(FakeEncoder):
+        def encode(self, images):
+            vectors = super().encode(images)
+            if vectors[:, 2].any():
+                raise error
+            return vectors
+
+    with client(tmp_path / "parts.fewshot", encoder=Hungry()) as http:
+        http.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
+        for _ in range(2):
+            answer = http.post(f"{PARTS}/predict", files=files(png(BLUE)))
+            assert "the server has too little memory for this request now" in problem(answer, 503)
+            assert answer.headers["retry-after"] == "5"
+            assert http.post(f"{PARTS}/predict", files=files(png(RED))).json()["predictions"][0]["label"] == "red"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_too_little_memory_outside_of_a_registry_is_a_503_too(tmp_path, monkeypatch):
+    def short(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    with client(tmp_path / "parts.fewshot") as http:
+        monkeypatch.setattr("anyio.to_thread.run_sync", short)
+        assert "too little memory" in problem(http.get(f"{PARTS}/classes"), 503)
+        monkeypatch.setattr("fewshot.service.routes.prediction_routes.read_upload", short)
+        assert "too little memory" in problem(http.post(f"{PARTS}/predict", files=files(png(RED))), 503)
+        monkeypatch.undo()
+        assert http.get(f"{PARTS}/classes").status_code == 200
+
+
+_LITTLE_MEMORY = """
+import resource, sys
+from fakes import BLUE, RED, png
+from service_client import PARTS, client, files, ready
+
+def add(label, colour):
+    return http.post(f"{PARTS}/examples", data={"label": label}, files=files(png(colour), png(colour, 5)))
+
+large = png(size=9000)
+with client(sys.argv[1], encoder=None) as http:
+    ready(http)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    loaded = set(sys.modules)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, resource.RLIM_INFINITY))
+    answers = [
+        add("red", RED), add("blue", BLUE),
+        http.post(f"{PARTS}/predict", files=files(png(BLUE))),
+        http.post(f"{PARTS}/negatives", files=files(png((9, 200, 9)))),
+        http.put(f"{PARTS}/rejection", json={"max_false_accept": 0.5}),
+        http.get(f"{PARTS}/examples/1/thumbnail"), http.get(f"{PARTS}/examples?label=rde"),
+        http.post(f"{PARTS}/predict", files=files(large)),
+        http.post(f"{PARTS}/predict", files=files(png(RED))),
+    ]
+print([answer.status_code for answer in answers], sorted(set(sys.modules) - loaded))
+print(answers[-2].json()["predictions"][0]["error"])
+print(answers[-1].json()["predictions"][0]["label"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
+def test_all_that_requests_need_is_loaded_before_the_server_is_ready(tmp_path):
+    ended = run_python(_LITTLE_MEMORY, tmp_path / "parts.fewshot")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [
+        "[200, 200, 200, 200, 200, 200, 404, 200, 200] []",
+        "there is not enough memory for its 9000 x 9000 pixels; scale it down",
+        "red",
+    ]
 
 
 def test_an_internal_error_tells_clients_nothing_of_its_cause(tmp_path, caplog):

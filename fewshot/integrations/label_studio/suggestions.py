@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from fewshot.calibration import shipped_calibration
 from fewshot.integrations.label_studio.labeling_config import Control
 from fewshot.registry import BY_HAND, AnnotationSnapshot
 
 if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
-
     from fewshot.classifiers import FewShotClassifier
 
 CONFIDENT = 0.8
@@ -127,8 +126,6 @@ class _BinaryClassifier:
         self._prevalence = sum(positive) / len(positive)
         self._model: LogisticRegression | None = None
         if self._prevalence < 1.0:  # else there is no negative image to tell it from
-            from sklearn.linear_model import LogisticRegression
-
             model = LogisticRegression(C=_INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
             self._model = model.fit(_unit(np.stack(vectors)), positive)
 
