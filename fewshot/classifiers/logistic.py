@@ -31,8 +31,9 @@ class LogisticRegressionClassifier(FewShotClassifier):
 
     Parameters
     ----------
-    C : float, default 1.0
-        Inverse strength of the penalty on the weights, as in scikit-learn; the bias is not penalised.
+    C : float, optional
+        Inverse strength of the penalty on the weights, as in scikit-learn; the bias is not penalised. By default
+        the number of examples: many classes want a weaker penalty.
     max_iter : int, default 2000
     tol : float, default 1e-5
         Largest gradient entry at which to stop, beyond what float32 can resolve.
@@ -41,8 +42,9 @@ class LogisticRegressionClassifier(FewShotClassifier):
     -----
     The weights stay in the span of the support set, so where s is below d the problem is solved for (s, c)
     coefficients; by accelerated gradient descent (Nesterov 2004, scheme 2.2.22, restarted where the loss would turn).
-    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C)`` on normalised embeddings, which
-    gives two classes one weight vector: two opposite ones of half its length carry half its penalty, at half of C.
+    ``scores`` are the logits. Equal to scikit-learn's ``LogisticRegression(C=C, class_weight="balanced")`` on
+    normalised embeddings, which gives two classes one weight vector: two opposite ones of half its length carry half
+    its penalty, at half of C. Unweighted, classes of one example are hardly ever predicted beside classes of five.
 
     References
     ----------
@@ -56,7 +58,7 @@ class LogisticRegressionClassifier(FewShotClassifier):
     ['cat', 'dog']
     """
 
-    def __init__(self, *, C: float = 1.0, max_iter: int = 2000, tol: float = 1e-5) -> None:
+    def __init__(self, *, C: float | None = None, max_iter: int = 2000, tol: float = 1e-5) -> None:
         self.C = C
         self.max_iter = max_iter
         self.tol = tol
@@ -66,31 +68,34 @@ class LogisticRegressionClassifier(FewShotClassifier):
         return normalize(vectors, dim=-1)
 
     def _learn(self, support: Tensor, membership: Membership) -> Weights:
-        return self._solve(support, membership.one_hot())
+        return self._solve(support, membership.one_hot(), membership.balanced())
 
-    def _solve(self, x: Tensor, targets: Tensor) -> Weights:
-        """Fit vectors (e, n, d) to one-hot targets (e, n, c), where a row of zeros is padding."""
-        if not self.C > 0:
+    def _solve(self, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> Weights:
+        """Fit vectors (e, n, d) to one-hot targets (e, n, c), where a row of zeros is padding, weighted by (e, n)."""
+        if self.C is not None and not self.C > 0:
             raise ValueError(f"C must be above 0, not {self.C!r}")
         check_count("max_iter", self.max_iter)
         # Classes before vectors: on a CPU a product with few long rows is several times faster than with long columns.
         targets = targets.mT.contiguous()  # (e, c, n)
-        C = self.C / 2.0 if targets.shape[1] == 2 else self.C
         real = targets.sum(1, keepdim=True)  # (e, 1, n), 0 where padded
+        if weights is not None:
+            real = real * weights.unsqueeze(1)
         counts = real.sum(2, keepdim=True)
+        C = counts if self.C is None else torch.full_like(counts, self.C)
+        C = C / 2.0 if targets.shape[1] == 2 else C
         # The bias is not penalised, so centring changes no solution; without the direction that all vectors share the
         # steps are longer.
         centre = real @ x / counts  # (e, 1, d)
-        x = (x - centre) * real.mT
+        x = (x - centre) * (real > 0).mT
         dual = x.shape[1] <= x.shape[2]
         design = x @ x.mT if dual else x  # (e, n, r): coefficients (e, c, r) times its transpose are the logits
         # The loss's curvature is at most C / 2 times the largest eigenvalue, and C / 2 times n for the bias.
-        step = (1.0 + 0.5 * C * _largest_eigenvalue(design, dual)).reciprocal()
+        step = (1.0 + 0.5 * C * _largest_eigenvalue(design, real, dual)).reciprocal()
         bias_step = (0.5 * C * counts).reciprocal()
         coefficients = targets.new_zeros(*targets.shape[:2], design.shape[2])
         bias = torch.zeros_like(targets[..., :1])
         ahead, ahead_bias, momentum = coefficients, bias, torch.ones_like(step)
-        enough = self.tol + 4.0 * torch.finfo(x.dtype).eps * C * x.shape[1]
+        enough = self.tol + 4.0 * torch.finfo(x.dtype).eps * float(C.amax()) * x.shape[1]
         steps = 0
         while steps < self.max_iter:
             steps += 1
@@ -132,12 +137,13 @@ class LogisticRegressionClassifier(FewShotClassifier):
         return query @ learned.weight + learned.bias
 
 
-def _largest_eigenvalue(design: Tensor, dual: bool) -> Tensor:
-    """Bound the largest eigenvalue of x x^T, (e, 1, 1), given that matrix (dual) or x."""
+def _largest_eigenvalue(design: Tensor, weights: Tensor, dual: bool) -> Tensor:
+    """Bound the largest eigenvalue of w x x^T, (e, 1, 1), given x x^T (dual) or x, and w (e, 1, n)."""
     if dual:
-        return design.abs().sum(-1).amax(-1).view(-1, 1, 1)
+        return (design.abs() @ weights.mT).amax(1, keepdim=True)
     # Its row sums would cost more than the fit. The power method approaches the eigenvalue from below, hence the
     # tenth; and the curvature's C / 2 is reached only where every vector lies on the border of the same two classes.
+    design = design * weights.sqrt().mT
     vector = torch.randn(1, design.shape[2], generator=torch.Generator().manual_seed(0)).to(design.device)
     vector = vector.expand(len(design), -1, -1)
     for _ in range(_POWER_STEPS):

@@ -42,6 +42,13 @@ class Membership:
         counts = self.counts()
         return counts.sum(1) / (counts > 0).sum(1).clamp_min(1)
 
+    def balanced(self) -> Tensor:
+        """Return weights (e, s) of mean 1 by which every class weighs the same; 0 where padded."""
+        counts = self.counts()
+        real = self.labels >= 0
+        each = real.sum(1, keepdim=True) / (counts > 0).sum(1, keepdim=True).clamp_min(1)
+        return torch.where(real, each / counts.gather(1, self.labels.clamp_min(0)).clamp_min(1.0), 0.0)
+
     def numbered(self) -> Tensor:
         """Return each example's index within its class, int64 of shape (e, s); -1 where padded."""
         one_hot = self.one_hot()

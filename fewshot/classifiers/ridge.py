@@ -20,9 +20,11 @@ class RidgeClassifier(FewShotClassifier):
 
     Notes
     -----
-    Solved in the (s, s) dual. ``scores`` are the regression's outputs, mostly in [0, 1]. There is no intercept, as in
-    scikit-learn's ``Ridge(fit_intercept=False)``: with many examples of few dimensions, center the embeddings first.
-    Departs from the paper in that the embeddings are normalised, and its learned scale and bias are left out.
+    Solved in the (s, s) dual. ``scores`` are the regression's outputs, mostly in [0, 1]. Every class weighs the same,
+    as with scikit-learn's ``class_weight="balanced"``: unweighted, classes of one example are hardly ever predicted
+    beside classes of five. There is no intercept, as in ``Ridge(fit_intercept=False)``: with many examples of few
+    dimensions, center the embeddings first. Departs from the paper in the weights, in that the embeddings are
+    normalised, and its learned scale and bias are left out.
 
     References
     ----------
@@ -48,7 +50,8 @@ class RidgeClassifier(FewShotClassifier):
             raise ValueError(f"penalty must be above 0, not {self.penalty!r}")
         targets = membership.one_hot()
         x = support * targets.sum(-1, keepdim=True)  # padding becomes zero
-        kernel = x @ x.mT + self.penalty * torch.eye(x.shape[1], device=x.device)
+        weights = membership.balanced()
+        kernel = x @ x.mT + torch.diag_embed(self.penalty / torch.where(weights > 0, weights, 1.0))
         weight: Tensor = x.mT @ torch.linalg.solve(kernel, targets)
         return weight  # (e, d, c)
 

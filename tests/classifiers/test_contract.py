@@ -53,7 +53,7 @@ def assert_both_doors_give_the_same_scores(classifier, support, labels, query):
         own = labels[number] >= 0
         alone = clone(classifier).fit(support[number][own], labels[number][own])
         assert alone.classes_.tolist() == list(range(labels.max() + 1))
-        assert_allclose(together[number].numpy(), alone.scores(query[number]), rtol=1e-4, atol=1e-4)
+        assert_allclose(together[number].numpy(), alone.scores(query[number]), rtol=1e-4, atol=3e-4)
 
 
 SIZES = {

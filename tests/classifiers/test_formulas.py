@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.utils import compute_sample_weight
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from fewshot.classifiers.cache_classifier import CacheClassifier
@@ -77,7 +78,8 @@ def test_the_cache_sums_the_kernel_of_each_class(task):
 def test_ridge_is_scikit_learns_on_unit_vectors_without_intercept(task):
     x, y, q = task
     targets = np.eye(y.max() + 1)[y]
-    wanted = Ridge(alpha=0.5, fit_intercept=False).fit(unit(x), targets).predict(unit(q))
+    weights = compute_sample_weight("balanced", y)
+    wanted = Ridge(alpha=0.5, fit_intercept=False).fit(unit(x), targets, weights).predict(unit(q))
     assert_allclose(RidgeClassifier(penalty=0.5).fit(x, y).scores(q), wanted, atol=1e-5)
 
 
@@ -96,10 +98,31 @@ def test_logistic_regression_is_scikit_learns_on_unit_vectors(task, C):
     x, y, q = task
     for c in (2, 3, y.max() + 1):
         some = y < c
-        theirs = LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(unit(x)[some], y[some])
+        theirs = LogisticRegression(C=C, class_weight="balanced", tol=1e-8, max_iter=10_000)
+        theirs.fit(unit(x)[some], y[some])
         ours = LogisticRegressionClassifier(C=C).fit(x[some], y[some])
         assert_allclose(softmax(ours.scores(q), axis=1), theirs.predict_proba(unit(q)), atol=1e-3)
         assert 1 < ours.n_iter_ < 2000
+
+
+def test_logistic_regressions_penalty_follows_the_number_of_examples(task):
+    x, y, q = task
+    assert_allclose(
+        LogisticRegressionClassifier().fit(x, y).scores(q),
+        LogisticRegressionClassifier(C=len(x)).fit(x, y).scores(q),
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("kind", [RidgeClassifier, LogisticRegressionClassifier])
+def test_a_class_of_one_example_is_predicted_beside_classes_of_many(kind):
+    rng = np.random.default_rng(0)
+    centers = 0.25 * np.eye(40)[:4] + 1
+    sizes = [1, 9, 9, 9]
+    y = np.repeat(np.arange(4), sizes)
+    x = centers[y] + 0.05 * rng.normal(size=(28, 40))
+    q = centers[[0] * 50] + 0.05 * rng.normal(size=(50, 40))
+    assert (kind().fit(x, y).predict(q) == 0).mean() > 0.8
 
 
 def test_logistic_regression_says_when_it_was_stopped_early(task):
