@@ -54,8 +54,16 @@ class EncoderNotFound(FewShotError):
     """No encoder of that name can be loaded here."""
 
 
+class TooFewExamples(FewShotError, ValueError):
+    """The examples do not allow what was asked; add others first."""
+
+
 class RegistryError(FewShotError):
     """A registry file cannot be opened or used as asked."""
+
+
+class NoClasses(RegistryError, TooFewExamples):
+    """A registry holds no class yet."""
 
 
 class RegistryBusy(RegistryError):

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.nn.functional import normalize
 
 from fewshot.classifiers import Membership
+from fewshot.errors import TooFewExamples
 from fewshot.openset.background import Background, stratified_sample
 from fewshot.openset.center import Center
 from fewshot.openset.leave_one_out import (
@@ -267,14 +268,15 @@ def leave_one_out_scores(
 
     Raises
     ------
-    ValueError : for one class and neither background nor negatives, or a centre of another size.
+    TooFewExamples : for one class and neither background nor negatives.
+    ValueError : for a centre of another size.
     """
     array = np.asarray(vectors)
     array = check_vectors(array, array.shape[1] if array.ndim == 2 else 0)
     codes = np.asarray(labels, np.int64)
     counts = np.bincount(codes)
     if background is None and negatives is None and len(counts) == 1:
-        raise ValueError(
+        raise TooFewExamples(
             "with one class and no background or negatives there is nothing unknown to estimate a threshold from: add "
             "negatives, images that are not of the class (fewshot add --negative), or register more classes"
         )

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fewshot.errors import EncoderMismatch, RegistryError
+from fewshot.errors import EncoderMismatch, NoClasses, RegistryError
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import METRICS, Metric, check_choice
 
@@ -123,9 +123,7 @@ def described(store: RegistryStore) -> dict[str, Any]:
     """
     meta = store.meta()
     if "fingerprint" not in meta:
-        raise RegistryError(
-            f"{store.path} holds no classes yet; add some with: fewshot add {store.path} LABEL IMAGE..."
-        )
+        raise NoClasses(f"{store.path} holds no classes yet; add some with: fewshot add {store.path} LABEL IMAGE...")
     return meta
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fewshot.errors import ImageError, RegistryError
+from fewshot.errors import ImageError, NoClasses, RegistryError
 from fewshot.media import (
     ImageSource,
     ImageSources,
@@ -258,7 +258,7 @@ class ClassRegistry(RegistryQueries):
 
         sources = list(check_image_batch(one_or_several(images)))
         if self._store.is_empty():
-            raise RegistryError(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
+            raise NoClasses(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
         encoder = self.encoder
         encoder_identity.check_encoder(self._store, encoder)
         encoded = encode_valid(encoder, sources)
@@ -276,7 +276,7 @@ class ClassRegistry(RegistryQueries):
         snapshot = self._snapshots.current()
         encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another process may have reindexed
         if not len(snapshot):
-            raise RegistryError(f"{self.path} holds no classes any more; another process removed them")
+            raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
         answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest)
         return self.rejection.judge(snapshot, query, answers, max_false_accept)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import RegistryError
+from fewshot.errors import NoClasses, RegistryError
 from fewshot.media import ImageSource, ImageSources, one_or_several
 from fewshot.registry import negative_examples
 from fewshot.registry.encoder_identity import described, remember_encoder
@@ -287,7 +287,7 @@ class Rejection:
         if snapshot is None:
             snapshot = self._snapshots.current()  # first: what changes meanwhile is read with the next question
         if not len(snapshot):
-            raise RegistryError(f"{self._store.path} holds no classes; add some first")
+            raise NoClasses(f"{self._store.path} holds no classes; add some first")
         others = self._others(encoder, snapshot, given)
         center = shipped_center(encoder.fingerprint)
         scorer = scorer_of(snapshot, others.background, center, None if before is None else before.scorer)

@@ -24,7 +24,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: _problem("Without a token the server answers requests of this machine only."),
     404: _problem("There is no such registry, class, example or negative."),
     408: _problem("The body did not arrive in time."),
-    409: _problem("The state of the registry does not allow it."),
+    409: _problem("The state of the registry does not allow it, as where it holds no class, or one and no negatives."),
     413: _problem("More images, or bytes, than a request may hold."),
     415: _problem("Images in another content type."),
     422: _problem("A missing or wrong field."),

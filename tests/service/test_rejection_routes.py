@@ -39,7 +39,9 @@ def test_where_there_is_no_threshold_it_says_why(empty):
     asked = empty.get(f"{PARTS}/rejection?max_false_accept=0.1").json()
     assert asked["threshold"] is None
     assert "background" in asked["problem"]
-    assert "background" in problem(empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1}), 422)
+    assert "background" in problem(empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1}), 409)
+    ask = f"{PARTS}/predict?max_false_accept=0.1"
+    assert "add negatives, images that are not of the class" in problem(empty.post(ask, files=files(png(RED))), 409)
 
 
 def test_one_class_and_a_negative_bound_false_accepts_at_a_half(empty):
