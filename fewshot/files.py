@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+DOUBT_SECONDS = 0.25
+"""A file that is busy for so long may be one that nobody can lock: see ``why_no_locks``."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK = (*_FULL, errno.EROFS)
@@ -109,6 +114,30 @@ def _about_writing(error: Exception, temporary: Path) -> bool:
     worded = str(error).startswith("cannot write") or error.errno is None
     read = error.filename is not None and error.filename != str(temporary) and os.path.exists(error.filename)
     return not worded and (error.errno in DISK or not read)
+
+
+def why_no_locks(path: str | os.PathLike[str]) -> str | None:
+    """Say that no file in the folder of a path can be locked, and what to do; None if it can.
+
+    A new file is tried, which nobody else can have locked. Some network drives say of each file that it is.
+    """
+    if sys.platform == "win32":  # has other locks, on its network drives, too
+        return None
+    import fcntl
+
+    try:
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), prefix=".fewshot-") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return (
+                    f"no file can be locked in the folder of {os.fspath(path)}, perhaps on a network drive "
+                    f"({error.strerror}). Keep it on a disk of this machine, or turn on locks where that drive is "
+                    "mounted (NFS: version 4, or the lock service rpc.statd; WSL: a folder of Linux, not below /mnt)"
+                )
+    except OSError:  # nothing can be made there
+        return None
+    return None
 
 
 @contextmanager

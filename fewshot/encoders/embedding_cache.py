@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fewshot.encoders.encoder import Encoded, Encoder, check_image_batch, check_is_encoder, encode_valid
 from fewshot.encoders.image_transformer import ImageTransformer
 from fewshot.errors import ImageError
-from fewshot.files import code_of, why_not
+from fewshot.files import DOUBT_SECONDS, code_of, why_no_locks, why_not
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
 
 _CHUNK = 1024
@@ -135,8 +135,10 @@ class _Connection:
 
     def __enter__(self) -> sqlite3.Connection:
         try:
-            self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
+            self._connection = sqlite3.connect(self._path, timeout=DOUBT_SECONDS)
             try:
+                self._check_locks()
+                self._connection.execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS:.0f}")
                 tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
                 if tables and "vectors" not in tables:
                     raise sqlite3.DatabaseError("it is a database of another kind")
@@ -149,6 +151,15 @@ class _Connection:
         except sqlite3.Error as error:
             raise self._refusal(error) from error
         return self._connection
+
+    def _check_locks(self) -> None:
+        """Read, and if that is not possible soon, check that files can be locked there."""
+        try:
+            self._connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            why = why_no_locks(self._path)
+            if why is not None:
+                raise ValueError(why) from error
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:

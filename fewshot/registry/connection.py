@@ -5,19 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 from fewshot.errors import RegistryBusy, RegistryError
-from fewshot.files import code_of
+from fewshot.files import DOUBT_SECONDS, code_of, why_no_locks
 from fewshot.registry.schema import is_busy
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
-# A file that is busy for so long may be one that nobody can lock.
-_DOUBT_SECONDS = 0.25
 
 
 class SharedConnection:
@@ -51,7 +48,7 @@ class SharedConnection:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self.closing = self.lockless = False
-        self._folder, self._doubted = os.path.dirname(file), False
+        self._doubted = False
         # SQLite itself does not wait: its wait cannot be interrupted.
         self.raw = sqlite3.connect(file, timeout=0.0, isolation_level=None, check_same_thread=False)
 
@@ -142,7 +139,7 @@ class SharedConnection:
             with suppress(sqlite3.Error):
                 if self.raw.in_transaction:
                     self.raw.execute("ROLLBACK")
-            long = left <= max(0.0, self._busy_seconds - _DOUBT_SECONDS)
+            long = left <= max(0.0, self._busy_seconds - DOUBT_SECONDS)
             if (is_busy(error) and long) or code_of(error) == errno.EIO:
                 self._check_locks(error)
             if not is_busy(error):
@@ -151,14 +148,10 @@ class SharedConnection:
 
     def _check_locks(self, cause: BaseException) -> None:
         """Raise if no file in the folder can be locked: network drives without locks say of each file that it is."""
-        why = None if self._doubted else _why_no_locks(self._folder)
+        why = None if self._doubted else why_no_locks(self._path)
         self._doubted, self.lockless = True, why is not None
         if why is not None:
-            raise RegistryError(
-                f"no file can be locked in the folder of {self._path}, perhaps on a network drive ({why}); nothing is "
-                "wrong with the registry. Keep it on a disk of this machine, or turn on locks where the drive is "
-                "mounted (NFS: version 4, or the lock service rpc.statd; WSL: a folder of Linux, not below /mnt)"
-            ) from cause
+            raise RegistryError(f"{why}; nothing is wrong with the registry") from cause
 
     def _waiting(self) -> Iterator[float]:
         """Yield the seconds left, again after a pause each time, until there are none."""
@@ -180,16 +173,3 @@ class SharedConnection:
             f"{self._path} is in use by {who} for longer than {self._busy_seconds:g} s, as a large import or a reindex "
             "may. Wait for that to end, then try again"
         )
-
-
-def _why_no_locks(folder: str) -> str | None:
-    """Say how locking a new file of a folder fails, which nobody else can have locked; None if it does not."""
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fewshot-", ignore_cleanup_errors=True) as place:
-            with closing(sqlite3.connect(os.path.join(place, "locks"), timeout=0.0, isolation_level=None)) as probe:
-                probe.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        return str(error) if is_busy(error) or code_of(error) == errno.EIO else None
-    except OSError:  # nothing can be made there
-        return None
-    return None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
+import sys
 from contextlib import closing
 
 import numpy as np
 import pytest
+from no_locks import without_locks
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -111,3 +114,16 @@ def test_vectors_are_stored_as_they_are(tmp_path):
     with closing(sqlite3.connect(tmp_path / "cache")) as connection:
         ((blob,),) = connection.execute("SELECT vector FROM vectors").fetchall()
     assert_array_equal(np.frombuffer(blob, "<f4"), [7, 7, 7])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="replaces a system call of SQLite")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EIO], ids=["NFS", "SMB"])
+def test_a_folder_without_locks_is_named_as_one_before_anything_is_embedded(tmp_path, code):
+    cache = EmbeddingCache(Counting(), tmp_path / "cache")
+    with (
+        without_locks(code),
+        pytest.raises(ValueError, match=r"no file can be locked in the folder of .*cache, perhaps"),
+    ):
+        cache.encode([flat(10)])
+    assert cache.encoder.shown == 0
+    assert cache.encode([flat(10)]).tolist() == [[10.0] * 3]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import _sqlite3
-import ctypes
 import errno
 import os
 import sqlite3
@@ -15,6 +13,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 from fakes import ROOT, FakeEncoder, png
+from no_locks import without_locks
 
 from fewshot import ClassRegistry, RegistryBusy, RegistryError
 from fewshot.registry.store import RegistryStore
@@ -154,29 +153,6 @@ def test_a_writer_whose_commit_waits_for_another_process_that_reads_gives_up_and
             assert registry.classes() == {"red": 1}
         registry.rename("red", "blue")
         assert registry.classes() == {"blue": 1}
-
-
-@contextmanager
-def without_locks(code):
-    """Files cannot be locked, as on network drives whose lock service does not run: SQLite's calls of fcntl fail."""
-    library = ctypes.CDLL(_sqlite3.__file__)
-    library.sqlite3_vfs_find.restype = ctypes.c_void_p
-    vfs = library.sqlite3_vfs_find(None)
-    set_call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    # What is before xSetSystemCall in sqlite3_vfs: 16 bytes of numbers and padding, then 3 fields and 13 methods.
-    address = ctypes.cast(vfs + 16 + 16 * ctypes.sizeof(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)).contents
-    change = set_call(address.value)
-
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, use_errno=True)
-    def refused(*_):
-        ctypes.set_errno(code)
-        return -1
-
-    assert change(vfs, b"fcntl", ctypes.cast(refused, ctypes.c_void_p)) == 0
-    try:
-        yield
-    finally:
-        assert change(vfs, b"fcntl", None) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="replaces a system call of SQLite")
