@@ -11,7 +11,7 @@ from unittest import mock
 
 @contextmanager
 def without_locks(code):
-    """Files cannot be locked, as on network drives without a lock service: SQLite's calls of fcntl fail, and Python's."""
+    """Files cannot be locked, as on network drives without a lock service: SQLite's and Python's fcntl fail."""
     library = ctypes.CDLL(_sqlite3.__file__)
     library.sqlite3_vfs_find.restype = ctypes.c_void_p
     vfs = library.sqlite3_vfs_find(None)
