@@ -190,7 +190,8 @@ class EpisodeSampler:
         ways = 5 if self.n_way == "various" else int(self.n_way)
         self._groups = [group for group in self._groups if len(group) >= ways]
         if not self._groups:
-            where = "" if len(self._members) == 0 else f"; there are {len(self._members)} classes"
+            n = len(self._members)
+            where = "" if n == 0 else "; there is 1 class" if n == 1 else f"; there are {n} classes"
             raise ValueError(f"no group has the {ways} classes that an episode needs{where}")
         if not self.replacement:
             self._check_disjoint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fewshot.benchmark.inputs import (
     embed_base,
     embed_source,
     load_encoders,
+    note_minutes,
     open_base,
     open_source,
 )
@@ -140,7 +142,8 @@ def run_calibration(
     shipped = shipped_calibration(features.fingerprint)
     table: dict[str, CalibrationParams] = {}
     rows = []
-    for name, make in makers.items():
+    start = time.perf_counter()
+    for number, (name, make) in enumerate(makers.items(), start=1):
         classifier = make(given)
         before = classifier.calibration_params(shipped)
         after = protocol.fit(classifier, fit_half, before)
@@ -153,6 +156,9 @@ def run_calibration(
                 f"negative log-likelihood {found[0].nll:.3f} -> {found[1].nll:.3f}"
             )
         table[classifier.calibration_name] = protocol.fit(classifier, features, before)
+        if number == 1:
+            others, spent = len(makers) - 1, time.perf_counter() - start
+            note_minutes(note, f"{others} more methods", others * spent, "fewer --methods or --episodes take less")
     n_fit, n_test = (len(set(half.labels)) for half in (fit_half, test_half))
     return CalibrationReport(features.data, features.encoder, n_fit, n_test, table, tuple(rows))
 

@@ -100,6 +100,8 @@ class ResultStore(Generic[R]):
         self._rows: list[R] = []
         self._failed: list[Failure] = []
         self._computed = 0
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"results cannot be written to {folder}: it is a file; give a folder")
         (folder / settings).mkdir(parents=True, exist_ok=True)
 
     def setting(

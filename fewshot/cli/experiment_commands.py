@@ -72,7 +72,7 @@ def bench(
         if methods != "all":
             raise click.UsageError("--open-set compares unknown scores, not methods: leave --methods out")
         report = run_openset_suite(data, out, note=note, **settings)
-        best = [_named(row, "score") | {"auroc": row.metrics["auroc"][0]} for row in report.best()]
+        best = [_named(row, "score") | {"auroc": round(row.metrics["auroc"][0], 6)} for row in report.best()]
     else:
         names = [name.strip() for name in methods.split(",") if name.strip()]
         report = run_suite(data, out, methods=names, note=note, **settings)
@@ -86,7 +86,8 @@ def bench(
 
 
 def _named(row: Any, *more: str) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in ("data", "encoder", "ways", "shots", *more)}
+    found = {name: getattr(row, name) for name in ("data", "encoder", "ways", "shots", *more)}
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
 
 
 @click.command(epilog="Example: fewshot train my-photos/ --arch resnet12 --size 64 --epochs 40 --out my-encoder")

@@ -54,4 +54,4 @@ def note_ignored(names: tuple[str, ...]) -> None:
     """Name the files of a folder that are not used."""
     if names:
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        note(f"ignored {counted(len(names), 'file')} that are not images or not in a class folder: {listed}")
+        note(f"ignored {counted(len(names), 'file')}, not images or not in a class folder: {listed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from classifier_variants import clouds
 from click.testing import CliRunner
 from fakes import png
 
+import fewshot.benchmark.calibrate
 import fewshot.benchmark.inputs
 from fewshot import EpisodeSampler, PrototypeClassifier
 from fewshot.benchmark.calibrate import calibration_set, run_calibration
@@ -123,3 +125,20 @@ def test_images_are_embedded_by_pocket_and_too_few_are_refused_before(tmp_path, 
     with pytest.raises(ValueError, match=r"class '0' has 5 examples, but an episode may need --shots . --queries = 6"):
         run_calibration(str(tmp_path / "images"), cache=str(tmp_path / "v"))
     assert asked == ["pocket"]
+
+
+def test_methods_that_take_minutes_are_announced_after_the_first(tmp_path, monkeypatch):
+    X, y = clouds(10, 8)
+    np.savez(tmp_path / "data.npz", vectors=X, labels=y.astype(str))
+    clock = itertools.count(0.0, 70.0)
+    monkeypatch.setattr(fewshot.benchmark.calibrate.time, "perf_counter", lambda: next(clock))
+    notes = []
+    methods = ("prototype", "nearest", "ridge")
+    run_calibration(str(tmp_path / "data.npz"), methods=methods, episodes=2, cache="-", note=notes.append)
+    announced = [n for n, note in enumerate(notes) if "about" in note]
+    assert notes[announced[0]] == "2 more methods: about 2 min; fewer --methods or --episodes take less"
+    assert [note.partition(",")[0] for note in notes[announced[0] - 1 : announced[0] + 2 : 2]] == [
+        "prototype",
+        "nearest",
+    ]
+    assert len(announced) == 1

@@ -539,6 +539,7 @@ def test_whatever_error_a_method_raises_the_others_go_on(data, tmp_path, monkeyp
         ),
         (["{colours}", "--ways", "3", "--queries", "3"], "colours holds images, which need an encoder"),
         (["{none}"], "no such file"),
+        (["{data}", "--queries", "3", "--out", "{a_file}"], "results cannot be written to"),
         (["{data}", "--device", "cuda:99"], "device 'cuda:99' cannot be used here ("),
         (["{unlabelled}"], "holds no labels"),
         (["{partly}"], "partly.npz: vector 1 of 3 has no label; a benchmark needs one for each vector"),
@@ -558,10 +559,13 @@ def test_what_cannot_be_is_refused_in_one_line(arguments, message, data, colours
     np.savez(tmp_path / "flat.npz", vectors=np.ones(3), labels=["a", "b", "c"])
     names = ("none", "unlabelled", "narrow", "objects", "ragged", "partly", "flat")
     places = {name: tmp_path / f"{name}.npz" for name in names}
-    given = [text.format(data=data, colours=colours, **places) for text in arguments]
+    (tmp_path / "file").write_text("")
+    given = [text.format(data=data, colours=colours, a_file=tmp_path / "file", **places) for text in arguments]
     if "--methods" not in given:
         given += ["--methods", "simpleshot"]
-    result = call(*given, "--episodes", 5, "--out", tmp_path / "out", status=1)
+    if "--out" not in given:
+        given += ["--out", str(tmp_path / "out")]
+    result = call(*given, "--episodes", 5, status=1)
     assert result.stdout == ""
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1 or "--base" in given
