@@ -41,7 +41,9 @@ class Commands(click.Group):
             with loading_notice():
                 return super().invoke(ctx)
         except click.NoSuchOption as error:
-            if error.option_name.startswith("--"):
+            command = error.ctx.command if error.ctx is not None else self
+            takes_names = any(parameter.name in ("label", "labels", "images") for parameter in command.params)
+            if error.possibilities or not takes_names:
                 raise
             raise click.UsageError(
                 f"{error.format_message()} A label or file that begins with '-' is given after --, as in: "

@@ -371,8 +371,11 @@ def test_the_classes_of_a_folder_are_named_before_they_are_added(photos, tmp_pat
     assert "classes (2): flower, temple" in told
 
 
-def test_a_label_that_looks_like_an_option_is_told_where_to_go():
-    told = call("add", "r.fewshot", "-lemon", "1.jpg", status=2).stderr
+@pytest.mark.parametrize("option", ["-lemon", "--lemon"])
+def test_a_label_that_looks_like_an_option_is_told_where_to_go(option):
+    assert "given after --" not in call("add", "r.fewshot", "--enoder", "pocket", status=2).stderr
+    assert "given after --" not in call("info", "r.fewshot", option, status=2).stderr
+    told = call("add", "r.fewshot", option, "1.jpg", status=2).stderr
     assert "fewshot add parts.fewshot -- -lemon 1.jpg" in " ".join(call("add", "--help").stdout.split())
     assert "given after --, as in: fewshot add REGISTRY -- -lemon IMAGE" in told
 
