@@ -152,7 +152,7 @@ class DistributionCalibrationClassifier(LogisticRegressionClassifier):
             labels = Membership(membership.labels[few], membership.n_classes)
             x, targets = self._drawn(calibrated[few], near[few], labels, draws)
             x = torch.cat([support[few], x], dim=1)
-            parts.append(self._solve(x, torch.cat([labels.one_hot(), targets], dim=1)))
+            parts.append(self.solve(x, torch.cat([labels.one_hot(), targets], dim=1)))
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         return Weights(weight, bias, max(part.steps for part in parts))
 

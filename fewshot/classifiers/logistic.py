@@ -68,9 +68,9 @@ class LogisticRegressionClassifier(FewShotClassifier):
         return normalize(vectors, dim=-1)
 
     def _learn(self, support: Tensor, membership: Membership) -> Weights:
-        return self._solve(support, membership.one_hot(), membership.balanced())
+        return self.solve(support, membership.one_hot(), membership.balanced())
 
-    def _solve(self, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> Weights:
+    def solve(self, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> Weights:
         """Fit vectors (e, n, d) to one-hot targets (e, n, c), where a row of zeros is padding, weighted by (e, n)."""
         if self.C is not None and not self.C > 0:
             raise ValueError(f"C must be above 0, not {self.C!r}")

@@ -46,7 +46,7 @@ class SpreadLogisticClassifier(LogisticRegressionClassifier):
         n = real.sum(1, keepdim=True)
         centred = (support - (support * real).sum(1, keepdim=True) / n) * real
         spread = (centred.square().sum((1, 2), keepdim=True) / n).sqrt().clamp_min(1e-6)
-        found = self._solve(support / spread, targets)
+        found = self.solve(support / spread, targets)
         share = targets.sum(1, keepdim=True).clamp_min(1.0) / n
         return Weights(found.weight / spread, found.bias - share.log(), found.steps)
 

@@ -58,13 +58,13 @@ def calibrated(vector, base, k, alpha):
 def fitted_to(classifier, x, y, monkeypatch):
     """What the regression is fitted to: the vectors, and the class of each."""
     seen = []
-    real = LogisticRegressionClassifier._solve
+    real = LogisticRegressionClassifier.solve
 
     def solve(self, *given):
         seen.append(given)
         return real(self, *given)
 
-    monkeypatch.setattr(LogisticRegressionClassifier, "_solve", solve)
+    monkeypatch.setattr(LogisticRegressionClassifier, "solve", solve)
     classifier.fit(x, y)
     ((vectors, targets),) = seen
     assert targets.sum(-1).eq(1).all()
