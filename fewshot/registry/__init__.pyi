@@ -4,6 +4,8 @@ from .annotations.annotation_records import FetchedAnnotation as FetchedAnnotati
 from .annotations.annotation_records import ImageLabels as ImageLabels
 from .annotations.annotation_records import LabelledImage as LabelledImage
 from .annotations.annotation_writer import AnnotationWriter as AnnotationWriter
+from .classifier_choice import CLASSIFIERS as CLASSIFIERS
+from .classifier_choice import classifier_of as classifier_of
 from .encoder_identity import encoder_folder as encoder_folder
 from .encoder_identity import found_beside as found_beside
 from .encoder_identity import lost_encoder as lost_encoder

@@ -62,6 +62,7 @@ def _check_settings(store: RegistryStore) -> None:
         "fingerprint": lambda value: isinstance(value, str),
         "dim": lambda value: isinstance(value, int) and 0 < value < _MOST,
         "encoder": _is_encoder,
+        "classifier": _is_classifier,
     }
     for key, is_sound in sound.items():
         if key in meta and not is_sound(meta[key]):
@@ -75,6 +76,15 @@ def _is_encoder(text: Any) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return isinstance(spec, dict) and all(isinstance(spec.get(key), kind) for key, kind in _SPEC.items() if key in spec)
+
+
+def _is_classifier(text: Any) -> bool:
+    """Whether this describes a classifier by its type and parameters."""
+    try:
+        spec = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(spec, dict) and isinstance(spec.get("type"), str) and isinstance(spec.get("params"), dict)
 
 
 def loaded_encoder(encoder: Encoder | str) -> Encoder:

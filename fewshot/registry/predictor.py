@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.registry.classifier_choice import classifier_of
 from fewshot.registry.results import ONE_CLASS, Neighbor, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.store import RegistryStore
@@ -32,8 +33,7 @@ class RegistryPredictor:
     ----------
     store : RegistryStore
     template : FewShotClassifier, optional
-        Cloned and fitted to the snapshot, whose class positions are its labels; by default ``PrototypeClassifier`` with
-        the registry's metric.
+        Cloned and fitted to the snapshot, whose class positions are its labels; by default the registry's.
     """
 
     def __init__(self, store: RegistryStore, template: FewShotClassifier | None) -> None:
@@ -73,9 +73,9 @@ class RegistryPredictor:
     def _up_to_date_classifier(self, snapshot: Snapshot) -> FewShotClassifier:
         from sklearn.base import clone
 
-        from fewshot.classifiers import PrototypeClassifier
-
         classifier, fitted = self._classifier, self._fitted
+        if fitted is not None and fitted.settings.get("classifier") != snapshot.settings.get("classifier"):
+            classifier = fitted = None
         if classifier is not None and fitted is not None and snapshot.same_examples(fitted):
             self._fitted = snapshot
             return classifier
@@ -84,7 +84,7 @@ class RegistryPredictor:
             n = len(fitted)
             classifier.partial_fit(snapshot.vectors[n:], snapshot.codes[n:], copy=False)
         else:
-            classifier = clone(self._template or PrototypeClassifier(metric=snapshot.metric))
+            classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
         self._classifier, self._fitted = classifier, snapshot
         return classifier

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import ImageError, RegistryError
 from fewshot.registry.backup import problems_of
+from fewshot.registry.classifier_choice import classifier_name
 from fewshot.registry.reindex import image_of
 from fewshot.registry.results import RegistryInfo
 from fewshot.registry.schema import BY_HAND, checksum
@@ -91,6 +92,7 @@ class RegistryQueries:
             images_kept=images,
             bytes=os.path.getsize(self._store.file),
             max_false_accept=None if limit is None else float(limit),
+            classifier=classifier_name(meta),
         )
 
     def classes(self) -> dict[str, int]:

@@ -26,6 +26,7 @@ from fewshot.registry import encoder_identity
 from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import backup
+from fewshot.registry.classifier_choice import ClassifierChoice, remember, remembered_and_own
 from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.ingest import add_images, add_in_chunks
 from fewshot.registry.predictor import RegistryPredictor
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["AddReport", "ClassRegistry", "Prediction"]
 
 
-class ClassRegistry(RegistryQueries):
+class ClassRegistry(RegistryQueries, ClassifierChoice):
     """A growing set of image classes in one SQLite file.
 
     Parameters
@@ -56,8 +57,8 @@ class ClassRegistry(RegistryQueries):
     encoder : Encoder or str, optional
         Turns images into vectors. By default the one the registry was made with, loaded when first needed; for a
         new registry "pocket".
-    classifier : FewShotClassifier, optional
-        Reads the vectors. By default ``PrototypeClassifier`` with the registry's metric.
+    classifier : str or FewShotClassifier, optional
+        Remembered, see ``set_classifier``; at first "whitened". One that the file cannot hold serves this object alone.
     metric : {"cosine", "sqeuclidean", "inner_product"}, optional
         Fixed when the registry is made; by default the classifier's, else "cosine".
     keep_images : bool, optional
@@ -102,7 +103,7 @@ class ClassRegistry(RegistryQueries):
         path: str | os.PathLike[str],
         *,
         encoder: Encoder | str | None = None,
-        classifier: FewShotClassifier | None = None,
+        classifier: str | FewShotClassifier | None = None,
         metric: Metric | None = None,
         keep_images: bool | None = None,
         create: bool = True,
@@ -111,12 +112,14 @@ class ClassRegistry(RegistryQueries):
     ) -> None:
         self._store = RegistryStore(path, create=create, busy_seconds=busy_seconds, on_wait=on_wait)
         self._snapshots = SnapshotCache(self._store)
-        self._predictor = RegistryPredictor(self._store, classifier)
+        chosen, own = remembered_and_own(classifier)
+        self._predictor = RegistryPredictor(self._store, own)
         self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
             encoder_identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
+            remember(self._store, chosen)
             if encoder is not None:
                 encoder = encoder_identity.loaded_encoder(encoder)
                 encoder_identity.check_encoder(self._store, encoder)

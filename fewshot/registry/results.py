@@ -223,3 +223,4 @@ class RegistryInfo:
     images_kept: int
     bytes: int
     max_false_accept: float | None = None
+    classifier: str = "whitened"

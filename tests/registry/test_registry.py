@@ -303,6 +303,7 @@ def test_a_merge_with_an_unknown_class_changes_nothing(registry):
 
 @pytest.fixture
 def warm_and_cold(registry):
+    registry.set_classifier("prototype")  # whose scores are computed by hand
     registry.add("red", [png(RED)])
     registry.add("cold", [png(GREEN), png(BLUE)])
     return registry
@@ -816,7 +817,7 @@ def test_a_label_composed_and_decomposed_is_one_class_through_every_door(registr
 # What an answer rests on, and the probability of one class
 
 
-def crossed(path, classifier=None):
+def crossed(path, classifier="prototype"):
     """Two classes, of which "wide" is closer on average to a query whose closest example is of "narrow"."""
     registry = ClassRegistry(path, encoder=FakeEncoder(), classifier=classifier)
     registry.add("wide", [png((255, 0, 0)), png((0, 255, 0)), png((153, 204, 0))])

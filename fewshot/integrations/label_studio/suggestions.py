@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fewshot.calibration import shipped_calibration
 from fewshot.integrations.label_studio.labeling_config import Control
-from fewshot.registry import BY_HAND, AnnotationSnapshot
+from fewshot.registry import BY_HAND, AnnotationSnapshot, classifier_of
 
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
@@ -71,10 +71,8 @@ class LabelSuggester:
         if control.multiple:
             self._binary = [_BinaryClassifier(label, vectors, [label in given for given in labels]) for label in known]
         elif known:
-            from fewshot.classifiers import PrototypeClassifier
-
             single = [(vector, label) for vector, given in zip(vectors, labels, strict=True) for label in given]
-            classifier = PrototypeClassifier(metric=snapshot.examples.metric)
+            classifier = classifier_of(snapshot.examples.settings)
             self._classifier = classifier.fit(
                 np.stack([vector for vector, _ in single]), [label for _, label in single]
             )

@@ -1,0 +1,205 @@
+"""Which classifier answers for a registry: chosen once and remembered in its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewshot.errors import RegistryError
+from fewshot.registry.snapshot import Snapshot
+from fewshot.registry.snapshot_cache import SnapshotCache
+from fewshot.registry.store import RegistryStore
+
+if TYPE_CHECKING:
+    from fewshot.classifiers import FewShotClassifier
+
+CLASSIFIERS = {
+    "whitened": "WhitenedPrototypeClassifier",
+    "prototype": "PrototypeClassifier",
+    "nearest": "NearestNeighborClassifier",
+    "ridge": "RidgeClassifier",
+    "logistic": "LogisticRegressionClassifier",
+    "discriminant": "LinearDiscriminantClassifier",
+}
+"""Short names of the types that a registry may use."""
+_FOLDS, _MOST_CLASSES = 10, 500
+
+
+@dataclass(frozen=True)
+class ClassifierAccuracy:
+    """A classifier's accuracy on examples that were left out.
+
+    Attributes
+    ----------
+    name : str
+    accuracy : float
+    ci95 : float
+        Half the 95 % interval of the accuracy.
+    n : int
+        How many examples were left out, of how many ``classes``.
+    classes : int
+    chosen : bool
+        Whether it is the registry's.
+    """
+
+    name: str
+    accuracy: float
+    ci95: float
+    n: int
+    classes: int
+    chosen: bool
+
+
+class ClassifierChoice:
+    """The part of a registry that chooses its classifier."""
+
+    _store: RegistryStore
+    _snapshots: SnapshotCache
+
+    @property
+    def classifier(self) -> FewShotClassifier:
+        """The classifier that answers, not fitted."""
+        return classifier_of(self._store.meta())
+
+    def set_classifier(self, classifier: str | FewShotClassifier) -> None:
+        """Choose the classifier that answers from now on, everywhere; no image is embedded again.
+
+        Parameters
+        ----------
+        classifier : str or FewShotClassifier
+            "whitened", "prototype", "nearest", "ridge", "logistic" or "discriminant"; or one of fewshot's estimators.
+
+        Raises
+        ------
+        ValueError : for another name, or an estimator that the file cannot hold: one of your own type, or with arrays
+            among its parameters. Give such a one to ``ClassRegistry(classifier=...)`` each time.
+        """
+        spec, own = remembered_and_own(classifier)
+        if own is not None:
+            raise ValueError(
+                f"{classifier!r} cannot be remembered in {self._store.path}: it is not one of fewshot's classifiers, "
+                "or has arrays among its parameters; give it as ClassRegistry(..., classifier=) each time"
+            )
+        remember(self._store, spec)
+
+    def compare_classifiers(self) -> list[ClassifierAccuracy]:
+        """Return the leave-one-out accuracy of each named classifier, and of the chosen one, best first.
+
+        Of each class one example at a time is left out, in at most ten rounds, and predicted from the others; classes
+        of one example take part as alternatives. Of more than 500 classes every n-th is taken.
+
+        Raises
+        ------
+        ValueError : if no class has two examples.
+        """
+        snapshot = self._snapshots.current()
+        rows = _compared_rows(snapshot)
+        codes, vectors = snapshot.codes[rows], snapshot.vectors[rows]
+        held_out = _held_out(codes)
+        if not held_out:
+            raise ValueError(f"no class of {self._store.path} has two examples, so that none can be left out")
+        chosen = classifier_name(snapshot.settings)
+        candidates = {name: _made(kind, {}, snapshot.metric) for name, kind in CLASSIFIERS.items()}
+        candidates.setdefault(chosen, classifier_of(snapshot.settings))
+        found = []
+        for name, classifier in candidates.items():
+            right = [classifier.fit(vectors[~out], codes[~out]).predict(vectors[out]) == codes[out] for out in held_out]
+            hits = np.concatenate(right)
+            share, n = float(hits.mean()), len(hits)
+            ci95 = 1.96 * (share * (1 - share) / n) ** 0.5
+            found.append(ClassifierAccuracy(name, share, ci95, n, len(np.unique(codes)), name == chosen))
+        return sorted(found, key=lambda one: -one.accuracy)
+
+
+def classifier_of(settings: Mapping[str, Any]) -> FewShotClassifier:
+    """Make the classifier that a registry's settings name; by default whitened prototypes, or prototypes in the metric.
+
+    Raises
+    ------
+    RegistryError : if the settings name none that this version knows.
+    """
+    text, metric = settings.get("classifier"), settings.get("metric", "cosine")
+    if text is None:
+        return _made(CLASSIFIERS["whitened" if metric == "cosine" else "prototype"], {}, metric)
+    try:
+        spec = json.loads(text)
+        return _made(spec["type"], spec["params"], metric)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RegistryError(f"the settings name a classifier that this version does not know: {text}") from error
+
+
+def remembered_and_own(
+    classifier: str | FewShotClassifier | None,
+) -> tuple[str | None, FewShotClassifier | None]:
+    """Describe a classifier such that ``classifier_of`` makes it again, or return it where that cannot be done.
+
+    Raises
+    ------
+    ValueError : for an unknown name, listing the known ones.
+    """
+    import fewshot.classifiers
+
+    if classifier is None:
+        return None, None
+    if isinstance(classifier, str):
+        if classifier not in CLASSIFIERS:
+            raise ValueError(f"no classifier is called {classifier!r}; there are {', '.join(CLASSIFIERS)}")
+        return json.dumps({"type": CLASSIFIERS[classifier], "params": {}}), None
+    kind = type(classifier)
+    if getattr(fewshot.classifiers, kind.__name__, None) is not kind:
+        return None, classifier
+    params = classifier.get_params(deep=False)
+    unchanged = kind().get_params(deep=False)
+    try:
+        changed = {name: value for name, value in params.items() if value != unchanged[name]}
+        return json.dumps({"type": kind.__name__, "params": changed}), None
+    except (TypeError, ValueError):  # an array
+        return None, classifier
+
+
+def classifier_name(settings: Mapping[str, Any]) -> str:
+    """Return the short name of the classifier that settings name, with its parameters; nothing is loaded."""
+    text = settings.get("classifier")
+    if text is None:
+        return "whitened" if settings.get("metric", "cosine") == "cosine" else "prototype"
+    spec = json.loads(text)
+    short: str = {kind: name for name, kind in CLASSIFIERS.items()}.get(spec["type"], spec["type"])
+    return short + (f" ({', '.join(f'{k}={v!r}' for k, v in spec['params'].items())})" if spec["params"] else "")
+
+
+def remember(store: RegistryStore, spec: str | None) -> None:
+    """Write a classifier's description, if any, into the file, unless it stands there."""
+    if spec is not None and store.meta().get("classifier") != spec:
+        with store.write(append=True):
+            store.set_meta(classifier=spec)
+
+
+def _made(kind: str, params: Mapping[str, Any], metric: str) -> FewShotClassifier:
+    import fewshot.classifiers
+
+    if kind not in fewshot.classifiers.__all__ or not kind.endswith("Classifier"):
+        raise ValueError(f"no classifier is of the type {kind!r}")
+    classifier: FewShotClassifier = getattr(fewshot.classifiers, kind)(**params)
+    if "metric" in classifier.get_params(deep=False) and "metric" not in params:
+        classifier.set_params(metric=metric)
+    return classifier
+
+
+def _compared_rows(snapshot: Snapshot) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Positions of the examples of all classes, or of every n-th of many."""
+    step = -(-len(snapshot.labels) // _MOST_CLASSES)
+    return np.flatnonzero(snapshot.codes % step == 0)
+
+
+def _held_out(codes: np.ndarray[Any, np.dtype[np.int64]]) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Masks (n,), in each of which one example of every class that has another is left out, as long as there is one."""
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    number = np.empty(len(codes), np.int64)
+    number[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    masks = [(number == fold) & (counts[codes] > 1) for fold in range(min(_FOLDS, int(counts.max(initial=0))))]
+    return [mask for mask in masks if mask.any()]
