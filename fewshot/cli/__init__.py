@@ -11,6 +11,7 @@ from fewshot import __version__
 from fewshot.cli import (
     calibrate_command,
     class_commands,
+    classifier_command,
     experiment_commands,
     maintenance_commands,
     predict_commands,
@@ -93,6 +94,7 @@ for _command in (
     class_commands.reindex,
     class_commands.tune,
     threshold_commands.threshold,
+    classifier_command.classifier,
     serve_command.serve,
     class_commands.info,
     maintenance_commands.backup,

@@ -77,6 +77,7 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.option("--negative", is_flag=True, help="The images are of none of the classes: REGISTRY --negative IMAGE...")
 @click.option("--allow-conflict", is_flag=True, help="Accept images that are registered under another label.")
 @click.option("--metric", type=click.Choice(_METRICS), help="Of a new registry; by default cosine.")
+@click.option("--classifier", metavar="NAME", help="Remembered; see fewshot classifier. By default whitened.")
 @click.option(
     "--keep-images/--no-keep-images", default=None, help="Store the image files (default), or their paths only."
 )
@@ -89,6 +90,7 @@ def add(
     negative: bool,
     allow_conflict: bool,
     metric: str | None,
+    classifier: str | None,
     keep_images: bool | None,
     encoding: dict[str, Any],
 ) -> None:
@@ -115,7 +117,8 @@ def add(
     found = None
     if from_folder is not None:
         found = _class_folders(registry, from_folder)
-    with open_registry(registry, encoding, create=True, metric=metric, keep_images=keep_images) as opened:
+    settings: dict[str, Any] = {"metric": metric, "classifier": classifier, "keep_images": keep_images}
+    with open_registry(registry, encoding, create=True, **settings) as opened:
         if found is not None:
             with _told_on_interrupt(len(found.images)):
                 added = opened.add_folder(found, allow_conflict=allow_conflict)

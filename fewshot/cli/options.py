@@ -62,20 +62,6 @@ def encoder_options(command: F) -> F:
     return gathered  # type: ignore[return-value]
 
 
-def classifier_options(command: F) -> F:
-    """Add the options that choose the classifier."""
-    command = click.option(
-        "--neighbors", type=click.IntRange(1), default=1, show_default=True, help="k, for --classifier nearest."
-    )(command)
-    return click.option(
-        "--classifier",
-        type=click.Choice(["prototype", "nearest"]),
-        default="prototype",
-        show_default=True,
-        help="Nearest class mean, or k nearest examples.",
-    )(command)
-
-
 def training_options(command: F) -> F:
     """Add the options of a training recipe, as one dict of those given, named as in ``fewshot.Recipe``."""
     each = "; one value, or one for each DATA: a,b"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot.cli.image_paths import image_paths, note_ignored
-from fewshot.cli.options import classifier_options, encoder_options
+from fewshot.cli.options import encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 from fewshot.cli.prediction_output import OutputFormat, check_are_files, format_options, write_predictions
-from fewshot.cli.registry_access import open_registry, requested_classifier
+from fewshot.cli.registry_access import open_registry
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     help="Largest share of unknown images that get a label, as 0.05; by default that of `fewshot threshold`; 1: all.",
 )
 @format_options
-@classifier_options
 @encoder_options
 def predict(
     registry: str,
@@ -41,8 +40,6 @@ def predict(
     nearest: int,
     max_false_accept: float | None,
     output: OutputFormat,
-    classifier: str,
-    neighbors: int,
     encoding: dict[str, Any],
 ) -> None:
     """Predict the class of each image, in the order given.
@@ -59,8 +56,7 @@ def predict(
     sources = image_paths(images)
     names = list(map(describe, sources))
     check_are_files(sources, output)
-    chosen = requested_classifier(registry, classifier, neighbors)
-    with open_registry(registry, encoding, classifier=chosen) as opened:
+    with open_registry(registry, encoding) as opened:
         answered = opened.predict_valid(
             sources,
             top=top if output.ranked else 2,  # the class and the runner-up
@@ -91,11 +87,8 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
 @click.argument("registry")
 @click.argument("folder", metavar="DIR")
 @click.option("--out", metavar="FILE", help="Write a CSV with one row per image.")
-@classifier_options
 @encoder_options
-def evaluate(
-    registry: str, folder: str, out: str | None, classifier: str, neighbors: int, encoding: dict[str, Any]
-) -> None:
+def evaluate(registry: str, folder: str, out: str | None, encoding: dict[str, Any]) -> None:
     """Measure the accuracy on labelled images.
 
     DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
@@ -103,8 +96,7 @@ def evaluate(
     """
     if out is not None:
         check_writable(out)
-    chosen = requested_classifier(registry, classifier, neighbors)
-    with open_registry(registry, encoding, classifier=chosen) as opened:
+    with open_registry(registry, encoding) as opened:
         result = opened.evaluate(folder)
     note_ignored(result.ignored)
     if result.unregistered:

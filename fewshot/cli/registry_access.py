@@ -1,4 +1,4 @@
-"""Opening the registry that a command names, with the encoder and the classifier of its options."""
+"""Opening the registry that a command names, with the encoder of its options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewshot.classifiers import NearestNeighborClassifier
     from fewshot.registry import ClassRegistry
 
 
@@ -38,15 +37,3 @@ def requested_encoder(encoding: dict[str, Any], stored: dict[str, Any]) -> Any:
     base = {} if "name" in given else (stored or {"name": "pocket"})
     encoder = load_encoder(**{**base, **given})
     return encoder if cache is None else EmbeddingCache(encoder, cache)
-
-
-def requested_classifier(path: str, kind: str, neighbors: int) -> NearestNeighborClassifier | None:
-    """Make the classifier of the options, in the registry's metric; None for the default one."""
-    if kind == "prototype" or not os.path.exists(path):
-        return None
-    from fewshot.classifiers import NearestNeighborClassifier
-    from fewshot.registry import ClassRegistry
-
-    with ClassRegistry(path, create=False) as registry:
-        metric = registry.info().metric
-    return NearestNeighborClassifier(n_neighbors=neighbors, metric=metric)  # type: ignore[arg-type]

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
-from fewshot.registry.snapshot import Snapshot
+from fewshot.registry.reindex import embedded
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
+    from fewshot.encoders import Encoder
 
 CLASSIFIERS = {
     "whitened": "WhitenedPrototypeClassifier",
@@ -86,19 +88,30 @@ class ClassifierChoice:
             )
         remember(self._store, spec)
 
-    def compare_classifiers(self) -> list[ClassifierAccuracy]:
+    def compare_classifiers(self, encoder: Encoder | None = None) -> list[ClassifierAccuracy]:
         """Return the leave-one-out accuracy of each named classifier, and of the chosen one, best first.
 
         Of each class one example at a time is left out, in at most ten rounds, and predicted from the others; classes
         of one example take part as alternatives. Of more than 500 classes every n-th is taken.
 
+        Parameters
+        ----------
+        encoder : Encoder, optional
+            Another than the registry's: the images are embedded with it, for this comparison only.
+
         Raises
         ------
         ValueError : if no class has two examples.
+        RegistryError : naming the images that cannot be embedded with another encoder.
         """
         snapshot = self._snapshots.current()
-        rows = _compared_rows(snapshot)
+        # Of all classes, or of every n-th of many.
+        rows = np.flatnonzero(snapshot.codes % max(1, -(-len(snapshot.labels) // _MOST_CLASSES)) == 0)
         codes, vectors = snapshot.codes[rows], snapshot.vectors[rows]
+        if encoder is not None:
+            anew = dict(embedded(self._store, snapshot.ids[rows].tolist(), encoder))
+            there = np.isin(snapshot.ids[rows], list(anew))
+            codes, vectors = codes[there], np.stack([anew[id_] for id_ in snapshot.ids[rows][there].tolist()])
         held_out = _held_out(codes)
         if not held_out:
             raise ValueError(f"no class of {self._store.path} has two examples, so that none can be left out")
@@ -189,13 +202,7 @@ def _made(kind: str, params: Mapping[str, Any], metric: str) -> FewShotClassifie
     return classifier
 
 
-def _compared_rows(snapshot: Snapshot) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Positions of the examples of all classes, or of every n-th of many."""
-    step = -(-len(snapshot.labels) // _MOST_CLASSES)
-    return np.flatnonzero(snapshot.codes % step == 0)
-
-
-def _held_out(codes: np.ndarray[Any, np.dtype[np.int64]]) -> list[np.ndarray[Any, np.dtype[np.bool_]]]:
+def _held_out(codes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
     """Masks (n,), in each of which one example of every class that has another is left out, as long as there is one."""
     order = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)

@@ -110,9 +110,9 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         busy_seconds: float | None = None,
         on_wait: Callable[[float], None] | None = None,
     ) -> None:
+        chosen, own = remembered_and_own(classifier)
         self._store = RegistryStore(path, create=create, busy_seconds=busy_seconds, on_wait=on_wait)
         self._snapshots = SnapshotCache(self._store)
-        chosen, own = remembered_and_own(classifier)
         self._predictor = RegistryPredictor(self._store, own)
         self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)
         self._lock = threading.RLock()

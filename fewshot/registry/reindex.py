@@ -35,7 +35,7 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
     vectors: dict[int, NDArray[np.float32]] = {}
     while True:
         ids = _example_ids(store)
-        vectors.update(_embedded(store, [id_ for id_ in ids if id_ not in vectors], encoder))
+        vectors.update(embedded(store, [id_ for id_ in ids if id_ not in vectors], encoder))
         with store.write():
             ids = _example_ids(store)
             if all(id_ in vectors for id_ in ids):  # else others came meanwhile: embed those too
@@ -76,7 +76,13 @@ def _example_ids(store: RegistryStore) -> list[int]:
         return [id_ for (id_,) in connection.execute("SELECT id FROM examples ORDER BY id")]
 
 
-def _embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Yield the ids of examples that are still there, and the vectors that an encoder makes of their images.
+
+    Raises
+    ------
+    RegistryError : at the end, naming the images that cannot be had or read.
+    """
     from fewshot.encoders import encode_valid
 
     missing: list[str] = []

@@ -213,12 +213,6 @@ def test_an_export_can_be_imported_and_read_by_others(registry, photos, tmp_path
         assert file["vectors"].shape == (10, answer("info", registry)["dim"])
 
 
-def test_the_votes_of_the_nearest_examples_can_be_asked_for(registry, photos):
-    rows = answer("predict", registry, photos / "new-photos" / "temple", "--classifier", "nearest", "--neighbors", 3)
-    assert {row["score"] for row in rows} <= {round(votes / 3, 4) for votes in range(4)}
-    assert answer("evaluate", registry, photos / "new-photos", "--classifier", "nearest")["accuracy"] == 1.0
-
-
 def test_vectors_are_cached_when_asked(registry, photos, tmp_path):
     options = ("--cache", tmp_path / "vectors", "--precision", "float32", "--batch-size", 4)
     first = answer("predict", registry, photos / "new-photos", *options)

@@ -6,7 +6,7 @@ import numpy as np
 from label_studio_fakes import CHOICES
 from numpy.testing import assert_allclose
 
-from fewshot import PrototypeClassifier
+from fewshot import WhitenedPrototypeClassifier
 from fewshot.integrations import parse_config
 from fewshot.integrations.label_studio.suggestions import LabelSuggester
 from fewshot.integrations.label_studio.tasks import QueryImage, prediction_of
@@ -39,7 +39,7 @@ def test_a_score_leaves_a_chance_to_labels_without_examples():
     )
     query = np.array([(1, 0.1, 0.2)], np.float32)
     (sure,), (unsure,) = LabelSuggester(two, snapshot).suggest(query), LabelSuggester(five, snapshot).suggest(query)
-    classifier = PrototypeClassifier().fit(
+    classifier = WhitenedPrototypeClassifier().fit(
         snapshot.examples.vectors, [snapshot.examples.labels[code] for code in snapshot.examples.codes]
     )
     probability = classifier.predict_proba(query).max()

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+from fakes import BLUE, GREEN, RED, FakeEncoder, png
+from numpy.testing import assert_allclose
+
+import fewshot.registry.classifier_choice
+from fewshot import (
+    ClassRegistry,
+    LinearDiscriminantClassifier,
+    NearestNeighborClassifier,
+    PrototypeClassifier,
+    RidgeClassifier,
+    SimpleShotClassifier,
+    WhitenedPrototypeClassifier,
+)
+from fewshot.errors import RegistryError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "r.fewshot"
+
+
+def opened(path, **settings):
+    return ClassRegistry(path, encoder=FakeEncoder(), **settings)
+
+
+def filled(path, **settings):
+    registry = opened(path, **settings)
+    registry.add("red", [png(RED), png((200, 60, 30)), png((220, 30, 60))])
+    registry.add("green", [png(GREEN), png((60, 200, 10))])
+    registry.add("blue", [png(BLUE)])
+    return registry
+
+
+QUERY = np.array([[0.6, 0.5, 0.1], [0.1, 0.2, 0.9], [0.3, 0.9, 0.4]], np.float32)
+
+
+def scores(registry):
+    return [dict(one.top) for one in registry.predict_vectors(QUERY, nearest=0)]
+
+
+def by_hand(registry, classifier):
+    examples = registry.export_page(after=0, limit=99)
+    classifier.fit(np.stack([e.vector for e in examples]), [e.label for e in examples])
+    return [dict(zip(classifier.classes_, map(float, row), strict=True)) for row in classifier.scores(QUERY)]
+
+
+def assert_answers_as(registry, classifier):
+    for ours, theirs in zip(scores(registry), by_hand(registry, classifier), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert_allclose([ours[label] for label in theirs], list(theirs.values()), rtol=1e-4, atol=1e-5)
+
+
+def test_whitened_prototypes_answer_unless_another_is_chosen(path):
+    with filled(path) as registry:
+        assert registry.info().classifier == "whitened"
+        assert_answers_as(registry, WhitenedPrototypeClassifier())
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier"),
+    [
+        ("prototype", PrototypeClassifier()),
+        ("nearest", NearestNeighborClassifier()),
+        ("ridge", RidgeClassifier()),
+        ("discriminant", LinearDiscriminantClassifier()),
+    ],
+)
+def test_a_chosen_classifier_answers_at_once_and_whenever_the_file_is_opened(path, name, classifier):
+    with filled(path) as registry, opened(path) as other:
+        scores(registry), scores(other)
+        embedded = registry.encoder.encoded
+        registry.set_classifier(name)
+        assert registry.info().classifier == other.info().classifier == name
+        assert_answers_as(registry, classifier)
+        assert_answers_as(other, classifier)  # another connection, which had another in memory
+        assert registry.encoder.encoded == embedded
+    with opened(path) as later:
+        assert_answers_as(later, classifier)
+
+
+def test_the_classifier_given_at_opening_is_remembered_with_its_parameters(path):
+    with filled(path, classifier=NearestNeighborClassifier(n_neighbors=3, weights="distance")) as registry:
+        assert registry.info().classifier == "nearest (n_neighbors=3, weights='distance')"
+    with opened(path) as later:
+        assert_answers_as(later, NearestNeighborClassifier(n_neighbors=3, weights="distance"))
+        before = later.info()
+    with opened(path, classifier=NearestNeighborClassifier(n_neighbors=3, weights="distance")) as same:
+        assert same.info() == before
+
+
+def test_a_classifier_with_a_metric_follows_the_registrys(path):
+    with filled(path, metric="sqeuclidean") as registry:
+        assert registry.info().classifier == "prototype"
+        assert_answers_as(registry, PrototypeClassifier(metric="sqeuclidean"))
+        registry.set_classifier("nearest")
+        assert_answers_as(registry, NearestNeighborClassifier(metric="sqeuclidean"))
+        registry.set_classifier("whitened")
+        assert_answers_as(registry, WhitenedPrototypeClassifier())
+
+
+class _Own(PrototypeClassifier):
+    """A user's type."""
+
+
+@pytest.mark.parametrize("own", [_Own(), SimpleShotClassifier(center=np.array([0.2, 0.2, 0.2], np.float32))])
+def test_an_estimator_that_the_file_cannot_hold_serves_its_opener_alone(path, own):
+    with filled(path, classifier=own) as registry, opened(path) as other:
+        assert_answers_as(registry, own)
+        assert_answers_as(other, WhitenedPrototypeClassifier())
+        with pytest.raises(ValueError, match=r"cannot be remembered in .*r\.fewshot: .* ClassRegistry\(\.\.\., "):
+            other.set_classifier(own)
+
+
+def test_an_unknown_name_is_refused_with_those_there_are_and_makes_no_file(path):
+    with pytest.raises(ValueError, match="no classifier is called 'svm'; there are whitened, prototype, nearest, rid"):
+        ClassRegistry(path, classifier="svm")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "is damaged: its settings say classifier is 'nonsense'"),
+        (
+            json.dumps({"type": "ForestClassifier", "params": {}}),
+            "a classifier that this version does not know: .*Fore",
+        ),
+        (
+            json.dumps({"type": "RidgeClassifier", "params": {"bend": 1}}),
+            "a classifier that this version does not know",
+        ),
+        (json.dumps({"type": "Membership", "params": {}}), "a classifier that this version does not know"),
+    ],
+)
+def test_a_file_that_names_no_classifier_of_ours_is_refused(path, text, message):
+    filled(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO meta VALUES ('classifier', ?)", (text,))
+    with pytest.raises(RegistryError, match=message), opened(path) as registry:
+        registry.predict_vectors(QUERY)
+
+
+def test_the_comparison_is_leave_one_out_by_hand(path):
+    with filled(path) as registry:
+        examples = registry.export_page(after=0, limit=99)
+        X, y = np.stack([e.vector for e in examples]), np.array([e.label for e in examples])
+        folds = [[0, 3], [1, 4], [2]]  # blue has one example: never left out
+        right = []
+        for out in folds:
+            rest = np.setdiff1d(np.arange(len(y)), out)
+            right += (RidgeClassifier().fit(X[rest], y[rest]).predict(X[out]) == y[out]).tolist()
+        found = registry.compare_classifiers()
+        ridge = next(one for one in found if one.name == "ridge")
+        assert (ridge.n, ridge.classes, ridge.accuracy) == (5, 3, pytest.approx(np.mean(right)))
+        assert [one.accuracy for one in found] == sorted((one.accuracy for one in found), reverse=True)
+        assert [one.name for one in found if one.chosen] == ["whitened"]
+        assert {one.name for one in found} == set(fewshot.registry.classifier_choice.CLASSIFIERS)
+        registry.set_classifier(NearestNeighborClassifier(n_neighbors=2))
+        assert [one.name for one in registry.compare_classifiers() if one.chosen] == ["nearest (n_neighbors=2)"]
+
+
+def test_the_comparison_with_another_encoder_embeds_the_images_and_keeps_the_registry(path):
+    with filled(path) as registry:
+        before = registry.info()
+        other = FakeEncoder(more=2)
+        found = registry.compare_classifiers(other)
+        assert (found[0].n, other.encoded, registry.info()) == (5, 6, before)
+
+
+def test_of_many_classes_every_nth_is_compared(path, monkeypatch):
+    monkeypatch.setattr(fewshot.registry.classifier_choice, "_MOST_CLASSES", 2)
+    with filled(path) as registry:
+        assert {(one.classes, one.n) for one in registry.compare_classifiers()} == {(2, 3)}
+
+
+def test_a_comparison_needs_a_class_of_two_examples(path):
+    with opened(path) as registry:
+        registry.add("red", [png(RED)])
+        registry.add("blue", [png(BLUE)])
+        with pytest.raises(ValueError, match=r"no class of .*r\.fewshot has two examples"):
+            registry.compare_classifiers()
