@@ -72,7 +72,7 @@ class RegistryFunction:
             )
         if max_false_accept != 1:
             self._check_threshold()
-        self._ids, self._metric = _ids(labels), registry.info().metric
+        self._ids = _ids(labels)
         kind = "tag" if detector is None else _kind(detector)
         self.spec = sdk.DetectionFunctionSpec(
             labels=[sdk.label_spec(label, number, type=kind) for label, number in self._ids.items()]
@@ -85,20 +85,14 @@ class RegistryFunction:
         Parameters
         ----------
         context : DetectionFunctionContext
-            ``conf_threshold`` is compared with ``Prediction.score``, the cosine to the class prototype; a detector
-            gets it too, for its own scores.
+            ``conf_threshold`` is compared with ``Prediction.probability``, which a registry of one class has not: then
+            nothing is left out. A detector gets it too, for its own scores.
         image : PIL.Image.Image
 
         Raises
         ------
-        ValueError : for a threshold where the registry's metric is not the cosine; for a detector's tag or line, which
-            has no inside.
+        ValueError : for a detector's tag or line, which has no inside.
         """
-        if context.conf_threshold is not None and self._metric != "cosine":
-            raise ValueError(
-                f"a confidence threshold of {context.conf_threshold} does not apply to {self._registry.path}, whose "
-                f"scores are {self._metric}, not cosines; leave it out and give max_false_accept instead"
-            )
         if self._detector is None:
             label = self._label_ids([image], context)[0]
             return [] if label is None else [_sdk().tag(label)]
@@ -136,10 +130,12 @@ class RegistryFunction:
         if report.failed:  # the others are annotated
             _log.warning("%s: not recognised: %s", context.frame_name, report.failed[0].reason)
             return [None]
-        lowest = -math.inf if context.conf_threshold is None else context.conf_threshold
+        lowest = 0.0 if context.conf_threshold is None else context.conf_threshold
         return [
-            self._id(prediction.label) if prediction.label is not None and prediction.score >= lowest else None
-            for prediction in report.predictions
+            None
+            if one.label is None or (1.0 if one.probability is None else one.probability) < lowest
+            else self._id(one.label)
+            for one in report.predictions
         ]
 
     def _id(self, label: str) -> int | None:

@@ -315,6 +315,7 @@ def test_a_folder_of_unseen_photos_is_classified_as_scikit_learn_does_on_the_sam
                 target.write_bytes(archive.read(name))
     path = tmp_path / "r.fewshot"
     assert answer("add", path, "--from-folder", tmp_path / "photos", "--encoder", encoder)["added"] == 25
+    call("classifier", path, "prototype")
     report = answer("evaluate", path, tmp_path / "new", "--out", tmp_path / "rows.csv")
     with open(tmp_path / "rows.csv", newline="") as file:
         predicted = [row["predicted"] for row in csv.DictReader(file)]

@@ -50,6 +50,9 @@ class Detector:
         return list(self.shapes)
 
 
+OLIVE = (140, 130, 0)  # half red, half green
+
+
 @pytest.fixture
 def registry(tmp_path):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as opened:
@@ -112,22 +115,22 @@ def test_a_max_false_accept_that_has_lost_its_threshold_is_logged_and_rejects_no
     assert caplog.messages[0].startswith("no picture is refused: ")
 
 
-def test_a_score_below_the_confidence_threshold_is_not_annotated(registry):
-    function = RegistryFunction(registry)
-    cosine = 2 / math.sqrt(5)  # (0.8, 0.4, 0) and (1, 0, 0)
-    assert names(function, function.detect(Context(cosine - 0.01), plain(ORANGE))) == ["red"]
-    assert function.detect(Context(cosine + 0.01), plain(ORANGE)) == []
-    assert len(function.detect(Context(0.0), plain(ORANGE))) == 1
-
-
-def test_a_threshold_for_scores_that_are_no_cosines_is_refused(tmp_path):
-    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder(), metric="sqeuclidean") as registry:
-        registry.add("red", [png(RED)])
-        registry.add("blue", [png(BLUE)])
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_a_probability_below_the_confidence_threshold_is_not_annotated(tmp_path, metric):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder(), metric=metric) as registry:
+        for label, colour in (("red", RED), ("green", GREEN), ("blue", BLUE)):
+            registry.add(label, [png(colour), png(colour, 5)])
         function = RegistryFunction(registry)
-        assert len(function.detect(Context(), plain(RED))) == 1
-        with pytest.raises(ValueError, match=r"threshold of 0\.5 .*sqeuclidean, not cosines; .*max_false_accept"):
-            function.detect(Context(0.5), plain(RED))
+        probability = registry.predict([plain(ORANGE)])[0].probability
+        assert names(function, function.detect(Context(probability - 0.01), plain(ORANGE))) == ["red"]
+        assert function.detect(Context(probability + 0.01), plain(ORANGE)) == []
+        assert len(function.detect(Context(0.0), plain(ORANGE))) == 1
+
+
+def test_one_class_has_no_probability_to_be_below_a_threshold(tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png(RED)])
+        assert len(RegistryFunction(registry).detect(Context(0.9), plain(RED))) == 1
 
 
 def test_the_id_of_a_label_stays_when_others_are_added_or_removed(registry):
@@ -180,7 +183,7 @@ def test_the_shapes_of_a_detector_get_the_classes_of_the_registry(registry, halv
 
 
 def test_a_shape_of_none_of_these_is_left_out_and_the_others_stay(registry, halves):
-    halves.paste(ORANGE, (0, 0, 10, 10))
+    halves.paste(OLIVE, (0, 0, 10, 10))
     function = RegistryFunction(registry, detector=Detector(rectangle(0, 0, 9, 9), rectangle(11, 0, 20, 10)))
     assert names(function, function.detect(Context(0.95), halves)) == ["blue"]
 
@@ -206,9 +209,9 @@ def test_a_box_turned_a_little_is_turned_back_the_right_way(registry):
     bar.paste(RED, (20, 46, 80, 54))
     image.paste(bar.rotate(-30))  # clockwise, as CVAT counts
     function = RegistryFunction(registry, detector=Detector(rectangle(24, 48, 76, 52, rotation=30.0)))
-    assert names(function, function.detect(Context(0.99), image)) == ["red"]
+    assert names(function, function.detect(Context(0.9), image)) == ["red"]
     other_way = RegistryFunction(registry, detector=Detector(rectangle(24, 48, 76, 52, rotation=330.0)))
-    assert names(other_way, other_way.detect(Context(0.9), image)) == ["green"]
+    assert names(other_way, other_way.detect(Context(0.5), image)) == ["green"]
 
 
 def test_boxes_reach_no_further_than_the_picture(registry, halves, caplog):
@@ -293,7 +296,7 @@ def test_the_sdk_accepts_every_annotation(registry, halves, monkeypatch):
 
     samples = [
         types.SimpleNamespace(frame_name=f"{n}.png", frame_index=n, media=Media(image))
-        for n, image in enumerate([plain(RED), plain(ORANGE), halves])
+        for n, image in enumerate([plain(RED), plain(OLIVE), halves])
     ]
     client = types.SimpleNamespace(
         logger=logging.getLogger("cvat"),
