@@ -13,7 +13,7 @@ from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from numpy.testing import assert_allclose
 from service_client import PARTS, Gated, files, in_base64, problem, queued, scope
 
-from fewshot import ClassRegistry
+from fewshot import ClassRegistry, WhitenedPrototypeClassifier
 from fewshot.service.app import create_app
 
 
@@ -33,10 +33,14 @@ def test_predictions_come_in_the_order_of_the_images_and_an_unreadable_one_is_re
     images = files(png((204, 0, 153)), b"", png(BLUE), b"junk", names=["a.png"] * 4)
     answer = filled.post(f"{PARTS}/predict?top=2&nearest=1", files=images).json()
     first, second, third, fourth = answer["predictions"]
-    # (0.8, 0, 0.6) has the length 1, so its cosines to red and blue are 0.8 and 0.6.
-    assert [(one["label"], one["score"]) for one in first["top"]] == [("red", 0.8), ("blue", 0.6)]
-    assert (first["source"], first["label"], first["score"]) == ("a.png", "red", 0.8)
-    assert first["nearest"] == [{"id": 1, "label": "red", "source": "0.png", "score": 0.8}]
+    by_hand = WhitenedPrototypeClassifier().fit([[1, 0, 0], [1, 0, 0], [0, 0, 1]], ["red", "red", "blue"])
+    blue, red = by_hand.scores([[0.8, 0, 0.6]])[0]
+    assert [(one["label"], one["score"]) for one in first["top"]] == [
+        ("red", pytest.approx(red, abs=1e-5)),
+        ("blue", pytest.approx(blue, abs=1e-5)),
+    ]
+    assert (first["source"], first["label"], first["score"]) == ("a.png", "red", first["top"][0]["score"])
+    assert first["nearest"] == [{"id": 1, "label": "red", "source": "0.png", "score": pytest.approx(red, abs=1e-5)}]
     assert second == {"source": "a.png", "error": "the file is empty (0 bytes)"}
     assert third["label"] == "blue"
     assert fourth == {
