@@ -97,7 +97,10 @@ def create_app(
             yield
         finally:
             await warming
-            await asyncio.to_thread(registries.close)
+            try:
+                await asyncio.to_thread(registries.close)
+            except RuntimeError:  # there is no memory for a thread
+                registries.close()
 
     app = FastAPI(
         title="fewshot",

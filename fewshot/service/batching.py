@@ -15,6 +15,9 @@ from starlette.requests import ClientDisconnect
 
 from fewshot.errors import FewShotError, RegistryBusy
 
+# After a worker found no memory to go on with.
+_PAUSE = 0.05
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -213,13 +216,17 @@ class MicroBatcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                while not (parts := self._next()):
-                    if self._closed:
-                        return
-                    self._changed.wait()
-                alone = self._idle == len(self._threads)
-                self._idle -= 1
+            try:
+                with self._changed:
+                    while not (parts := self._next()):
+                        if self._closed:
+                            return
+                        self._changed.wait()
+                    alone = self._idle == len(self._threads)
+                    self._idle -= 1
+            except MemoryError:  # of this thread's own: the next try may find some
+                time.sleep(_PAUSE)
+                continue
             start = time.perf_counter()
             try:
                 self._run(parts, alone=alone)
@@ -238,20 +245,26 @@ class MicroBatcher(Generic[Item, Result]):
         room = min(self.batch_size, -(-sum(job.left for job in self._queue) // self._idle))
         parts: list[_Part[Item, Result]] = []
         unfit: list[_Job[Item, Result]] = []
-        while self._queue and (room > 0 or self._queue[0].dropped):
-            job = self._queue.popleft()
-            if job.dropped:
-                job.fail(ClientDisconnected())
-                continue
-            size = job.left if self._turn is None else min(room, self._turn, job.left)
-            if parts and (size > room or job.options != parts[0].job.options):
-                unfit.append(job)
-                continue
-            parts.append(job.take(size))
-            room -= size
-            if job.left:
-                self._queue.append(job)
-        self._queue.extendleft(reversed(unfit))
+        taken: list[_Job[Item, Result]] = []
+        try:
+            while self._queue and (room > 0 or self._queue[0].dropped):
+                taken.append(job := self._queue.popleft())
+                if job.dropped:
+                    job.fail(ClientDisconnected())
+                    continue
+                size = job.left if self._turn is None else min(room, self._turn, job.left)
+                if parts and (size > room or job.options != parts[0].job.options):
+                    unfit.append(job)
+                    continue
+                parts.append(job.take(size))
+                room -= size
+                if job.left:
+                    self._queue.append(job)
+            self._queue.extendleft(reversed(unfit))
+        except MemoryError as error:
+            for job in taken:  # else nobody would compute them
+                job.fail(error)
+            raise
         return parts
 
     def _run(self, parts: list[_Part[Item, Result]], *, alone: bool) -> None:

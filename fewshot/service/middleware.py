@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fewshot.service.batching import DEADLINE
 from fewshot.service.limits import Limits
-from fewshot.service.problems import HTTPProblem, problem_response
+from fewshot.service.problems import HTTPProblem, is_out_of_memory, problem_response, too_little_memory
 
 # Need no token: the page asks for it itself, and health tells nothing else.
 _PUBLIC = frozenset({"/", "/healthz", "/readyz", "/health"})
@@ -87,6 +87,10 @@ class SecurityMiddleware:
         except _SlowClient:  # the server closes a connection whose response is incomplete
             fields = {"path": scope["path"], "bytes": response.sent, "seconds": round(response.waited, 3)}
             log.warning("a client did not take its response", extra={"fields": fields})
+        except Exception as error:
+            if response.started or not is_out_of_memory(error):
+                raise
+            await self._reject(too_little_memory(error), scope, receive, response.send)
         except asyncio.CancelledError:  # the time for requests in progress is over when the server stops
             if response.started:
                 raise
@@ -164,7 +168,9 @@ class SecurityMiddleware:
                 drained += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body"):
                     break
-        response = problem_response(problem.status_code, problem.detail, dict(problem.headers or {}))
+        response = problem_response(
+            problem.status_code, problem.detail, dict(problem.headers or {}), cause=problem.cause
+        )
         await response(scope, receive, send)
 
 

@@ -66,7 +66,7 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
     name : str
     """
     if is_out_of_memory(error):
-        return _too_little_memory(error)
+        return too_little_memory(error)
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     detail = said.replace(path, name)
     if isinstance(error, Overloaded):
@@ -86,7 +86,15 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
     return None
 
 
-_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "can't start new thread")
+_NO_MEMORY = (
+    "allocate memory",
+    "allocate read lock",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a primitive",  # oneDNN's
+    "can't start new thread",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,7 +104,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _too_little_memory(error: BaseException) -> HTTPProblem:
+def too_little_memory(error: BaseException) -> HTTPProblem:
+    """Return the problem of a request that needs more memory than there is."""
     detail = "the server has too little memory for this request now; send fewer or smaller images, or retry later"
     return HTTPProblem(503, detail, retry_after=_BUSY_SECONDS, cause=f"{type(error).__name__}: {error}")
 
@@ -120,7 +129,6 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _disconnected)
-    app.add_exception_handler(MemoryError, _internal_error)  # else it is logged as a bug, too
     app.add_exception_handler(Exception, _internal_error)
 
 
@@ -165,7 +173,5 @@ async def _disconnected(request: Request, _: Exception) -> JSONResponse:
     return problem_response(400, "the client has disconnected")  # for the log: nobody reads it
 
 
-async def _internal_error(request: Request, error: Exception) -> JSONResponse:
-    if is_out_of_memory(error):
-        return await _http(request, _too_little_memory(error))
+async def _internal_error(_: Request, __: Exception) -> JSONResponse:
     return problem_response(500, "internal error; the server's log has its traceback")

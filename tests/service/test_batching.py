@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from fewshot.errors import RegistryBusy
-from fewshot.service.batching import DISCONNECTED, ClientDisconnected, MicroBatcher
+from fewshot.service.batching import DISCONNECTED, ClientDisconnected, MicroBatcher, _Job
 
 
 class Squares:
@@ -144,6 +144,22 @@ def test_where_there_is_no_memory_for_a_thread_the_job_fails_and_the_next_one_is
     assert batcher.submit([3]) == [3]
     batcher.close()
     assert len(started) == 4
+
+
+def test_a_worker_that_finds_no_memory_to_take_a_job_tells_its_caller_and_lives_on(monkeypatch):
+    take, fail = _Job.take, [True]
+
+    def starved(job, count):
+        if fail:
+            raise MemoryError(fail.pop())
+        return take(job, count)
+
+    monkeypatch.setattr(_Job, "take", starved)  # no door leads to a thread's own want of memory
+    batcher = MicroBatcher(lambda batch: batch.items, batch_size=9)
+    with pytest.raises(MemoryError):
+        batcher.submit([1])
+    assert batcher.submit([2]) == [2]
+    batcher.close()
 
 
 def test_a_worker_lives_on_when_what_is_called_after_a_batch_fails():
