@@ -5,9 +5,10 @@
     python benchmarks/reliability.py fuzz --inputs 10000    # damaged and nonsensical inputs at every door
     python benchmarks/reliability.py crowd --seconds 60     # many writers and readers at once
     python benchmarks/reliability.py faults                 # full disks and read-only folders under every command
+    python benchmarks/reliability.py attack                 # power cuts, bit flips, and the service under attack
 
-writes benchmarks/results/reliability.json, each part beside those of earlier runs; exit status 1 if anything was lost,
-left in part, or answered otherwise than with a result or one of our errors.
+writes benchmarks/results/reliability.json, each part beside those of earlier runs, and attack.json; exit status 1 if
+anything was lost, left in part, or answered otherwise than with a result or one of our errors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: processes are forked, which threads do not survive
 
+import attack
 import common
 import crash
 import crash_tuning
@@ -54,11 +56,17 @@ def faulty(given: argparse.Namespace) -> dict[str, Any]:
     return faults.run(given.only, lambda text: print(text, file=sys.stderr))
 
 
+def attacked(given: argparse.Namespace) -> dict[str, Any]:
+    """Attack the service and the store."""
+    return attack.run(given.only, given.share, given.seed)
+
+
 PARTS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], tuple[str, ...]]] = {
     "kills": (kills, ("kills", "seed")),
     "fuzz": (fuzzed, ("inputs", "seed")),
     "crowd": (crowded, ("writers", "readers", "seconds")),
     "faults": (faulty, ()),
+    "attack": (attacked, ("share", "seed")),
 }
 
 
@@ -69,7 +77,7 @@ def bad(result: dict[str, Any]) -> int:
 
 
 def _keep(name: str, result: dict[str, Any]) -> None:
-    place = common.RESULTS / "reliability.json"
+    place = common.RESULTS / ("attack.json" if name == "attack" else "reliability.json")
     others = json.loads(place.read_text()) if place.exists() else {}
     place.write_text(json.dumps({**others, "machine": common.machine(), name: result}, indent=1) + "\n")
 
@@ -83,7 +91,10 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this door of fuzz, case of faults")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this door of fuzz, case of faults, attack"
+    )
+    parser.add_argument("--share", type=float, default=1.0, help="of the trials of each attack")
     parser.add_argument("--no-save", action="store_true", help="print the result only")
     given = parser.parse_args()
     if wrong := set(given.parts) - set(PARTS):

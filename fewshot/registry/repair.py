@@ -37,6 +37,7 @@ _TAUGHT: dict[str, dict[str, Any]] = {
         "negative": _NUMBER,
     },
 }  # fmt: skip
+_OF_VECTORS = ("dim", "encoder", "fingerprint", "metric")
 _MOST = 2**40  # bytes: a header that says more is damaged itself
 
 
@@ -91,7 +92,7 @@ def repair_registry(path: str | os.PathLike[str], new: str | os.PathLike[str]) -
                 fresh.execute(f"PRAGMA user_version = {version + 1}")
             fresh.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             fresh.execute("BEGIN")
-            dim = _settings(old, fresh, source)
+            dim = _settings(old, fresh, source, lost)
             _classes(old, fresh, lost)
             _examples(old, fresh, 4 * dim, lost)
             _images(old, fresh, lost)
@@ -131,24 +132,42 @@ def _copied(source: Path, folder: Path) -> Iterator[sqlite3.Connection]:
             yield connection
 
 
-def _settings(old: sqlite3.Connection, fresh: sqlite3.Connection, source: Path) -> int:
+def _settings(old: sqlite3.Connection, fresh: sqlite3.Connection, source: Path, lost: list[str]) -> int:
     """Copy the settings; returns d."""
     try:
         rows = old.execute("SELECT key, value FROM meta").fetchall()
+        doubtful = _doubtful(old, "meta", "key, value", "meta_by_value", "INDEXED BY sqlite_autoindex_meta_1")
+        if changed := sorted(set(_OF_VECTORS) & doubtful):
+            raise ValueError(f"{', '.join(changed)}: two copies that differ")
         dim = int(dict(rows)["dim"])
     except (*DAMAGE, KeyError, TypeError, ValueError) as error:
         raise RegistryError(
             f"{source} cannot be repaired: its settings, which say what made its vectors, cannot be read ({error}). "
             "Put a copy of it back, or register the images again"
         ) from error
-    fresh.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    fresh.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [row for row in rows if row[0] not in doubtful])
+    lost += [f"the setting {key}" for key in sorted(doubtful, key=str) if key not in ("revision", "rewrites")]
     return dim
+
+
+def _doubtful(
+    connection: sqlite3.Connection, table: str, columns: str, index: str, rows: str = "NOT INDEXED"
+) -> set[Any]:
+    """Return the keys, the first column, of rows whose copy in an index differs; none where it cannot be read.
+
+    ``rows`` makes SQLite read the rows themselves; of a table without row ids they are an index, too.
+    """
+    copies = [f"SELECT {columns} FROM {table} {by}" for by in (rows, f"INDEXED BY {index}")]
+    with suppress(*DAMAGE):
+        return {row[0] for one, other in (copies, copies[::-1]) for row in connection.execute(f"{one} EXCEPT {other}")}
+    return set()
 
 
 def _classes(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]) -> None:
     missing = 0
+    doubtful = _doubtful(old, "classes", "id, label", "sqlite_autoindex_classes_1")
     for row in _salvaged(old, "classes", "id", ("id", "label")):
-        if row is None or not isinstance(row[1], str):
+        if row is None or not isinstance(row[1], str) or row[0] in doubtful:
             missing += 1
         else:
             fresh.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", row)
@@ -162,10 +181,12 @@ def _examples(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, los
     if version >= 2:
         columns.append("checksum")
     unreadable = 0
+    doubtful = _doubtful(old, "examples", "id, class_id, sha256", "sqlite_autoindex_examples_1")
+    doubtful |= _doubtful(old, "examples", "id, added_at, path", "examples_by_origin")
     for row in _salvaged(old, "examples", "id", columns):
         if row is None:
             unreadable += 1
-        elif not _sound(row, size):
+        elif row[0] in doubtful or not _sound(row, size):
             lost.append(f"example {row[0]}: what is left of it is not an example")
         else:
             fresh.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", (row[1], f"recovered-{row[1]}"))

@@ -185,6 +185,17 @@ def m006_labels(connection: sqlite3.Connection) -> list[str]:
     return notes
 
 
+def m007_second_copies(connection: sqlite3.Connection) -> None:
+    """Hold in an index, too, what has no checksum: SQLite's own check then notices where one of the two has changed."""
+    for statement in (
+        "CREATE INDEX IF NOT EXISTS meta_by_value ON meta (value)",
+        "CREATE INDEX IF NOT EXISTS examples_by_origin ON examples (added_at, path)",
+        "CREATE INDEX IF NOT EXISTS annotations_by_content ON annotations (updated, body, reason)",
+        "CREATE INDEX IF NOT EXISTS deleted_tasks_by_id ON deleted_tasks (id)",
+    ):
+        connection.execute(statement)
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,
     m002_checksums,
@@ -192,5 +203,6 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m004_lessons,
     m005_outsider_checksums,
     m006_labels,
+    m007_second_copies,
 ]
 """Each brings a file from version n to n + 1, and may return what its owner should know. Append only."""

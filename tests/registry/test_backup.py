@@ -18,7 +18,7 @@ from fakes import FakeEncoder, png, run_python
 
 from fewshot import ClassRegistry, RegistryError
 from fewshot.cli import main
-from fewshot.registry.backup import backup, problems_of
+from fewshot.registry.backup import backup, problems_in, problems_of
 from fewshot.registry.repair import repair_registry
 from fewshot.registry.schema import MIGRATIONS, m001_tables
 from fewshot.registry.snapshot_cache import SnapshotCache
@@ -415,3 +415,40 @@ def test_the_commands_say_what_they_did(path, tmp_path):
         "lost": ["example 18: what is left of it is not an example"],
     }
     assert "lost: example 18" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("stored", "left"),
+    [
+        ("Quokka", [{"Quokka": 1, "Emu": 1}, {"recovered-1": 1, "Emu": 1}]),  # a label
+        ("2031-05-06", [{"Emu": 1}]),  # when an example was added
+        ("sqeuclidean", []),  # the metric: without it nothing can be compared
+        ("a limit", [{"Quokka": 1, "Emu": 1}]),  # another setting
+    ],
+)
+def test_what_has_no_checksum_is_stored_twice_and_a_change_of_either_is_noticed_and_not_recovered_as_if_it_were_true(
+    stored, left, tmp_path
+):
+    sound, damaged = tmp_path / "sound.fewshot", tmp_path / "damaged.fewshot"
+    with ClassRegistry(sound, encoder=FakeEncoder(), metric="sqeuclidean") as registry:
+        registry.add("Quokka", [png()])
+        registry.add("Emu", [png((0, 0, 255))])
+    with closing(sqlite3.connect(sound)) as connection, connection:
+        connection.execute("UPDATE examples SET added_at = '2031-05-06' WHERE id = 1")
+        connection.execute("INSERT INTO meta VALUES ('other', 'a limit')")
+    content = sound.read_bytes()
+    places = [at for at in range(len(content)) if content.startswith(stored.encode(), at)]
+    assert len(places) == 2
+    for number, at in enumerate(places):
+        damaged.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with closing(sqlite3.connect(damaged)) as connection:
+            assert problems_in(connection)
+        if not left:
+            with pytest.raises(RegistryError, match="metric: two copies that differ"):
+                repair_registry(damaged, tmp_path / "new.fewshot")
+            continue
+        repaired = repair_registry(damaged, tmp_path / f"{number}.fewshot")
+        assert repaired.lost
+        with ClassRegistry(repaired.path) as registry:
+            assert registry.check() == []
+            assert registry.classes() in left
