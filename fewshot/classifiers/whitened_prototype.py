@@ -165,7 +165,8 @@ def _learned(support: Tensor, membership: Membership, prototypes: ClassMeans) ->
     ratio = (one_between / one_within.clamp_min(tiny)).clamp_max(_MOST_RATIO)
     ratio = torch.where(c > 1, ratio, torch.full_like(ratio, _RATIO))
     inner, outer = n - c + _TOTAL * n, _TOTAL * n
-    trace = (inner * within + outer * between).clamp_min(tiny)
+    # At least what rounding leaves of examples that are equal: divided by less, that would be taken for variation.
+    trace = torch.maximum(inner * within + outer * between, torch.finfo(means.dtype).eps * n.square())
     scale = _STRENGTH * ratio * n / trace
     inner, outer = ((part * scale).sqrt().view(-1, 1, 1) for part in (inner, outer))
     metric = _metric_of(support, membership, means, mean, inner, outer)

@@ -121,3 +121,14 @@ def test_an_example_alone_in_its_class_is_as_close_as_its_class(d):
     X, y, query = drawn([1, 3, 4, 1], d)
     clf = WhitenedPrototypeClassifier().fit(X, y)
     assert_allclose(clf.example_scores(query, X[[0, 8]]), clf.scores(query)[:, [0, 3]], atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, 7])
+@pytest.mark.parametrize("d", [3, 5, 16])
+def test_equal_examples_of_one_class_have_no_variation_to_whiten(n, d):
+    vectors = np.stack([np.linspace(0.1, 0.3, d, dtype=np.float32)] * n)  # whose mean differs from them by rounding
+    queries = np.random.default_rng(0).normal(size=(4, d)).astype(np.float32)
+    expected = PrototypeClassifier().fit(vectors, ["a"] * n).scores(queries)
+    assert_allclose(WhitenedPrototypeClassifier().fit(vectors, ["a"] * n).scores(queries), expected, atol=1e-4)
+    two = WhitenedPrototypeClassifier().fit(np.concatenate([vectors] * 2), ["a"] * n + ["b"] * n)
+    assert np.isfinite(two.scores(queries)).all()
