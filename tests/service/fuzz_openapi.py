@@ -43,7 +43,7 @@ def main() -> None:
         run = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", document]
 
         def fuzz() -> None:
-            statuses.append(subprocess.call([*run, "--generation-database", "none", *sys.argv[1:]]))
+            statuses.append(subprocess.call([*run, "--generation-database", "none", *sys.argv[1:]], cwd=folder))
             os.kill(os.getpid(), signal.SIGTERM)
 
         server_process.run(create_app(folder, encoder=encoder), bound, threading.Thread(target=fuzz).start)
