@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -27,10 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, save, shared_file
+from common import RESULTS, ROOT, save, shared_file
 from torch import Tensor
 
-from fewshot.benchmark.methods import select_methods
+from fewshot.benchmark.methods import METHODS, select_methods
 from fewshot.calibration import (
     FEATURES,
     SHOTS_RANGE,
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, help="folder for vectors")
     parser.add_argument("--cache", help="embedding cache; by default in the work folder")
     parser.add_argument("--episodes", type=int, default=600, help="measured, of 5 ways; half as many of 20")
-    parser.add_argument("--methods", default="all", help="m1,m2,...")
+    parser.add_argument("--methods", default="all", help="m1,m2,...; the rows of others stay in the result file")
     parser.add_argument("--fit", choices=list(TABLES), nargs="*", default=[], help="write these tables, then measure")
     parser.add_argument("--only", choices=list(ENCODERS), nargs="*", default=list(ENCODERS), help="measure these")
     parser.add_argument("--picture", metavar="PNG", help="draw the reliability of prototypes")
@@ -109,6 +110,11 @@ def main() -> None:
                 if (name, row["table"]) == ("prototype", "shipped"):
                     panels[f"{encoder}, {where[0]}, {row['ways']}-way {row['shots']}-shot"] = pair
     if rows:
+        path = RESULTS / f"{options.out}.json"
+        before = json.loads(path.read_text())["rows"] if path.exists() else []
+        rows += [row for row in before if row["method"] not in classifiers or row["encoder"] not in options.only]
+        places = [list(ENCODERS), [data for data, _ in MEASURED], list(METHODS)]
+        rows.sort(key=lambda row: [p.index(row[k]) for p, k in zip(places, ("encoder", "data", "method"), strict=True)])
         save(options.out, {"episodes": options.episodes, "rows": rows})
     if options.picture and panels:
         from fewshot.benchmark.plots import draw_reliability

@@ -64,6 +64,7 @@ def main() -> None:
                 methods = [name for name in options.methods if FEWER.get(name, 10_000) == episodes]
                 if not methods:
                     continue
+                based = any(METHODS[name].takes_center or METHODS[name].needs_base for name in methods)
                 for plain in (False, True) if "simpleshot" in methods else (False,):
                     report = run_suite(
                         [data],
@@ -73,7 +74,7 @@ def main() -> None:
                         ways=[ways],
                         shots=[1, 5],
                         protocol=Protocol(episodes=episodes, within_groups=within),
-                        base=None if plain else data,
+                        base=data if based and not plain else None,
                         cache=str(work / "vectors.sqlite"),
                         note=lambda line: print(line, file=sys.stderr),
                     )
