@@ -24,7 +24,7 @@ from fewshot.service.middleware import InFlight, SecurityMiddleware
 from fewshot.service.payloads import ServerStatus
 from fewshot.service.readiness import Readiness
 from fewshot.service.registry_pool import RegistryPool
-from fewshot.service.routes import prediction_routes, registry_routes, rejection_routes
+from fewshot.service.routes import classifier_routes, prediction_routes, registry_routes, rejection_routes
 from fewshot.service.thumbnails import ThumbnailCache
 from fewshot.service.worker_threads import run_in_thread
 from fewshot.validation import check_extra
@@ -126,6 +126,7 @@ def create_app(
     app.include_router(registry_routes.router)
     app.include_router(prediction_routes.router)
     app.include_router(rejection_routes.router)
+    app.include_router(classifier_routes.router)
     app.include_router(_server)
     if label_studio is not None:
         check_extra("serve", "Label Studio's backend needs", "httpx2")

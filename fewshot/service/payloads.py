@@ -67,6 +67,18 @@ class RejectionUpdate(_RequestBody):
     max_false_accept: MaxFalseAccept | None = Field(description="null: remove it; every image gets a label again.")
 
 
+class ClassifierUpdate(_RequestBody):
+    """The classifier to choose."""
+
+    classifier: Literal["whitened", "prototype", "nearest", "ridge", "logistic", "discriminant"]
+
+
+class ChosenClassifier(BaseModel):
+    """The classifier that answers."""
+
+    classifier: str = Field(description="Its name, with the parameters that are not the default ones.")
+
+
 class RegistrySummary(BaseModel):
     """A registry of the list; its counts are null if it cannot be opened."""
 
@@ -91,6 +103,7 @@ class RegistryDetails(BaseModel):
     fingerprint: str = Field(description="Of the encoder: embeddings of equal fingerprints are comparable.")
     dim: int = Field(description="Embedding size d.")
     metric: Literal["cosine", "sqeuclidean", "inner_product"]
+    classifier: str = Field(description="What answers.")
     classes: int
     examples: int
     images_kept: int = Field(description="Examples whose image is stored in the registry.")

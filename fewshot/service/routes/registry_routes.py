@@ -92,6 +92,7 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryDet
             fingerprint=info.fingerprint,
             dim=info.dim,
             metric=info.metric,  # type: ignore[arg-type]
+            classifier=info.classifier,
             classes=info.classes,
             examples=info.examples,
             images_kept=info.images_kept,
