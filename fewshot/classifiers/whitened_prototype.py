@@ -57,11 +57,23 @@ class _Learned:
 
     def cosines(self, query: Tensor, keys: Tensor, norms: Tensor) -> Tensor:
         """Of query (e, q, d) with keys (e, k, d), whose norms (e, k) are known: (e, q, k)."""
-        apart = query - self.center
-        along = self.metric.solve(apart)
-        length = (apart * along).sum(-1, keepdim=True).clamp_min(torch.finfo(query.dtype).tiny).sqrt()
-        along = along / length
-        return (along @ keys.mT).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
+        tiny = torch.finfo(query.dtype).tiny
+        rows = self.metric.rows
+        if rows is None or query.shape[1] <= keys.shape[1]:
+            apart = query - self.center
+            along = self.metric.solve(apart)
+            length = (apart * along).sum(-1, keepdim=True).clamp_min(tiny).sqrt()
+            along = along / length
+            return (along @ keys.mT).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
+        # Several times faster for many queries: no array of their size but in one product.
+        weights = torch.cat([self.metric.solve(keys - self.center), rows, self.center], dim=1)
+        products = query @ weights.mT - self.center @ weights.mT
+        scores, within, with_center = torch.split(products, [keys.shape[1], rows.shape[1], 1], dim=2)
+        square = (_squares(query) - _squares(self.center)).unsqueeze(-1) - 2.0 * with_center
+        within = torch.linalg.solve_triangular(self.metric.factor, within.mT, upper=False)
+        square = square - within.square().sum(1).unsqueeze(-1)
+        found: Tensor = scores / (square.clamp_min(tiny).sqrt() * norms.unsqueeze(1))
+        return found
 
 
 class WhitenedPrototypeClassifier(FewShotClassifier):
