@@ -40,6 +40,18 @@ class CalibrationParams:
         beta = inverse_temperature(features, coefficients)
         return calibrated_probabilities(margins, beta, self.uniform_mix, self.shape)
 
+    def best_probability(self, margins: Tensor, features: Tensor) -> Tensor:
+        """Return the largest of ``probabilities`` (...,); the margins are overwritten."""
+        c = margins.shape[-1]
+        beta = inverse_temperature(features, torch.tensor(self.log_inverse_temperature, device=features.device))
+        mean = (margins.sum(-1, keepdim=True) / max(1, c - 1)).clamp_min(torch.finfo(margins.dtype).tiny)
+        if self.shape == 1.0:
+            margins.mul_(-beta)
+        else:
+            # Their fast functions lose digits only where a margin is far below the mean.
+            margins.div_(mean).add_(1.0).log_().mul_(self.shape).exp_().sub_(1.0).mul_(-beta * mean / self.shape)
+        return (1.0 - self.uniform_mix) / margins.exp_().sum(-1) + self.uniform_mix / c  # the best one's margin is 0
+
 
 def inverse_temperature(features: Tensor, coefficients: Tensor) -> Tensor:
     """Return beta (..., 1) for features (..., f) and coefficients (f,)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,13 @@ from torch import Tensor
 from fewshot.calibration import (
     CalibrationParams,
     CalibrationTable,
+    TaskFeatures,
     margins,
     shipped_calibration,
     support_margin,
 )
 from fewshot.classifiers.example_comparison import ExampleComparison
+from fewshot.classifiers.incremental_learning import IncrementalLearning
 from fewshot.classifiers.membership import Membership, harmless
 from fewshot.classifiers.ranking import Ranking
 from fewshot.classifiers.support_sample import SupportSample
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 
 # Scores held at once by ``rank``.
 _MOST_SCORES = 2**23
+# Scores that stay in a processor's cache.
+_MOST_IN_CACHE = 2**17
 
 
-class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Base of all methods: a method is its hyper-parameters, ``prepare``, ``_learn`` and ``_scores``.
 
     The mathematics carries a leading episode axis. ``fit`` and ``predict`` use it for a batch of one episode,
@@ -77,8 +80,8 @@ class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # t
         """What an estimator remembers of its one support set (1, s, d), on the CPU: as ``_learn`` (the default)."""
         return self._learn(support, membership)
 
-    def _extend(self, learned: Any, support: Tensor, membership: Membership) -> Any | None:
-        """What it remembers after more prepared support (1, s, d); None (the default) to learn again from all."""
+    def unit_means(self) -> NDArray[np.float32] | None:
+        """Return the means of the classes' unit vectors (c, d), if it holds them: not a copy, so not to be changed."""
         return None
 
     def _calibration_logits(self, learned: Any, query: Tensor, scores: Tensor) -> Tensor:
@@ -139,52 +142,6 @@ class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # t
         support = self._checked(X, reset=True)
         labels = check_labels(y, len(support))
         self._support = SupportSet(support.copy() if copy else support, labels)
-        self.classes_ = self._support.classes
-        self._relearn()
-        return self
-
-    def partial_fit(self, X: ArrayLike, y: Any, classes: Any = None, *, copy: bool = True) -> Self:
-        """Learn more examples, of known or new classes, keeping what was learned.
-
-        Parameters
-        ----------
-        X : array-like of shape (s, d)
-        y : sequence of s labels
-        classes : ignored
-            Accepted because scikit-learn passes it; a class is known from its first example on.
-        copy : bool, default True
-            As in ``fit``.
-        """
-        if not hasattr(self, "classes_"):
-            return self.fit(X, y, copy=copy)
-        support = self._checked(X, reset=False)
-        labels = check_labels(y, len(support))
-        codes = self._support.append(support.copy() if copy else support, labels)
-        self.classes_ = self._support.classes
-        more = Membership(torch.from_numpy(codes)[None], len(self.classes_))
-        with torch.inference_mode():
-            extended = self._extend(self._learned, self.prepare(_tensor(support))[None], more)
-        if extended is None:
-            self._relearn()
-        else:
-            self._learned = extended
-            self._sample = self._sampled()
-        return self
-
-    def forget(self, label: Hashable) -> Self:
-        """Forget one class; the others stay as they are.
-
-        Raises
-        ------
-        KeyError : if there is no such class.
-        ValueError : if it is the last one.
-        """
-        check_is_fitted(self, "classes_")
-        if label not in self._support:
-            raise KeyError(f"no class {label!r} to forget; the {len(self.classes_)} known ones are in classes_")
-        if len(self.classes_) == 1:
-            raise ValueError(f"{label!r} is the only class left; fit new ones instead of forgetting it")
-        self._support = self._support.without(label)
         self.classes_ = self._support.classes
         self._relearn()
         return self
@@ -264,8 +221,8 @@ class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # t
         parts = []
         for start in range(0, max(len(query), 1), max(size, 1)):
             prepared, scores = self._prepared_scores(query[start : start + size])
-            found = self._calibrated_one(prepared, scores, calibration)[0].amax(dim=-1)
-            parts.append((*top_k(scores[0].numpy(), k), found.numpy()))
+            found = self._best_probability(prepared, scores, calibration)
+            parts.append((*top_k(scores[0].numpy(), k), found))
         return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def episode_scores(
@@ -337,10 +294,10 @@ class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # t
         self, learned: Any, query: Tensor, scores: Tensor, support: Tensor, sample: SupportSample
     ) -> tuple[Tensor, Tensor]:
         """Margins (e, q, c) in units of the support's, and task features (e, q, f), of sampled support (e, n, d)."""
-        unit, others = self._support_margin(learned, support, sample.labels)
         logits = self._calibration_logits(learned, query, scores)
-        behind, similarity = margins(logits, unit), ((logits.amax(-1, keepdim=True) - others) / unit).squeeze(-1)
-        return behind, sample.features(support).design_matrix(behind, similarity)
+        return _in_support_margins(
+            logits, *self._support_margin(learned, support, sample.labels), sample.features(support)
+        )
 
     def _calibrated(
         self,
@@ -369,17 +326,44 @@ class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # t
     def _relearn(self) -> None:
         membership = Membership(torch.from_numpy(self._support.codes)[None], len(self.classes_))
         with torch.inference_mode():
-            self._learned = self._learn_one(self.prepare(_tensor(self._support.vectors))[None], membership)
-        self._sample = self._sampled()
+            self._take_over(self._learn_one(self.prepare(_tensor(self._support.vectors))[None], membership))
 
-    def _sampled(self) -> SupportSample:
-        return SupportSample.choose(torch.from_numpy(self._support.codes)[None], len(self.classes_))
+    def _take_over(self, learned: Any) -> None:
+        self._learned, self._task = learned, _Task()
+
+    def _task_scale(self) -> tuple[Tensor, Tensor, TaskFeatures]:
+        """The support's margin, the others' mean score, and the features of the task, computed once."""
+        if self._task.scale is None:
+            sample = SupportSample.choose(torch.from_numpy(self._support.codes)[None], len(self.classes_))
+            support = self.prepare(_tensor(self._support.take(sample.indices[0].numpy())))[None]
+            self._task.scale = *self._support_margin(self._learned, support, sample.labels), sample.features(support)
+        return self._task.scale
 
     def _calibrated_one(self, query: Tensor, scores: Tensor, calibration: CalibrationTable | None) -> Tensor:
         """From prepared queries (1, q, d) and their scores to probabilities (1, q, c)."""
+        if scores.shape[2] == 1:
+            return torch.ones_like(scores)
         with torch.inference_mode():
-            support = self.prepare(_tensor(self._support.take(self._sample.indices[0].numpy())))[None]
-            return self._calibrated(self._learned, query, scores, support, self._sample, calibration)
+            logits = self._calibration_logits(self._learned, query, scores)
+            behind, features = _in_support_margins(logits, *self._task_scale())
+            return self.calibration_params(calibration, scores.shape[1]).probabilities(behind, features)
+
+    def _best_probability(
+        self, query: Tensor, scores: Tensor, calibration: CalibrationTable | None
+    ) -> NDArray[np.float32]:
+        """From prepared queries (1, q, d) and their scores to the probability of the best class: (q,)."""
+        _, q, c = scores.shape
+        if c == 1:
+            return np.ones(q, np.float32)
+        found = np.empty(q, np.float32)
+        with torch.inference_mode():
+            logits, task = self._calibration_logits(self._learned, query, scores), self._task_scale()
+            params = self.calibration_params(calibration, q)
+            size = max(1, _MOST_IN_CACHE // c)
+            for start in range(0, q, size):
+                behind, features = _in_support_margins(logits[:, start : start + size], *task)
+                found[start : start + size] = params.best_probability(behind, features)[0].numpy()
+        return found
 
     def _score_queries(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
         """Prepared queries (1, q, d) and their scores (1, q, c)."""
@@ -390,6 +374,21 @@ class FewShotClassifier(ExampleComparison, ClassifierMixin, BaseEstimator):  # t
         with torch.inference_mode():
             prepared = self.prepare(_tensor(query))[None]
             return prepared, self._scores(self._learned, prepared)
+
+
+class _Task:
+    """Holds what is computed of the support set once it is asked for; it is no part of the classifier's state."""
+
+    scale: tuple[Tensor, Tensor, TaskFeatures] | None = None
+
+    def __reduce__(self) -> tuple[type[_Task], tuple[()]]:
+        return _Task, ()
+
+
+def _in_support_margins(logits: Tensor, unit: Tensor, others: Tensor, task: TaskFeatures) -> tuple[Tensor, Tensor]:
+    """Margins (e, q, c) in units of the support's, and task features (e, q, f), of logits (e, q, c)."""
+    behind, similarity = margins(logits, unit), ((logits.amax(-1, keepdim=True) - others) / unit).squeeze(-1)
+    return behind, task.design_matrix(behind, similarity)
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

@@ -12,6 +12,7 @@ from fewshot.classifiers.membership import Membership
 
 # Beside more classes than these, the margin of the support is that over so many of them, at equal distances.
 _MOST_CLASSES = 2_000
+_ROWS_AT_ONCE = 2**13
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,37 @@ class ClassMeans:
         total = counts[:, touched] + local.counts()
         sums = means[:, touched] * counts[:, touched].unsqueeze(-1) + local.sums(support)
         means[:, touched], counts[:, touched] = sums / total.unsqueeze(-1), total
+        return ClassMeans(means, counts), touched
+
+    def exchanged(self, support: Tensor, membership: Membership, before: Tensor) -> tuple[ClassMeans, Tensor]:
+        """Return the means of other classes, in the memory of these, and the classes that are new or changed.
+
+        Parameters
+        ----------
+        support : Tensor of shape (1, n, d)
+            All examples of the new and the changed classes.
+        membership : Membership
+            Of the support, among all classes.
+        before : Tensor of shape (c,), int64
+            The position of each class among these; -1 where it is new or changed.
+        """
+        c, own = len(before), torch.arange(len(before))
+        means = _with_room(self.means, c, shared=False)
+        if bool(((before >= 0) & (before < own)).any()):
+            means = self.means[:, before.clamp_min(0)]
+        else:  # a class moves only to where none is that still moves
+            for start in range(0, c, _ROWS_AT_ONCE):
+                rows = before[start : start + _ROWS_AT_ONCE]
+                here = slice(start, start + len(rows))
+                if not torch.equal(rows, own[here]):
+                    means[0, here] = self.means[
+                        0, torch.where(rows < 0, own[here], rows).clamp_max(self.means.shape[1] - 1)
+                    ]
+        counts = self.counts[:, before.clamp_min(0)]
+        touched = torch.unique(membership.labels[0])
+        local = Membership(torch.searchsorted(touched, membership.labels), len(touched))
+        counts[:, touched] = local.counts()
+        means[:, touched] = local.sums(support) / local.counts().unsqueeze(-1)
         return ClassMeans(means, counts), touched
 
 

@@ -35,6 +35,8 @@ class Membership:
 
     def counts(self) -> Tensor:
         """Return how many examples each class has, float32 of shape (e, c)."""
+        if len(self.labels) == 1 and self.labels.device.type == "cpu":
+            return torch.bincount(self.labels[0] + 1, minlength=self.n_classes + 1)[None, 1:].to(torch.float32)
         return self.sums(torch.ones_like(self.labels, dtype=torch.float32).unsqueeze(-1)).squeeze(-1)
 
     def shots(self) -> Tensor:

@@ -96,5 +96,8 @@ def _n_sampled(n_classes: int) -> int:
 def _of_classes(indices: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Indices (e, m) of the examples of every n-th class, in order, and their classes among these; -1 is padding."""
     chosen = (labels >= 0) & (labels % step == 0)
-    order = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(chosen.sum(1).max())]
+    if len(labels) == 1 and labels.device.type == "cpu":
+        order = chosen[0].nonzero().mT
+    else:
+        order = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(chosen.sum(1).max())]
     return indices.gather(1, order), torch.where(chosen, labels // step, -1).gather(1, order)

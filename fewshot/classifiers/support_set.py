@@ -43,6 +43,11 @@ class SupportSet:
         return label in self._positions
 
     @property
+    def n_examples(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.parts))
+
+    @property
     def vectors(self) -> NDArray[np.float32]:
         """All vectors (s, d)."""
         if len(self.parts) > 1:

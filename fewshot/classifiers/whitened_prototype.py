@@ -22,28 +22,30 @@ _TOTAL = 0.1
 _STRENGTH, _RATIO, _MOST_RATIO, _PRIOR = 2.0, 0.5, 2.0, 2.0
 # Up to so many examples an added one changes the metric at once; beyond, only once a tenth has been added.
 _FEW = 256
+# Up to so many, learning from all takes no longer than a request may.
+_MOST_AT_ONCE = 5_000
 _ROWS_AT_ONCE = 2**13
 
 
 @dataclass(frozen=True)
 class _Metric:
-    """The inverse of M = I + Z'Z, from the Cholesky factor of I + ZZ' (s, s) if the rows Z are given, else of M."""
+    """The inverse of M = I + Z'Z: itself, or from the Cholesky factor of I + ZZ' (s, s) if the rows Z are given."""
 
-    factor: Tensor  # (e, s, s) or (e, d, d)
+    matrix: Tensor  # (e, s, s) or (e, d, d)
     rows: Tensor | None  # (e, s, d)
 
     def solve(self, vectors: Tensor) -> Tensor:
         """M^-1 of vectors (e, n, d)."""
         if self.rows is None:
-            return torch.cholesky_solve(vectors.mT, self.factor).mT
-        return vectors - torch.cholesky_solve(self.rows @ vectors.mT, self.factor).mT @ self.rows
+            return vectors @ self.matrix
+        return vectors - torch.cholesky_solve(self.rows @ vectors.mT, self.matrix).mT @ self.rows
 
     def norms(self, means: Tensor, center: Tensor) -> Tensor:
         """Norms (e, c) under M^-1 of class means (e, c, d) around the centre."""
         parts = []
         for some in torch.split(means, _ROWS_AT_ONCE, dim=1):
             apart = some - center
-            parts.append((apart * self.solve(apart)).sum(-1))
+            parts.append(self.solve(apart).mul_(apart).sum(-1))
         return torch.cat(parts, dim=1).clamp_min(torch.finfo(means.dtype).tiny).sqrt()
 
 
@@ -54,6 +56,7 @@ class _Learned:
     metric: _Metric
     norms: Tensor  # (e, c)
     n_measured: int  # how many examples the metric is made of
+    n_changed: int = 0  # how many have been added or removed since
 
     def cosines(self, query: Tensor, keys: Tensor, norms: Tensor) -> Tensor:
         """Of query (e, q, d) with keys (e, k, d), whose norms (e, k) are known: (e, q, k)."""
@@ -70,7 +73,7 @@ class _Learned:
         products = query @ weights.mT - self.center @ weights.mT
         scores, within, with_center = torch.split(products, [keys.shape[1], rows.shape[1], 1], dim=2)
         square = (_squares(query) - _squares(self.center)).unsqueeze(-1) - 2.0 * with_center
-        within = torch.linalg.solve_triangular(self.metric.factor, within.mT, upper=False)
+        within = torch.linalg.solve_triangular(self.metric.matrix, within.mT, upper=False)
         square = square - within.square().sum(1).unsqueeze(-1)
         found: Tensor = scores / (square.clamp_min(tiny).sqrt() * norms.unsqueeze(1))
         return found
@@ -95,7 +98,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     without m. There is no parameter.
 
     Closed-form: the (s, s) Gram matrix is factored for s below d, else the (d, d) scatter. ``partial_fit`` beyond
-    256 examples keeps m and M until a tenth has been added, and then learns them anew from all.
+    256 examples keeps m and M until a tenth has been added or removed, and then learns them anew from all.
 
     References
     ----------
@@ -114,7 +117,13 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
 
     def prepare(self, vectors: Tensor) -> Tensor:
         """Return the unit vectors."""
-        return normalize(vectors, dim=-1)
+        n, d = vectors.shape[-2:]
+        if vectors.dim() > 2 or n <= _ROWS_AT_ONCE:
+            return normalize(vectors, dim=-1)
+        units = vectors.new_empty(n + n // 4, d)[:n]  # with room for more, which takes no memory before it is used
+        for start in range(0, n, _ROWS_AT_ONCE):
+            units[start : start + _ROWS_AT_ONCE] = normalize(vectors[start : start + _ROWS_AT_ONCE], dim=-1)
+        return units
 
     def _learn(self, support: Tensor, membership: Membership) -> _Learned:
         return _learned(support, membership, ClassMeans.of(support, membership))
@@ -123,14 +132,36 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
         return _learned(support, membership, ClassMeans.of_one(support, membership))
 
     def _extend(self, learned: _Learned, support: Tensor, membership: Membership) -> _Learned | None:
-        n = sum(len(part) for part in self._support.parts)
-        if n <= _FEW or n > 1.1 * learned.n_measured:
-            return None
         known, c = learned.prototypes.means.shape[1], membership.n_classes
+        n_changed = learned.n_changed + support.shape[1]
+        if self._must_renew(n_changed, learned.n_measured):
+            return None
         prototypes, touched = learned.prototypes.extended(support, membership, shared=False)
         norms = pad(learned.norms, (0, c - known))
         norms[:, touched] = learned.metric.norms(prototypes.means[:, touched], learned.center)
-        return replace(learned, prototypes=prototypes, norms=norms)
+        return replace(learned, prototypes=prototypes, norms=norms, n_changed=n_changed)
+
+    def _exchange(self, learned: _Learned, support: Tensor, membership: Membership, before: Tensor) -> _Learned | None:
+        counts, kept = learned.prototypes.counts, before[before >= 0]
+        n_changed = learned.n_changed + support.shape[1] + int(counts.sum() - counts[:, kept].sum())
+        if self._must_renew(n_changed, learned.n_measured):
+            return None
+        prototypes, touched = learned.prototypes.exchanged(support, membership, before)
+        norms = learned.norms[:, before.clamp_min(0)]
+        norms[:, touched] = learned.metric.norms(prototypes.means[:, touched], learned.center)
+        return replace(learned, prototypes=prototypes, norms=norms, n_changed=n_changed)
+
+    def _must_renew(self, n_changed: int, n_measured: int) -> bool:
+        n = self._support.n_examples
+        if n <= _FEW or n_changed > n_measured:
+            return True
+        return 10 * n_changed > n_measured and not (self.defer_renewal and n > _MOST_AT_ONCE)
+
+    @property
+    def renewal_due(self) -> bool:
+        """See ``FewShotClassifier.renewal_due``."""
+        learned: _Learned = self._learned
+        return 10 * learned.n_changed > learned.n_measured
 
     def _scores(self, learned: _Learned, query: Tensor) -> Tensor:
         return learned.cosines(query, learned.prototypes.means, learned.norms)
@@ -154,7 +185,11 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     @property
     def prototypes_(self) -> Any:
         """Ndarray of shape (c, d): the means of the classes' unit vectors, ordered as ``classes_``."""
-        return self._learned.prototypes.means[0].numpy().copy()
+        return self.unit_means().copy()
+
+    def unit_means(self) -> NDArray[np.float32]:
+        """See ``FewShotClassifier.unit_means``."""
+        return np.asarray(self._learned.prototypes.means[0].numpy())
 
 
 def _learned(support: Tensor, membership: Membership, prototypes: ClassMeans) -> _Learned:
@@ -199,19 +234,18 @@ def _metric_of(
 
     if s <= d:
         some = rows(0, s)
-        return _Metric(_plus_identity(some @ some.mT), some)
+        return _Metric(torch.linalg.cholesky(_plus_identity(some @ some.mT)), some)
     scatter = support.new_zeros(e, d, d)
     for start in range(0, s, _ROWS_AT_ONCE):
         some = rows(start, start + _ROWS_AT_ONCE)
         scatter += some.mT @ some
-    return _Metric(_plus_identity(scatter), None)
+    return _Metric(torch.cholesky_inverse(torch.linalg.cholesky(_plus_identity(scatter.double()))).to(scatter), None)
 
 
 def _plus_identity(matrix: Tensor) -> Tensor:
-    """Return the Cholesky factor of the identity plus a positive matrix (e, m, m)."""
+    """Add the identity to a matrix (e, m, m), in place."""
     matrix.diagonal(dim1=1, dim2=2).add_(1.0)
-    factor: Tensor = torch.linalg.cholesky(matrix)
-    return factor
+    return matrix
 
 
 def _squares(vectors: Tensor) -> Tensor:

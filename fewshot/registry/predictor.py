@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,8 +28,8 @@ _MOST_SCORES = 2**24
 class RegistryPredictor:
     """Ranks the classes and the examples of a registry.
 
-    Examples appended since the last question are learned on top, as far as the classifier can; after any other change
-    it is fitted again.
+    After a change only the classes that changed are learned, as far as the classifier can. What it learns from all
+    examples together is renewed in a thread, where it takes longer than a request may, and until then stays as it was.
 
     Parameters
     ----------
@@ -41,6 +43,29 @@ class RegistryPredictor:
         self._lock = threading.RLock()
         self._classifier: FewShotClassifier | None = None
         self._fitted: Snapshot | None = None
+        self._renewal: threading.Thread | None = None
+        self._renewed: tuple[FewShotClassifier, Snapshot] | None = None
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """For a block, keep other threads from changing what is in memory."""
+        with self._lock:
+            yield
+
+    def close(self) -> None:
+        """Wait for the thread that renews the classifier, if one does."""
+        if self._renewal is not None:
+            self._renewal.join()
+
+    def products(self, snapshot: Snapshot) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """Return what gives the inner products of vectors (q, d) with the means of unit vectors of all classes."""
+        means = None if self._classifier is None or self._fitted is not snapshot else self._classifier.unit_means()
+        if means is None:
+            return snapshot.class_products
+        import torch
+
+        keys = torch.from_numpy(means).mT
+        return lambda query: np.asarray((torch.from_numpy(query) @ keys).numpy())
 
     def predict(
         self, snapshot: Snapshot, vectors: NDArray[np.float32], encoder: Encoder, *, top: int, nearest: int
@@ -73,7 +98,8 @@ class RegistryPredictor:
     def _up_to_date_classifier(self, snapshot: Snapshot) -> FewShotClassifier:
         from sklearn.base import clone
 
-        classifier, fitted = self._classifier, self._fitted
+        classifier, fitted = self._renewed or (self._classifier, self._fitted)
+        self._renewed = None
         if fitted is not None and fitted.settings.get("classifier") != snapshot.settings.get("classifier"):
             classifier = fitted = None
         if classifier is not None and fitted is not None and snapshot.same_examples(fitted):
@@ -83,11 +109,22 @@ class RegistryPredictor:
         if classifier is not None and fitted is not None and snapshot.continues(fitted):
             n = len(fitted)
             classifier.partial_fit(snapshot.vectors[n:], snapshot.codes[n:], copy=False)
+        elif classifier is not None and fitted is not None and snapshot.vectors.shape[1] == fitted.vectors.shape[1]:
+            classifier.exchange(snapshot.vectors, snapshot.codes, snapshot.classes_in(fitted), copy=False)
         else:
             classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
+            classifier.defer_renewal = True
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
         self._classifier, self._fitted = classifier, snapshot
+        if classifier.renewal_due and (self._renewal is None or not self._renewal.is_alive()):
+            self._renewal = threading.Thread(target=self._renew, args=(clone(classifier), snapshot), daemon=True)
+            self._renewal.start()
         return classifier
+
+    def _renew(self, classifier: FewShotClassifier, snapshot: Snapshot) -> None:
+        """Fit a classifier, outside the lock, for the next question."""
+        classifier.defer_renewal = True
+        self._renewed = (classifier.fit(snapshot.vectors, snapshot.codes, copy=False), snapshot)
 
     def _neighbors(
         self,

@@ -280,8 +280,10 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another process may have reindexed
         if not len(snapshot):
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
-        answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest)
-        return self.rejection.judge(snapshot, query, answers, max_false_accept)
+        with self._predictor.unchanging():
+            answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest)
+            products = self._predictor.products(snapshot)
+            return self.rejection.judge(snapshot, query, answers, max_false_accept, products)
 
     def annotations(self) -> AnnotationSnapshot:
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
@@ -382,6 +384,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
             Other threads that read or write are waited for; after so many seconds they are interrupted, and raise
             RegistryError as all do that come later.
         """
+        self._predictor.close()
         self._store.close(patience=patience)
 
     def __enter__(self) -> ClassRegistry:
@@ -390,6 +393,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._predictor.close()
         self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 
     def __repr__(self) -> str:

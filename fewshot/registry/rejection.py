@@ -26,7 +26,7 @@ from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.openset import Background, LeaveOneOutScores, Threshold
+    from fewshot.openset import Background, LeaveOneOutScores, Products, Threshold
 
 _LIMIT = "max_false_accept"
 
@@ -224,6 +224,7 @@ class Rejection:
         vectors: NDArray[np.float32],
         predictions: list[Prediction],
         max_false_accept: float | None,
+        products: Products,
     ) -> list[Prediction]:
         """Give each prediction its unknown score, and no label from the threshold on.
 
@@ -237,6 +238,8 @@ class Rejection:
             By default the stored limit, if any; 1 rejects nothing. Nor does a stored limit that no threshold can be
             estimated for any more, as when one class is left: ``threshold`` says why, and ``false_accept_bound`` is
             None.
+        products : callable
+            From vectors (q, d) to their inner products with the means of the classes' unit vectors: (q, c).
         """
         if not predictions:
             return []
@@ -249,7 +252,7 @@ class Rejection:
             except ValueError:
                 if max_false_accept is not None:
                     raise
-        scores = model.scorer.scores(vectors)
+        scores = model.scorer.scores(vectors, products)
         if len(model.others.negatives):
             scores = scores + self._nearer_negative(model, vectors)
         return [

@@ -90,16 +90,32 @@ class Snapshot:
         return appended and len(self) > len(other)
 
     @cached_property
-    def row_keys(self) -> NDArray[np.uint64]:
-        """A number for each example (n,), made of its id and checksum."""
-        return mixed(self.ids.astype(np.uint64) ^ mixed(self.checksums.astype(np.uint64)))
-
-    @cached_property
     def class_keys(self) -> NDArray[np.uint64]:
         """A number for each class (c,) that is another, but for chance, once its examples are."""
         keys = np.zeros(len(self.labels), np.uint64)
-        np.add.at(keys, self.codes, self.row_keys)
+        np.add.at(keys, self.codes, _row_keys(self.ids, self.checksums))
         return keys
+
+    def classes_in(self, other: Snapshot) -> NDArray[np.int64]:
+        """Return the position in another snapshot of each class (c,), -1 where its examples are not the same."""
+        at = np.arange(len(self.class_ids)).clip(max=len(other.class_ids) - 1)
+        if not np.array_equal(other.class_ids, self.class_ids[: len(other.class_ids)]):
+            at = np.searchsorted(other.class_ids, self.class_ids).clip(max=len(other.class_ids) - 1)
+        same = (other.class_ids[at] == self.class_ids) & (other.class_keys[at] == self.class_keys)
+        return np.where(same, at, -1)
+
+    def appended_to(self, other: Snapshot) -> None:
+        """Take over what another has computed of itself, which this one ``continues``."""
+        n, c = len(other), len(other.labels)
+        made = other.__dict__
+        if "class_keys" in made:
+            keys = np.concatenate([other.class_keys, np.zeros(len(self.labels) - c, np.uint64)])
+            np.add.at(keys, self.codes[n:], _row_keys(self.ids[n:], self.checksums[n:]))
+            self.__dict__["class_keys"] = keys
+        if "counts" in made:
+            counts = np.concatenate([other.counts, np.zeros(len(self.labels) - c, np.int64)])
+            np.add.at(counts, self.codes[n:], 1)
+            self.__dict__["counts"] = counts
 
     def label_of(self, position: int) -> str:
         """Return the label of the example at this position."""
@@ -168,6 +184,11 @@ class Snapshot:
         for start in range(0, len(self), _ROWS_AT_ONCE):
             rows = slice(start, min(start + _ROWS_AT_ONCE, len(self)))
             yield rows, _tensor(self.vectors[rows])
+
+
+def _row_keys(ids: NDArray[np.int64], checksums: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A number for each example (n,), made of its id and checksum."""
+    return mixed(ids.astype(np.uint64) ^ mixed(checksums.astype(np.uint64)))
 
 
 def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -16,6 +16,7 @@ from fewshot.registry.store import RegistryStore
 
 # So few that they stay in the processor's cache, and that Python's garbage collector does not come upon them.
 _ROWS_AT_ONCE = 256
+_ROWS_COPIED = 2**13
 # Beyond this share of changed rows all are read in one go.
 _FEW = 0.25
 _TINY = 1e-12
@@ -85,9 +86,10 @@ class SnapshotCache:
         ids, labels = _classes(new)
         class_ids = np.concatenate([held.class_ids, ids])
         codes = np.concatenate([held.codes, self._codes(fresh.class_ids, class_ids)])
-        return Snapshot(
-            settings, rows.ids, rows.vectors, rows.lengths, rows.checksums, codes, [*held.labels, *labels], class_ids
-        )
+        labels = [*held.labels, *labels]
+        found = Snapshot(settings, rows.ids, rows.vectors, rows.lengths, rows.checksums, codes, labels, class_ids)
+        found.appended_to(held)
+        return found
 
     def _changed(self, connection: sqlite3.Connection, settings: Mapping[str, Any], held: Snapshot) -> Snapshot:
         found = connection.execute("SELECT id, class_id, checksum FROM examples ORDER BY id").fetchall()
@@ -103,7 +105,12 @@ class SnapshotCache:
         else:
             self._room = _with_slack(n, self._room.shape[1])
             rows = _Rows(n, self._room[:n])
-            rows.vectors[known], rows.lengths[known] = held.vectors[at[known]], held.lengths[at[known]]
+            rows.lengths[known] = held.lengths[at[known]]
+            for start in range(0, n, _ROWS_COPIED):
+                some = at[start : start + _ROWS_COPIED]  # of those that are not known anything: they are read below
+                first, last = int(some[0]), int(some[-1]) + 1
+                adjacent = last - first == len(some) and bool((np.diff(some) == 1).all())
+                rows.vectors[start : start + len(some)] = held.vectors[first:last] if adjacent else held.vectors[some]
             for place in np.flatnonzero(~known).tolist():
                 one = _Rows(1, rows.vectors[place : place + 1])
                 self._read(connection.execute(f"SELECT {_COLUMNS} FROM examples WHERE id = ?", (int(ids[place]),)), one)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fewshot.registry.snapshot import Snapshot, mixed
 
 if TYPE_CHECKING:
-    from fewshot.openset import Background, Center, KnownClasses, LeaveOneOutScores, ManyClasses
+    from fewshot.openset import Background, Center, KnownClasses, LeaveOneOutScores, ManyClasses, Products
 
 # Classes whose prototypes are made at once.
 _CLASSES_AT_ONCE = 2**11
@@ -21,8 +21,11 @@ _CLASSES_AT_ONCE = 2**11
 class UnknownScorer(Protocol):
     """Scores queries as to whether they are of none of a snapshot's classes."""
 
-    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the default unknown score of vectors (q, d) of any length: (q,)."""
+    def scores(self, query: NDArray[np.float32], products: Products) -> NDArray[np.float32]:
+        """Return the default unknown score of vectors (q, d) of any length: (q,).
+
+        ``products`` gives the inner products (q, c) of vectors with the prototypes, means of unit vectors.
+        """
 
     def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosine of vectors (q, d) to the closest prototype, a mean of unit vectors: (q,)."""
@@ -65,7 +68,7 @@ class ExactScorer:
         known = KnownClasses.of(torch.from_numpy(snapshot.vectors)[None], membership, background, center)
         return cls(snapshot, replace(known, support=known.prototypes), background)  # it does not ask for each example
 
-    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, query: NDArray[np.float32], products: Products) -> NDArray[np.float32]:
         """See ``UnknownScorer``."""
         import torch
 
@@ -106,8 +109,10 @@ class SampledScorer:
     snapshot: Snapshot
     many: ManyClasses
     background: Background | None
-    sample: NDArray[np.int64]  # positions of classes; those whose examples are whitened by come first
+    sample: NDArray[np.int64]  # ids of classes, rising
     sample_keys: NDArray[np.uint64]
+    whitened: NDArray[np.int64]  # ids of those classes of the sample whose examples are whitened by
+    largest: np.uint64  # of the sample's hashes
     lengths: NDArray[np.float32]  # (c,)
 
     @classmethod
@@ -117,41 +122,52 @@ class SampledScorer:
         """Make it from the snapshot; lengths of classes that have not changed are those of ``before``."""
         from fewshot.openset import SAMPLE_CLASSES, WHITENED_CLASSES, ManyClasses
 
-        hashes = mixed(snapshot.class_ids.astype(np.uint64))
-        sample = np.argpartition(hashes, SAMPLE_CLASSES)[:SAMPLE_CLASSES]
-        sample = sample[np.argsort(hashes[sample])]
-        keys = snapshot.class_keys[sample]
-        if before is not None and before.background is not background:
-            before = None
-        if before is not None and background is None and not np.array_equal(before.sample_keys, keys):
-            before = None
-        if before is not None:
-            many = before.many
-        elif background is not None:
-            many = ManyClasses.around(background)
+        c = len(snapshot.labels)
+        lengths = np.empty(c, np.float32)
+        if (
+            before is not None
+            and before.background is background
+            and (background is not None or before._holds(snapshot))
+        ):
+            found = replace(before, snapshot=snapshot, lengths=lengths)
         else:
-            firsts = snapshot.first_examples(sample[:WHITENED_CLASSES])
-            many = ManyClasses.of(snapshot.prototypes(np.sort(sample)), snapshot.vectors[firsts], center)
-        found = cls(snapshot, many, background, sample, keys, np.empty(len(snapshot.labels), np.float32))
+            before = None
+            hashes = mixed(snapshot.class_ids.astype(np.uint64))
+            sample = np.argpartition(hashes, SAMPLE_CLASSES)[:SAMPLE_CLASSES]
+            whitened = np.sort(sample[np.argsort(hashes[sample])[:WHITENED_CLASSES]])
+            sample.sort()
+            if background is not None:
+                many = ManyClasses.around(background)
+            else:
+                firsts = snapshot.first_examples(whitened)
+                many = ManyClasses.of(snapshot.prototypes(sample), snapshot.vectors[firsts], center)
+            ids, keys, largest = snapshot.class_ids, snapshot.class_keys[sample], hashes[sample].max()
+            found = cls(snapshot, many, background, ids[sample], keys, ids[whitened], largest, lengths)
         found._measure(before)
         return found
+
+    def _holds(self, snapshot: Snapshot) -> bool:
+        """Whether the sample of a snapshot, which is a later one, is the same."""
+        ids, c = snapshot.class_ids, len(snapshot.labels)
+        at = np.searchsorted(ids, self.sample).clip(max=c - 1)
+        same = (ids[at] == self.sample) & (snapshot.class_keys[at] == self.sample_keys)
+        new = ids[np.searchsorted(ids, self.snapshot.class_ids[-1], side="right") :]
+        return bool(same.all()) and not (mixed(new.astype(np.uint64)) < self.largest).any()
 
     def _measure(self, before: SampledScorer | None) -> None:
         missing = np.ones(len(self.lengths), bool)
         if before is not None:
-            old = before.snapshot
-            at = np.searchsorted(old.class_ids, self.snapshot.class_ids).clip(max=len(old.class_ids) - 1)
-            missing = old.class_ids[at] != self.snapshot.class_ids
-            missing |= old.class_keys[at] != self.snapshot.class_keys
+            at = self.snapshot.classes_in(before.snapshot)
+            missing = at < 0
             self.lengths[~missing] = before.lengths[at[~missing]]
         changed = np.flatnonzero(missing)
         for at_once in range(0, len(changed), _CLASSES_AT_ONCE):
             some = changed[at_once : at_once + _CLASSES_AT_ONCE]
             self.lengths[some] = self.many.lengths(self.snapshot.prototypes(some))
 
-    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, query: NDArray[np.float32], products: Products) -> NDArray[np.float32]:
         """See ``UnknownScorer``."""
-        return np.asarray(self.many.scores(query, self.lengths, self.snapshot.class_products).numpy())
+        return np.asarray(self.many.scores(query, self.lengths, products).numpy())
 
     def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``UnknownScorer``."""
@@ -159,9 +175,9 @@ class SampledScorer:
 
     def leave_one_out_scores(self) -> LeaveOneOutScores:
         """See ``UnknownScorer``."""
-        from fewshot.openset import WHITENED_CLASSES, LabelledExamples, sampled_leave_one_out_scores
+        from fewshot.openset import LabelledExamples, sampled_leave_one_out_scores
 
-        whitened = self.sample[:WHITENED_CLASSES] if self.background is None else self.sample[:0]
+        whitened = np.flatnonzero(np.isin(self.snapshot.class_ids, self.whitened if self.background is None else []))
         return sampled_leave_one_out_scores(
             self.many,
             self.lengths,

@@ -362,3 +362,13 @@ def test_a_centred_simpleshot_has_a_shipped_entry_of_its_own(encoder):
     table = shipped_calibration(encoder and load_encoder(encoder).fingerprint)
     plain, centred = SimpleShotClassifier(), SimpleShotClassifier(center=np.zeros(16))
     assert centred.calibration_params(table) != plain.calibration_params(table)
+
+
+@pytest.mark.parametrize("shape", [0.3, 1.0, 2.0])
+def test_the_best_probability_is_the_largest_of_all(shape):
+    behind = torch.rand(2, 5, 300, generator=torch.Generator().manual_seed(1))
+    behind[..., 7] = 0.0
+    params = CalibrationParams((1.5, *[0.1] * (len(FEATURES) - 1)), 0.1, shape)
+    features = torch.rand(2, 5, len(FEATURES), generator=torch.Generator().manual_seed(2))
+    largest = params.probabilities(behind, features).amax(dim=-1)
+    assert_allclose(params.best_probability(behind, features), largest, rtol=1e-4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+import fewshot.classifiers.class_means
 import fewshot.classifiers.whitened_prototype
 from fewshot.classifiers import PrototypeClassifier, WhitenedPrototypeClassifier
 
@@ -132,3 +133,55 @@ def test_equal_examples_of_one_class_have_no_variation_to_whiten(n, d):
     assert_allclose(WhitenedPrototypeClassifier().fit(vectors, ["a"] * n).scores(queries), expected, atol=1e-4)
     two = WhitenedPrototypeClassifier().fit(np.concatenate([vectors] * 2), ["a"] * n + ["b"] * n)
     assert np.isfinite(two.scores(queries)).all()
+
+
+@pytest.mark.parametrize("d", [16, 500])
+def test_exchanging_classes_equals_learning_them_in_the_metric_that_is_kept(d, monkeypatch):
+    X, y, query = drawn([8] * 60, d)
+    monkeypatch.setattr(fewshot.classifiers.class_means, "_ROWS_AT_ONCE", 7)
+    clf = WhitenedPrototypeClassifier().fit(X, y)
+    scores = clf.scores(query)
+    # Of class 3 one example is removed, 10 and 40 are gone, 60 is new.
+    rows = np.flatnonzero(~np.isin(y, [10, 40]))[np.arange(8 * 58) != 3 * 8]
+    labels = np.concatenate([np.unique(y[rows], return_inverse=True)[1], [58, 58]])
+    vectors = np.concatenate([X[rows], drawn([2], d, seed=4)[0]])
+    kept = [c for c in range(60) if c not in (10, 40)]
+    before = np.array([-1 if c == 3 else c for c in kept] + [-1])
+    metric = clf._learned.metric
+    clf.exchange(vectors, labels, before)
+    assert clf._learned.metric is metric
+    whole = WhitenedPrototypeClassifier().fit(vectors, labels)
+    assert_allclose(clf.prototypes_, whole.prototypes_, atol=1e-6)
+    others = np.flatnonzero(before >= 0)
+    assert_allclose(clf.scores(query)[:, others], scores[:, before[others]], atol=1e-6)
+    assert np.corrcoef(clf.scores(query).ravel(), whole.scores(query).ravel())[0, 1] > 0.98
+    assert clf.classes_.tolist() == list(range(59))
+    # More than a tenth has changed: learned anew. So are few examples, and classes in another order.
+    few = np.arange(8 * 50)
+    clf.exchange(vectors[few], labels[few], np.unique(labels[few]))
+    assert_allclose(
+        clf.scores(query), WhitenedPrototypeClassifier().fit(vectors[few], labels[few]).scores(query), atol=1e-4
+    )
+    swapped = np.arange(int(labels[few].max()) + 1)
+    swapped[[0, 1]] = 1, 0
+    again = WhitenedPrototypeClassifier().fit(vectors[few], swapped[labels[few]])
+    assert_allclose(
+        clf.exchange(vectors[few], swapped[labels[few]], swapped).scores(query), again.scores(query), atol=1e-4
+    )
+
+
+def test_renewal_can_be_left_for_later(monkeypatch):
+    X, y, _ = drawn([8] * 60, 20)
+    monkeypatch.setattr(fewshot.classifiers.whitened_prototype, "_MOST_AT_ONCE", 300)
+    clf = WhitenedPrototypeClassifier().fit(X[:320], y[:320])
+    clf.defer_renewal, metric = True, clf._learned.metric
+    assert not clf.renewal_due
+    clf.partial_fit(X[320:], y[320:])
+    assert clf.renewal_due
+    assert clf._learned.metric is metric
+    clf.exchange(X[8:], y[8:] - 1, np.arange(1, 60))
+    assert clf._learned.metric is metric
+    assert_allclose(clf.unit_means(), WhitenedPrototypeClassifier().fit(X[8:], y[8:]).prototypes_, atol=1e-6)
+    # Once as many have changed as it was made of, not.
+    clf.partial_fit(X[:160], y[:160] + 100)
+    assert not clf.renewal_due
