@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -75,12 +75,25 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def print_json(value: Any) -> None:
     """Print a JSON value on one line, with ASCII escapes where the stream's encoding lacks a character."""
+    click.echo(_encodable_json(value))
+
+
+def print_json_list(values: Iterable[Any]) -> None:
+    """Print a JSON list on one line, each value as soon as it is there; nothing if the first one raises."""
+    opening = "["
+    for value in values:
+        click.echo(opening + _encodable_json(value), nl=False)
+        opening = ", "
+    click.echo("]" if opening != "[" else "[]")
+
+
+def _encodable_json(value: Any) -> str:
     text = as_json(value)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)  # non-ASCII is in strings only
-    click.echo(text)
+    return text
 
 
 def print_table(text: str) -> None:

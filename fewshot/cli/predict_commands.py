@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +13,14 @@ from fewshot.cli.options import encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 from fewshot.cli.prediction_output import OutputFormat, check_are_files, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry
+from fewshot.progress import Progress
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
     from fewshot.registry import ClassRegistry
+
+# So many are answered before the next are read.
+_IMAGES_AT_ONCE = 256
 
 
 @click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
@@ -49,7 +54,8 @@ def predict(
 
     Formats: table and csv (a row per image), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
-    FiftyOneImageClassificationDataset). The last three leave out images that cannot be read.
+    FiftyOneImageClassificationDataset). The last three leave out images that cannot be read; csv, json and jsonl are
+    written while further images are read.
     """
     from fewshot.media import describe
 
@@ -57,20 +63,26 @@ def predict(
     names = list(map(describe, sources))
     check_are_files(sources, output)
     with open_registry(registry, encoding) as opened:
-        answered = opened.predict_valid(
-            sources,
-            top=top if output.ranked else 2,  # the class and the runner-up
-            nearest=nearest if output.ranked else 0,
-            max_false_accept=max_false_accept,
-        )
-        if max_false_accept != 1:
-            _note_threshold(opened, max_false_accept)
-        labels = [prediction.label for prediction in answered.predictions if prediction.label is not None]
-        classes = list(dict.fromkeys([*opened.classes(), *labels]))  # some may have been renamed meanwhile
-    predictions = iter(answered.predictions)
-    failures = {failure.source: failure for failure in answered.failed}
-    answers: ImagePredictions = [(name, failures[name] if name in failures else next(predictions)) for name in names]
-    exit_if_failed(write_predictions(answers, output, registry=registry, classes=classes))
+        size = len(sources) if opened.classifier.transductive else _IMAGES_AT_ONCE
+
+        def answers() -> Iterator[ImagePredictions]:
+            with Progress(len(sources), "predict") as bar:
+                for start in range(0, len(sources), size):
+                    part = slice(start, start + size)
+                    answered = opened.predict_valid(
+                        sources[part],
+                        top=top if output.ranked else 2,  # the class and the runner-up
+                        nearest=nearest if output.ranked else 0,
+                        max_false_accept=max_false_accept,
+                    )
+                    found = dict(zip(answered.positions, answered.predictions, strict=True))
+                    failed = iter(answered.failed)
+                    yield [(name, found[n] if n in found else next(failed)) for n, name in enumerate(names[part])]
+                    bar.advance(len(names[part]))
+            if max_false_accept != 1:
+                _note_threshold(opened, max_false_accept)
+
+        exit_if_failed(write_predictions(answers(), output, registry=registry, classes=lambda: list(opened.classes())))
 
 
 def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> None:

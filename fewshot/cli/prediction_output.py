@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fewshot.cli.output import chosen_format, counted, format_option, note, print_json, print_result, write
+from fewshot.cli.output import chosen_format, counted, format_option, note, print_json_list, print_result, write
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions, LabelStudioNames
@@ -79,38 +79,72 @@ def check_are_files(sources: Sequence[ImageSource], output: OutputFormat) -> Non
 
 
 def write_predictions(
-    answers: ImagePredictions, output: OutputFormat, *, registry: str, classes: Sequence[str]
+    parts: Iterable[ImagePredictions], output: OutputFormat, *, registry: str, classes: Callable[[], Sequence[str]]
 ) -> bool:
-    """Write predictions to standard output and failures to standard error; returns whether there were failures."""
+    """Write predictions to standard output and failures to standard error; returns whether there were failures.
+
+    ``parts`` come one after the other; in json, jsonl and csv each is written before the next is asked for.
+    """
+    from fewshot.integrations import formats
+    from fewshot.registry import Failure
+
+    failures: list[tuple[str, str]] = []
+    remarks: set[str] = set()
+    escaped: set[str] = set()
+
+    def seen(part: ImagePredictions) -> ImagePredictions:
+        failures.extend((path, answer.reason) for path, answer in part if isinstance(answer, Failure))
+        remarks.update(one.note for _, one in part if not isinstance(one, Failure) and one.note is not None)
+        return part
+
+    if output.name == "json":
+        print_json_list(formats.row(path, answer) for part in parts for path, answer in seen(part))
+    elif output.name == "jsonl":
+        for part in parts:
+            write(formats.to_jsonl(seen(part)))
+    elif output.name == "csv":
+        for n, part in enumerate(parts):
+            text = formats.to_csv(seen(part))
+            write(text.partition("\n")[2] if n else text)  # one header
+            escaped |= _escaped(part)
+    else:
+        _write_whole([answer for part in parts for answer in part], output, registry, classes, seen)
+    if escaped:
+        _note_escaped(sorted(escaped))
+    for path, reason in failures:
+        note(f"no prediction for {path}: {reason}")
+    for text in sorted(remarks):
+        note(text)
+    return bool(failures)
+
+
+def _write_whole(
+    answers: ImagePredictions,
+    output: OutputFormat,
+    registry: str,
+    classes: Callable[[], Sequence[str]],
+    seen: Callable[[ImagePredictions], ImagePredictions],
+) -> None:
     from fewshot.integrations import formats
     from fewshot.registry import Failure
 
     if output.name == "coco":
         answers, sizes = _with_sizes(answers)
-    if output.name == "json":
-        print_json([formats.row(path, answer) for path, answer in answers])
-    elif output.name == "table":
+    seen(answers)
+    if output.name == "table":
         print_result([_table_row(path, answer) for path, answer in answers])
-    elif output.name == "jsonl":
-        write(formats.to_jsonl(answers))
-    elif output.name == "csv":
-        write(formats.to_csv(answers))
-        _note_escaped(answers)
-    elif output.name == "label-studio":
-        names = _label_studio_names(output.label_config, classes)
+        return
+    labels = [one.label for _, one in answers if not isinstance(one, Failure) and one.label is not None]
+    known = list(dict.fromkeys([*classes(), *labels]))  # some may have been renamed meanwhile
+    if output.name == "label-studio":
+        names = _label_studio_names(output.label_config, known)
         prefix = LOCAL_FILES if output.prefix is None else output.prefix
         version = Path(registry).name
         _write_json(formats.to_label_studio(answers, prefix=prefix, model_version=version, names=names))
     elif output.name == "coco":
-        _write_json(formats.to_coco(answers, sizes=sizes, classes=classes))
+        _write_json(formats.to_coco(answers, sizes=sizes, classes=known))
     else:
-        _write_json(formats.to_fiftyone(answers, classes=classes))
-    failures = [(path, answer.reason) for path, answer in answers if isinstance(answer, Failure)]
-    for path, reason in failures:
-        note(f"no prediction for {path}: {reason}")
-    for text in sorted({one.note for _, one in answers if not isinstance(one, Failure) and one.note is not None}):
-        note(text)
-    return bool(failures)
+        _write_json(formats.to_fiftyone(answers, classes=known))
 
 
 def _table_row(path: str, answer: Prediction | Failure) -> dict[str, Any]:
@@ -143,18 +177,21 @@ def _with_sizes(answers: ImagePredictions) -> tuple[ImagePredictions, dict[str, 
     return [(path, gone.get(path, answer)) for path, answer in answers], sizes
 
 
-def _note_escaped(answers: ImagePredictions) -> None:
+def _escaped(answers: ImagePredictions) -> set[str]:
+    """Names as they are written where that is not as they are."""
     from fewshot.integrations import csv_cell
     from fewshot.registry import Prediction
 
     texts = {path for path, _ in answers}
     texts |= {label for _, answer in answers if isinstance(answer, Prediction) for label, _ in answer.top[:1]}
-    escaped = sorted(csv_cell(text) for text in texts if csv_cell(text) != text)
-    if escaped:
-        note(
-            f"{counted(len(escaped), 'name')} escaped, which a spreadsheet would take for a formula or not read: "
-            f"{', '.join(escaped[:3])}{', ...' if len(escaped) > 3 else ''}; --format jsonl leaves names as they are"
-        )
+    return {csv_cell(text) for text in texts if csv_cell(text) != text}
+
+
+def _note_escaped(escaped: Sequence[str]) -> None:
+    note(
+        f"{counted(len(escaped), 'name')} escaped, which a spreadsheet would take for a formula or not read: "
+        f"{', '.join(escaped[:3])}{', ...' if len(escaped) > 3 else ''}; --format jsonl leaves names as they are"
+    )
 
 
 def _label_studio_names(label_config: str | None, classes: Sequence[str]) -> LabelStudioNames:

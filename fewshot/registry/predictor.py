@@ -52,7 +52,7 @@ class RegistryPredictor:
         with self._lock:
             yield
 
-    def close(self) -> None:
+    def finish_renewal(self) -> None:
         """Wait for the thread that renews the classifier, if one does."""
         if self._renewal is not None:
             self._renewal.join()
@@ -117,7 +117,7 @@ class RegistryPredictor:
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
         self._classifier, self._fitted = classifier, snapshot
         if classifier.renewal_due and (self._renewal is None or not self._renewal.is_alive()):
-            self._renewal = threading.Thread(target=self._renew, args=(clone(classifier), snapshot), daemon=True)
+            self._renewal = threading.Thread(target=self._renew, args=(clone(classifier), snapshot))
             self._renewal.start()
         return classifier
 

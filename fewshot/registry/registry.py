@@ -262,9 +262,8 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         sources = list(check_image_batch(one_or_several(images)))
         if self._store.is_empty():
             raise NoClasses(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
-        encoder = self.encoder
-        encoder_identity.check_encoder(self._store, encoder)
-        encoded = encode_valid(encoder, sources)
+        encoder_identity.check_encoder(self._store, self.encoder)
+        encoded = encode_valid(self.encoder, sources)
         failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
         names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
         predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
@@ -282,8 +281,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
         with self._predictor.unchanging():
             answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest)
-            products = self._predictor.products(snapshot)
-            return self.rejection.judge(snapshot, query, answers, max_false_accept, products)
+            return self.rejection.judge(snapshot, query, answers, max_false_accept, self._predictor.products(snapshot))
 
     def annotations(self) -> AnnotationSnapshot:
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
@@ -384,7 +382,6 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
             Other threads that read or write are waited for; after so many seconds they are interrupted, and raise
             RegistryError as all do that come later.
         """
-        self._predictor.close()
         self._store.close(patience=patience)
 
     def __enter__(self) -> ClassRegistry:
@@ -393,7 +390,6 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._predictor.close()
         self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 
     def __repr__(self) -> str:

@@ -194,7 +194,7 @@ def test_a_registry_answers_with_the_probability_of_the_closest_class(tmp_path, 
     encoder = FakeEncoder()
     tables = {encoder.fingerprint: TEN}
     monkeypatch.setattr("fewshot.calibration.shipped_calibration", lambda fingerprint=None: tables.get(fingerprint, {}))
-    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder) as registry:
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder, classifier="prototype") as registry:
         registry.add("red", [png(RED)])
         registry.add("blue", [png(BLUE)])
         (answer,) = registry.predict([png((4 * 51, 0, 3 * 51))], top=1)  # cosines 0.8 and 0.6

@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from fewshot.cli import main
+from fewshot.cli.prediction_output import OutputFormat, write_predictions
 from fewshot.cli.text_table import as_lines, as_table
+from fewshot.registry import Failure
 
 pytestmark = pytest.mark.usefixtures("pocket_stays")
 
@@ -116,3 +118,29 @@ def test_an_object_in_a_csv_cell_is_json(registry):
     (row,) = csv.DictReader(io.StringIO(call("info", registry, "--format", "csv")))
     assert json.loads(row["encoder"]) == {"name": "pocket", "layer": None, "pool": None}
     assert row["classes"] == "2"
+
+
+@pytest.mark.parametrize("name", ["table", "csv", "json", "jsonl", "coco", "fiftyone"])
+def test_predictions_in_several_parts_are_those_in_one(registry, photos, tmp_path, monkeypatch, name):
+    (tmp_path / "no.jpg").write_text("no image")
+    args = ("predict", registry, tmp_path / "no.jpg", photos / "new-photos", tmp_path / "no.jpg", "--format", name)
+    whole = call(*args, status=1)
+    monkeypatch.setattr("fewshot.cli.predict_commands._IMAGES_AT_ONCE", 1)
+    assert call(*args, status=1) == whole
+
+
+@pytest.mark.parametrize("name", ["csv", "json", "jsonl"])
+def test_an_answer_is_written_before_the_next_is_asked_for(capsysbinary, name):
+    parts = [[("one.jpg", Failure("one.jpg", "broken"))], [("two.jpg", Failure("two.jpg", "gone"))]]
+    written = []
+
+    def asked():
+        for part in parts:
+            written.append(capsysbinary.readouterr().out)
+            yield part
+
+    assert write_predictions(asked(), OutputFormat(name, None, None), registry="r", classes=list)
+    before, first, second = *written, capsysbinary.readouterr().out
+    assert (before, b"one.jpg" in first, b"two.jpg" in first, b"two.jpg" in second) == (b"", True, False, True)
+    if name == "json":
+        assert [one["path"] for one in json.loads(first + second)] == ["one.jpg", "two.jpg"]

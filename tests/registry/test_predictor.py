@@ -82,7 +82,7 @@ def test_after_changes_in_any_order_it_scores_as_one_that_learns_from_scratch(st
     insert(store, [f"last {n}" for n in range(30)], 500)  # of so many more all is learned anew
     snapshot = cache.current()
     ask(predictor, snapshot, query)
-    predictor.close()
+    predictor.finish_renewal()
     scratch = RegistryPredictor(store, None)
     for found, expected in zip(ask(predictor, snapshot, query), ask(scratch, snapshot, query), strict=True):
         assert found.keys() == expected.keys()
@@ -99,7 +99,7 @@ def test_the_old_classifier_answers_while_a_new_one_is_learned(store, monkeypatc
     with predictor.unchanging():
         insert(store, [f"new {n}" for n in range(20)], 2)
         meanwhile = ask(predictor, cache.current(), query)
-    predictor.close()
+    predictor.finish_renewal()
     later = ask(predictor, cache.current(), query)
     scratch = ask(RegistryPredictor(store, None), cache.current(), query)
     assert meanwhile[0].keys() == later[0].keys() == scratch[0].keys()
@@ -119,7 +119,7 @@ def test_what_was_added_while_a_new_one_was_learned_is_known_too(store, monkeypa
     insert(store, ["newest"], 3)
     with store.write():
         store.delete([id_ for id_, _ in store.examples("class 7")])
-    predictor.close()
+    predictor.finish_renewal()
     found = ask(predictor, cache.current(), query)[0]
     assert "newest" in found
     assert "class 7" not in found
