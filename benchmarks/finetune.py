@@ -4,9 +4,9 @@
 
 Cells: mobilenetv2 on Omniglot's evaluation characters, 20-way within an alphabet, and pocket on Tiny ImageNet's test
 classes, 5-way, 1 and 5 shots each, for each choice of what trains. ``FineTuneClassifier`` is fitted on each episode's
-support alone, and compared on its queries with cosine prototypes of the frozen encoder. The work folder holds a line an
-episode; the same command resumes. ``--validate`` takes background alphabets and validation classes instead, for
-choosing defaults. Each process computes in one thread; seconds are processor time.
+support alone, and compared on its queries with whitened and with cosine prototypes of the frozen encoder. The work
+folder holds a line an episode; the same command resumes. ``--validate`` takes background alphabets and validation
+classes instead, for choosing defaults. Each process computes in one thread; seconds are processor time.
 
     python benchmarks/finetune.py --work work --wait
 
@@ -31,7 +31,14 @@ import numpy as np
 from common import save, shared_file
 from numpy.typing import NDArray
 
-from fewshot import EpisodeSampler, FineTuneClassifier, PrototypeClassifier, TimmEncoder, load_dataset
+from fewshot import (
+    EpisodeSampler,
+    FineTuneClassifier,
+    PrototypeClassifier,
+    TimmEncoder,
+    WhitenedPrototypeClassifier,
+    load_dataset,
+)
 from fewshot.datasets.dataset import Dataset
 from fewshot.encoders.embedding_cache import EmbeddingCache
 from fewshot.finetuning import Choice
@@ -44,6 +51,7 @@ CELLS = {
     "photos-5": ((), "tiny-imagenet", "test", "val", 5, 5),
     "photos-1": ((), "tiny-imagenet", "test", "val", 5, 1),
 }
+FROZEN = {"prototype": PrototypeClassifier, "whitened": WhitenedPrototypeClassifier}
 CHOSEN = {field.name for field in fields(Choice)}
 TRAINABLE = ("head", "last", "last-2", "all", "norms", "lora")
 
@@ -133,14 +141,15 @@ def one_episode(draw: Draw, number: int, settings: dict[str, Any]) -> dict[str, 
     support, labels, query, wanted = drawn[number]
     images, asked = [data.images[i] for i in support], [data.images[i] for i in query]
     known = EmbeddingCache(encoder, draw.cache)
-    frozen = PrototypeClassifier().fit(known.encode(images), labels).predict(known.encode(asked))
+    vectors, queries = known.encode(images), known.encode(asked)
+    frozen = {name: made().fit(vectors, labels).predict(queries) for name, made in FROZEN.items()}
     begun = time.process_time()
     classifier = FineTuneClassifier(encoder, random_state=number, **settings).fit(images, labels)
     seconds = time.process_time() - begun
     tuned = classifier.predict(asked)
     return {
         "episode": number,
-        "frozen": float((frozen == wanted).mean()),
+        **{name: float((found == wanted).mean()) for name, found in frozen.items()},
         "tuned": float((tuned == wanted).mean()),
         "seconds": round(seconds, 2),
         "choice": asdict(classifier.choice_),
@@ -176,19 +185,17 @@ def _drawn(draw: Draw) -> tuple[TimmEncoder, Dataset, list[tuple[NDArray[np.int6
 
 
 def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means, percent, with 95 % intervals; "gain" is paired, tuned minus frozen on the same queries."""
-    frozen, tuned = (100 * np.array([entry[name] for entry in episodes]) for name in ("frozen", "tuned"))
-    gain = tuned - frozen
+    """Means, percent, with 95 % intervals; "gain" is paired, tuned minus whitened on the same queries."""
+    accuracies = {name: 100 * np.array([entry[name] for entry in episodes]) for name in (*FROZEN, "tuned")}
+    gain = accuracies["tuned"] - accuracies["whitened"]
     return {
         "cell": cell,
         "trainable": trainable,
         "episodes": len(episodes),
-        "frozen": round(float(frozen.mean()), 2),
-        "tuned": round(float(tuned.mean()), 2),
+        **{name: round(float(each.mean()), 2) for name, each in accuracies.items()},
         "gain": round(float(gain.mean()), 2),
         "ci95": round(1.96 * float(gain.std(ddof=1)) / len(gain) ** 0.5, 2) if len(gain) > 1 else None,
         "untouched": sum(entry["choice"]["steps"] == 0 for entry in episodes),
-        "logistic": sum(entry["choice"]["head"] == "logistic" for entry in episodes),
         "tta": sum(entry["choice"]["tta"] for entry in episodes),
         "worst": round(float(gain.min()), 1),
         "seconds": round(float(np.median([entry["seconds"] for entry in episodes])), 1),
@@ -198,15 +205,15 @@ def summary(cell: str, trainable: str, episodes: list[dict[str, Any]]) -> dict[s
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """One row a cell and choice of what trains."""
-    counts = "untouched | logistic | tta | seconds | parameters |"
-    lines = [f"| cell | trains | episodes | frozen | tuned | gain | worst | {counts}", "|---" * 12 + "|"]
+    counts = "untouched | tta | seconds | parameters |"
+    lines = [f"| cell | trains | episodes | prototype | whitened | tuned | gain | worst | {counts}", "|---" * 12 + "|"]
     return "\n".join(lines + [_line(row) for row in rows])
 
 
 def _line(row: dict[str, Any]) -> str:
     gain = f"{round(row['gain'], 1) + 0.0:+.1f}" + ("" if row["ci95"] is None else f" ± {row['ci95']:.1f}")
-    numbers = [f"{row['frozen']:.1f}", f"{row['tuned']:.1f}", gain, f"{row['worst']:+.1f}"]
-    numbers += [row[name] for name in ("untouched", "logistic", "tta", "seconds")]
+    numbers = [*(f"{row[name]:.1f}" for name in (*FROZEN, "tuned")), gain, f"{row['worst']:+.1f}"]
+    numbers += [row[name] for name in ("untouched", "tta", "seconds")]
     cells = [row["cell"], row["trainable"], row["episodes"], *numbers, f"{row['parameters']:,}"]
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fewshot import WhitenedPrototypeClassifier
 from fewshot.finetuning.graph_memory import ChunkSizes
 from fewshot.finetuning.network_split import split_network
 from fewshot.finetuning.support_maps import SupportMaps, TrunkEncoder
@@ -45,13 +46,25 @@ def codes_of(labels):
 
 
 @contextmanager
-def a_trainer(encoder, trainable="last-2", *, workers=1, chunks=(100, 100), loss="cross-entropy", schedule="together"):
+def a_trainer(
+    encoder,
+    trainable="last-2",
+    *,
+    workers=1,
+    chunks=(100, 100),
+    loss="cross-entropy",
+    schedule="together",
+    classifier=None,
+):
     """A trainer of a copy of the encoder's network, its blocks, the network, and what encodes to the split."""
     network = encoder.exact_network()
     blocks = [list(block.values()) for block in trainable_blocks(network, trainable, 4)]
     trunk, top = split_network(network, None, torch.rand(1, 3, 64, 64))
     with Workers(top, workers) as crew:
-        trainer = TopTrainer(blocks, encoder.loaded, crew, ChunkSizes(*chunks), loss=loss, schedule=schedule, seed=0)
+        head = classifier or WhitenedPrototypeClassifier()
+        trainer = TopTrainer(
+            blocks, encoder.loaded, crew, ChunkSizes(*chunks), head, loss=loss, schedule=schedule, seed=0
+        )
         yield trainer, blocks, network, TrunkEncoder(trunk, encoder.loaded, crew, flip=False, seed=0)
 
 

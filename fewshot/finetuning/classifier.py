@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from fewshot.calibration import shipped_calibration
-from fewshot.classifiers import FewShotClassifier
-from fewshot.encoders import TimmEncoder, check_image_batch, encode_flips, load_encoder, sum_of_directions
-from fewshot.finetuning.frozen_baseline import HEADS, FrozenBaseline, fit_baseline, head_classifier
+from fewshot.classifiers import FewShotClassifier, WhitenedPrototypeClassifier
+from fewshot.encoders import TimmEncoder, check_image_batch, encode_flips, load_encoder
+from fewshot.finetuning.frozen_baseline import FrozenBaseline, combined, fit_baseline
 from fewshot.finetuning.image_views import read_pixels
 from fewshot.finetuning.saving import save_folder
 from fewshot.finetuning.search import Choice, hold_out, untouched
@@ -39,9 +39,9 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     chosen on held-out parts of the support, and the encoder stays untouched where no candidate is better by more than
     chance. The frozen part of the network is computed once for each view.
 
-    The head on a fine-tuned encoder is prototypes, means of unit vectors. On an untouched one it is logistic
-    regression, with flip test-time augmentation where flipped images stay closest to their own class, unless what is
-    held out speaks against either by more than chance.
+    The head, by default whitened prototypes, answers on either encoder, and judges between them; on an untouched one
+    with flip test-time augmentation where flipped images stay closest to their own class, unless what is held out
+    speaks against it by more than chance.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Augmented views of each image; fewer where ``memory`` forbids.
     flip : bool, default False
         Whether views may be flipped horizontally: a flipped character is another one.
-    head : {"logistic", "prototypes"}, optional
-        The classifier on the embeddings; by default chosen where the encoder stays untouched, else prototypes.
+    head : FewShotClassifier, optional
+        The classifier on the embeddings, not changed; by default ``WhitenedPrototypeClassifier()``.
     tta : bool, optional
         Flip test-time augmentation: whether to add the directions of the image and of its flipped centre; predictions
         then take twice the time. By default chosen where the encoder stays untouched, else False.
@@ -89,8 +89,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Fine-tuning gains on images unlike those that the encoder was trained on; an in-domain encoder stays as it is, and
-    gains one to two points by its head (measured in ``benchmarks/README.md``).
+    Fine-tuning gains on images unlike those that the encoder was trained on; an in-domain encoder mostly stays as it
+    is (measured in ``benchmarks/README.md``).
 
     An interrupted ``fit`` leaves the classifier as it was before it.
 
@@ -98,9 +98,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     Hu et al. 2022, arXiv:2204.07305, section 3.3 (P>M>F: views of the support as queries, prototypes by cosine times
     10); departs from it in that cross-entropy is the default, in what trains, and in how steps and learning rate are
-    chosen. Wang et al. 2019, arXiv:1911.04623, section 2.2 (means of unit vectors). Howard & Ruder 2018,
-    arXiv:1801.06146, sections 3.2 and 3.3 (discriminative rates, gradual unfreezing). Tian et al. 2020,
-    arXiv:2003.11539, section 3.2 (logistic regression on a frozen encoder's directions).
+    chosen. Howard & Ruder 2018, arXiv:1801.06146, sections 3.2 and 3.3 (discriminative rates, gradual unfreezing).
 
     Examples
     --------
@@ -123,7 +121,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = None,
         views: int = 8,
         flip: bool = False,
-        head: str | None = None,
+        head: FewShotClassifier | None = None,
         tta: bool | None = None,
         rank: int = 4,
         memory: float = 1.0,
@@ -168,33 +166,34 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         code = {label: number for number, label in enumerate(classes.tolist())}
         codes = torch.tensor([code[label] for label in labels.tolist()])
         encoder = usable_encoder(self.encoder)
-        settings = Settings(**{name: value for name, value in self.get_params(deep=False).items() if name != "encoder"})
+        head = WhitenedPrototypeClassifier() if self.head is None else clone(self.head)
+        given = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
+        settings = Settings(**{**given, "head": head})
         splits = hold_out(codes, len(classes), self.random_state)
         baseline: FrozenBaseline | None = None
         if self.trainable == "head":
             vectors = encode_flips(encoder, images, tta=self.tta is not False)
-            baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head=self.head, tta=self.tta)
+            baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head, tta=self.tta)
             candidate = untouched(baseline, codes, splits)
-            tuned = TunedNetwork(None, candidate, parameters=len(classes) * (encoder.dim + 1))
+            tuned = TunedNetwork(None, candidate, parameters=0)
         else:
             pixels = read_pixels(encoder.loaded.prepare, images, len(images), self.memory)
             if settings.given is None:
                 vectors = encode_flips(encoder, pixels, tta=self.tta is not False, prepared=True)
-                baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head=self.head, tta=self.tta)
+                baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head, tta=self.tta)
             tuned = tune_network(encoder, pixels, codes, baseline, settings)
 
         if tuned.network is None:
             assert baseline is not None  # given steps and learning rate are always taken
-            fitted, head, tta, embeddings = encoder, baseline.head, baseline.tta, baseline.support.numpy()
+            fitted, tta, embeddings = encoder, baseline.tta, baseline.support.numpy()
         else:
-            fitted, head, tta = encoder.with_network(tuned.network), self.head or "prototypes", bool(self.tta)
-            embeddings = sum_of_directions(encode_flips(fitted, pixels, tta=tta, prepared=True))
-        classifier = head_classifier(head).fit(embeddings, labels)
+            fitted, tta = encoder.with_network(tuned.network), bool(self.tta)
+            embeddings = _combined(encode_flips(fitted, pixels, tta=tta, prepared=True))
+        classifier = head.fit(embeddings, labels)
         self.classes_, self.encoder_, self._classifier = classifier.classes_, fitted, classifier
         self._calibration = shipped_calibration(encoder.fingerprint)  # no table holds a fine-tuned encoder
         self.choice_ = Choice(
             **vars(tuned.candidate),
-            head=head,
             tta=tta,
             parameters=tuned.parameters,
             seconds=time.monotonic() - begun,
@@ -211,7 +210,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (q, c), columns ordered as ``classes_``
-            Cosines in [-1, 1] where ``choice_.head`` is "prototypes"; logits where it is "logistic".
+            Those of the head; by default cosines in [-1, 1].
 
         Raises
         ------
@@ -257,8 +256,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         if not isinstance(self.flip, (bool, np.bool_)):
             raise ValueError(f"flip must be True or False, not {self.flip!r}")
-        if self.head is not None:
-            check_choice("head", self.head, HEADS)
+        if self.head is not None and not isinstance(self.head, FewShotClassifier):
+            raise ValueError(f"head must be one of fewshot's classifiers, as PrototypeClassifier(), not {self.head!r}")
         if self.tta is not None and not isinstance(self.tta, (bool, np.bool_)):
             raise ValueError(f"tta must be True, False or None (choose), not {self.tta!r}")
         if self.trainable == "head":
@@ -277,7 +276,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _embed(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
         check_is_fitted(self, "classes_")
-        return self._classifier, sum_of_directions(encode_flips(self.encoder_, X, tta=self.choice_.tta))
+        return self._classifier, _combined(encode_flips(self.encoder_, X, tta=self.choice_.tta))
 
     def _check_numbers(self) -> None:
         check_count("views", self.views)
@@ -289,6 +288,11 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for name, value in (("learning_rate", self.learning_rate), ("memory", self.memory)):
             if value is not None and not (isinstance(value, (int, float, np.number)) and 0 < value < float("inf")):
                 raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+
+
+def _combined(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = combined(torch.from_numpy(vectors)).numpy()
+    return found
 
 
 def usable_encoder(encoder: TimmEncoder | str) -> TimmEncoder:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from fewshot.benchmark import BenchmarkResult, MethodResult, episode_accuracies, joined
-from fewshot.classifiers import PrototypeClassifier
+from fewshot.classifiers import PrototypeClassifier, WhitenedPrototypeClassifier
 from fewshot.encoders import Encoded, TimmEncoder, all_or_raise, check_image_batch
 from fewshot.episodes import Episodes, EpisodeSampler
 from fewshot.errors import ImageError
@@ -20,10 +20,12 @@ from fewshot.finetuning.search import Choice
 from fewshot.media import ImageSource
 from fewshot.progress import Progress
 
+_FROZEN = {"whitened": WhitenedPrototypeClassifier, "prototype": PrototypeClassifier}
+
 
 @dataclass(frozen=True)
 class FineTuningResult(BenchmarkResult):
-    """What ``run_finetuning`` found: "fine-tuning", and "prototype" of the untouched encoder.
+    """What ``run_finetuning`` found: "fine-tuning", and "whitened" and "prototype" of the untouched encoder.
 
     Attributes
     ----------
@@ -80,14 +82,19 @@ def run_finetuning(
     if len(sources) != sampler.n_examples:
         raise ValueError(f"there are {len(sources)} images, but the sampler was given {sampler.n_examples} labels")
     episodes = joined(list(sampler))
-    predicted = {name: np.full(episodes.query.shape, -1, np.int64) for name in ("prototype", "fine-tuning")}
+    predicted = {name: np.full(episodes.query.shape, -1, np.int64) for name in (*_FROZEN, "fine-tuning")}
+    seconds = {}
 
     begun = time.perf_counter()
     positions, vectors = _encoded(encoder, sources, episodes)
-    for number, (support, labels, query) in enumerate(_unpadded(episodes)):
-        known, asked = (vectors[np.searchsorted(positions, of)] for of in (support, query))
-        predicted["prototype"][number, : len(query)] = PrototypeClassifier().fit(known, labels).predict(asked)
-    between = time.perf_counter()
+    encoding = time.perf_counter() - begun
+    for name, frozen in _FROZEN.items():
+        begun = time.perf_counter()
+        for number, (support, labels, query) in enumerate(_unpadded(episodes)):
+            known, asked = (vectors[np.searchsorted(positions, of)] for of in (support, query))
+            predicted[name][number, : len(query)] = frozen().fit(known, labels).predict(asked)
+        seconds[name] = encoding + time.perf_counter() - begun
+    begun = time.perf_counter()
     choices = []
     with Progress(len(episodes), "fine-tune", unit="episode") as bar:
         for number, (support, labels, query) in enumerate(_unpadded(episodes)):
@@ -101,7 +108,7 @@ def run_finetuning(
             predicted["fine-tuning"][number, : len(query)] = tuned.predict([sources[i] for i in query])
             choices.append(tuned.choice_)
             bar.advance(1)
-    seconds = {"prototype": between - begun, "fine-tuning": time.perf_counter() - between}
+    seconds["fine-tuning"] = time.perf_counter() - begun
 
     methods = {}
     for name, found in predicted.items():

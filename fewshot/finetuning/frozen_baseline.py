@@ -1,4 +1,4 @@
-"""The classifier on the untouched encoder's embeddings: its head, and flip test-time augmentation where it helps."""
+"""The head on the untouched encoder's embeddings, with flip test-time augmentation where it helps."""
 
 from __future__ import annotations
 
@@ -11,44 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
-from fewshot.classifiers import LogisticRegressionClassifier, Membership, PrototypeClassifier, Weights
-from fewshot.finetuning.top_trainer import SCALE
-
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
 
-HEADS = ("logistic", "prototypes")
-# Held-out scores are evaluated at the best of these multiples: to be sharper alone is no gain.
-_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
-_C = 3.0
+# Held-out scores are evaluated at the best of these multiples: to be sharper alone is no gain. Cosines need the large
+# ones, logits and distances the small.
+_MULTIPLES = tuple(40.0 * 2.0**-k for k in range(10))
 # By how many standard errors the held-out loss must rise for what gains on average not to be taken.
 _AGAINST = 1.0
-
-
-class SpreadLogisticClassifier(LogisticRegressionClassifier):
-    """Logistic regression on directions scaled to unit spread, with all classes equally likely.
-
-    The penalty then means the same for encoders whose directions lie close together and far apart, and a class of many
-    examples is not preferred to one of few.
-
-    References
-    ----------
-    Tian et al. 2020, arXiv:2003.11539, section 3.2 (RFS: logistic regression on normalised embeddings). Menon et al.
-    2021, arXiv:2007.07314, section 4.1 (the logarithms of the classes' shares are subtracted after the fit).
-    """
-
-    def __init__(self, *, C: float = _C, max_iter: int = 2000, tol: float = 1e-3) -> None:
-        super().__init__(C=C, max_iter=max_iter, tol=tol)
-
-    def _learn(self, support: Tensor, membership: Membership) -> Weights:
-        targets = membership.one_hot()
-        real = targets.sum(-1, keepdim=True)
-        n = real.sum(1, keepdim=True)
-        centred = (support - (support * real).sum(1, keepdim=True) / n) * real
-        spread = (centred.square().sum((1, 2), keepdim=True) / n).sqrt().clamp_min(1e-6)
-        found = self.solve(support / spread, targets)
-        share = targets.sum(1, keepdim=True).clamp_min(1.0) / n
-        return Weights(found.weight / spread, found.bias - share.log(), found.steps)
 
 
 @dataclass(frozen=True)
@@ -57,18 +27,15 @@ class FrozenBaseline:
 
     Attributes
     ----------
-    head : {"logistic", "prototypes"}
     tta : bool
         Whether an embedding is the sum of the directions of the image and of its flipped centre.
-    prototype_scores, scores : tuple of Tensor of shape (m, c)
-        Of what each fold holds out: by prototypes of the images alone, and by this classifier. Empty without folds.
+    scores : tuple of Tensor of shape (m, c)
+        Of what each fold holds out. Empty without folds.
     support : Tensor of shape (s, d)
-        The support's embeddings for this classifier.
+        The support's embeddings.
     """
 
-    head: str
     tta: bool
-    prototype_scores: tuple[Tensor, ...]
     scores: tuple[Tensor, ...]
     support: Tensor
 
@@ -77,15 +44,15 @@ def fit_baseline(
     vectors: Tensor,
     labels: Tensor,
     splits: Sequence[tuple[Tensor, Tensor]],
+    head: FewShotClassifier,
     *,
-    head: str | None,
     tta: bool | None,
 ) -> FrozenBaseline:
-    """Choose the head and test-time augmentation of an untouched encoder.
+    """Evaluate a head on an untouched encoder, and choose test-time augmentation.
 
-    Both logistic regression and, where flipped images stay closest to their own class, test-time augmentation are taken
-    unless what is held out speaks against them by more than chance: a few examples cannot show a gain of one or two
-    points of accuracy, and both gain on average.
+    Where flipped images stay closest to their own class, test-time augmentation is taken unless what is held out speaks
+    against it by more than chance: a few examples cannot show a gain of one or two points of accuracy, and it gains on
+    average.
 
     Parameters
     ----------
@@ -95,34 +62,34 @@ def fit_baseline(
         0 to c - 1.
     splits : sequence of (train, held out)
         Positions in the support.
-    head : {"logistic", "prototypes"} or None
+    head : FewShotClassifier
+        Not changed.
     tta : bool or None
-        None, of either: choose.
+        None: choose.
     """
-    directions = normalize(vectors, dim=-1)
     n_classes = int(labels.max()) + 1
     wanted = [labels[held] for _, held in splits]
 
-    def embeddings(tta: bool) -> Tensor:
-        return directions.sum(1) if tta else directions[:, 0]
+    def held_out(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(head_scores(head, x[train], labels[train], x[held], n_classes) for train, held in splits)
 
-    def held_out(head: str, tta: bool) -> tuple[Tensor, ...]:
-        x = embeddings(tta)
-        return tuple(_scores(head, x[train], labels[train], n_classes, x[held]) for train, held in splits)
-
-    plain = held_out("prototypes", False)
-    chosen = bool(tta)
-    if tta is None and flips_stay(directions, labels, n_classes):
-        chosen = not worse(held_out("prototypes", True), plain, wanted)
-    if head is None:
-        logistic, prototypes = (held_out(each, chosen) for each in HEADS)
-        head = "prototypes" if worse(logistic, prototypes, wanted) else "logistic"
-    return FrozenBaseline(head, chosen, plain, held_out(head, chosen), embeddings(chosen))
+    plain, both = vectors[:, 0], combined(vectors)
+    if tta is None:
+        stay = flips_stay(normalize(vectors, dim=-1), labels, n_classes)
+        tta = stay and not worse(held_out(both), held_out(plain), wanted)
+    support = both if tta else plain
+    return FrozenBaseline(bool(tta), held_out(support), support)
 
 
-def head_classifier(head: str) -> FewShotClassifier:
-    """Return the classifier of a head's name, not fitted."""
-    return SpreadLogisticClassifier() if head == "logistic" else PrototypeClassifier()
+def combined(vectors: Tensor) -> Tensor:
+    """Return the embeddings (n, d) of vectors (n, v, d): themselves where v is 1, else the sum of v directions."""
+    return vectors[:, 0] if vectors.shape[1] == 1 else normalize(vectors, dim=-1).sum(1)
+
+
+def head_scores(head: FewShotClassifier, support: Tensor, labels: Tensor, query: Tensor, n_classes: int) -> Tensor:
+    """Scores (q, c) of queries (q, d) by a head that learned from a support (s, d), on the CPU."""
+    labels = labels.to(support.device)
+    return head.episode_scores(support[None], labels[None], query[None], n_classes=n_classes)[0].cpu()
 
 
 def flips_stay(directions: Tensor, labels: Tensor, n_classes: int) -> bool:
@@ -160,8 +127,3 @@ def evaluate(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor
     losses = [cross_entropy(together * multiple, wanted, reduction="none") for multiple in _MULTIPLES]
     best = min(losses, key=lambda each: float(each.mean()))
     return best, float((together.argmax(1) == wanted).float().mean())
-
-
-def _scores(head: str, support: Tensor, labels: Tensor, n_classes: int, query: Tensor) -> Tensor:
-    found = head_classifier(head).episode_scores(support[None], labels[None], query[None], n_classes=n_classes)[0]
-    return found if head == "logistic" else SCALE * found

@@ -57,7 +57,8 @@ def tune_registry(
     """Fine-tune a copy of a registry's encoder on the registry's examples, and embed these again with it.
 
     The new encoder is written to a folder; the one before stays where it is, and ``ClassRegistry.reindex`` with it
-    undoes the change. Where no fine-tuned encoder is better on held-out examples, nothing is changed. Examples that
+    undoes the change. Where no fine-tuned encoder is better on held-out examples, as the registry's own classifier
+    answers on them, nothing is changed. Examples that
     other processes remove meanwhile are left out. Folders that a killed call left half written are removed after an
     hour by the next call.
 
@@ -88,14 +89,15 @@ def tune_registry(
         raise FileNotFoundError(f"cannot write {os.fspath(folder)}: there is no folder {Path(folder).parent}")
     if settings.get("trainable") == "head":
         raise ValueError(
-            "trainable='head' trains no part of an encoder: a registry's classes are prototypes. Train blocks"
+            "trainable='head' trains no part of an encoder, and a registry's classifier is learned anew at each "
+            "prediction. Train blocks"
         )
     if encoder.layer is not None:
         raise ValueError(
             f"{registry.path} takes its features after layer {encoder.layer!r}, but fine-tuning reads the network's "
             f"own embedding: first run fewshot reindex {shlex.quote(registry.path)} --encoder {encoder.name}"
         )
-    settings = {"head": "prototypes", "tta": False, **settings}  # as a registry predicts
+    settings = {"head": registry.classifier, "tta": False, **settings}  # as a registry predicts
     classifier = FineTuneClassifier(encoder, **settings)
     classifier.check_parameters()  # before the images are read, which may take long
     _remove_half_written(_beside(registry.path, "") if folder is None else Path(f"{os.path.abspath(folder)}-"))

@@ -109,10 +109,15 @@ def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Mapping[s
             evaluation,
             "",
             "```json",
-            json.dumps({**settings, "chosen": chosen}, indent=1, default=lambda number: number.item()),  # numpy's
+            json.dumps({**settings, "chosen": chosen}, indent=1, default=_plain),
             "```",
             "",
             "The licences of the original weights and of the images decide what it may be used for.",
             "",
         ]
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy's numbers as Python's, and estimators as they are written."""
+    return value.item() if hasattr(value, "item") else repr(value)

@@ -50,10 +50,7 @@ class Choice(Candidate):
         examples, augmented views of the same images; None where steps and learning rate were given, or where nothing
         trains and too few classes have two.
     accuracy_before, accuracy_after : float or None
-        On what was held out, of prototypes of the untouched encoder and of what was chosen. With "views", both are of
-        prototypes where the encoder stays untouched.
-    head : {"logistic", "prototypes"}
-        The classifier on the embeddings; of a fine-tuned encoder "prototypes", unless the other was asked for.
+        On what was held out, of the untouched encoder and of what was chosen, by the head that answers.
     tta : bool
         Whether an embedding is the sum of the directions of the image and of its flipped centre.
     parameters : int
@@ -62,7 +59,6 @@ class Choice(Candidate):
         That ``fit`` took.
     """
 
-    head: str
     tta: bool
     parameters: int
     seconds: float
@@ -90,9 +86,8 @@ def untouched(baseline: FrozenBaseline, labels: Tensor, splits: Sequence[tuple[T
     """Return the candidate without steps, where nothing trains; ``splits`` are those of the baseline."""
     if not splits:
         return Candidate(0, 0.0, None, None, None)
-    wanted = [labels[held] for _, held in splits]
-    before, after = (evaluate(scores, wanted)[1] for scores in (baseline.prototype_scores, baseline.scores))
-    return Candidate(0, 0.0, "examples", before, after)
+    accuracy = evaluate(baseline.scores, [labels[held] for _, held in splits])[1]
+    return Candidate(0, 0.0, "examples", accuracy, accuracy)
 
 
 def hold_out(labels: Tensor, n_classes: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -155,21 +150,20 @@ def search(
     """Train on folds, and take the number of steps and learning rate of the lowest held-out loss, or no steps.
 
     The first fold is trained at each learning rate. The rate of the lowest loss is then trained on the other folds, as
-    long as one of its stops is ahead of prototypes of the untouched encoder. A stop is taken only if its loss over all
-    folds is lower than theirs by 0.02 and by more than chance (one standard error of the paired differences; two with
-    views held out), its accuracy is not lower, and its loss is lower than that of the untouched encoder's classifier,
-    ``baseline``, on the same examples. Nothing is trained where the prototypes' loss is below 0.02.
+    long as one of its stops is ahead of the untouched encoder. A stop is taken only if its loss over all folds is lower
+    than that of the untouched encoder, ``baseline``, by 0.02 and by more than chance (one standard error of the paired
+    differences; two with views held out), and its accuracy is not lower. Nothing is trained where the untouched
+    encoder's loss is below 0.02. Both are judged by the head that will answer.
     """
     labels = [fold.labels for fold in folds]
     if baseline is not None and held_out == "examples":
-        prototype_scores, baseline_scores = baseline.prototype_scores, baseline.scores
+        scores_before = baseline.scores
     else:
-        prototype_scores = tuple(trainer.fit(support, fold, 0.0, (0,), bar)[0] for fold in folds)
-        baseline_scores = prototype_scores
-    losses_before, accuracy_before = evaluate(prototype_scores, labels)
-    baseline_losses, baseline_accuracy = evaluate(baseline_scores, labels)
-    best = Candidate(0, 0.0, held_out, accuracy_before, baseline_accuracy)
-    if float(losses_before.mean()) < _LEAST_GAIN:
+        scores_before = tuple(trainer.fit(support, fold, 0.0, (0,), bar)[0] for fold in folds)
+    losses_before, accuracy_before = evaluate(scores_before, labels)
+    best = Candidate(0, 0.0, held_out, accuracy_before, accuracy_before)
+    lowest = float(losses_before.mean())
+    if lowest < _LEAST_GAIN:
         return best
 
     trials = [Trial(rate, [trainer.fit(support, folds[0], rate, stops, bar)]) for rate in learning_rates]
@@ -177,12 +171,11 @@ def search(
     for number, fold in enumerate(folds):
         if number:
             trial.scores.append(trainer.fit(support, fold, trial.learning_rate, stops, bar))
-        so_far = evaluate(prototype_scores[: number + 1], labels)[0]
+        so_far = evaluate(scores_before[: number + 1], labels)[0]
         if trial.lowest_loss(labels) >= float(so_far.mean()):
             return best
 
     margin = _MARGIN_EXAMPLES if held_out == "examples" else _MARGIN_VIEWS
-    lowest = float(baseline_losses.mean())
     for steps, scores in trial.at_stops().items():
         losses, accuracy = evaluate(scores, labels)
         gain = losses_before - losses

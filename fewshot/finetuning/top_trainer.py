@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,15 @@ from torch.nn import functional
 
 from fewshot.classifiers import Membership
 from fewshot.encoders import LoadedNetwork, autocast
+from fewshot.finetuning.frozen_baseline import head_scores
 from fewshot.finetuning.graph_memory import ChunkSizes
 from fewshot.finetuning.support_maps import SupportMaps
 from fewshot.finetuning.trainable_parts import SCHEDULES
 from fewshot.progress import Progress
 from fewshot.training import Workers
+
+if TYPE_CHECKING:
+    from fewshot.classifiers import FewShotClassifier
 
 R = TypeVar("R")
 LOSSES = ("cross-entropy", "prototypical")
@@ -62,6 +66,8 @@ class TopTrainer:
         Of the top, entered.
     chunks : ChunkSizes
         Of a worker.
+    classifier : FewShotClassifier
+        Scores what is held out; not changed.
     loss : {"cross-entropy", "prototypical"}
     schedule : {"together", "progressive"}
     seed : int
@@ -78,12 +84,14 @@ class TopTrainer:
         loaded: LoadedNetwork,
         workers: Workers,
         chunks: ChunkSizes,
+        classifier: FewShotClassifier,
         *,
         loss: str,
         schedule: str,
         seed: int,
     ) -> None:
         self._blocks, self._loaded, self._workers, self._chunks = blocks, loaded, workers, chunks
+        self._classifier = classifier
         self._loss, self._schedule, self._seed = loss, SCHEDULES[schedule], seed
         self._start = [[parameter.detach().clone() for parameter in block] for block in blocks]
         for replica in workers.replicas:
@@ -92,7 +100,7 @@ class TopTrainer:
     def fit(
         self, support: SupportMaps, fold: Fold, learning_rate: float, stops: Sequence[int], bar: Progress
     ) -> dict[int, Tensor]:
-        """Train from the start, and score what the fold holds out by prototypes of what it trains on.
+        """Train from the start, and score what the fold holds out by the classifier, fitted to what it trains on.
 
         Parameters
         ----------
@@ -108,7 +116,7 @@ class TopTrainer:
         Returns
         -------
         dict of int to Tensor of shape (m, c)
-            Ten times the cosines; without the stops after a loss that is not finite, where training ends.
+            Without the stops after a loss or features that are not finite, where training ends.
         """
         self.restore()
         plain = tuple(maps[fold.train] for maps in support.plain)
@@ -122,8 +130,10 @@ class TopTrainer:
         scores: dict[int, Tensor] = {}
         for step in range(stops[-1] + 1):
             if step in stops:
-                means = prototypes(self.embed(plain), labels, support.n_classes)
-                scores[step] = cosine_scores(self.embed(fold.held_out), means).cpu()
+                known, asked = self.embed(plain), self.embed(fold.held_out)
+                if not (torch.isfinite(known).all() and torch.isfinite(asked).all()):
+                    break
+                scores[step] = head_scores(self._classifier, known, labels, asked, support.n_classes)
             if step == stops[-1]:
                 break
             self._set_learning_rates(optimiser, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from fewshot.finetuning.trainable_parts import trainable_blocks
 from fewshot.progress import Progress
 from fewshot.training import Workers, worker_count
 
+if TYPE_CHECKING:
+    from fewshot.classifiers import FewShotClassifier
+
 LEARNING_RATES = (3e-4, 2e-3)
 STOPS = (10, 20, 40)
 _LEAST_OF_A_WORKER = 8
@@ -31,7 +35,7 @@ _LEAST_OF_A_WORKER = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """``FineTuneClassifier``'s parameters, but for the encoder."""
+    """``FineTuneClassifier``'s parameters, but for the encoder, and with the head in any case."""
 
     trainable: str
     loss: str
@@ -40,7 +44,7 @@ class Settings:
     learning_rate: float | None
     views: int
     flip: bool
-    head: str | None
+    head: FewShotClassifier
     tta: bool | None
     rank: int
     memory: float
@@ -89,7 +93,7 @@ def tune_network(
     labels : Tensor of shape (s,), int64
         0 to c - 1, each at least once.
     baseline : FrozenBaseline or None
-        The untouched encoder's classifier, which fine-tuning must beat; None: its prototypes.
+        The head on the untouched encoder, which fine-tuning must beat; None: it is computed where it is needed.
     settings : Settings
 
     Raises
@@ -117,6 +121,7 @@ def tune_network(
             loaded,
             workers,
             chunk_sizes(top, pair, loaded, n_workers, settings.memory),
+            settings.head,
             loss=settings.loss,
             schedule=settings.schedule,
             seed=seed,

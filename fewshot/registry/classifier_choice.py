@@ -61,10 +61,16 @@ class ClassifierChoice:
 
     _store: RegistryStore
     _snapshots: SnapshotCache
+    _own_classifier: FewShotClassifier | None
 
     @property
     def classifier(self) -> FewShotClassifier:
         """The classifier that answers, not fitted."""
+        if self._own_classifier is not None:
+            from sklearn.base import clone
+
+            own: FewShotClassifier = clone(self._own_classifier)
+            return own
         return classifier_of(self._store.meta())
 
     def set_classifier(self, classifier: str | FewShotClassifier) -> None:

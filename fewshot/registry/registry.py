@@ -113,7 +113,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         chosen, own = remembered_and_own(classifier)
         self._store = RegistryStore(path, create=create, busy_seconds=busy_seconds, on_wait=on_wait)
         self._snapshots = SnapshotCache(self._store)
-        self._predictor = RegistryPredictor(self._store, own)
+        self._own_classifier, self._predictor = own, RegistryPredictor(self._store, own)
         self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None

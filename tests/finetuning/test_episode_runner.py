@@ -11,7 +11,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from small_networks import thin_encoder
 
-from fewshot import EpisodeSampler, FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder, run_finetuning
+from fewshot import (
+    EpisodeSampler,
+    FineTuneClassifier,
+    ImageError,
+    PrototypeClassifier,
+    TimmEncoder,
+    WhitenedPrototypeClassifier,
+    run_finetuning,
+)
+
+PROTOTYPES = PrototypeClassifier()
 
 
 def noisy(label, seed):
@@ -62,7 +72,14 @@ def without_seconds(choice):
         {"trainable": "head"},
         {"trainable": "lora", "loss": "prototypical", "flip": True, "steps": 4, "learning_rate": 3e-3},
         {"trainable": "norms", "steps": 6, "learning_rate": 3e-3},
-        {"trainable": "all", "schedule": "progressive", "steps": 8, "tta": True, "head": "logistic", "views": 3},
+        {
+            "trainable": "all",
+            "schedule": "progressive",
+            "steps": 8,
+            "tta": True,
+            "head": PrototypeClassifier(),
+            "views": 3,
+        },
     ],
 )
 def test_the_predictions_are_those_of_fitting_in_each_episode(encoder, shapes, settings):
@@ -76,8 +93,10 @@ def test_the_predictions_are_those_of_fitting_in_each_episode(encoder, shapes, s
         assert_array_equal(result["fine-tuning"].predicted[i], predicted)
         assert without_seconds(result.choices[i]) == pytest.approx(without_seconds(choice))
         support, query = (encoder.encode([images[j] for j in of[i]]) for of in (drawn.support, drawn.query))
-        prototypes = PrototypeClassifier().fit(support, drawn.support_labels[i])
-        assert_array_equal(result["prototype"].predicted[i], prototypes.predict(query))
+        for name, frozen in (("whitened", WhitenedPrototypeClassifier()), ("prototype", PrototypeClassifier())):
+            frozen.fit(support, drawn.support_labels[i])
+            assert_array_equal(result[name].predicted[i], frozen.predict(query))
+            assert result[name].seconds > 0
     assert any(choice.steps for choice in result.choices) or settings["trainable"] == "head"
     assert_allclose(
         result["fine-tuning"].accuracies, [(predicted == drawn.query_labels[0]).mean() for _, predicted in wanted]
@@ -97,7 +116,7 @@ def test_episodes_of_several_sizes_and_without_replacement(encoder, shapes):
     assert not len(result["fine-tuning"].disjoint)
     apart = run_finetuning(classifier, images, sampler_of(labels, n_episodes=2, replacement=False))
     assert_array_equal(apart["fine-tuning"].disjoint, apart["fine-tuning"].accuracies)
-    assert apart.paired("fine-tuning", "prototype").first == "fine-tuning"
+    assert apart.paired("fine-tuning", "whitened").first == "fine-tuning"
 
 
 def test_what_cannot_be_fine_tuned_is_refused_before_anything_is(encoder, shapes, tmp_path, monkeypatch):

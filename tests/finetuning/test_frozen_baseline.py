@@ -1,4 +1,4 @@
-"""The classifier on an untouched encoder: logistic regression of unit spread, flips, and what speaks against them."""
+"""The classifier on an untouched encoder: its head, flips, and what speaks against them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.linear_model import LogisticRegression
 
-from fewshot import FineTuneClassifier, ImageError, PrototypeClassifier, TimmEncoder
+from fewshot import (
+    FineTuneClassifier,
+    ImageError,
+    PrototypeClassifier,
+    RidgeClassifier,
+    TimmEncoder,
+    WhitenedPrototypeClassifier,
+)
 from fewshot.encoders.tta import encode_flips, flipped_centre, sum_of_directions
-from fewshot.finetuning import frozen_baseline
-from fewshot.finetuning.frozen_baseline import SpreadLogisticClassifier, fit_baseline, flips_stay, worse
+from fewshot.finetuning.frozen_baseline import fit_baseline, flips_stay, worse
 from fewshot.finetuning.search import hold_out, untouched
 
 
@@ -42,32 +47,6 @@ def some_vectors(sizes, d=12, apart=1.0, seed=0):
     return (rng.normal(0, apart, (len(sizes), d))[labels] + rng.normal(0, 1, (len(labels), d))), labels
 
 
-def test_the_head_is_scikit_learns_logistic_regression_of_vectors_of_unit_spread_less_the_classes_shares():
-    X, y = some_vectors([2, 5, 9])
-    x = directions_of(X)
-    spread = np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
-    theirs = LogisticRegression(C=3.0, tol=1e-6, max_iter=1000).fit(x / spread, y)
-    wanted = theirs.decision_function(x / spread) - np.log([2 / 16, 5 / 16, 9 / 16])
-    found = SpreadLogisticClassifier(tol=1e-5).fit(X, y).scores(X)
-    assert_allclose(found - found.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True), atol=2e-3)
-
-
-def test_pictures_that_are_all_alike_leave_every_class_as_likely_whatever_their_numbers():
-    scores = SpreadLogisticClassifier().fit(np.ones((8, 4)), [0] * 7 + [1]).scores(np.ones((1, 4)))
-    assert_allclose(scores[0, 0], scores[0, 1], atol=1e-3)
-
-
-def test_the_penalty_means_the_same_where_directions_lie_close_together():
-    X, y = some_vectors([5, 5, 5])
-    x = directions_of(X - X.mean(0))
-    far, close = (
-        SpreadLogisticClassifier(tol=1e-5).fit(np.c_[x * width, np.ones(15)], y).scores(np.c_[x * width, np.ones(15)])
-        for width in (0.2, 0.02)
-    )
-    assert_allclose(far, close, atol=0.05)
-    assert np.abs(far).max() > 1
-
-
 def test_flips_stay_where_most_of_each_class_are_closest_to_their_own_class():
     def directions(*flips):
         plain = torch.eye(4)
@@ -90,23 +69,10 @@ def test_scores_are_worse_only_by_more_than_the_standard_error_of_the_difference
     assert not worse([], [], [])
 
 
-def fitted(vectors, labels, **given):
+def fitted(vectors, labels, head=None, tta=None):
     codes = torch.tensor(labels)
     splits = hold_out(codes, int(codes.max()) + 1, 0)
-    return fit_baseline(vectors, codes, splits, **{"head": None, "tta": None, **given})
-
-
-@pytest.mark.parametrize(("right", "found"), [(1.0, "logistic"), (-1.0, "prototypes")])
-def test_logistic_regression_is_taken_unless_what_is_held_out_speaks_against_it(monkeypatch, right, found):
-    def scripted(head, support, labels, n_classes, query):
-        scores = torch.nn.functional.one_hot((query[:, 0] > 0).long(), n_classes).float()
-        return scores * (right if head == "logistic" else 1.0)
-
-    monkeypatch.setattr(frozen_baseline, "_scores", scripted)
-    labels = [0] * 5 + [1] * 5
-    vectors = torch.tensor([[[-1.0, 0.0]]] * 5 + [[[1.0, 0.0]]] * 5)
-    assert fitted(vectors, labels, tta=False).head == found
-    assert fitted(vectors, labels, tta=False, head="logistic").head == "logistic"
+    return fit_baseline(vectors, codes, splits, head or WhitenedPrototypeClassifier(), tta=tta)
 
 
 def test_flips_like_other_classes_are_not_taken_and_others_are():
@@ -119,22 +85,32 @@ def test_flips_like_other_classes_are_not_taken_and_others_are():
     assert not fitted(plain[:, None], labels.tolist(), tta=False).tta
 
 
-def test_accuracies_are_of_prototypes_of_the_images_alone_and_of_the_baseline():
+@pytest.mark.parametrize("head", [WhitenedPrototypeClassifier(), PrototypeClassifier(metric="sqeuclidean")])
+def test_the_accuracy_of_an_untouched_encoder_is_that_of_its_head_on_what_is_held_out(head):
     X, labels = some_vectors([4, 4, 4, 4])
-    codes, x = torch.from_numpy(labels), directions_of(X)
+    codes, X = torch.from_numpy(labels), X.astype(np.float32)
     splits = hold_out(codes, 4, 0)
-    found = untouched(
-        fitted(torch.from_numpy(X).float()[:, None], labels.tolist(), tta=False, head="logistic"), codes, splits
-    )
-    right = [
-        [clf.fit(x[learn], labels[learn]).predict(x[held]) == labels[held] for learn, held in splits]
-        for clf in (PrototypeClassifier(), SpreadLogisticClassifier())
-    ]
+    baseline = fitted(torch.from_numpy(X)[:, None], labels.tolist(), head, tta=False)
+    found = untouched(baseline, codes, splits)
+    right = [head.fit(X[learn], labels[learn]).predict(X[held]) == labels[held] for learn, held in splits]
     assert (found.steps, found.held_out) == (0, "examples")
-    assert found.accuracy_before == pytest.approx(np.mean(right[0]))
-    assert found.accuracy_after == pytest.approx(np.mean(right[1]))
-    assert np.size(right[0]) == 16
+    assert found.accuracy_before == found.accuracy_after == pytest.approx(np.mean(right))
+    assert np.size(right) == 16
+    assert_array_equal(baseline.support, X)
     assert untouched(fitted(torch.rand(4, 1, 2), [0, 1, 2, 3], tta=False), torch.arange(4), []).held_out is None
+
+
+def test_the_scores_of_a_baseline_are_those_of_its_test_time_augmentation():
+    X, labels = some_vectors([4, 4, 4], apart=3.0)
+    plain = torch.from_numpy(X).float()
+    like = plain + 0.1 * torch.randn(12, 12, generator=torch.Generator().manual_seed(0))
+    baseline = fitted(torch.stack([plain, like], 1), labels.tolist())
+    both = sum_of_directions(torch.stack([plain, like], 1).numpy())
+    assert baseline.tta
+    assert_allclose(baseline.support, both, atol=1e-6)
+    for scores, (learn, held) in zip(baseline.scores, hold_out(torch.from_numpy(labels), 3, 0), strict=True):
+        wanted = WhitenedPrototypeClassifier().fit(both[learn], labels[learn]).scores(both[held])
+        assert_allclose(scores, wanted, atol=1e-5)
 
 
 def test_the_flipped_centre_leaves_out_the_edges_and_turns_left_to_right():
@@ -173,20 +149,20 @@ def test_the_head_alone_needs_no_steps_and_no_chance(pocket, pictures):
         FineTuneClassifier(pocket, trainable="head", random_state=seed).fit(images, labels) for seed in (0, 1)
     )
     assert first.encoder_ is pocket
-    assert (first.choice_.steps, first.choice_.held_out, first.choice_.parameters) == (0, "examples", 3 * 385)
+    assert (first.choice_.steps, first.choice_.held_out, first.choice_.parameters) == (0, "examples", 0)
     assert_array_equal(first.predict(images), labels)
-    assert first.choice_.head == second.choice_.head
+    assert_array_equal(first.predict(images), second.predict(images))
     assert_allclose(first.predict_proba(images[:2]).sum(1), 1, rtol=1e-5)
-    twice = FineTuneClassifier(pocket, trainable="head", head="prototypes", tta=True).fit(images, labels)
+    twice = FineTuneClassifier(pocket, trainable="head", head=PrototypeClassifier(), tta=True).fit(images, labels)
     own = sum_of_directions(encode_flips(pocket, images))
     assert_allclose(twice.scores(images), PrototypeClassifier().fit(own, labels).scores(own), atol=1e-5)
-    assert (twice.choice_.head, twice.choice_.tta) == ("prototypes", True)
+    assert twice.choice_.tta
 
 
-def test_one_image_a_class_is_classified_by_logistic_regression_without_anything_held_out(pocket, pictures):
+def test_one_image_a_class_is_classified_without_anything_held_out(pocket, pictures):
     images, labels = pictures
     found = FineTuneClassifier(pocket, trainable="head").fit(images[::3], labels[::3])
-    assert (found.choice_.held_out, found.choice_.accuracy_before, found.choice_.head) == (None, None, "logistic")
+    assert (found.choice_.held_out, found.choice_.accuracy_before) == (None, None)
     assert found.predict(images[::3]).tolist() == labels[::3]
 
 
@@ -197,15 +173,19 @@ def test_a_pickled_classifier_keeps_its_test_time_augmentation(pocket, pictures)
     assert_array_equal(again.scores(images), found.scores(images))
 
 
-def test_a_fine_tuned_encoder_has_tta_and_logistic_regression_only_where_they_are_asked_for(pocket, pictures):
+def test_a_fine_tuned_encoder_is_read_by_whitened_prototypes_unless_tta_or_another_head_is_asked_for(pocket, pictures):
     images, labels = pictures
     steps = {"trainable": "last", "steps": 1, "learning_rate": 1e-4, "views": 2}
     plain = FineTuneClassifier(pocket, **steps).fit(images, labels)
-    assert (plain.choice_.head, plain.choice_.tta) == ("prototypes", False)
-    asked = FineTuneClassifier(pocket, **steps, head="logistic", tta=True).fit(images, labels)
+    assert not plain.choice_.tta
+    own = plain.encoder_.encode(images)
+    assert_allclose(plain.scores(images), WhitenedPrototypeClassifier().fit(own, labels).scores(own), atol=1e-4)
+    head = RidgeClassifier()
+    asked = FineTuneClassifier(pocket, **steps, head=head, tta=True).fit(images, labels)
     own = sum_of_directions(encode_flips(asked.encoder_, images))
-    assert_allclose(asked.scores(images), SpreadLogisticClassifier().fit(own, labels).scores(own), atol=1e-4)
-    with pytest.raises(ValueError, match="head must be one of 'logistic', 'prototypes', not 'ridge'"):
+    assert_allclose(asked.scores(images), RidgeClassifier().fit(own, labels).scores(own), atol=1e-4)
+    assert not hasattr(head, "classes_")
+    with pytest.raises(ValueError, match=r"head must be one of fewshot's classifiers, as .*\(\), not 'ridge'"):
         FineTuneClassifier(pocket, head="ridge").fit(images, labels)
     with pytest.raises(ValueError, match=r"tta must be True, False or None .*, not 'yes'"):
         FineTuneClassifier(pocket, tta="yes").fit(images, labels)
@@ -213,10 +193,12 @@ def test_a_fine_tuned_encoder_has_tta_and_logistic_regression_only_where_they_ar
 
 def test_the_card_of_an_untouched_encoder_says_so_and_takes_numpys_numbers(pocket, pictures, tmp_path):
     images, labels = pictures
-    found = FineTuneClassifier(pocket, trainable="head", tta=np.True_, views=np.int64(2)).fit(images, labels)
+    found = FineTuneClassifier(pocket, trainable="head", tta=np.True_, views=np.int64(2), head=RidgeClassifier())
+    found.fit(images, labels)
     found.save_encoder(tmp_path / "same")
     card = (tmp_path / "same" / "README.md").read_text()
     assert "pocket, left as it was by `fewshot`" in card
     assert "before, " not in card  # the figures are of a head that is not in the folder
     assert '"tta": true' in card
+    assert '"head": "RidgeClassifier()"' in card
     assert TimmEncoder(f"local-dir:{tmp_path / 'same'}").fingerprint == pocket.fingerprint

@@ -15,11 +15,20 @@ from click.testing import CliRunner
 from fakes import FakeEncoder, png
 from PIL import Image
 
-from fewshot import ClassRegistry, ImageError, RegistryError, TimmEncoder
+from fewshot import (
+    ClassRegistry,
+    ImageError,
+    NearestNeighborClassifier,
+    PrototypeClassifier,
+    RegistryError,
+    TimmEncoder,
+    WhitenedPrototypeClassifier,
+)
 from fewshot.cli import main
 from fewshot.encoders.timm_network import load_network
 from fewshot.finetuning import Choice, FineTuneClassifier
 from fewshot.finetuning.registry_encoder import _examples, tune_registry
+from fewshot.finetuning.search import hold_out
 from fewshot.media import image_bytes
 from fewshot.training.encoder_folder import write_config, write_weights
 
@@ -29,6 +38,12 @@ SETTINGS = {"trainable": "last", "steps": 2, "learning_rate": 0.01, "views": 2}
 def picture(label: int, n: int) -> Image.Image:
     noise = np.random.default_rng(10 * label + n).integers(0, 90, (24, 24, 3))
     noise[4 * label : 4 * label + 6, :, label % 3] += 160
+    return Image.fromarray(noise.astype(np.uint8))
+
+
+def faint(label: int, n: int) -> Image.Image:
+    noise = np.random.default_rng(100 * label + n).integers(0, 90, (24, 24, 3))
+    noise[4 * (label // 2) : 4 * (label // 2) + 6, :, label % 3] += 20
     return Image.fromarray(noise.astype(np.uint8))
 
 
@@ -80,6 +95,28 @@ def test_a_tuned_encoder_lies_beside_its_registry_and_made_its_vectors(path, enc
     assert np.abs(vectors(path) - before).max() > 0.01
     with ClassRegistry(path) as registry:  # opened anew, it finds its encoder by itself
         assert [p.label for p in registry.predict([picture(2, 0)])] == ["class 2"]
+
+
+@pytest.mark.parametrize("chosen", [None, "prototype", "discriminant", NearestNeighborClassifier(n_neighbors=2)])
+def test_the_encoders_are_judged_by_the_classifier_that_answers_for_the_registry(encoder, tmp_path, chosen):
+    """The accuracy before is that of learning from the registry's vectors without an example of each class."""
+    codes = np.repeat(np.arange(6), 4)
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder, classifier=chosen) as registry:
+        for label in range(6):
+            registry.add(f"class {label}", [faint(label, n) for n in range(4)])
+        own = vectors(tmp_path / "r.fewshot")
+        report = tune_registry(registry, trainable="last", steps=1, views=2)
+        head = WhitenedPrototypeClassifier() if chosen is None else registry.classifier
+
+    def accuracy(head):
+        splits = hold_out(torch.from_numpy(codes), 6, 0)
+        right = [head.fit(own[learn], codes[learn]).predict(own[held]) == codes[held] for learn, held in splits]
+        return np.mean(right)
+
+    assert report.choice.held_out == "examples"
+    assert report.choice.accuracy_before == pytest.approx(accuracy(head))
+    if chosen != "prototype":
+        assert accuracy(head) != accuracy(PrototypeClassifier())
 
 
 def test_reindexing_takes_it_back(path):
@@ -146,7 +183,7 @@ def test_where_nothing_does_better_nothing_is_changed(path, monkeypatch):
     content = path.read_bytes()
 
     def unchanged(self, X, y):
-        self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, "logistic", False, 10, 0.1)
+        self.choice_ = Choice(0, 0.0, "views", 0.9, 0.9, False, 10, 0.1)
         return self
 
     monkeypatch.setattr(FineTuneClassifier, "fit", unchanged)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fewshot.finetuning.frozen_baseline import FrozenBaseline, evaluate
 from fewshot.finetuning.search import make_folds, search
-from fewshot.finetuning.top_trainer import Fold, cosine_scores
+from fewshot.finetuning.top_trainer import Fold
 
 
 def test_folds_hold_out_one_example_of_each_class_and_none_twice():
@@ -51,7 +51,7 @@ class ScriptedTrainer:
     def fit(self, support, fold, learning_rate, stops, bar):
         if learning_rate:
             self.fitted.append((learning_rate, *fold.train.tolist()))
-        return {stop: cosine_scores(fold.held_out[0], self.turned(learning_rate, stop)) for stop in stops}
+        return {stop: functional.normalize(fold.held_out[0]) @ self.turned(learning_rate, stop).mT for stop in stops}
 
     def turned(self, rate, step):
         turn = math.radians(self.degrees.get((rate, step), 0.0))
@@ -116,11 +116,14 @@ def test_held_out_views_need_a_larger_gain_than_held_out_examples():
 def test_sharper_scores_alone_are_no_gain():
     scores, labels = torch.tensor([[2.0, 1.0], [0.5, 1.0], [1.0, 0.5]]), torch.tensor([0, 1, 1])
     first = evaluate([scores], [labels])[0]
-    plainly = [functional.cross_entropy(scores * times, labels) for times in (0.5, 1, 2, 4)]
-    assert_allclose(first.mean(), min(plainly))
+    for scale in (0.25, 1, 16):  # of cosines, logits and distances
+        times = [40 / 2**k for k in range(10)]
+        plainly = [functional.cross_entropy(scores * scale * each, labels) for each in times]
+        assert_allclose(evaluate([scores * scale], [labels])[0].mean(), min(plainly))
+        assert_allclose(evaluate([scores * scale], [labels])[0].mean(), first.mean(), rtol=0.02)
 
 
-def test_fine_tuning_must_beat_the_untouched_encoders_classifier_not_only_its_prototypes():
+def test_fine_tuning_must_beat_what_the_untouched_encoder_would_answer():
     features, labels = torch.tensor([[1.0, 0.2], [1.0, 0.1], [0.1, 1.0], [0.2, 1.0]]), torch.tensor([0, 0, 1, 1])
     fold = Fold(torch.arange(4), torch.arange(1), (features,), labels)
 
@@ -135,7 +138,7 @@ def test_fine_tuning_must_beat_the_untouched_encoders_classifier_not_only_its_pr
 
     plain, right = torch.eye(2).flip(0)[labels], torch.eye(2)[labels] * 20
     assert chosen(None).steps == 1
-    best = chosen(FrozenBaseline("logistic", False, (plain,), (right,), features))
-    assert (best.steps, best.accuracy_before, best.accuracy_after) == (0, 0.0, 1.0)
-    assert chosen(FrozenBaseline("logistic", False, (plain,), (torch.zeros(4, 2),), features)).steps == 1
-    assert chosen(FrozenBaseline("logistic", False, (right,), (plain,), features)).steps == 0  # nor that alone
+    best = chosen(FrozenBaseline(False, (right,), features))
+    assert (best.steps, best.accuracy_before, best.accuracy_after) == (0, 1.0, 1.0)
+    best = chosen(FrozenBaseline(False, (plain,), features))
+    assert (best.steps, best.accuracy_before, best.accuracy_after) == (1, 0.0, 1.0)

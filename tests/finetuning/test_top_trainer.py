@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from small_networks import thin_encoder
 from tinted_data import a_trainer, codes_of, everything, pixels_of, tinted_images
 from torch import nn
 
+from fewshot import RidgeClassifier, WhitenedPrototypeClassifier
 from fewshot.finetuning.graph_memory import ChunkSizes, chunk_sizes, graph_bytes
 from fewshot.finetuning.top_trainer import batch_positions, cosine_scores, prototypes, top_loss
 from fewshot.progress import Progress
@@ -64,15 +66,17 @@ def test_workers_and_chunks_change_no_gradient(encoder, loss):
         assert (found[1] - plainly[1]).norm() < 0.05 * (plainly[1] - plainly[0]).norm()
 
 
-def test_a_training_starts_from_the_untouched_top_each_time_and_repeats(encoder):
-    with a_trainer(encoder) as (trainer, blocks, network, trunk_encoder):
+@pytest.mark.parametrize("classifier", [WhitenedPrototypeClassifier(), RidgeClassifier()])
+def test_a_training_starts_from_the_untouched_top_each_time_and_repeats_and_its_classifier_scores(encoder, classifier):
+    with a_trainer(encoder, classifier=classifier) as (trainer, blocks, network, trunk_encoder):
         support = a_support(trunk_encoder)
         first, second = (list(fitted(trainer, support, 1e-3, (0, 2, 4)).values()) for _ in range(2))
         assert_array_equal(torch.stack(first), torch.stack(second))
         assert (first[1] - first[0]).abs().max() > 0
         trainer.restore()
         features = trainer.embed(support.plain)
-        assert_array_equal(first[0], cosine_scores(features, prototypes(features, support.labels, 3)))
+        by_hand = clone(classifier).fit(features.numpy(), support.labels.numpy()).scores(features.numpy())
+        assert_allclose(first[0], by_hand, atol=1e-5)
         exact = encoder.exact_network().state_dict()
         assert all(torch.equal(tensor, exact[name]) for name, tensor in network.state_dict().items())
     assert len(blocks) == 2

@@ -113,6 +113,8 @@ class _Own(PrototypeClassifier):
 def test_an_estimator_that_the_file_cannot_hold_serves_its_opener_alone(path, own):
     with filled(path, classifier=own) as registry, opened(path) as other:
         assert_answers_as(registry, own)
+        assert type(registry.classifier) is type(own)
+        assert registry.classifier is not own
         assert_answers_as(other, WhitenedPrototypeClassifier())
         with pytest.raises(ValueError, match=r"cannot be remembered in .*r\.fewshot: .* ClassRegistry\(\.\.\., "):
             other.set_classifier(own)
