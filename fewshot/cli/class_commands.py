@@ -319,7 +319,8 @@ def tune(registry: str, folder: str | None, **settings: Any) -> None:
     """Fine-tune the encoder on a registry's own images.
 
     A copy of the encoder is trained, and the images are embedded again with it. If no setting improves on the encoder
-    in cross-validation, nothing is changed. The old encoder is not deleted: `fewshot reindex` returns to it.
+    in cross-validation of the registry's classifier, nothing is changed. The old encoder is not deleted: `fewshot
+    reindex` returns to it.
     """
     from dataclasses import asdict
 
