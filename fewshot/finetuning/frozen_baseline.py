@@ -14,11 +14,12 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
 
-# Held-out scores are evaluated at the best of these multiples: to be sharper alone is no gain. Cosines need the large
-# ones, logits and distances the small.
-_MULTIPLES = tuple(40.0 * 2.0**-k for k in range(10))
-# By how many standard errors the held-out loss must rise for what gains on average not to be taken.
-_AGAINST = 1.0
+# Held-out scores are evaluated at the best of these multiples: to be sharper alone is no gain. Cosines count at most by
+# what training multiplies them by, else few confident errors of a fine-tuned network outweigh all that it gains; logits
+# and distances need the small ones.
+_MULTIPLES = tuple(10.0 * 2.0**-k for k in range(8))
+# By how many standard errors, and by how much, the held-out loss must rise for what gains on average not to be taken.
+_AGAINST, _LEAST_RISE = 1.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def flips_stay(directions: Tensor, labels: Tensor, n_classes: int) -> bool:
 
 
 def worse(scores: Sequence[Tensor], others: Sequence[Tensor], labels: Sequence[Tensor]) -> bool:
-    """Whether the held-out loss exceeds that of other scores by more than one standard error of the difference.
+    """Whether the held-out loss exceeds that of other scores by 0.01 and by one standard error of the difference.
 
     Without anything held out it does not.
     """
@@ -117,7 +118,7 @@ def worse(scores: Sequence[Tensor], others: Sequence[Tensor], labels: Sequence[T
         return False
     rise = evaluate(scores, labels)[0] - evaluate(others, labels)[0]
     error = float(rise.std()) / math.sqrt(len(rise)) if len(rise) > 1 else math.inf
-    return float(rise.mean()) > _AGAINST * error
+    return float(rise.mean()) > max(_AGAINST * error, _LEAST_RISE)
 
 
 def evaluate(scores: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, float]:
