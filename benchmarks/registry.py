@@ -1,11 +1,12 @@
-"""What a registry costs to add to and to predict with, from 1,000 to 500,000 classes.
+"""What a registry costs to add to and to predict with, from 1,000 to 1,000,000 classes.
 
     python benchmarks/registry.py
 
-writes benchmarks/results/registry.json. Registries of one example a class, d = 384, are filled through the store with
-random unit vectors; each is measured in a process of its own, after a small one has been used there, so that memory and
-processor time are the registry's. Predictions are of vectors. Adds of five images to registries of 10 and of 100,000
-classes go round these in turn; their encoder is a stand-in that takes next to no time.
+writes benchmarks/results/registry.json. Registries of d = 384 are filled through the store with random unit vectors,
+one a class or several around one; each is measured in a process of its own, after a small one has been used there, so
+that memory and time are the registry's. Predictions are of vectors; beside them stands the bare product of as many
+queries with as many classes in NumPy. Adds of five images to each registry and to one of 10 classes go round these in
+turn; their encoder is a stand-in that takes next to no time.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from fewshot import ClassRegistry
 from fewshot.registry.store import NewExample, RegistryStore
 
 RESULTS = Path(__file__).parent / "results" / "registry.json"
-SIZES = (1_000, 10_000, 100_000, 500_000)
-ADDED_TO = (10, 100_000)
+SIZES = ("1000", "10000", "10000x5", "100000", "1000000")
+ADDED_TO = "10"
 SHOTS = 5  # images in each timed add
 DIM = 384
 ROWS = 10_000  # inserted at once
+SPREAD = 0.03  # of each number of a class's examples
 
 
 class Encoder:
@@ -61,19 +63,28 @@ def image(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def build(path: Path, classes: int) -> None:
-    """Fill a registry with ``classes`` classes of one example each, straight through its store."""
+def build(path: Path, classes: int, shots: int) -> None:
+    """Fill a registry with ``classes`` classes of ``shots`` examples each, straight through its store."""
     with ClassRegistry(path, encoder=Encoder()) as registry:
         registry.add("first", [image(0)])
     rng = np.random.default_rng(1)
     store = RegistryStore(path, create=False)
     with store.write(append=True):
         for start in range(1, classes, ROWS):
-            vectors = unit(rng.standard_normal((min(ROWS, classes - start), DIM), np.float32))
-            store.insert(
-                NewExample(f"class {n}", hashlib.sha256(str(n).encode()).digest(), f"{n}.png", None, vector, None)
-                for n, vector in enumerate(vectors, start)
-            )
+            own = unit(rng.standard_normal((min(ROWS, classes - start), DIM), np.float32))
+            for shot in range(shots):
+                vectors = own if shots == 1 else unit(own + SPREAD * rng.standard_normal(own.shape, np.float32))
+                store.insert(
+                    NewExample(
+                        f"class {n}",
+                        hashlib.sha256(f"{n} {shot}".encode()).digest(),
+                        f"{n} {shot}.png",
+                        None,
+                        vector,
+                        None,
+                    )
+                    for n, vector in enumerate(vectors, start)
+                )
     store.close()
 
 
@@ -94,6 +105,11 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+def most_memory() -> int:
+    """Bytes of this process that were in memory at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def predictions(path: Path) -> dict[str, object]:
     """Measure predictions with one registry, in this process."""
     query, many = (
@@ -101,91 +117,128 @@ def predictions(path: Path) -> dict[str, object]:
     )
     with tempfile.TemporaryDirectory() as folder, ClassRegistry(Path(folder, "warm"), encoder=Encoder()) as warm:
         warm.add_labelled([(image(n), f"class {n // 2}") for n in range(8)])
+        warm.rejection.set(0.5)
         warm.predict_vectors(query)
         warm.predict_vectors(many)
     before = memory()
     registry = ClassRegistry(path, encoder=Encoder())
-    vectors = 4 * DIM * registry.info().examples
+    info = registry.info()
+    vectors = 4 * DIM * info.examples
     first = timed(lambda: registry.predict_vectors(query))
-    multiple = (memory() - before) / vectors
     results: dict[str, object] = {
+        "examples": info.examples,
         "vectors_megabytes": round(vectors / 1e6, 1),
-        "memory_multiple": round(multiple, 2),
         "first_predict": {name: round(value, 2) for name, value in first.items()},
         "predict": median(timed(lambda: registry.predict_vectors(query)) for _ in range(9)),
-        "predict_64": median(timed(lambda: registry.predict_vectors(many)) for _ in range(5)),
+        "predict_64": median(timed(lambda: registry.predict_vectors(many)) for _ in range(3)),
+        "memory_multiple": round((memory() - before) / vectors, 2),
+        "peak_memory_multiple": round((most_memory() - before) / vectors, 2),
     }
 
-    def after_adds(start: int) -> dict[str, float]:
+    def after(change: Callable[[int], object], numbers: Iterable[int]) -> dict[str, float]:
         times = []
-        for n in range(start, start + 7):
-            registry.add(f"new {n}", [image(n)])
+        for n in numbers:
+            change(n)
             times.append(timed(lambda: registry.predict_vectors(query)))
         return median(times)
 
-    results["predict_after_add"] = after_adds(1_000_000)
-    results["memory_multiple_after_adds"] = round((memory() - before) / vectors, 2)
+    def add(n: int) -> None:
+        registry.add(f"new {n}", [image(n)])
+
+    results["predict_after_add"] = after(add, range(1_000_000, 1_000_007))
     results["estimate_threshold"] = median([timed(lambda: registry.rejection.set(0.05))])
-    results["predict_after_add_with_threshold"] = after_adds(2_000_000)
+    results["predict_after_add_with_threshold"] = after(add, range(2_000_000, 2_000_007))
+    results["memory_multiple_after_adds"] = round((memory() - before) / vectors, 2)
+    results["predict_after_rename"] = after(
+        lambda n: registry.rename(f"new {n}", f"newer {n}"), range(2_000_000, 2_000_003)
+    )
+    results["predict_after_remove"] = after(lambda n: registry.remove(f"newer {n}"), range(2_000_000, 2_000_003))
+    results["memory_multiple_after_removals"] = round((memory() - before) / vectors, 2)
+    results["peak_memory_multiple_after_removals"] = round((most_memory() - before) / vectors, 2)
     registry.close()
-    return results
+    return results | {"classes": info.classes}
 
 
-def adds(folder: Path, repetitions: int) -> dict[str, dict[str, float]]:
-    """Add a class of five to registries of 10 and of 100,000 classes in turn, so that a busy machine slows both."""
-    registries = {size: ClassRegistry(folder / f"{size}.fewshot", encoder=Encoder()) for size in ADDED_TO}
-    times: dict[int, list[dict[str, float]]] = {size: [] for size in ADDED_TO}
+def products(classes: int) -> dict[str, dict[str, float]]:
+    """Measure the bare products of one and of 64 queries with so many classes."""
+    rng = np.random.default_rng(7)
+    known, many = rng.standard_normal((classes, DIM), np.float32), rng.standard_normal((64, DIM), np.float32)
+    return {
+        name: median(timed(lambda asked=asked: asked @ known.T) for _ in range(9))
+        for name, asked in (("numpy_product", many[:1]), ("numpy_product_64", many))
+    }
+
+
+def measured_here(path: Path) -> dict[str, object]:
+    """Measure one registry, then the products that it is compared with."""
+    found = predictions(path)
+    bare = products(found["classes"])
+    ratios = {
+        "predict_to_numpy": found["predict"]["ms"] / bare["numpy_product"]["ms"],
+        "predict_64_to_numpy": found["predict_64"]["ms"] / bare["numpy_product_64"]["ms"],
+    }
+    return found | bare | {name: round(ratio, 2) for name, ratio in ratios.items()}
+
+
+def adds(paths: dict[str, Path], repetitions: int) -> dict[str, dict[str, float]]:
+    """Add a class of five to each registry in turn, so that a busy machine slows all."""
+    registries = {name: ClassRegistry(path, encoder=Encoder()) for name, path in paths.items()}
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in paths}
     number = 3_000_000
     for repetition in range(repetitions + 3):  # the first three warm up
-        for size in ADDED_TO if repetition % 2 else ADDED_TO[::-1]:
+        for name in list(paths)[:: 1 if repetition % 2 else -1]:
             some = [image(number + shot) for shot in range(SHOTS)]
             number += SHOTS
-            took = timed(lambda r=registries[size], some=some, n=number: r.add(f"new {n}", some))
-            registries[size].remove(f"new {number}")  # so that 10 stay 10
+            took = timed(lambda r=registries[name], some=some, n=number: r.add(f"new {n}", some))
+            registries[name].remove(f"new {number}")  # so that 10 stay 10
             if repetition >= 3:
-                times[size].append(took)
+                times[name].append(took)
     for registry in registries.values():
         registry.close()
-    return {str(size): median(found) for size, found in times.items()}
+    return {name: median(found) for name, found in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=200, help="of the adds")
-    parser.add_argument("--threads", type=int, default=1, help="so that processor time is that of the work")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--repetitions", type=int, default=60, help="of the adds")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--sizes", nargs="+", default=SIZES, help="classes, or, as in 10000x5, classes and examples of each"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--of", type=Path, help=argparse.SUPPRESS)  # measure this one, in this process
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     faiss.omp_set_num_threads(given.threads)
     if given.of is not None:
-        print(json.dumps(predictions(given.of)))
+        print(json.dumps(measured_here(given.of)))
         return
-    load = os.getloadavg()[0]
+    load, begin = os.getloadavg()[0], time.perf_counter()
     measured: dict[str, object] = {}
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "MKL_NUM_THREADS": str(given.threads)}
     with tempfile.TemporaryDirectory() as folder:
-        for size in sorted({*given.sizes, *ADDED_TO}):
-            path = Path(folder, f"{size}.fewshot")
-            build(path, size)
+        paths = {size: Path(folder, f"{size}.fewshot") for size in [ADDED_TO, *given.sizes]}
+        for size, path in paths.items():
+            classes, _, shots = size.partition("x")
+            build(path, int(classes), int(shots or 1))
             if size in given.sizes:
                 words = [sys.executable, __file__, "--of", str(path), "--threads", str(given.threads)]
-                done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
-                measured[str(size)] = json.loads(done.stdout)
-                print(size, measured[str(size)], file=sys.stderr)
-            if size not in ADDED_TO:
-                path.unlink()
-        added = adds(Path(folder), given.repetitions)
+                done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+                measured[size] = json.loads(done.stdout)
+                print(size, measured[size], file=sys.stderr)
+        added = adds(paths, given.repetitions)
     report = {
         "d": DIM,
-        "examples_per_class": 1,
         "classes": measured,
         "add_class_of_5": added,
-        "add_ratio_100000_to_10": {
-            name: round(added["100000"][name] / added["10"][name], 3) for name in ("ms", "processor_ms")
+        "add_ratio_to_10": {
+            size: {name: round(times[name] / added[ADDED_TO][name], 3) for name in times}
+            for size, times in added.items()
         },
         "repetitions": given.repetitions,
-        "command": f"python benchmarks/registry.py --repetitions {given.repetitions}",
+        "command": f"python benchmarks/registry.py --sizes {' '.join(given.sizes)} --repetitions {given.repetitions} "
+        f"--threads {given.threads}",
+        "seconds": round(time.perf_counter() - begin),
         "versions": {
             "python": platform.python_version(),
             "sqlite": sqlite3.sqlite_version,
@@ -196,7 +249,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} {platform.machine()} cores, torch using {given.threads}",
         "load_average_at_start": round(load, 1),
     }
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+    given.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

@@ -24,7 +24,8 @@ _STRENGTH, _RATIO, _MOST_RATIO, _PRIOR = 2.0, 0.5, 2.0, 2.0
 _FEW = 256
 # Up to so many, learning from all takes no longer than a request may.
 _MOST_AT_ONCE = 5_000
-_ROWS_AT_ONCE = 2**13
+# Of larger blocks the memory is not given back to the system once they are done.
+_ROWS_AT_ONCE = 2**11
 
 
 @dataclass(frozen=True)
