@@ -13,6 +13,7 @@ from .membership import Membership as Membership
 from .nearest_neighbor import NearestNeighborClassifier as NearestNeighborClassifier
 from .prototype import PrototypeClassifier as PrototypeClassifier
 from .pt_map import PTMAPClassifier as PTMAPClassifier
+from .ranking import Beside as Beside
 from .ridge import RidgeClassifier as RidgeClassifier
 from .simple_shot import SimpleShotClassifier as SimpleShotClassifier
 from .soft_kmeans import SoftKMeansClassifier as SoftKMeansClassifier

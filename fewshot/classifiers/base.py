@@ -14,17 +14,16 @@ from torch import Tensor
 from fewshot.calibration import (
     CalibrationParams,
     CalibrationTable,
-    TaskFeatures,
-    margins,
     shipped_calibration,
     support_margin,
 )
 from fewshot.classifiers.example_comparison import ExampleComparison
 from fewshot.classifiers.incremental_learning import IncrementalLearning
 from fewshot.classifiers.membership import Membership, harmless
-from fewshot.classifiers.ranking import Ranking
+from fewshot.classifiers.ranking import Beside, Ranking
 from fewshot.classifiers.support_sample import SupportSample
 from fewshot.classifiers.support_set import SupportSet
+from fewshot.classifiers.task_scale import LazyScale, TaskScale
 from fewshot.validation import check_labels
 from fewshot.vectors import top_k
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # Scores held at once by ``rank``.
-_MOST_SCORES = 2**23
+_MOST_SCORES = 2**22
 # Scores that stay in a processor's cache.
 _MOST_IN_CACHE = 2**17
 
@@ -210,17 +209,21 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
         found = self._calibrated_one(query, scores, calibration)
         return np.asarray(scores[0].numpy(), dtype=np.float32), np.asarray(found[0].numpy(), dtype=np.float32)
 
-    def rank(self, X: ArrayLike, k: int, calibration: CalibrationTable | None = None) -> Ranking:
+    def rank(
+        self, X: ArrayLike, k: int, calibration: CalibrationTable | None = None, beside: Beside | None = None
+    ) -> Ranking:
         """Return the k closest classes of each query (q, d), or all if there are fewer; in bounded memory.
 
-        The arguments are ``predict_proba``'s.
+        The arguments are ``predict_proba``'s. ``beside`` is given the products of its q vectors with ``unit_means``, by
+        methods that hold these, for little time more than without.
         """
         check_is_fitted(self, "classes_")
         query = self._checked(X, reset=False)
         size = len(query) if self.transductive else max(1, _MOST_SCORES // len(self.classes_))
         parts = []
         for start in range(0, max(len(query), 1), max(size, 1)):
-            prepared, scores = self._prepared_scores(query[start : start + size])
+            rows = slice(start, start + size)
+            prepared, scores = self._prepared_scores(query[rows], beside, rows)
             found = self._best_probability(prepared, scores, calibration)
             parts.append((*top_k(scores[0].numpy(), k), found))
         return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -295,9 +298,8 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
     ) -> tuple[Tensor, Tensor]:
         """Margins (e, q, c) in units of the support's, and task features (e, q, f), of sampled support (e, n, d)."""
         logits = self._calibration_logits(learned, query, scores)
-        return _in_support_margins(
-            logits, *self._support_margin(learned, support, sample.labels), sample.features(support)
-        )
+        margin = self._support_margin(learned, support, sample.labels)
+        return TaskScale(*margin, sample.features(support)).margins(logits)
 
     def _calibrated(
         self,
@@ -329,14 +331,15 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
             self._take_over(self._learn_one(self.prepare(_tensor(self._support.vectors))[None], membership))
 
     def _take_over(self, learned: Any) -> None:
-        self._learned, self._task = learned, _Task()
+        self._learned, self._task = learned, LazyScale()
 
-    def _task_scale(self) -> tuple[Tensor, Tensor, TaskFeatures]:
-        """The support's margin, the others' mean score, and the features of the task, computed once."""
+    def _task_scale(self) -> TaskScale:
+        """Of the support set, computed once."""
         if self._task.scale is None:
             sample = SupportSample.choose(torch.from_numpy(self._support.codes)[None], len(self.classes_))
             support = self.prepare(_tensor(self._support.take(sample.indices[0].numpy())))[None]
-            self._task.scale = *self._support_margin(self._learned, support, sample.labels), sample.features(support)
+            margin = self._support_margin(self._learned, support, sample.labels)
+            self._task.scale = TaskScale(*margin, sample.features(support))
         return self._task.scale
 
     def _calibrated_one(self, query: Tensor, scores: Tensor, calibration: CalibrationTable | None) -> Tensor:
@@ -345,7 +348,7 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
             return torch.ones_like(scores)
         with torch.inference_mode():
             logits = self._calibration_logits(self._learned, query, scores)
-            behind, features = _in_support_margins(logits, *self._task_scale())
+            behind, features = self._task_scale().margins(logits)
             return self.calibration_params(calibration, scores.shape[1]).probabilities(behind, features)
 
     def _best_probability(
@@ -361,7 +364,7 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
             params = self.calibration_params(calibration, q)
             size = max(1, _MOST_IN_CACHE // c)
             for start in range(0, q, size):
-                behind, features = _in_support_margins(logits[:, start : start + size], *task)
+                behind, features = task.margins(logits[:, start : start + size])
                 found[start : start + size] = params.best_probability(behind, features)[0].numpy()
         return found
 
@@ -370,25 +373,20 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
         check_is_fitted(self, "classes_")
         return self._prepared_scores(self._checked(X, reset=False))
 
-    def _prepared_scores(self, query: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    def _prepared_scores(
+        self, query: NDArray[np.float32], beside: Beside | None = None, rows: slice = slice(0, 0)
+    ) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
             prepared = self.prepare(_tensor(query))[None]
-            return prepared, self._scores(self._learned, prepared)
+            if beside is None or self.unit_means() is None:
+                return prepared, self._scores(self._learned, prepared)
+            scores, products = self._scores_beside(self._learned, prepared, _tensor(beside.vectors[rows])[None])
+            beside.take(rows, products[0])
+            return prepared, scores
 
-
-class _Task:
-    """Holds what is computed of the support set once it is asked for; it is no part of the classifier's state."""
-
-    scale: tuple[Tensor, Tensor, TaskFeatures] | None = None
-
-    def __reduce__(self) -> tuple[type[_Task], tuple[()]]:
-        return _Task, ()
-
-
-def _in_support_margins(logits: Tensor, unit: Tensor, others: Tensor, task: TaskFeatures) -> tuple[Tensor, Tensor]:
-    """Margins (e, q, c) in units of the support's, and task features (e, q, f), of logits (e, q, c)."""
-    behind, similarity = margins(logits, unit), ((logits.amax(-1, keepdim=True) - others) / unit).squeeze(-1)
-    return behind, task.design_matrix(behind, similarity)
+    def _scores_beside(self, learned: Any, query: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """``_scores``, and products (e, n, c) of other vectors (e, n, d) with ``unit_means``."""
+        raise NotImplementedError
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:

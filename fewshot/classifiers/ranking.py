@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Beside(Protocol):
+    """Whoever wants the products of q vectors with the means of the classes' unit vectors, too.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (q, d), float32
+    """
+
+    vectors: NDArray[np.float32]
+
+    def take(self, rows: slice, products: Tensor) -> None:
+        """Receive the products (n, c) of some of the vectors, to keep or overwrite."""
 
 
 @dataclass(frozen=True)

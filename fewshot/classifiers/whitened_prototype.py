@@ -59,15 +59,18 @@ class _Learned:
     n_measured: int  # how many examples the metric is made of
     n_changed: int = 0  # how many have been added or removed since
 
+    def asked(self, query: Tensor) -> Tensor:
+        """M^-1 (q - m) of query (e, q, d), divided by its norm under M^-1."""
+        apart = query - self.center
+        along = self.metric.solve(apart)
+        return along / (apart * along).sum(-1, keepdim=True).clamp_min(torch.finfo(query.dtype).tiny).sqrt()
+
     def cosines(self, query: Tensor, keys: Tensor, norms: Tensor) -> Tensor:
         """Of query (e, q, d) with keys (e, k, d), whose norms (e, k) are known: (e, q, k)."""
         tiny = torch.finfo(query.dtype).tiny
         rows = self.metric.rows
         if rows is None or query.shape[1] <= keys.shape[1]:
-            apart = query - self.center
-            along = self.metric.solve(apart)
-            length = (apart * along).sum(-1, keepdim=True).clamp_min(tiny).sqrt()
-            along = along / length
+            along = self.asked(query)
             return (along @ keys.mT).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
         # Several times faster for many queries: no array of their size but in one product.
         weights = torch.cat([self.metric.solve(keys - self.center), rows, self.center], dim=1)
@@ -166,6 +169,12 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
 
     def _scores(self, learned: _Learned, query: Tensor) -> Tensor:
         return learned.cosines(query, learned.prototypes.means, learned.norms)
+
+    def _scores_beside(self, learned: _Learned, query: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        along, q = learned.asked(query), query.shape[1]
+        products = torch.cat([along, others], dim=1) @ learned.prototypes.means.mT  # which takes one reading of these
+        scores = products[:, :q].sub_(along @ learned.center.mT).div_(learned.norms.unsqueeze(1))
+        return scores, products[:, q:]
 
     def example_scores(self, X: NDArray[np.float32], examples: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``FewShotClassifier.example_scores``; cosines as of the scores, with examples in place of prototypes."""

@@ -7,7 +7,7 @@ from .many_classes import SAMPLE_CLASSES as SAMPLE_CLASSES
 from .many_classes import WHITENED_CLASSES as WHITENED_CLASSES
 from .many_classes import LabelledExamples as LabelledExamples
 from .many_classes import ManyClasses as ManyClasses
-from .many_classes import Products as Products
+from .many_classes import PendingScores as PendingScores
 from .many_classes import sampled_leave_one_out_scores as sampled_leave_one_out_scores
 from .threshold import LeaveOneOutScores as LeaveOneOutScores
 from .threshold import Threshold as Threshold

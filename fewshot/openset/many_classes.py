@@ -85,14 +85,44 @@ class ManyClasses:
     def cosines(self, query: NDArray[np.float32], lengths: NDArray[np.float32], products: Products) -> Tensor:
         """Return the cosine of queries (q, d) to each of c classes of these ``lengths``: (q, c)."""
         asked, offset, own = self.map(query)
-        found = torch.from_numpy(products(asked)).sub_(offset).div_(own).div_(torch.from_numpy(lengths))
-        return found.clamp_(-1.0, 1.0)
+        return _cosines(torch.from_numpy(products(asked)), offset, own, lengths)
 
     def scores(self, query: NDArray[np.float32], lengths: NDArray[np.float32], products: Products) -> Tensor:
         """Return the unknown score of queries (q, d): (q,)."""
         size = max(1, _AT_ONCE // len(lengths))
         parts = [query[at : at + size] for at in range(0, len(query), size)]
         return torch.cat([torch.empty(0), *(energy_of(self.cosines(part, lengths, products)) for part in parts)])
+
+
+class PendingScores:
+    """Unknown scores of queries (q, d), to be made of the inner products of ``vectors`` with all prototypes.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (q, d)
+    """
+
+    def __init__(self, known: ManyClasses, query: NDArray[np.float32], lengths: NDArray[np.float32]) -> None:
+        self.vectors, self._offset, self._own = known.map(query)
+        self._lengths = lengths
+        self._found = np.full(len(query), np.nan, np.float32)
+
+    def take(self, rows: slice, products: Tensor) -> None:
+        """Make some of the scores of the products (n, c), which are overwritten."""
+        cosines = _cosines(products, self._offset[rows], self._own[rows], self._lengths)
+        self._found[rows] = energy_of(cosines).numpy()
+
+    def scores(self, products: Products) -> NDArray[np.float32]:
+        """Return the scores (q,); those that are missing are made now."""
+        missing = np.flatnonzero(np.isnan(self._found))
+        size = max(1, _AT_ONCE // len(self._lengths))
+        for at in range(int(missing[0]), len(self._found), size) if len(missing) else ():
+            self.take(slice(at, at + size), torch.from_numpy(products(self.vectors[at : at + size])))
+        return self._found
+
+
+def _cosines(products: Tensor, offset: Tensor, own: Tensor, lengths: NDArray[np.float32]) -> Tensor:
+    return products.sub_(offset).div_(own).div_(torch.from_numpy(lengths)).clamp_(-1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_count
 
 if TYPE_CHECKING:
-    from fewshot.classifiers import FewShotClassifier
+    from fewshot.classifiers import Beside, FewShotClassifier
     from fewshot.encoders import Encoder
 
 # Scores of examples held at once.
@@ -46,31 +44,22 @@ class RegistryPredictor:
         self._renewal: threading.Thread | None = None
         self._renewed: tuple[FewShotClassifier, Snapshot] | None = None
 
-    @contextmanager
-    def unchanging(self) -> Iterator[None]:
-        """For a block, keep other threads from changing what is in memory."""
-        with self._lock:
-            yield
-
     def finish_renewal(self) -> None:
         """Wait for the thread that renews the classifier, if one does."""
         if self._renewal is not None:
             self._renewal.join()
 
-    def products(self, snapshot: Snapshot) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        """Return what gives the inner products of vectors (q, d) with the means of unit vectors of all classes."""
-        means = None if self._classifier is None or self._fitted is not snapshot else self._classifier.unit_means()
-        if means is None:
-            return snapshot.class_products
-        import torch
-
-        keys = torch.from_numpy(means).mT
-        return lambda query: np.asarray((torch.from_numpy(query) @ keys).numpy())
-
     def predict(
-        self, snapshot: Snapshot, vectors: NDArray[np.float32], encoder: Encoder, *, top: int, nearest: int
+        self,
+        snapshot: Snapshot,
+        vectors: NDArray[np.float32],
+        encoder: Encoder,
+        *,
+        top: int,
+        nearest: int,
+        beside: Beside | None = None,
     ) -> list[Prediction]:
-        """Rank the classes of each vector (q, d), made by ``encoder``."""
+        """Rank the classes of each vector (q, d), made by ``encoder``; ``beside`` is ``FewShotClassifier.rank``'s."""
         from fewshot.calibration import shipped_calibration
 
         check_count("top", top)
@@ -79,11 +68,11 @@ class RegistryPredictor:
             return []
         with self._lock:
             classifier = self._up_to_date_classifier(snapshot)
-            ranking = classifier.rank(vectors, max(top, nearest), shipped_calibration(encoder.fingerprint))
+            ranking = classifier.rank(vectors, max(top, nearest), shipped_calibration(encoder.fingerprint), beside)
             near = self._neighbors(classifier, snapshot, vectors, ranking.classes, nearest)
         alone = len(snapshot.labels) == 1
         predictions = []
-        for codes, scores, probability, beside in zip(
+        for codes, scores, probability, closest in zip(
             ranking.classes[:, :top].tolist(),
             ranking.scores[:, :top].tolist(),
             ranking.probability.tolist(),
@@ -91,7 +80,7 @@ class RegistryPredictor:
             strict=True,
         ):
             best = tuple((snapshot.labels[code], score) for code, score in zip(codes, scores, strict=True))
-            one = Prediction(*best[0], best, beside)
+            one = Prediction(*best[0], best, closest)
             predictions.append(replace(one, note=ONE_CLASS) if alone else replace(one, probability=probability))
         return predictions
 

@@ -279,9 +279,9 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another process may have reindexed
         if not len(snapshot):
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
-        with self._predictor.unchanging():
-            answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest)
-            return self.rejection.judge(snapshot, query, answers, max_false_accept, self._predictor.products(snapshot))
+        pending = self.rejection.pending(snapshot, query)
+        answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest, beside=pending)
+        return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)
 
     def annotations(self) -> AnnotationSnapshot:
         """Return examples and negatives with the annotations that give them, in one state of the registry."""

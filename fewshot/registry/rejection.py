@@ -26,7 +26,7 @@ from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.openset import Background, LeaveOneOutScores, Products, Threshold
+    from fewshot.openset import Background, LeaveOneOutScores, PendingScores, Threshold
 
 _LIMIT = "max_false_accept"
 
@@ -218,13 +218,17 @@ class Rejection:
         limit = self.max_false_accept if max_false_accept is None else max_false_accept
         return None if limit is None else self._threshold(self._current(self._snapshots.current()), limit)
 
+    def pending(self, snapshot: Snapshot, vectors: NDArray[np.float32]) -> PendingScores | None:
+        """Return the unknown scores of vectors (q, d) that are made of products with all prototypes, if they are."""
+        return self._current(snapshot).scorer.pending(vectors) if len(vectors) else None
+
     def judge(
         self,
         snapshot: Snapshot,
         vectors: NDArray[np.float32],
         predictions: list[Prediction],
         max_false_accept: float | None,
-        products: Products,
+        pending: PendingScores | None,
     ) -> list[Prediction]:
         """Give each prediction its unknown score, and no label from the threshold on.
 
@@ -238,8 +242,8 @@ class Rejection:
             By default the stored limit, if any; 1 rejects nothing. Nor does a stored limit that no threshold can be
             estimated for any more, as when one class is left: ``threshold`` says why, and ``false_accept_bound`` is
             None.
-        products : callable
-            From vectors (q, d) to their inner products with the means of the classes' unit vectors: (q, c).
+        pending : PendingScores or None
+            The ``pending`` unknown scores of these vectors, if others have made them.
         """
         if not predictions:
             return []
@@ -252,7 +256,7 @@ class Rejection:
             except ValueError:
                 if max_false_accept is not None:
                     raise
-        scores = model.scorer.scores(vectors, products)
+        scores = model.scorer.scores(vectors) if pending is None else pending.scores(snapshot.class_products)
         if len(model.others.negatives):
             scores = scores + self._nearer_negative(model, vectors)
         return [

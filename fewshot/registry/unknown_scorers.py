@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fewshot.registry.snapshot import Snapshot, mixed
 
 if TYPE_CHECKING:
-    from fewshot.openset import Background, Center, KnownClasses, LeaveOneOutScores, ManyClasses, Products
+    from fewshot.openset import Background, Center, KnownClasses, LeaveOneOutScores, ManyClasses, PendingScores
 
 # Classes whose prototypes are made at once.
 _CLASSES_AT_ONCE = 2**11
@@ -21,11 +21,11 @@ _CLASSES_AT_ONCE = 2**11
 class UnknownScorer(Protocol):
     """Scores queries as to whether they are of none of a snapshot's classes."""
 
-    def scores(self, query: NDArray[np.float32], products: Products) -> NDArray[np.float32]:
-        """Return the default unknown score of vectors (q, d) of any length: (q,).
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the default unknown score of vectors (q, d) of any length: (q,)."""
 
-        ``products`` gives the inner products (q, c) of vectors with the prototypes, means of unit vectors.
-        """
+    def pending(self, query: NDArray[np.float32]) -> PendingScores | None:
+        """Return them as made of products that others compute with their own; None beside few classes."""
 
     def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the cosine of vectors (q, d) to the closest prototype, a mean of unit vectors: (q,)."""
@@ -68,7 +68,10 @@ class ExactScorer:
         known = KnownClasses.of(torch.from_numpy(snapshot.vectors)[None], membership, background, center)
         return cls(snapshot, replace(known, support=known.prototypes), background)  # it does not ask for each example
 
-    def scores(self, query: NDArray[np.float32], products: Products) -> NDArray[np.float32]:
+    def pending(self, query: NDArray[np.float32]) -> None:
+        """See ``UnknownScorer``."""
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``UnknownScorer``."""
         import torch
 
@@ -165,9 +168,15 @@ class SampledScorer:
             some = changed[at_once : at_once + _CLASSES_AT_ONCE]
             self.lengths[some] = self.many.lengths(self.snapshot.prototypes(some))
 
-    def scores(self, query: NDArray[np.float32], products: Products) -> NDArray[np.float32]:
+    def pending(self, query: NDArray[np.float32]) -> PendingScores:
         """See ``UnknownScorer``."""
-        return np.asarray(self.many.scores(query, self.lengths, products).numpy())
+        from fewshot.openset import PendingScores
+
+        return PendingScores(self.many, query, self.lengths)
+
+    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``UnknownScorer``."""
+        return self.pending(query).scores(self.snapshot.class_products)
 
     def largest_cosine(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``UnknownScorer``."""
