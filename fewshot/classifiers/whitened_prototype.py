@@ -24,6 +24,7 @@ _STRENGTH, _RATIO, _MOST_RATIO, _PRIOR = 2.0, 0.5, 2.0, 2.0
 _FEW = 256
 # Up to so many, learning from all takes no longer than a request may.
 _MOST_AT_ONCE = 5_000
+_FEW_QUERIES = 8
 # Of larger blocks the memory is not given back to the system once they are done.
 _ROWS_AT_ONCE = 2**11
 
@@ -71,7 +72,7 @@ class _Learned:
         rows = self.metric.rows
         if rows is None or query.shape[1] <= keys.shape[1]:
             along = self.asked(query)
-            return (along @ keys.mT).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
+            return _products(along, keys).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
         # Several times faster for many queries: no array of their size but in one product.
         weights = torch.cat([self.metric.solve(keys - self.center), rows, self.center], dim=1)
         products = query @ weights.mT - self.center @ weights.mT
@@ -172,7 +173,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
 
     def _scores_beside(self, learned: _Learned, query: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         along, q = learned.asked(query), query.shape[1]
-        products = torch.cat([along, others], dim=1) @ learned.prototypes.means.mT  # which takes one reading of these
+        products = _products(torch.cat([along, others], dim=1), learned.prototypes.means)
         scores = products[:, :q].sub_(along @ learned.center.mT).div_(learned.norms.unsqueeze(1))
         return scores, products[:, q:]
 
@@ -256,6 +257,15 @@ def _plus_identity(matrix: Tensor) -> Tensor:
     """Add the identity to a matrix (e, m, m), in place."""
     matrix.diagonal(dim1=1, dim2=2).add_(1.0)
     return matrix
+
+
+def _products(query: Tensor, keys: Tensor) -> Tensor:
+    """Inner products (e, q, k) of query (e, q, d) and keys (e, k, d)."""
+    if len(keys) == 1 and keys.shape[1] > _ROWS_AT_ONCE and query.shape[1] <= _FEW_QUERIES:
+        # This way round it takes a third of the time; two cost less than one.
+        asked = query[0] if query.shape[1] > 1 else query[0].expand(2, -1)
+        return (keys[0] @ asked.mT).mT[None, : query.shape[1]].contiguous()
+    return query @ keys.mT
 
 
 def _squares(vectors: Tensor) -> Tensor:

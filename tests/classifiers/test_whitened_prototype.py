@@ -185,3 +185,13 @@ def test_renewal_can_be_left_for_later(monkeypatch):
     # Once as many have changed as it was made of, not.
     clf.partial_fit(X[:160], y[:160] + 100)
     assert not clf.renewal_due
+
+
+@pytest.mark.parametrize("q", [1, 2, 8, 9])
+def test_few_queries_beside_many_classes_score_as_many_queries_do(q, monkeypatch):
+    X, y, query = drawn([2] * 40, 20)
+    expected = WhitenedPrototypeClassifier().fit(X, y).scores(query)[:q]
+    monkeypatch.setattr(fewshot.classifiers.whitened_prototype, "_ROWS_AT_ONCE", 30)
+    clf = WhitenedPrototypeClassifier().fit(X, y)
+    assert_allclose(clf.scores(query[:q]), expected, atol=1e-5)
+    assert_allclose(clf.rank(query[:q], 3).scores, -np.sort(-expected, axis=1)[:, :3], atol=1e-5)
