@@ -87,15 +87,14 @@ class RegistryPredictor:
     def _up_to_date_classifier(self, snapshot: Snapshot) -> FewShotClassifier:
         from sklearn.base import clone
 
-        classifier, fitted = self._renewed or (self._classifier, self._fitted)
-        self._renewed = None
+        renewed, self._renewed = self._renewed, None
+        classifier, fitted = renewed or (self._classifier, self._fitted)
         if fitted is not None and fitted.settings.get("classifier") != snapshot.settings.get("classifier"):
             classifier = fitted = None
-        if classifier is not None and fitted is not None and snapshot.same_examples(fitted):
-            self._fitted = snapshot
-            return classifier
         self._classifier = self._fitted = None  # if this is interrupted, the next one begins anew
-        if classifier is not None and fitted is not None and snapshot.continues(fitted):
+        if classifier is not None and fitted is not None and snapshot.same_examples(fitted):
+            pass
+        elif classifier is not None and fitted is not None and snapshot.continues(fitted):
             n = len(fitted)
             classifier.partial_fit(snapshot.vectors[n:], snapshot.codes[n:], copy=False)
         elif classifier is not None and fitted is not None and snapshot.vectors.shape[1] == fitted.vectors.shape[1]:

@@ -94,7 +94,7 @@ def test_after_changes_in_any_order_it_scores_as_one_that_learns_from_scratch(st
         assert_allclose(beside.products, snapshot.class_products(query), atol=1e-5)
     insert(store, [f"last {n}" for n in range(30)], 500)  # of so many more all is learned anew
     snapshot = cache.current()
-    for _ in range(2):  # a renewal that began before is followed by another
+    for _ in range(3):  # a renewal that began before is followed by another
         ask(predictor, snapshot, query)
         predictor.finish_renewal()
     scratch = RegistryPredictor(store, None)
@@ -114,6 +114,7 @@ def test_the_old_classifier_answers_while_a_new_one_is_learned(store, monkeypatc
     meanwhile = ask(predictor, cache.current(), query)
     predictor.finish_renewal()
     later = ask(predictor, cache.current(), query)
+    assert ask(predictor, cache.current(), query) == later
     scratch = ask(RegistryPredictor(store, None), cache.current(), query)
     assert meanwhile[0].keys() == later[0].keys() == scratch[0].keys()
     assert_allclose([later[0][label] for label in scratch[0]], list(scratch[0].values()), atol=1e-4)
