@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # Scores held at once by ``rank``.
-_MOST_SCORES = 2**22
+_MOST_SCORES = 2**24
 # Scores that stay in a processor's cache.
 _MOST_IN_CACHE = 2**17
 
