@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 ENOUGH = 64
-"""Of so many vectors of a background ``STRENGTH`` is of use; of 30 it is of none (Tiny ImageNet's training classes)."""
+"""From so many vectors of a background on, ``STRENGTH`` is of use; of 30 it is of none (Tiny ImageNet's training classes)."""
 STRENGTH = 64.0
 """The best, at 5 to 50 ways there, of 16 to 256 for a background of 600."""
 
