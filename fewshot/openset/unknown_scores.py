@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from fewshot.classifiers import Membership
 from fewshot.openset.background import Background
 from fewshot.openset.center import Center
-from fewshot.openset.whitening import Whitening
+from fewshot.openset.whitening import ENOUGH, STRENGTH, Whitening
 from fewshot.vectors import closeness
 
 # A fair scale for the softmax of cosines: Hu et al. 2022 (P>M>F) learn one near 10.
@@ -43,7 +43,7 @@ class KnownClasses:
         The unit vectors themselves; zero where padded.
     background : Background or None
     whitening : Whitening or None
-        Of the background, or else of the support; None for a background without one.
+        Of the background, or else of the support, where that is of 64 examples or more.
     center : Center or None
         Where all images lie, for ``centered`` without a background.
     """
@@ -197,10 +197,9 @@ def centered(known: KnownClasses, query: Tensor) -> Tensor:
 
     With a background m_k is its mean; without, the mean of the other classes' prototypes stands in for it, and of the
     encoder's ``Center``, where it has one, as often as that counts (with one class and none, nothing). Cosines around
-    zero tell mostly that q is an image; around what all images share they tell how far it goes p_k's way. Whitening
-    by a covariance keeps the directions in which images vary most from drowning the others: by that of a background of
-    64 vectors or more, or else of the n examples, where a direction with a share v of all variance is scaled by
-    1 / sqrt(1 + n v).
+    zero tell mostly that q is an image; around what all images share they tell how far it goes p_k's way. Whitening,
+    by the covariance of the background or else of the examples, where there are 64 vectors or more, keeps the
+    directions in which images vary most from drowning the others.
 
     References
     ----------
@@ -228,14 +227,13 @@ def nearer_negative(to_negatives: Tensor, to_classes: Tensor) -> Tensor:
     return (to_negatives.amax(dim=-1) - to_classes.amax(dim=-1)).clamp_min(0.0)
 
 
-def own_whitening(support: Tensor, real: Tensor) -> Whitening:
-    """Return that of the unit vectors (e, s, d) that are ``real`` (e, s), of a strength of their number.
-
-    Where classes have one example each it is ``WhitenedPrototypeClassifier``'s metric.
-    """
+def own_whitening(support: Tensor, real: Tensor) -> Whitening | None:
+    """Return that of the unit vectors (e, s, d) that are ``real`` (e, s); None where they are too few to tell."""
+    enough = real.sum(dim=1) >= ENOUGH
+    if not bool(enough.any()):
+        return None
     some = evenly_spaced(support.shape[1]).to(support.device)
-    real = real[:, some]
-    return Whitening.of(support[:, some], real.sum(dim=1)[:, None, None].to(support), real=real)
+    return Whitening.of(support[:, some], STRENGTH * enough[:, None, None], real=real[:, some])
 
 
 def evenly_spaced(s: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 ENOUGH = 64
-"""From so many vectors of a background on, ``STRENGTH`` is of use; of 30 it is of none (Tiny ImageNet's training classes)."""
+"""From so many vectors on, their covariance is of use; that of 30 is of none (Tiny ImageNet's training classes)."""
 STRENGTH = 64.0
-"""The best, at 5 to 50 ways there, of 16 to 256 for a background of 600."""
+"""The best, at 5 to 50 ways there, of 16 to 256 for the examples of 19 classes or more and for a background of 600."""
 
 # Where there are fewer vectors, their own directions are all that the map changes: cheaper, and batched.
 _FEW = 257

@@ -19,7 +19,7 @@ Keys: TypeAlias = tuple[tuple[int | None, int | None], tuple[int | None, int | N
 
 _KEY = "threshold"
 # Counts the ways in which thresholds have been estimated: one of an older way is estimated again.
-_VERSION = 6
+_VERSION = 5
 # Beside thousands of classes a threshold stays valid until this share of them may have changed.
 _CHANGED_SHARE = 0.1
 

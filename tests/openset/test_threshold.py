@@ -18,18 +18,9 @@ from fewshot.openset.unknown_scores import DEFAULT, SCORES, KnownClasses, evenly
 from fewshot.openset.whitening import Whitening
 
 
-def whitened_by(rest, known):
-    """The whitening of some examples (1, n, d); how much each variance shrinks stays as it was."""
-    return Whitening.of(rest, float(known.whitening.strength) * float((rest - rest.mean(1)).square().sum()))
-
-
 def test_the_scores_behind_a_threshold_are_those_of_the_classes_left_out_in_turn():
     X = drawn(39, 1, np.random.default_rng(2))[:, :1]
-    known, expected = known_of(X[:, 0][None], np.arange(39)[None]), []
-    for j in range(39):
-        fewer = known_of(np.delete(X, j, 0)[:, 0][None], np.arange(38)[None])
-        fewer = replace(fewer, whitening=whitened_by(fewer.support, known))
-        expected.append(float(SCORES[DEFAULT](fewer, torch.tensor(X[j][None]))[0, 0]))
+    expected = [scores_of(np.delete(X, j, 0), 1, X[j])[0] for j in range(39)]
     left_out = leave_one_out_scores(X[:, 0], np.arange(39))
     assert_allclose(left_out.unknown, expected, atol=1e-5)
     assert left_out.groups.tolist() == list(range(39))
@@ -172,9 +163,14 @@ def test_leaving_a_class_or_an_example_out_by_products_is_as_learning_without_it
     X, codes = mixed(classes, rng)
     known = known_of(X[None].tolist(), codes[None], None, center)
     unit, used = known.support[0], evenly_spaced(len(X)).numpy()
+    assert (known.whitening is None) == (len(X) < 64)
 
     def without(gone, prototypes, query, center):
-        whitening = whitened_by(unit[None, [n for n in used if n not in gone]], known)
+        whitening = None
+        if known.whitening is not None:
+            rest = unit[[n for n in used if n not in gone]]
+            scatter = float((rest - rest.mean(0)).square().sum())
+            whitening = Whitening.of(rest[None], float(known.whitening.strength) * scatter)
         left = KnownClasses(prototypes[None], unit[None], None, whitening, center)
         return float(SCORES[DEFAULT](left, query[None, None])[0, 0])
 
@@ -331,11 +327,7 @@ def test_one_class_and_negatives_are_scored_as_by_learning_without_each(shots, c
     def score(query, support, negatives):
         prototype = (support / np.linalg.norm(support, axis=-1, keepdims=True)).mean(0, keepdims=True)
         further = cosine(query, negatives) - cosine(query, prototype)
-        known = known_of(support[None], np.zeros((1, len(support)), int), None, center)
-        known = replace(known, whitening=whitened_by(known.support, whole))
-        return float(SCORES[DEFAULT](known, torch.tensor(query[None, None]))[0, 0]) + max(further, 0.0)
-
-    whole = known_of(X, np.zeros((1, shots), int), None, center)
+        return scores_of(support[None], len(support), query, center=center)[0] + max(further, 0.0)
 
     found = leave_one_out_scores(X[0], np.zeros(shots, int), center=center, negatives=others)
     assert (found.source, found.groups.tolist()) == ("negatives", list(range(5)))
