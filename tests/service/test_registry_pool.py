@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 import torch
@@ -451,8 +451,10 @@ def test_a_served_folder_whose_disk_is_unmounted_is_not_taken_for_an_empty_one(t
 
 def test_what_could_not_be_loaded_at_the_start_is_loaded_once_it_can_be(tmp_path):
     path = make(tmp_path / "parts.fewshot")
-    with client(path, limits=Limits(busy_seconds=0.01)) as http:
-        with locked(path):
+    with ExitStack() as held:
+        held.enter_context(locked(path))  # before the server starts to load
+        with client(path, limits=Limits(busy_seconds=0.01)) as http:
             ready(http)
             assert http.get("/readyz").json()["status"] == "failing"
-        assert http.get("/readyz").json()["status"] == "ok"
+            held.close()
+            assert http.get("/readyz").json()["status"] == "ok"
