@@ -43,13 +43,15 @@ def main() -> None:
     checkouts = {"this": ROOT}
     measured: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        registry, image = example(Path(temporary))
         if options.other:
             checkouts["other"] = checkout(options.other, Path(temporary, "other"))
+        # Each has a registry of its own: an older commit does not read what a newer one has written.
+        made = {name: example(place, Path(temporary, f"of {name}")) for name, place in checkouts.items()}
         fewshot = [sys.executable, "-m", "fewshot"]
         for _ in range(options.rounds):
             measured.setdefault(REFERENCE, []).append(ended([sys.executable, "-c", REFERENCE], ROOT))
             for name, place in checkouts.items():
+                registry, image = made[name]
                 for command in (["predict", registry, image], ["classes", registry]):
                     key = command[0] if name == "this" else f"{command[0]}, other"
                     measured.setdefault(key, []).append(ended([*fewshot, *command], place))
@@ -66,13 +68,14 @@ def main() -> None:
     print(json.dumps(result)) if options.no_save else save("cold_start", result)
 
 
-def example(folder: Path) -> tuple[str, str]:
+def example(checkout: Path, folder: Path) -> tuple[str, str]:
     """Make a registry of two classes, and a picture, of the photographs that scikit-learn ships."""
+    folder.mkdir()
     subprocess.run([sys.executable, "-c", PICTURES], cwd=folder, check=True)
     registry, picture = str(folder / "two.fewshot"), str(folder / "flower.jpg")
     for label in ("temple", "flower"):
         add = [sys.executable, "-m", "fewshot", "add", registry, label, str(folder / f"{label}.jpg")]
-        subprocess.run(add, env=environment(ROOT), check=True, capture_output=True)
+        subprocess.run(add, cwd=checkout, env=environment(checkout), check=True, capture_output=True)
     return registry, picture
 
 
