@@ -48,7 +48,7 @@ class _Metric:
         for some in torch.split(means, _ROWS_AT_ONCE, dim=1):
             apart = some - center
             parts.append(self.solve(apart).mul_(apart).sum(-1))
-        return torch.cat(parts, dim=1).clamp_min(torch.finfo(means.dtype).tiny).sqrt()
+        return _lengths(torch.cat(parts, dim=1))
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,22 @@ class _Learned:
         """M^-1 (q - m) of query (e, q, d), divided by its norm under M^-1."""
         apart = query - self.center
         along = self.metric.solve(apart)
-        return along / (apart * along).sum(-1, keepdim=True).clamp_min(torch.finfo(query.dtype).tiny).sqrt()
+        return along / _lengths((apart * along).sum(-1, keepdim=True))
 
     def cosines(self, query: Tensor, keys: Tensor, norms: Tensor) -> Tensor:
         """Of query (e, q, d) with keys (e, k, d), whose norms (e, k) are known: (e, q, k)."""
-        tiny = torch.finfo(query.dtype).tiny
         rows = self.metric.rows
         if rows is None or query.shape[1] <= keys.shape[1]:
             along = self.asked(query)
-            return _products(along, keys).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
-        # Several times faster for many queries: no array of their size but in one product.
-        weights = torch.cat([self.metric.solve(keys - self.center), rows, self.center], dim=1)
-        products = query @ weights.mT - self.center @ weights.mT
-        scores, within, with_center = torch.split(products, [keys.shape[1], rows.shape[1], 1], dim=2)
-        square = (_squares(query) - _squares(self.center)).unsqueeze(-1) - 2.0 * with_center
+            found = _products(along, keys).sub_(along @ self.center.mT).div_(norms.unsqueeze(1))
+            return found.clamp_(-1.0, 1.0)
+        # Several times faster for many queries: hardly an array of their size but in one product.
+        weights = torch.cat([self.metric.solve(keys - self.center), rows], dim=1)
+        apart = query - self.center
+        scores, within = torch.split(apart @ weights.mT, [keys.shape[1], rows.shape[1]], dim=2)
         within = torch.linalg.solve_triangular(self.metric.matrix, within.mT, upper=False)
-        square = square - within.square().sum(1).unsqueeze(-1)
-        found: Tensor = scores / (square.clamp_min(tiny).sqrt() * norms.unsqueeze(1))
-        return found
+        square = _squares(apart) - within.square().sum(1)
+        return (scores / (_lengths(square).unsqueeze(-1) * norms.unsqueeze(1))).clamp_(-1.0, 1.0)
 
 
 class WhitenedPrototypeClassifier(FewShotClassifier):
@@ -272,3 +270,8 @@ def _squares(vectors: Tensor) -> Tensor:
     """Squared lengths (e, n) of vectors (e, n, d)."""
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
     return length.square()
+
+
+def _lengths(squares: Tensor) -> Tensor:
+    """Return the roots of squares of differences of unit vectors, at least what rounding makes of equal ones."""
+    return squares.clamp_min(torch.finfo(squares.dtype).eps ** 2).sqrt()

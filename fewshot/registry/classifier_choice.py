@@ -84,9 +84,15 @@ class ClassifierChoice:
         Raises
         ------
         ValueError : for another name, or an estimator that the file cannot hold: one of your own type, or with arrays
-            among its parameters. Give such a one to ``ClassRegistry(classifier=...)`` each time.
+            among its parameters. Give such a one to ``ClassRegistry(classifier=...)`` each time. Also for parameters
+            that a fit refuses, and where the registry was opened with a classifier that the file cannot hold.
         """
         spec, own = remembered_and_own(classifier)
+        if self._own_classifier is not None:
+            raise ValueError(
+                f"{self._store.path} was opened with a classifier of its own, {self._own_classifier!r}, which goes on "
+                "answering here; open it again without one to choose another"
+            )
         if own is not None:
             raise ValueError(
                 f"{classifier!r} cannot be remembered in {self._store.path}: it is not one of fewshot's classifiers, "
@@ -158,8 +164,10 @@ def remembered_and_own(
 
     Raises
     ------
-    ValueError : for an unknown name, listing the known ones.
+    ValueError : for an unknown name, listing the known ones; for parameters that a fit refuses.
     """
+    from sklearn.base import clone
+
     import fewshot.classifiers
 
     if classifier is None:
@@ -175,9 +183,13 @@ def remembered_and_own(
     unchanged = kind().get_params(deep=False)
     try:
         changed = {name: value for name, value in params.items() if value != unchanged[name]}
-        return json.dumps({"type": kind.__name__, "params": changed}), None
+        spec = json.dumps({"type": kind.__name__, "params": changed})
     except (TypeError, ValueError):  # an array
         return None, classifier
+    fitted = clone(classifier).fit(np.eye(2), [0, 1])  # refuses parameters that would make every question fail
+    if not np.isfinite(fitted.scores(np.eye(2))).all():
+        raise ValueError(f"{classifier!r} gives no finite scores")
+    return spec, None
 
 
 def classifier_name(settings: Mapping[str, Any]) -> str:

@@ -195,3 +195,15 @@ def test_few_queries_beside_many_classes_score_as_many_queries_do(q, monkeypatch
     clf = WhitenedPrototypeClassifier().fit(X, y)
     assert_allclose(clf.scores(query[:q]), expected, atol=1e-5)
     assert_allclose(clf.rank(query[:q], 3).scores, -np.sort(-expected, axis=1)[:, :3], atol=1e-5)
+
+
+def test_queries_at_the_centre_and_examples_that_are_equal_have_cosines_too_alone_and_among_many():
+    v = np.random.default_rng(19).normal(size=64).astype(np.float32)
+    clf = WhitenedPrototypeClassifier().fit([v] * 7, range(7))
+    for query in (v[None], np.repeat(v[None], 20, axis=0)):
+        assert np.abs(clf.scores(query)).max() <= 1
+        assert np.isfinite(clf.predict_proba(query)).all()
+    X, y, query = drawn([4] * 5, 30)
+    X, query = 1000 + X, 1000 + np.concatenate([query, query])  # a narrow cone
+    clf.fit(X, y)
+    assert_allclose(clf.scores(query)[:9], np.concatenate([clf.scores(one[None]) for one in query[:9]]), atol=1e-2)

@@ -118,6 +118,17 @@ def test_an_estimator_that_the_file_cannot_hold_serves_its_opener_alone(path, ow
         assert_answers_as(other, WhitenedPrototypeClassifier())
         with pytest.raises(ValueError, match=r"cannot be remembered in .*r\.fewshot: .* ClassRegistry\(\.\.\., "):
             other.set_classifier(own)
+        with pytest.raises(ValueError, match=r"was opened with a classifier of its own, .*open it again without one"):
+            registry.set_classifier("ridge")
+
+
+@pytest.mark.parametrize("wrong", [RidgeClassifier(penalty=-1), PrototypeClassifier(metric="nonsense")])
+def test_parameters_that_a_fit_refuses_are_not_remembered(path, wrong):
+    with filled(path) as registry:
+        with pytest.raises(ValueError, match="must be"):
+            registry.set_classifier(wrong)
+        assert registry.info().classifier == "whitened"
+        assert_answers_as(registry, WhitenedPrototypeClassifier())
 
 
 def test_an_unknown_name_is_refused_with_those_there_are_and_makes_no_file(path):
