@@ -166,16 +166,16 @@ def remembered_and_own(
     ------
     ValueError : for an unknown name, listing the known ones; for parameters that a fit refuses.
     """
-    from sklearn.base import clone
-
-    import fewshot.classifiers
-
     if classifier is None:
         return None, None
     if isinstance(classifier, str):
         if classifier not in CLASSIFIERS:
             raise ValueError(f"no classifier is called {classifier!r}; there are {', '.join(CLASSIFIERS)}")
         return json.dumps({"type": CLASSIFIERS[classifier], "params": {}}), None
+    from sklearn.base import clone
+
+    import fewshot.classifiers
+
     kind = type(classifier)
     if getattr(fewshot.classifiers, kind.__name__, None) is not kind:
         return None, classifier
