@@ -90,7 +90,7 @@ def run_calibration(
     data: str,
     *,
     encoder: str | None = None,
-    methods: Sequence[str] = ("prototype",),
+    methods: Sequence[str] = ("whitened",),
     queries: int | None = None,
     episodes: int = 300,
     base: str | None = None,

@@ -13,7 +13,7 @@ from fakes import png
 
 import fewshot.benchmark.calibrate
 import fewshot.benchmark.inputs
-from fewshot import EpisodeSampler, PrototypeClassifier
+from fewshot import EpisodeSampler, PrototypeClassifier, WhitenedPrototypeClassifier
 from fewshot.benchmark.calibrate import calibration_set, run_calibration
 from fewshot.calibration import fit_calibration, read_calibration, shipped_calibration
 from fewshot.cli import main
@@ -57,14 +57,14 @@ def test_the_rows_measure_a_fit_to_one_half_and_the_table_is_a_fit_to_all(tmp_pa
     np.savez(tmp_path / "data.npz", vectors=X, labels=y)
     report = run_calibration(str(tmp_path / "data.npz"), queries=5, episodes=4, cache=str(tmp_path / "v"))
     first = np.isin(y, np.random.default_rng(0).permutation(sorted(set(y)))[:5])
-    clf = PrototypeClassifier()
+    clf = WhitenedPrototypeClassifier()
 
     def sampler(part, shots):
         return EpisodeSampler(y[part], n_way=5, n_shot=shots, n_query=5, n_episodes=4, random_state=0)
 
     def fitted(part):
         sets = [calibration_set(clf, X[part], sampler(part, shots)) for shots in (1, 2, 5)]
-        return {"PrototypeClassifier": fit_calibration(sets, clf.calibration_params(shipped_calibration()))}
+        return {"WhitenedPrototypeClassifier": fit_calibration(sets, clf.calibration_params(shipped_calibration()))}
 
     assert report.table == fitted(np.full(120, True))
     row = report.rows[1]
