@@ -7,8 +7,8 @@ class FewShotError(Exception):
     """Something a user can put right; its message says how."""
 
 
-class ImageError(FewShotError, ValueError):
-    """An image could not be read; the others of its batch can.
+class ExampleError(FewShotError, ValueError):
+    """An image, text or sound could not be read; the others of its batch can.
 
     Attributes
     ----------
@@ -25,6 +25,18 @@ class ImageError(FewShotError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"
+
+
+class ImageError(ExampleError):
+    """An image could not be read."""
+
+
+class TextError(ExampleError):
+    """A text could not be read."""
+
+
+class SoundError(ExampleError):
+    """A sound could not be read."""
 
 
 class AmbiguousFolders(FewShotError, ValueError):

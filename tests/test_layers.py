@@ -47,6 +47,8 @@ OWNERS = {
     "safetensors": {"encoders", "training", "finetuning"},
     "learn2learn": {"training"},
     "pillow_heif": {"media"},
+    "soundfile": {"media"},
+    "soxr": {"media"},
     "anyio": {"service"},
     "cachetools": {"service"},
     "cvat_sdk": {"integrations"},

@@ -166,14 +166,14 @@ def _write_json(value: Any) -> None:
 
 def _with_sizes(answers: ImagePredictions) -> tuple[ImagePredictions, dict[str, tuple[int, int]]]:
     """Find the size of each image in its upright orientation; an image that is gone meanwhile becomes a failure."""
-    from fewshot.errors import ImageError
+    from fewshot.errors import ExampleError
     from fewshot.media import map_ahead, open_image
     from fewshot.registry import Failure, Prediction
 
     paths = [path for path, answer in dict(answers).items() if isinstance(answer, Prediction)]
     found = dict(zip(paths, map_ahead(lambda path: open_image(path).size, paths), strict=True))
-    gone = {path: Failure(path, size.reason) for path, size in found.items() if isinstance(size, ImageError)}
-    sizes = {path: size for path, size in found.items() if not isinstance(size, ImageError)}
+    gone = {path: Failure(path, size.reason) for path, size in found.items() if isinstance(size, ExampleError)}
+    sizes = {path: size for path, size in found.items() if not isinstance(size, ExampleError)}
     return [(path, gone.get(path, answer)) for path, answer in answers], sizes
 
 

@@ -22,6 +22,7 @@ from .encoder import all_or_raise as all_or_raise
 from .encoder import check_image_batch as check_image_batch
 from .encoder import check_is_encoder as check_is_encoder
 from .encoder import encode_valid as encode_valid
+from .encoder import modality_of as modality_of
 from .function_encoder import FunctionEncoder as FunctionEncoder
 from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised

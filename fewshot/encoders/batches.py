@@ -1,4 +1,4 @@
-"""From images to vectors in batches, images being read while the network computes."""
+"""From examples to vectors in batches, examples being read while the network computes."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot.encoders.torch_threads import set_thread_count, thread_count
-from fewshot.errors import ImageError
-from fewshot.media import ImageSource, attempt, map_ahead
+from fewshot.errors import ExampleError
+from fewshot.media import attempt, map_ahead
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
 def embedded_batches(
-    prepare: Callable[[ImageSource], Any],
+    prepare: Callable[[S], Any],
     embed: Callable[[list[Any]], NDArray[np.float32]],
-    source: Iterator[ImageSource],
+    source: Iterator[S],
     total: int | None,
     *,
     size: int,
     device: torch.device,
 ) -> Iterator[tuple[list[Any], NDArray[np.float32]]]:
-    """Yield batches in order: what ``prepare`` gave of each image, or its ImageError, and the vectors of the good ones.
+    """Yield batches in order: what ``prepare`` gave of each example, or its error, and the vectors of the good ones.
 
     Parameters
     ----------
     prepare : callable
-        From an image source to what the network reads.
+        From an example to what the network reads.
     embed : callable
-        From a list of m >= 0 prepared images to vectors (m, d); on a CPU it is called in several threads at once.
-    source : iterator over images
+        From a list of m >= 0 prepared examples to vectors (m, d); on a CPU it is called in several threads at once.
+    source : iterator over examples
     total : int, optional
         Their number, where it is known.
     size : int
-        Images a batch.
+        Examples a batch.
     device : torch.device
     """
     on_cpu = device.type == "cpu"
@@ -53,20 +54,20 @@ def embedded_batches(
     if total is not None:
         size = max(1, min(size, -(-total // threads)))
 
-    def work(images: list[ImageSource]) -> tuple[list[Any], NDArray[np.float32]]:
-        batch = [attempt(prepare, image) for image in images]
+    def work(examples: list[S]) -> tuple[list[Any], NDArray[np.float32]]:
+        batch = [attempt(prepare, example) for example in examples]
         return batch, embed(readable(batch))
 
     for result in map_ahead(
         work, _in_batches(source, size), workers=threads, ahead=2 * threads, initializer=partial(set_thread_count, 1)
     ):
-        assert not isinstance(result, ImageError)
+        assert not isinstance(result, ExampleError)
         yield result
 
 
-def readable(batch: Iterable[T | ImageError]) -> list[T]:
-    """Return what is no ImageError."""
-    return [item for item in batch if not isinstance(item, ImageError)]
+def readable(batch: Iterable[T | ExampleError]) -> list[T]:
+    """Return what is no ExampleError."""
+    return [item for item in batch if not isinstance(item, ExampleError)]
 
 
 def _in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -6,17 +6,18 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.encoders.encoder import Encoded, Encoder, check_image_batch, check_is_encoder, encode_valid
+from fewshot.encoders.encoder import Encoded, Encoder, check_image_batch, check_is_encoder, encode_valid, modality_of
 from fewshot.encoders.image_transformer import ImageTransformer
-from fewshot.errors import ImageError
+from fewshot.errors import ExampleError
 from fewshot.files import DOUBT_SECONDS, code_of, why_no_locks, why_not
-from fewshot.media import ImageSource, describe, image_bytes, map_ahead
+from fewshot.media import Medium, Modality, Source, map_ahead, medium_of
 
 _CHUNK = 1024
 _BUSY_SECONDS = 60.0
@@ -50,6 +51,11 @@ class EmbeddingCache(ImageTransformer):
         self.path = path
 
     @property
+    def modality(self) -> Modality:
+        """The encoder's own."""
+        return modality_of(self.encoder)
+
+    @property
     def dim(self) -> int:
         """The embedding size d."""
         return check_is_encoder(self.encoder).dim
@@ -64,9 +70,9 @@ class EmbeddingCache(ImageTransformer):
         """How to load the encoder again; {} where the encoder has no ``spec``."""
         return getattr(self.encoder, "spec", {})
 
-    def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
-        """Embed the images that can be read, and list the others; each chunk is stored as soon as it is embedded."""
-        source = iter(check_image_batch(images))
+    def encode_valid(self, images: Iterable[Source]) -> Encoded:
+        """Embed the examples that can be read, and list the others; each chunk is stored as soon as it is embedded."""
+        source = iter(check_image_batch(images, self.modality))
         chunks = []
         start = 0
         while chunk := list(islice(source, _CHUNK)):
@@ -80,9 +86,10 @@ class EmbeddingCache(ImageTransformer):
             tuple(failure for c in chunks for failure in c.failed),
         )
 
-    def _chunk(self, images: list[ImageSource], start: int) -> Encoded:
-        keys = list(map_ahead(self._key, images))
-        failed = {start + n: key for n, key in enumerate(keys) if isinstance(key, ImageError)}
+    def _chunk(self, images: list[Source], start: int) -> Encoded:
+        medium = medium_of(self.modality)
+        keys = list(map_ahead(partial(self._key, medium), images))
+        failed = {start + n: key for n, key in enumerate(keys) if isinstance(key, ExampleError)}
         known = self._look_up({key for key in keys if isinstance(key, bytes)})
         first: dict[bytes, int] = {}
         for n, key in enumerate(keys):
@@ -97,16 +104,16 @@ class EmbeddingCache(ImageTransformer):
             broken = {missing[n][0]: error for n, error in encoded.failed}
             for n, key in enumerate(keys):
                 if isinstance(key, bytes) and key in broken:
-                    failed[start + n] = ImageError(describe(images[n]), broken[key].reason)
+                    failed[start + n] = medium.error(medium.describe(images[n]), broken[key].reason)
         kept = [n for n, key in enumerate(keys) if isinstance(key, bytes) and key in known]
         vectors = [known[key] for n in kept if isinstance(key := keys[n], bytes)]
         stacked = np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
         return Encoded(stacked, np.array(kept, np.int64) + start, tuple(sorted(failed.items())))
 
-    def _key(self, image: ImageSource) -> bytes:
+    def _key(self, medium: Medium, example: Source) -> bytes:
         # Path strings repeated within a run are read again on purpose: the file may have changed.
         precision = getattr(self.encoder, "resolved_precision", "")
-        content = hashlib.sha256(image_bytes(image)).digest()
+        content = hashlib.sha256(medium.content(example)).digest()
         return hashlib.sha256(f"{self.fingerprint}/{precision}/".encode() + content).digest()
 
     def _look_up(self, keys: set[bytes]) -> dict[bytes, NDArray[np.float32]]:

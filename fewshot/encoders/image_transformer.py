@@ -39,7 +39,7 @@ class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Raises
         ------
-        ImageError : naming the first image that cannot be read; ``encode_valid`` goes on instead.
+        ExampleError : naming the first image that cannot be read; ``encode_valid`` goes on instead.
         """
         return all_or_raise(self.encode_valid(images))
 

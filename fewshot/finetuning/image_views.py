@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fewshot.errors import ImageError
+from fewshot.errors import ExampleError, ImageError
 from fewshot.media import ImageSource, map_ahead
 from fewshot.progress import Progress
 
@@ -34,10 +34,10 @@ def read_pixels(
     ValueError : as soon as the first is read, if all would take more.
     """
     read: list[NDArray[np.uint8]] = []
-    failed: list[ImageError] = []
+    failed: list[ExampleError] = []
     with Progress(total, "read") as bar:
         for item in map_ahead(prepare, images):
-            if isinstance(item, ImageError):
+            if isinstance(item, ExampleError):
                 failed.append(item)
             else:
                 read.append(item)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -17,9 +15,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot.errors import ImageError
 from fewshot.media import heif
+from fewshot.media.file_bytes import file_bytes
 from fewshot.media.pixel_range import eight_bits
 from fewshot.media.tensors import ImageTensor, channels_last, is_one_image, is_tensor
-from fewshot.media.zips import MAX_BYTES, ZippedImage, oversize
+from fewshot.media.zips import MAX_BYTES, ZippedImage
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -32,6 +31,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF 6.0
 _FEWEST_LEVELS = 16
+_SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"BM": "image/bmp"}
+_KINDS = "a path, bytes, a binary file object, a PIL image, an array or a tensor"
 
 MAX_PIXELS = 89_478_485
 """Images of more pixels are refused as decompression bombs (Pillow's own limit: 256 MiB of RGB)."""
@@ -148,59 +149,24 @@ def one_or_several(images: ImageSources) -> Iterable[ImageSource]:
     return images  # type: ignore[return-value]
 
 
+def image_type(data: bytes) -> str:
+    """Return the media type that an image's first bytes stand for."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return "image/tiff"
+    if data[4:8] == b"ftyp":
+        return "image/avif" if data[8:11] == b"avi" else "image/heic"
+    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), "application/octet-stream")
+
+
 def image_hash(source: ImageSource) -> str:
     """Return the SHA-256 of ``image_bytes``, in hexadecimal: equal files have equal hashes."""
     return hashlib.sha256(image_bytes(source)).hexdigest()
 
 
 def _read(source: Any) -> bytes:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    name = describe(source)
-    try:
-        if isinstance(source, ZippedImage):
-            return source.read()
-        if isinstance(source, (str, os.PathLike)):
-            return _read_file(Path(source))
-        if hasattr(source, "read"):
-            return _read_stream(source)
-    except FileNotFoundError:
-        raise ImageError(name, "no such file") from None
-    except IsADirectoryError:
-        raise ImageError(name, "is a folder, not an image file") from None
-    except ImageError:
-        raise
-    except Exception as error:  # whatever zipfile, zlib or a closed or foreign file object comes up with
-        raise ImageError(name, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    raise TypeError(
-        "an image must be a path, bytes, a binary file object, a PIL image, an array or a tensor, not "
-        f"{type(source).__name__}"
-    )
-
-
-def _read_file(path: Path) -> bytes:
-    about = path.stat()
-    if stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode):
-        raise ImageError(str(path), "is a device, not an image file")
-    if about.st_size > MAX_BYTES:
-        raise ImageError(str(path), oversize(about.st_size))
-    if stat.S_ISFIFO(about.st_mode):  # as of a shell's <(...); its size is not known beforehand
-        with open(path, "rb") as pipe:
-            return _read_stream(pipe)
-    return path.read_bytes()
-
-
-def _read_stream(stream: IO[bytes]) -> bytes:
-    """Read a file object to its end and, where it can seek, put it back to where it stood."""
-    start = stream.tell() if stream.seekable() else None
-    data = stream.read(MAX_BYTES + 1)
-    if start is not None:
-        stream.seek(start)
-    if not isinstance(data, bytes):
-        raise ImageError(describe(stream), "the file object gives text; open the file in binary mode ('rb')")
-    if len(data) > MAX_BYTES:
-        raise ImageError(describe(stream), oversize(len(data)))
-    return data
+    return file_bytes(source, describe(source), ImageError, what="an image", kinds=_KINDS, max_bytes=MAX_BYTES)
 
 
 def _check_size(image: heif.Sized, name: str, max_pixels: int) -> None:

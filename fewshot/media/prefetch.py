@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from fewshot.errors import ImageError
+from fewshot.errors import ExampleError
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -21,14 +21,14 @@ def map_ahead(
     workers: int | None = None,
     ahead: int = 64,
     initializer: Callable[[], object] | None = None,
-) -> Iterator[R | ImageError]:
+) -> Iterator[R | ExampleError]:
     """Apply ``function`` in threads, a bounded number of items ahead of the reader; results come in order.
 
-    An ImageError is returned in its item's place, so that one bad image does not stop the others; any other exception
+    An ExampleError is returned in its item's place, so that one bad item does not stop the others; any other exception
     is raised. ``initializer`` is called once in each thread.
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1, initializer=initializer) as pool:
-        waiting: deque[Future[R | ImageError]] = deque()
+        waiting: deque[Future[R | ExampleError]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(attempt, function, item))
@@ -41,9 +41,9 @@ def map_ahead(
                 future.cancel()
 
 
-def attempt(function: Callable[[S], R], item: S) -> R | ImageError:
-    """Call ``function``; an ImageError is returned instead of raised."""
+def attempt(function: Callable[[S], R], item: S) -> R | ExampleError:
+    """Call ``function``; an ExampleError is returned instead of raised."""
     try:
         return function(item)
-    except ImageError as error:
+    except ExampleError as error:
         return error

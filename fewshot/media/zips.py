@@ -64,7 +64,7 @@ def refusal(info: zipfile.ZipInfo) -> str | None:
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a link, and links in zips are not followed; make the zip anew with the file itself"
     if info.file_size > MAX_BYTES:
-        return oversize(info.file_size)
+        return oversize(info.file_size, MAX_BYTES)
     if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
         return (
             f"it would swell from {info.compress_size:,} to {info.file_size:,} bytes, over {MAX_RATIO} times, as a "
@@ -73,9 +73,9 @@ def refusal(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def oversize(size: int) -> str:
-    """Return the message for a file of more than ``MAX_BYTES`` bytes."""
-    return f"it is {size:,} bytes long, over the limit of {MAX_BYTES:,}"
+def oversize(size: int, limit: int) -> str:
+    """Return the message for a file of more bytes than the limit."""
+    return f"it is {size:,} bytes long, over the limit of {limit:,}"
 
 
 def zip_members(archive: str | os.PathLike[str]) -> list[str]:

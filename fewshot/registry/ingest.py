@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from fewshot.errors import AddInterrupted, FewShotError, ImageError, PartlyAdded
+from fewshot.errors import AddInterrupted, ExampleError, FewShotError, PartlyAdded
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
 from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import check_encoder
@@ -69,7 +69,7 @@ def add_images(
     fresh: list[tuple[ImageSource, str, bytes, bytes]] = []
     skipped = AddReport()
     for (source, label), data in zip(pairs, map_ahead(image_bytes, [s for s, _ in pairs]), strict=True):
-        if isinstance(data, ImageError):
+        if isinstance(data, ExampleError):
             failed.append(Failure(describe(source), data.reason))
             continue
         try:

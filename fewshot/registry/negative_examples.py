@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import ImageError, RegistryError
+from fewshot.errors import ExampleError, RegistryError
 from fewshot.media import ImageSource, describe, image_bytes, map_ahead
 from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
@@ -43,7 +43,7 @@ def add_negatives(
     read: list[tuple[str, bytes]] = []
     sources = list(images)
     for source, data in zip(sources, map_ahead(image_bytes, sources), strict=True):
-        if isinstance(data, ImageError):
+        if isinstance(data, ExampleError):
             failed.append(Failure(describe(source), data.reason))
         else:
             read.append((describe(source), data))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewshot.encoders import Encoded, all_or_raise, check_image_batch, encode_valid
-from fewshot.errors import EncoderMismatch, ImageError
+from fewshot.errors import EncoderMismatch, ExampleError
 from fewshot.media import ImageSource
 from fewshot.service.batching import Batch, MicroBatcher, set_torch_threads
 
@@ -68,7 +68,7 @@ class BatchingEncoder:
         self._loading = threading.Lock()
         self._encoder: Encoder | None = None
         self._lanes: tuple[int, int] | None = None
-        self._batcher: MicroBatcher[ImageSource, NDArray[np.float32] | ImageError] = MicroBatcher(
+        self._batcher: MicroBatcher[ImageSource, NDArray[np.float32] | ExampleError] = MicroBatcher(
             self._encode_batch,
             batch_size=_BATCH_SIZE,
             turn=_TURN,
@@ -136,7 +136,7 @@ class BatchingEncoder:
         return self._batcher.queued
 
     def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
-        """Embed n images: (n, d) float32; raises ImageError as the encoder would."""
+        """Embed n images: (n, d) float32; raises ExampleError as the encoder would."""
         return all_or_raise(self.encode_valid(images))
 
     def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
@@ -152,9 +152,9 @@ class BatchingEncoder:
         found = self._batcher.submit(sources)
         vectors = np.empty((len(found), self.dim), np.float32)
         kept: list[int] = []
-        failed: list[tuple[int, ImageError]] = []
+        failed: list[tuple[int, ExampleError]] = []
         for n, one in enumerate(found):
-            if isinstance(one, ImageError):
+            if isinstance(one, ExampleError):
                 failed.append((n, one))
             else:
                 vectors[len(kept)] = one
@@ -165,7 +165,7 @@ class BatchingEncoder:
         """Stop, after what waits has been computed."""
         self._batcher.close()
 
-    def _encode_batch(self, batch: Batch[ImageSource]) -> Iterable[NDArray[np.float32] | ImageError]:
+    def _encode_batch(self, batch: Batch[ImageSource]) -> Iterable[NDArray[np.float32] | ExampleError]:
         encoder = self.loaded()
         if self._lanes is None:
             set_torch_threads(self._torch_threads)
@@ -175,6 +175,6 @@ class BatchingEncoder:
             encoded = encode_valid(encoder, batch.items)
         else:
             encoded = encoder.encode_here(batch.items)  # type: ignore[attr-defined]
-        results: dict[int, NDArray[np.float32] | ImageError] = dict(encoded.failed)
+        results: dict[int, NDArray[np.float32] | ExampleError] = dict(encoded.failed)
         results.update(zip(encoded.kept.tolist(), encoded.vectors, strict=True))
         return [results[n] for n in range(len(batch.items))]

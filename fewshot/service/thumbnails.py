@@ -14,7 +14,6 @@ from fewshot.media import open_image
 
 _CONCURRENT = 2
 _CACHE_BYTES = 32 * 2**20
-_SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"BM": "image/bmp"}
 
 
 class ThumbnailCache:
@@ -41,17 +40,6 @@ class ThumbnailCache:
         with self._lock:
             self._cache[key] = data
         return data
-
-
-def media_type(data: bytes) -> str:
-    """Return the media type that an image's first bytes stand for."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        return "image/tiff"
-    if data[4:8] == b"ftyp":
-        return "image/avif" if data[8:11] == b"avi" else "image/heic"
-    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), "application/octet-stream")
 
 
 def image_response(request: Request, data: bytes, kind: str, etag: str) -> Response:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from fewshot.datasets import Dataset
-from fewshot.errors import FewShotError, ImageError
+from fewshot.errors import ExampleError, FewShotError, ImageError
 from fewshot.media import ImageSource, map_ahead, open_image
 from fewshot.progress import Progress
 
@@ -85,11 +85,11 @@ class Decoding:
         """
         dataset, side, channels = self.dataset, self.side, 1 if self.grey else 3
         pixels = np.empty((len(dataset), side, side, channels), np.uint8)
-        failed: list[ImageError] = []
+        failed: list[ExampleError] = []
         with Progress(len(dataset), f"read {dataset.name}") as bar:
             read = map_ahead(partial(_read, side=side, grey=self.grey), dataset.images, ahead=256)
             for i, image in enumerate(read):
-                if isinstance(image, ImageError):
+                if isinstance(image, ExampleError):
                     failed.append(image)
                 else:
                     pixels[i] = image.reshape(side, side, channels)
@@ -146,5 +146,5 @@ def _side(dataset: Dataset, size: int) -> int:
     some = np.linspace(0, len(dataset) - 1, min(_SIZE_SAMPLE, len(dataset))).astype(int)
     largest = 0
     for found in map_ahead(lambda i: open_image(dataset.images[i]).size, some.tolist()):
-        largest = largest if isinstance(found, ImageError) else max(largest, min(found))
+        largest = largest if isinstance(found, ExampleError) else max(largest, min(found))
     return max(size, min(round(_MARGIN * size), largest))

@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from fewshot.errors import FewShotError, ImageError
-from fewshot.media import ZippedImage, describe, heif, image_bytes, image_hash, images, open_image, zips
+from fewshot.media import ZippedImage, describe, heif, image_bytes, image_hash, image_type, images, open_image, zips
 from fewshot.media.images import FORMATS, SUFFIXES
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
@@ -551,3 +551,15 @@ def test_a_tensor_that_is_no_image_is_refused_with_its_shape_or_values():
     assert "<tensor of shape (8, 8, 3)>" in message
     assert "channels first" in message
     assert "from -2.0 to 2.0" in refusal(torch.tensor([[[-2.0, 2.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("GIF", "image/gif"), ("BMP", "image/bmp"), ("WEBP", "image/webp"),
+     ("TIFF", "image/tiff")],
+)  # fmt: skip
+def test_the_media_type_is_that_of_the_first_bytes(suffix, kind):
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(out, format=suffix)
+    assert image_type(out.getvalue()) == kind
+    assert image_type(b"text") == "application/octet-stream"

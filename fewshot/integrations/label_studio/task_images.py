@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL.Image import Image
 
-from fewshot.errors import ImageError
+from fewshot.errors import ExampleError, ImageError
 from fewshot.integrations.label_studio.label_studio_client import LabelStudioClient, Unreachable
 from fewshot.integrations.label_studio.regions import crop_region
 from fewshot.media import attempt, map_ahead, open_image
@@ -65,14 +65,14 @@ def _each(wanted: Iterable[QueryImage | ImageLabels], client: LabelStudioClient)
 
     files = map_ahead(fetch, groups, workers=_FETCHERS, ahead=_FETCHERS)
     for group, file in zip(groups, files, strict=True):
-        opened: Image | ImageError | None = None
+        opened: Image | ExampleError | None = None
         for one in group:
             if one.region is None or not isinstance(file, bytes):
                 yield file
                 continue
             if opened is None:
                 opened = attempt(open_image, file)
-            yield opened if isinstance(opened, ImageError) else _cut_out(opened, one.region)
+            yield opened if isinstance(opened, ExampleError) else _cut_out(opened, one.region)
 
 
 def _cut_out(image: Image, region: Mapping[str, Any]) -> Image | Exception:

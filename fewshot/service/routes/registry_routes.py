@@ -13,12 +13,13 @@ from anyio import move_on_after
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from fewshot.media import image_type
 from fewshot.registry import ClassRegistry, StoredExample, name_of
 from fewshot.service import payloads
 from fewshot.service.openapi import PROBLEMS, images_body
 from fewshot.service.problems import HTTPProblem
 from fewshot.service.registry_pool import RegistryPool
-from fewshot.service.thumbnails import ThumbnailCache, image_response, media_type
+from fewshot.service.thumbnails import ThumbnailCache, image_response
 from fewshot.service.uploads import Upload, conflicts, read_upload
 from fewshot.service.worker_threads import Id, Name, errors_as_problems, run_in_registry, run_in_thread
 from fewshot.validation import check_label, normalised_label
@@ -226,7 +227,7 @@ _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
 async def get_image(request: Request, registry: Name, id: Id) -> Response:
     """Return the image of an example, byte for byte as it was added."""
     data = await run_in_registry(request, registry, lambda opened: opened.stored_image(id))
-    return image_response(request, data, media_type(data), hashlib.sha256(data).hexdigest())
+    return image_response(request, data, image_type(data), hashlib.sha256(data).hexdigest())
 
 
 @router.get(

@@ -1,0 +1,127 @@
+"""What differs between images, texts and sounds as examples; what works on any asks the medium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fewshot.errors import ExampleError, ImageError, SoundError, TextError
+from fewshot.media import images, sounds, texts
+from fewshot.media.images import ImageSource
+from fewshot.media.sounds import SoundSource
+from fewshot.media.texts import TextSource
+from fewshot.validation import check_choice
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Modality = Literal["image", "text", "audio"]
+MODALITIES: tuple[Modality, ...] = ("image", "text", "audio")
+
+Source: TypeAlias = ImageSource | TextSource | SoundSource
+Sources: TypeAlias = Source | Iterable[Source]
+"""Examples, or one."""
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A kind of example.
+
+    Attributes
+    ----------
+    modality : {"image", "text", "audio"}
+    noun : str
+        "image", "text" or "sound", in messages.
+    suffixes : frozenset of str
+        Of its files, in lower case.
+    error : type of ExampleError
+        For one that cannot be read.
+    open : callable
+        From a source to what a function reads: a PIL image, a str, a ``Sound``.
+    content : callable
+        From a source to the bytes that are stored and hashed; equal examples have equal bytes.
+    media_type : callable
+        From those bytes to their media type, as "image/jpeg".
+    describe : callable
+        From a source to its name in messages.
+    one_or_several : callable
+        Sources as they are, and a single one as a list.
+    from_path : callable
+        From a file's path to its source.
+    """
+
+    modality: Modality
+    noun: str
+    suffixes: frozenset[str]
+    error: type[ExampleError]
+    open: Callable[[Any], Any]
+    content: Callable[[Any], bytes]
+    media_type: Callable[[bytes], str]
+    describe: Callable[[Any], str]
+    one_or_several: Callable[[Any], Iterable[Any]]
+    from_path: Callable[[str], str | Path]
+
+    def counted(self, count: int) -> str:
+        """Return a number of them in words: "1 text", "2 texts"."""
+        return f"{count:,} {self.noun}{'' if count == 1 else 's'}"
+
+
+def medium_of(modality: str) -> Medium:
+    """Return the medium of a modality.
+
+    Raises
+    ------
+    ValueError : for another word than "image", "text" and "audio".
+    """
+    check_choice("modality", modality, MODALITIES)
+    return _MEDIA[modality]
+
+
+def source_path(source: object, modality: Modality) -> str | None:
+    """Return the absolute path of a source that is a file, else None."""
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and modality != "text"):
+        return os.path.abspath(source)
+    return None
+
+
+_MEDIA: dict[str, Medium] = {
+    "image": Medium(
+        modality="image",
+        noun="image",
+        suffixes=images.SUFFIXES,
+        error=ImageError,
+        open=images.open_image,
+        content=images.image_bytes,
+        media_type=images.image_type,
+        describe=images.describe,
+        one_or_several=images.one_or_several,
+        from_path=str,
+    ),
+    "text": Medium(
+        modality="text",
+        noun="text",
+        suffixes=texts.TEXT_SUFFIXES,
+        error=TextError,
+        open=texts.open_text,
+        content=texts.text_bytes,
+        media_type=texts.text_type,
+        describe=texts.describe_text,
+        one_or_several=texts.one_or_several_texts,
+        from_path=Path,
+    ),
+    "audio": Medium(
+        modality="audio",
+        noun="sound",
+        suffixes=sounds.SOUND_SUFFIXES,
+        error=SoundError,
+        open=sounds.open_sound,
+        content=sounds.sound_bytes,
+        media_type=sounds.sound_type,
+        describe=sounds.describe_sound,
+        one_or_several=sounds.one_or_several_sounds,
+        from_path=str,
+    ),
+}
