@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
+from fewshot.registry.encoder_identity import check_metric, check_settings
 from fewshot.registry.reindex import embedded
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
@@ -83,6 +84,7 @@ class ClassifierChoice:
 
         Raises
         ------
+        EncoderMismatch : if the estimator has another metric than the registry.
         ValueError : for another name, or an estimator that the file cannot hold: one of your own type, or with arrays
             among its parameters. Give such a one to ``ClassRegistry(classifier=...)`` each time. Also for parameters
             that a fit refuses, and where the registry was opened with a classifier that the file cannot hold.
@@ -98,6 +100,8 @@ class ClassifierChoice:
                 f"{classifier!r} cannot be remembered in {self._store.path}: it is not one of fewshot's classifiers, "
                 "or has arrays among its parameters; give it as ClassRegistry(..., classifier=) each time"
             )
+        if (metric := getattr(classifier, "metric", None)) is not None:
+            check_metric(self._store, metric)
         remember(self._store, spec)
 
     def compare_classifiers(self, encoder: Encoder | None = None) -> list[ClassifierAccuracy]:
@@ -117,6 +121,7 @@ class ClassifierChoice:
         RegistryError : naming the images that cannot be embedded with another encoder.
         """
         snapshot = self._snapshots.current()
+        check_settings(self._store, snapshot.settings)
         # Of all classes, or of every n-th of many.
         rows = np.flatnonzero(snapshot.codes % max(1, -(-len(snapshot.labels) // _MOST_CLASSES)) == 0)
         codes, vectors = snapshot.codes[rows], snapshot.vectors[rows]
@@ -183,7 +188,7 @@ def remembered_and_own(
     unchanged = kind().get_params(deep=False)
     try:
         changed = {name: value for name, value in params.items() if value != unchanged[name]}
-        spec = json.dumps({"type": kind.__name__, "params": changed})
+        spec = json.dumps({"type": kind.__name__, "params": changed}, default=_plain)
     except (TypeError, ValueError):  # an array
         return None, classifier
     fitted = clone(classifier).fit(np.eye(2), [0, 1])  # refuses parameters that would make every question fail
@@ -218,6 +223,13 @@ def _made(kind: str, params: Mapping[str, Any], metric: str) -> FewShotClassifie
     if "metric" in classifier.get_params(deep=False) and "metric" not in params:
         classifier.set_params(metric=metric)
     return classifier
+
+
+def _plain(value: Any) -> Any:
+    """Return the number, truth value or text that a NumPy scalar holds."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError
 
 
 def _held_out(codes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:

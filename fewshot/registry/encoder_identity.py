@@ -35,27 +35,33 @@ def settle(
     if metric and classifier_metric and metric != classifier_metric:
         raise ValueError(f"metric={metric!r} disagrees with the classifier's metric {classifier_metric!r}")
     wanted = metric or classifier_metric
-    _check_settings(store)
+    check_settings(store)
     if "metric" not in store.meta():
         with store.write():
             if "metric" not in store.meta():
                 store.set_meta(metric=wanted or "cosine", keep_images=int(keep_images is not False))
                 if wanted:
                     store.set_meta(metric_asked=1)  # so that no import changes it
-    meta = store.meta()
-    if wanted and wanted != meta["metric"]:
-        raise EncoderMismatch(
-            f"registry {store.path!r} was made for the metric {meta['metric']!r}, not {wanted!r}: open it with "
-            f"{meta['metric']!r}, or register the images again in a new file made with {wanted!r}"
-        )
-    if keep_images is not None and keep_images != bool(meta["keep_images"]):
+    if wanted:
+        check_metric(store, wanted)
+    if keep_images is not None and keep_images != bool(store.meta()["keep_images"]):
         with store.write():
             store.set_meta(keep_images=int(keep_images))
 
 
-def _check_settings(store: RegistryStore) -> None:
-    """Raise RegistryError where a file's settings are none that were ever stored."""
-    meta = store.meta()
+def check_metric(store: RegistryStore, metric: Metric) -> None:
+    """Raise EncoderMismatch unless the registry has this metric."""
+    own = store.meta()["metric"]
+    if metric != own:
+        raise EncoderMismatch(
+            f"registry {store.path!r} was made for the metric {own!r}, not {metric!r}: open it with {own!r}, or "
+            f"register the images again in a new file made with {metric!r}"
+        )
+
+
+def check_settings(store: RegistryStore, settings: Mapping[str, Any] | None = None) -> None:
+    """Raise RegistryError where a registry's settings, by default the file's, are none that were ever stored."""
+    meta = store.meta() if settings is None else settings
     sound = {
         "metric": lambda value: value in METRICS,
         "keep_images": lambda value: isinstance(value, int),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.registry.classifier_choice import classifier_of
+from fewshot.registry.encoder_identity import check_settings
 from fewshot.registry.results import ONE_CLASS, Neighbor, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.store import RegistryStore
@@ -100,6 +101,7 @@ class RegistryPredictor:
         elif classifier is not None and fitted is not None and snapshot.vectors.shape[1] == fitted.vectors.shape[1]:
             classifier.exchange(snapshot.vectors, snapshot.codes, snapshot.classes_in(fitted), copy=False)
         else:
+            check_settings(self._store, snapshot.settings)
             classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
             classifier.defer_renewal = True
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)

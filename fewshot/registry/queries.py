@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fewshot.errors import ImageError, RegistryError
 from fewshot.registry.backup import problems_of
 from fewshot.registry.classifier_choice import classifier_name
+from fewshot.registry.encoder_identity import check_settings
 from fewshot.registry.reindex import image_of
 from fewshot.registry.results import RegistryInfo
 from fewshot.registry.schema import BY_HAND, checksum
@@ -79,6 +80,7 @@ class RegistryQueries:
     def info(self) -> RegistryInfo:
         """Describe the registry; the encoder is not loaded."""
         with self._store.read():
+            check_settings(self._store)
             meta, (classes, examples, images) = self._store.meta(), self._store.counts()
         limit = meta.get("max_false_accept")
         return RegistryInfo(

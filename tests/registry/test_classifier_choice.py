@@ -18,7 +18,7 @@ from fewshot import (
     SimpleShotClassifier,
     WhitenedPrototypeClassifier,
 )
-from fewshot.errors import RegistryError
+from fewshot.errors import EncoderMismatch, RegistryError
 
 
 @pytest.fixture
@@ -158,6 +158,39 @@ def test_a_file_that_names_no_classifier_of_ours_is_refused(path, text, message)
         connection.execute("INSERT INTO meta VALUES ('classifier', ?)", (text,))
     with pytest.raises(RegistryError, match=message), opened(path) as registry:
         registry.predict_vectors(QUERY)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"type": "RidgeClassifier"}'])
+@pytest.mark.parametrize("ask", ["info", "compare_classifiers", "predict"])
+def test_settings_damaged_while_a_registry_is_open_are_named_with_the_remedy(path, text, ask):
+    with filled(path) as registry:
+        scores(registry)
+        with sqlite3.connect(path) as connection:
+            connection.execute("INSERT INTO meta VALUES ('classifier', ?)", (text,))
+            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
+        with pytest.raises(RegistryError, match=r"is damaged: its settings say classifier is .*fewshot repair"):
+            scores(registry) if ask == "predict" else getattr(registry, ask)()
+
+
+def test_numpy_numbers_among_the_parameters_are_remembered(path):
+    chosen = NearestNeighborClassifier(n_neighbors=np.int64(2), weights=np.str_("distance"))
+    with filled(path, classifier=chosen) as registry:
+        assert registry.info().classifier == "nearest (n_neighbors=2, weights='distance')"
+        registry.set_classifier(RidgeClassifier(penalty=np.float32(0.5)))
+    with opened(path) as later:
+        assert later.info().classifier == "ridge (penalty=0.5)"
+        assert_answers_as(later, RidgeClassifier(penalty=0.5))
+
+
+@pytest.mark.parametrize("kind", [NearestNeighborClassifier, PrototypeClassifier])
+def test_a_classifier_of_another_metric_is_refused_by_choosing_as_by_opening(path, kind):
+    with filled(path) as registry:
+        with pytest.raises(EncoderMismatch) as chosen:
+            registry.set_classifier(kind(metric="sqeuclidean"))
+        assert registry.info().classifier == "whitened"
+    with pytest.raises(EncoderMismatch, match="made for the metric 'cosine', not 'sqeuclidean'") as at_opening:
+        opened(path, classifier=kind(metric="sqeuclidean"))
+    assert str(chosen.value) == str(at_opening.value)
 
 
 def test_the_comparison_is_leave_one_out_by_hand(path):
