@@ -14,6 +14,7 @@ from fewshot.errors import MissingExtra
 
 Metric = Literal["cosine", "sqeuclidean", "inner_product"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+_LARGEST = 1e15
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -61,6 +62,19 @@ def check_vectors(vectors: ArrayLike, dim: int) -> NDArray[np.float32]:
     if bad.any():
         raise ValueError(f"vector {int(bad.argmax())} of {len(array)} holds NaN or infinity")
     return array
+
+
+def check_range(vectors: NDArray[np.float32], *, smallest: float = 0.0) -> None:
+    """Raise ValueError where float32 does not hold the products of such vectors.
+
+    That is, unless the largest absolute value is at most 1e15, and 0 or at least ``smallest``.
+    """
+    largest = float(max(vectors.max(initial=0.0), -vectors.min(initial=0.0)))
+    if largest > _LARGEST or 0.0 < largest < smallest:
+        raise ValueError(
+            f"the largest number among the vectors is {largest:.1e}, and float32 does not hold products of such: "
+            "divide all by the same number, so that the largest is about 1"
+        )
 
 
 def label_array(labels: Iterable[Hashable]) -> NDArray[Any]:

@@ -24,13 +24,15 @@ from fewshot.classifiers.ranking import Beside, Ranking
 from fewshot.classifiers.support_sample import SupportSample
 from fewshot.classifiers.support_set import SupportSet
 from fewshot.classifiers.task_scale import LazyScale, TaskScale
-from fewshot.validation import check_labels
+from fewshot.validation import check_labels, check_range
 from fewshot.vectors import top_k
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# Of a support set's largest number; what is much shorter counts as zero where vectors are divided by their lengths.
+_SMALLEST = 1e-10
 # Scores held at once by ``rank``.
 _MOST_SCORES = 2**24
 # Scores that stay in a processor's cache.
@@ -136,9 +138,11 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
 
         Raises
         ------
-        ValueError : for NaN, infinity, wrong shapes, or numbers that are not whole as labels.
+        ValueError : for NaN, infinity, wrong shapes, or numbers that are not whole as labels; for vectors whose largest
+            number is above 1e15, or below 1e-10 but not 0.
         """
         support = self._checked(X, reset=True)
+        check_range(support, smallest=_SMALLEST)
         labels = check_labels(y, len(support))
         self._support = SupportSet(support.copy() if copy else support, labels)
         self.classes_ = self._support.classes
@@ -323,7 +327,10 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
         return next(known[name] for name in names if name in known)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
-        return np.asarray(validate_data(self, X, dtype=np.float32, order="C", reset=reset))
+        checked = np.asarray(validate_data(self, X, dtype=np.float32, order="C", reset=reset))
+        if not reset:
+            check_range(checked)
+        return checked
 
     def _relearn(self) -> None:
         membership = Membership(torch.from_numpy(self._support.codes)[None], len(self.classes_))

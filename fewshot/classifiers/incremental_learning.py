@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot.classifiers.membership import Membership
 from fewshot.classifiers.support_set import SupportSet
-from fewshot.validation import check_labels
+from fewshot.validation import check_labels, check_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,6 +104,7 @@ class IncrementalLearning:
         self._support = SupportSet(support.copy() if copy else support, y)
         self.classes_ = self._support.classes
         rows = np.flatnonzero((before < 0)[y])
+        check_range(support[rows])
         others = Membership(torch.from_numpy(y[rows])[None], len(self.classes_))
         with torch.inference_mode():
             fresh = self.prepare(torch.from_numpy(support[rows]))[None]

@@ -136,6 +136,26 @@ def test_probabilities_sum_to_one_and_the_likeliest_is_the_prediction(classifier
 
 
 @pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
+def test_vectors_whose_products_float32_does_not_hold_are_refused_and_others_answered(classifier):
+    support, labels, query = (array[0] for array in episodes(*SIZES["five shots"]))
+    for scale in (1e-20, 1e16, 1e37):
+        with pytest.raises(ValueError, match=r"largest number among the vectors is .*e.* divide all"):
+            clone(classifier).fit(support * np.float32(scale), labels)
+    for scale in (1e-9, 1e14):
+        fitted = clone(classifier).fit(support * np.float32(scale), labels)
+        assert np.isfinite(fitted.scores(query * np.float32(scale))).all()
+        assert_allclose(fitted.predict_proba(query * np.float32(scale)).sum(1), 1.0, atol=1e-5)
+        with pytest.raises(ValueError, match="largest number among the vectors"):
+            fitted.predict(query * np.float32(1e30))
+        with pytest.raises(ValueError, match="largest number among the vectors"):
+            fitted.partial_fit(query * np.float32(1e30), np.zeros(len(query), int))
+    # Nearly nothing among examples that are something, and zeros alone, are answered.
+    fitted = clone(classifier).fit(support, labels)
+    assert np.isfinite(fitted.scores(query * np.float32(1e-30))).all()
+    assert np.isfinite(clone(classifier).fit(0.0 * support, labels).scores(query)).all()
+
+
+@pytest.mark.parametrize("classifier", VARIANTS, ids=shown)
 def test_learning_in_pieces_equals_learning_at_once_up_to_the_order_of_columns(classifier):
     support, labels, query = episodes(4, [[1, 2, 5, 4]], e=1)
     names = np.array(["a", "bb", "a much longer label", "d"])[labels[0]]
