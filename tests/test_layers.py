@@ -74,6 +74,7 @@ SUBJECTS = {
     "media/test_hostile_files.py": "files made to do harm, in every reader",
     "registry/test_crash.py": "killed at any moment",
     "registry/test_full_disk.py": "no room, no permission",
+    "registry/test_modality.py": "registries of texts and of sounds",
     "service/test_page.py": "the page in a browser",
     "service/test_real_label_studio.py": "a real Label Studio beside the service",
 }

@@ -1,4 +1,4 @@
-"""Images listed in folders and zips, labelled by the class folder they lie in."""
+"""Images, texts or sounds listed in folders and zips, labelled by the class folder they lie in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from fewshot.errors import AmbiguousFolders
-from fewshot.media.images import SUFFIXES, ImageSource, describe
+from fewshot.media.medium import Medium, Modality, Source, medium_of
 from fewshot.media.zips import ZippedImage, is_outside, zip_members
 from fewshot.validation import normalised_label
 
@@ -23,20 +24,20 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with the class of each.
+    """Images, texts or sounds with the class of each.
 
     Attributes
     ----------
-    images : tuple of image sources
+    images : tuple of sources
     labels : tuple of str
         In Unicode's composed form (NFC), without blanks at their ends.
     ignored : tuple of str
-        Files left out, because they are no images or not in a class folder.
+        Files left out, because they are of another kind or not in a class folder.
     nested : tuple of str
-        Folders inside class folders, whose images count for the class.
+        Folders inside class folders, whose files count for the class.
     """
 
-    images: tuple[ImageSource, ...]
+    images: tuple[Any, ...]
     labels: tuple[str, ...]
     ignored: tuple[str, ...]
     nested: tuple[str, ...] = ()
@@ -50,26 +51,27 @@ def normalised_name(name: str) -> str:
 _SPLIT_NAMES = {normalised_name(word) for own, others in SPLITS.items() for word in (own, *others)}
 
 
-def find_images(place: str | os.PathLike[str]) -> LabelledImages:
-    """List the images of a folder or zip, also those of its (linked) subfolders, sorted; hidden files are left out.
+def find_images(place: str | os.PathLike[str], modality: Modality = "image") -> LabelledImages:
+    """List the images, texts or sounds of a folder or zip, sorted, also of (linked) subfolders; no hidden files.
 
     The label of each is the first folder below ``place`` that it lies in, "" for those directly inside.
     """
-    names, source, blocking = _files_of(place)
-    found = _listed(names, source)
+    medium = medium_of(modality)
+    names, source, blocking = _files_of(place, medium)
+    found = _listed(names, source, medium)
     labels = [parts[0] if len(parts := PurePosixPath(name).parts) > 1 else "" for name in found]
-    ignored = (*_not_images(names, source), *blocking)
+    ignored = (*_others(names, source, medium), *blocking)
     return LabelledImages(tuple(found.values()), tuple(map(normalised_label, labels)), ignored)
 
 
 def _files_of(
-    place: str | os.PathLike[str],
-) -> tuple[list[str], Callable[[str], ImageSource], tuple[str, ...]]:
+    place: str | os.PathLike[str], medium: Medium
+) -> tuple[list[str], Callable[[str], Source], tuple[str, ...]]:
     """The files below a folder, zip or folder in a zip, by their path from it; what reads one; and what blocks."""
     archive, under = _zip_and_folder(os.fspath(place))
     if os.path.isdir(place):
         names, blocking = _files_below(Path(place))
-        return names, lambda name: str(Path(place) / name), blocking
+        return names, lambda name: medium.from_path(str(Path(place) / name)), blocking
     if archive is not None:
         names = [name.removeprefix(under) for name in zip_members(archive) if name.startswith(under)]
         return names, lambda name: ZippedImage(archive, under + name), ()
@@ -102,26 +104,29 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
-def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
-    """List the images of a folder, or zip, that holds one subfolder a class.
+def labelled_images(place: str | os.PathLike[str], modality: Modality = "image") -> LabelledImages:
+    """List the images, texts or sounds of a folder, or zip, that holds one subfolder a class.
 
-    The classes are the outermost folders that hold images themselves; what surrounds all of them is no class.
+    The classes are the outermost folders that hold such files themselves; what surrounds all of them is no class.
 
     Parameters
     ----------
     place : path
         A folder, a zip, or a folder in a zip ("photos.zip/train"). ``place/cat/1.jpg`` is an image of "cat";
         ``place/cat/old/2.jpg`` too, and so is ``place/photos/cat/1.jpg`` where all images lie in "photos".
+    modality : {"image", "text", "audio"}, default "image"
+        Which files, by their suffixes.
 
     Raises
     ------
     FileNotFoundError : if there is no such folder or zip.
-    AmbiguousFolders : if the subfolders hold no images but several folders of images, as splits do.
-    ValueError : if no class folder holds an image, saying what was found instead.
+    AmbiguousFolders : if the subfolders hold no such files but several folders of them, as splits do.
+    ValueError : if no class folder holds one, saying what was found instead.
     """
-    names, source, blocking = _files_of(place)
-    found = _listed(names, source)
-    depth = _class_depth(os.fspath(place), found)
+    medium = medium_of(modality)
+    names, source, blocking = _files_of(place, medium)
+    found = _listed(names, source, medium)
+    depth = _class_depth(os.fspath(place), found, medium)
     labels: list[str] = []
     loose: list[str] = []
     nested: dict[str, None] = {}
@@ -130,14 +135,14 @@ def labelled_images(place: str | os.PathLike[str]) -> LabelledImages:
         label = normalised_label(parts[depth]) if len(parts) > depth + 1 else ""
         labels.append(label)
         if not label:
-            loose.append(describe(image))
+            loose.append(medium.describe(image))
         elif len(parts) > depth + 2:
             nested[str(PurePosixPath(place, *parts[:-1]))] = None
     if not any(labels):
-        held = f"{len(loose)} images but no class folders" if loose else "no images"
-        raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<image>")
+        held = f"{len(loose)} {medium.noun}s but no class folders" if loose else f"no {medium.noun}s"
+        raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<{medium.noun}>")
     kept = [(image, label) for image, label in zip(found.values(), labels, strict=True) if label]
-    ignored = (*_not_images(names, source), *blocking, *loose)
+    ignored = (*_others(names, source, medium), *blocking, *loose)
     return LabelledImages(tuple(i for i, _ in kept), tuple(label for _, label in kept), ignored, tuple(nested))
 
 
@@ -151,7 +156,7 @@ def _zip_and_folder(place: str) -> tuple[str | None, str]:
     return None, ""
 
 
-def _class_depth(place: str, found: Mapping[str, ImageSource]) -> int:
+def _class_depth(place: str, found: Mapping[str, Source], medium: Medium) -> int:
     """How many folders surround the class folders."""
     folders = {PurePosixPath(name).parts[:-1] for name in found if not is_outside(name)}
     depth = 0
@@ -171,7 +176,9 @@ def _class_depth(place: str, found: Mapping[str, ImageSource]) -> int:
     if len(deeper) > len(outer):
         examples = ", ".join("/".join(parts[depth:]) for parts in sorted(deeper)[:3])
         raise AmbiguousFolders(
-            place, f"holds folders of folders of images ({examples}), so that either may be the classes", inside
+            place,
+            f"holds folders of folders of {medium.noun}s ({examples}), so that either may be the classes",
+            inside,
         )
     return depth
 
@@ -181,14 +188,14 @@ def _visible(name: str) -> bool:
     return not any((part.startswith(".") and not is_outside(part)) or part == "__MACOSX" for part in parts)
 
 
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+def _listed(names: Sequence[str], source: Callable[[str], Source], medium: Medium) -> dict[str, Source]:
+    """The files of a medium, hidden ones left out, by their names."""
+    return {name: source(name) for name in names if _visible(name) and _is_of(name, medium)}
 
 
-def _listed(names: Sequence[str], source: Callable[[str], ImageSource]) -> dict[str, ImageSource]:
-    """The images among files, hidden ones left out, by their names."""
-    return {name: source(name) for name in names if _visible(name) and _is_image(name)}
+def _others(names: Sequence[str], source: Callable[[str], Source], medium: Medium) -> tuple[str, ...]:
+    return tuple(medium.describe(source(name)) for name in names if _visible(name) and not _is_of(name, medium))
 
 
-def _not_images(names: Sequence[str], source: Callable[[str], ImageSource]) -> tuple[str, ...]:
-    return tuple(describe(source(name)) for name in names if _visible(name) and not _is_image(name))
+def _is_of(name: str, medium: Medium) -> bool:
+    return PurePosixPath(name).suffix.lower() in medium.suffixes

@@ -13,6 +13,7 @@ from fewshot.media import images, sounds, texts
 from fewshot.media.images import ImageSource
 from fewshot.media.sounds import SoundSource
 from fewshot.media.texts import TextSource
+from fewshot.media.zips import ZippedImage
 from fewshot.validation import check_choice
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Medium:
     describe : callable
         From a source to its name in messages.
     one_or_several : callable
-        Sources as they are, and a single one as a list.
+        Sources as they are, and a single one as a list; see ``sources``.
     from_path : callable
         From a file's path to its source.
     """
@@ -68,6 +69,27 @@ class Medium:
         """Return a number of them in words: "1 text", "2 texts"."""
         return f"{count:,} {self.noun}{'' if count == 1 else 's'}"
 
+    def sources(self, given: Any) -> Iterable[Any]:
+        """Return sources as they are, and a single one as a list.
+
+        Raises
+        ------
+        TypeError : for a sound given as samples where this is no medium of sounds.
+        """
+        if sounds.is_samples(given) and self.modality != "audio":
+            raise TypeError(f"(samples, sampling_rate) is a sound, and {self.noun}s are wanted: {_apart('sound')}")
+        return self.one_or_several(given)
+
+    def explained(self, source: Any, reason: str) -> str:
+        """Return why one could not be read, and where it belongs if it is of another medium."""
+        other = _medium_seen(source, self)
+        return reason if other is None else f"{reason}. It is {other.one}: {_apart(other.noun)}"
+
+    @property
+    def one(self) -> str:
+        """Return the noun with its article."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
 
 def medium_of(modality: str) -> Medium:
     """Return the medium of a modality.
@@ -85,6 +107,19 @@ def source_path(source: object, modality: Modality) -> str | None:
     if isinstance(source, os.PathLike) or (isinstance(source, str) and modality != "text"):
         return os.path.abspath(source)
     return None
+
+
+def _apart(noun: str) -> str:
+    return f"{noun}s go into a registry of their own, made with an encoder of {noun}s"
+
+
+def _medium_seen(source: Any, wanted: Medium) -> Medium | None:
+    """Return what a source is by its name or first bytes, where that is another medium than the one wanted."""
+    if isinstance(source, bytes):
+        seen = {images.image_type(source).partition("/")[0], sounds.sound_type(source).partition("/")[0]}
+        return next((_MEDIA[kind] for kind in seen & {"image", "audio"} if kind != wanted.modality), None)
+    suffix = os.path.splitext(str(source))[1].lower() if isinstance(source, (str, os.PathLike, ZippedImage)) else ""
+    return next((medium for medium in _MEDIA.values() if medium is not wanted and suffix in medium.suffixes), None)
 
 
 _MEDIA: dict[str, Medium] = {

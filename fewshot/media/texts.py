@@ -57,6 +57,8 @@ def open_text(source: TextSource) -> str:
     name = describe_text(source)
     if source is None or (isinstance(source, float) and math.isnan(source)):
         raise TextError(name, "is missing, as an empty cell of a table is")
+    if isinstance(source, str) and source.lower().endswith(".txt") and os.path.isfile(source):
+        raise TextError(name, "is the name of a file; give pathlib.Path of it, for a str is the text itself")
     text = source if isinstance(source, str) else _decoded(_read(source), name)
     if len(text) > MAX_CHARACTERS:
         raise TextError(name, f"it is {len(text):,} characters long, over the limit of {MAX_CHARACTERS:,}; split it")

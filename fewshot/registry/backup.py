@@ -12,7 +12,7 @@ from pathlib import Path
 from fewshot.errors import RegistryError
 from fewshot.files import code_of, replacing, unwritable
 from fewshot.progress import Progress
-from fewshot.registry.schema import APPLICATION_ID, DAMAGE, checksum, is_busy, open_set_checksum
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, checksum, is_busy, noun_of, open_set_checksum
 from fewshot.registry.store import RegistryStore
 
 _PAGES_AT_ONCE = 1024
@@ -95,7 +95,7 @@ def problems_in(connection: sqlite3.Connection) -> list[str]:
 
 
 def _changed(connection: sqlite3.Connection) -> Iterator[str]:
-    """Compare rows and images with their checksums, and tell of each that differs."""
+    """Compare rows and the bytes of examples with their checksums, and tell of each that differs."""
     for id_, sha256, source, vector, stored in connection.execute(
         "SELECT id, sha256, source, vector, checksum FROM examples"
     ):
@@ -107,10 +107,10 @@ def _changed(connection: sqlite3.Connection) -> Iterator[str]:
         if open_set_checksum(kind, label, sha256, source, vector, fingerprint) != stored:
             yield f"{kind} {id_}, {source}, is not what was stored"
         elif data is not None and hashlib.sha256(data).digest() != sha256:
-            yield f"the image of {kind} {id_}, {source}, has changed in the file"
+            yield f"the {noun_of(connection)} of {kind} {id_}, {source}, has changed in the file"
     for sha256, data in connection.execute("SELECT sha256, data FROM images"):
         if hashlib.sha256(data).digest() != sha256:
-            yield f"the image {sha256.hex()[:8]} has changed in the file"
+            yield f"the {noun_of(connection)} {sha256.hex()[:8]} has changed in the file"
 
 
 @contextmanager

@@ -9,20 +9,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import EncoderMismatch, NoClasses, RegistryError
+from fewshot.media import MODALITIES, medium_of
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import METRICS, Metric, check_choice
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
-_MOST = 2**24  # more numbers than any encoder makes of an image
+_MOST = 2**24  # more numbers than any encoder makes of an example
 _SPEC: dict[str, Any] = {"name": str, "layer": (int, str, type(None)), "pool": (str, type(None))}
 
 
 def settle(
     store: RegistryStore, classifier_metric: Metric | None, metric: Metric | None, keep_images: bool | None
 ) -> None:
-    """Fix the metric, and whether images are kept, of a new registry; of an old one, refuse another metric.
+    """Fix the metric, and whether bytes are kept, of a new registry; of an old one, refuse another metric.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def check_metric(store: RegistryStore, metric: Metric) -> None:
     if metric != own:
         raise EncoderMismatch(
             f"registry {store.path!r} was made for the metric {own!r}, not {metric!r}: open it with {own!r}, or "
-            f"register the images again in a new file made with {metric!r}"
+            f"register the {medium_of(store.modality).noun}s again in a new file made with {metric!r}"
         )
 
 
@@ -67,6 +68,7 @@ def check_settings(store: RegistryStore, settings: Mapping[str, Any] | None = No
         "keep_images": lambda value: isinstance(value, int),
         "fingerprint": lambda value: isinstance(value, str),
         "dim": lambda value: isinstance(value, int) and 0 < value < _MOST,
+        "modality": lambda value: value in MODALITIES,
         "encoder": _is_encoder,
         "classifier": _is_classifier,
     }
@@ -114,11 +116,19 @@ def check_encoder(store: RegistryStore, encoder: Encoder, settings: Mapping[str,
 
     The settings are those of a snapshot, or by default the file's.
     """
+    from fewshot.encoders import modality_of
+
     meta = store.meta() if settings is None else settings
     if meta.get("fingerprint", encoder.fingerprint) == encoder.fingerprint:
         return
     spec = str(encoder_meta(encoder)["encoder"])
     given = name_of(spec)
+    reads, held = medium_of(modality_of(encoder)), medium_of(meta.get("modality", "image"))
+    if reads is not held:
+        raise EncoderMismatch(
+            f"registry {store.path!r} holds {held.noun}s, by {name_of(meta['encoder'])}, and {given} reads "
+            f"{reads.noun}s: open it with the first; {reads.noun}s go into a registry of their own"
+        )
     if "name" in json.loads(spec):
         remedy = f"fewshot reindex {shlex.quote(store.path)} --encoder {given}"
     else:
@@ -145,8 +155,14 @@ def described(store: RegistryStore) -> dict[str, Any]:
 
 def encoder_meta(encoder: Encoder) -> dict[str, str | int]:
     """Return what is remembered of an encoder."""
-    spec = getattr(encoder, "spec", {})
-    return {"encoder": json.dumps(spec), "fingerprint": encoder.fingerprint, "dim": encoder.dim}
+    from fewshot.encoders import modality_of
+
+    return {
+        "encoder": json.dumps(getattr(encoder, "spec", {})),
+        "fingerprint": encoder.fingerprint,
+        "dim": encoder.dim,
+        "modality": modality_of(encoder),
+    }
 
 
 def found_beside(path: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +193,7 @@ def lost_encoder(path: str, spec: dict[str, Any]) -> str | None:
         return None
     return (
         f"the encoder of {path} was in the folder {folder}, which is not there. Put it back, or beside the registry as "
-        f"{near}; or embed all images anew with another: fewshot reindex {shlex.quote(path)} --encoder NAME"
+        f"{near}; or embed all examples anew with another: fewshot reindex {shlex.quote(path)} --encoder NAME"
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str | os.PathLike[str]) -> int:
-    """Write all examples, but for their images; returns how many."""
+    """Write all examples, but for what they were made of; returns how many."""
     with store.read():
         meta = described(store)
         snapshot = snapshots.current()
@@ -36,6 +36,7 @@ def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str |
             fingerprint=meta["fingerprint"],
             encoder=meta["encoder"],
             metric=meta["metric"],
+            modality=store.modality,
         ),
     )
     return len(snapshot)
@@ -69,7 +70,7 @@ def import_examples(
                 f"{str(meta['fingerprint'])[:8]}). They cannot be compared: import into a new registry"
             )
         if new:
-            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim)
+            store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim, modality=read.modality)
             if "metric_asked" not in held:
                 store.set_meta(metric=read.metric)
         return add_examples(store, examples, allow_conflict=allow_conflict)

@@ -1,15 +1,14 @@
-"""Images on their way into a registry: read, compared with what is known, embedded, stored."""
+"""Examples on their way into a registry: read, compared with what is known, embedded, stored."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from fewshot.errors import AddInterrupted, ExampleError, FewShotError, PartlyAdded
-from fewshot.media import ImageSource, describe, image_bytes, map_ahead
+from fewshot.media import Source, map_ahead, medium_of, source_path
 from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 T = TypeVar("T")
-# Images per transaction: what a killed process loses at most, and what is held in memory at once.
+# Examples per transaction: what a killed process loses at most, and what is held in memory at once.
 CHUNK = 64
 
 
@@ -31,7 +30,7 @@ def add_in_chunks(
 
     Raises
     ------
-    PartlyAdded : if an error stops it after images were added; before, the error itself.
+    PartlyAdded : if an error stops it after examples were added; before, the error itself.
     AddInterrupted : on Ctrl-C.
     """
     total = len(items) if isinstance(items, Sequence) else None
@@ -46,8 +45,9 @@ def add_in_chunks(
         except (FewShotError, OSError) as error:
             if not report.added:
                 raise
+            added = medium_of(store.modality).counted(report.added)
             raise PartlyAdded(
-                f"{report.added} images were added to {store.path} before this stopped the others: {error}. "
+                f"{added} were added to {store.path} before this stopped the others: {error}. "
                 "Those are kept; add all again to go on",
                 report,
             ) from error
@@ -57,28 +57,29 @@ def add_in_chunks(
 def add_images(
     store: RegistryStore,
     encoder: Encoder,
-    pairs: Sequence[tuple[ImageSource, str]],
+    pairs: Sequence[tuple[Source, str]],
     *,
     allow_conflict: bool,
     keep_images: bool,
 ) -> AddReport:
-    """Embed and store (image, label) pairs in one transaction; what is known already is not embedded again."""
-    from fewshot.encoders import encode_valid
+    """Embed and store (example, label) pairs in one transaction; what is known already is not embedded again."""
+    from fewshot.encoders import encode_valid, modality_of
 
+    medium = medium_of(modality_of(encoder))
     failed: list[Failure] = []
-    fresh: list[tuple[ImageSource, str, bytes, bytes]] = []
+    fresh: list[tuple[Source, str, bytes, bytes]] = []
     skipped = AddReport()
-    for (source, label), data in zip(pairs, map_ahead(image_bytes, [s for s, _ in pairs]), strict=True):
+    for (source, label), data in zip(pairs, map_ahead(medium.content, [s for s, _ in pairs]), strict=True):
         if isinstance(data, ExampleError):
-            failed.append(Failure(describe(source), data.reason))
+            failed.append(Failure(medium.describe(source), medium.explained(source, data.reason)))
             continue
         try:
             label = check_label(label)
         except ValueError as error:  # the name of one folder of many
-            failed.append(Failure(describe(source), str(error)))
+            failed.append(Failure(medium.describe(source), str(error)))
             continue
         digest = hashlib.sha256(data).digest()
-        refusal = _refusal(store, label, digest, describe(source), allow_conflict)
+        refusal = _refusal(store, label, digest, medium.describe(source), allow_conflict)
         if refusal is None:
             fresh.append((source, label, digest, data))
         else:
@@ -88,17 +89,21 @@ def add_images(
     digests = list(distinct)
     vectors = {digests[n]: vector for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True)}
     reasons = {digests[n]: error.reason for n, error in encoded.failed}
-    failed += [Failure(describe(source), reasons[digest]) for source, _, digest, _ in fresh if digest in reasons]
+    failed += [
+        Failure(medium.describe(source), medium.explained(source, reasons[digest]))
+        for source, _, digest, _ in fresh
+        if digest in reasons
+    ]
     examples = []
     for source, label, digest, data in fresh:
         if digest in reasons:
             continue
-        path = os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else None
+        path = source_path(source, medium.modality)
         examples.append(
             NewExample(
                 label,
                 digest,
-                describe(source),
+                medium.describe(source),
                 None if keep_images else path,
                 vectors[digest],
                 data if keep_images else None,

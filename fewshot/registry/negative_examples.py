@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import ExampleError, RegistryError
-from fewshot.media import ImageSource, describe, image_bytes, map_ahead
+from fewshot.media import Source, map_ahead, medium_of
 from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.registry.schema import open_set_checksum, storable
@@ -33,27 +33,28 @@ class OpenSetVectors:
     stale: str | None = None
 
 
-def add_negatives(
-    store: RegistryStore, encoder: Encoder, images: Iterable[ImageSource], *, keep_images: bool
-) -> AddReport:
-    """Embed and store images that are none of the classes; one that a class holds is a conflict, and not added."""
-    from fewshot.encoders import encode_valid
+def add_negatives(store: RegistryStore, encoder: Encoder, images: Iterable[Source], *, keep_images: bool) -> AddReport:
+    """Embed and store examples that are of none of the classes; one that a class holds is a conflict, and not added."""
+    from fewshot.encoders import encode_valid, modality_of
 
+    medium = medium_of(modality_of(encoder))
     failed: list[Failure] = []
-    read: list[tuple[str, bytes]] = []
+    read: list[tuple[Source, bytes]] = []
     sources = list(images)
-    for source, data in zip(sources, map_ahead(image_bytes, sources), strict=True):
+    for source, data in zip(sources, map_ahead(medium.content, sources), strict=True):
         if isinstance(data, ExampleError):
-            failed.append(Failure(describe(source), data.reason))
+            failed.append(Failure(medium.describe(source), medium.explained(source, data.reason)))
         else:
-            read.append((describe(source), data))
+            read.append((source, data))
     encoded = encode_valid(encoder, [data for _, data in read])
-    failed += [Failure(read[n][0], error.reason) for n, error in encoded.failed]
+    failed += [
+        Failure(medium.describe(read[n][0]), medium.explained(read[n][0], error.reason)) for n, error in encoded.failed
+    ]
     report = AddReport(failed=tuple(failed))
     with store.write(append=True) as connection:
         check_encoder(store, encoder)
         for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True):
-            name, data = read[n]
+            name, data = medium.describe(read[n][0]), read[n][1]
             digest = hashlib.sha256(data).digest()
             if held_by := store.labels_of(digest):
                 report += AddReport(conflicts=(Conflict(name, NONE_OF_THESE, tuple(held_by)),))

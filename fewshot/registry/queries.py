@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import ImageError, RegistryError
+from fewshot.errors import RegistryError
+from fewshot.media import medium_of
 from fewshot.registry.backup import problems_of
 from fewshot.registry.classifier_choice import classifier_name
 from fewshot.registry.encoder_identity import check_settings
@@ -22,14 +24,20 @@ from fewshot.registry.schema import BY_HAND, checksum
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_label, normalised_label
 
+_HEAD = "substr(data, 1, 16)"  # which tells the media type
+
 
 @dataclass(frozen=True)
 class StoredExample:
-    """An example, or a negative, whose label is then None."""
+    """An example, or a negative, whose label is then None; of what media type its bytes are.
+
+    Where these are not kept, that is "image/*", "text/*" or "audio/*".
+    """
 
     id: int
     label: str | None
     source: str
+    media_type: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class RegistryQueries:
             bytes=os.path.getsize(self._store.file),
             max_false_accept=None if limit is None else float(limit),
             classifier=classifier_name(meta),
+            modality=self._store.modality,
         )
 
     def classes(self) -> dict[str, int]:
@@ -121,11 +130,11 @@ class RegistryQueries:
             of_class = "" if label is None else "class_id = ? AND "
             values = (after, limit) if label is None else (self._store.class_id(label), after, limit)
             found = connection.execute(
-                "SELECT examples.id, label, source FROM examples JOIN classes ON classes.id = class_id "
-                f"WHERE {of_class}examples.id > ? ORDER BY examples.id LIMIT ?",
+                f"SELECT examples.id, label, source, {_HEAD} FROM examples JOIN classes ON classes.id = class_id "
+                f"LEFT JOIN images USING (sha256) WHERE {of_class}examples.id > ? ORDER BY examples.id LIMIT ?",
                 values,
             )
-            return [StoredExample(*row) for row in found]
+            return _stored(self._store, found)
 
     def first_examples(self, count: int) -> dict[str, list[int]]:
         """Return the first ``count`` example ids of each class, in the order in which the classes came."""
@@ -142,7 +151,7 @@ class RegistryQueries:
             }
 
     def find_examples(self, hashes: Sequence[bytes], label: str) -> list[int]:
-        """Return the ids of a class's examples whose images have these SHA-256 hashes, in that order."""
+        """Return the ids of a class's examples whose bytes have these SHA-256 hashes, in that order."""
         found: dict[int, None] = {}
         with self._store.read() as connection:
             for sha256 in hashes:
@@ -177,22 +186,22 @@ class RegistryQueries:
         ]
 
     def image(self, example: int) -> bytes:
-        """Return the original bytes of an example's image.
+        """Return the original bytes of an example: an image or sound file, or a text in UTF-8.
 
         Raises
         ------
         KeyError : if there is no such example.
-        ImageError : if it was not kept and is no longer where it was.
+        ExampleError : if it was not kept and is no longer where it was.
         """
         return image_of(self._store, example)
 
     def stored_image(self, example: int) -> bytes:
-        """Return the original bytes of an example's image from the registry itself; no other file is read.
+        """Return the original bytes of an example from the registry itself; no other file is read.
 
         Raises
         ------
         KeyError : if there is no such example.
-        ImageError : if it was not kept.
+        ExampleError : if it was not kept.
         """
         with self._store.read() as connection:
             row = connection.execute(
@@ -202,11 +211,12 @@ class RegistryQueries:
             raise KeyError(f"no example {example} in {self.path}")
         source, data = row
         if data is None:
-            raise ImageError(source, "its image is not kept in the registry")
+            medium = medium_of(self._store.modality)
+            raise medium.error(source, f"its {medium.noun} is not kept in the registry")
         return bytes(data)
 
     def image_hash(self, example: int) -> bytes:
-        """Return the SHA-256 of an example's image.
+        """Return the SHA-256 of an example's bytes.
 
         Raises
         ------
@@ -273,27 +283,28 @@ class RegistryQueries:
         """
         label = check_label(label)
         with self._store.write() as connection:
-            row = connection.execute(
-                "SELECT class_id, sha256, source FROM examples WHERE id = ?", (example,)
-            ).fetchone()
+            row = connection.execute("SELECT class_id, sha256 FROM examples WHERE id = ?", (example,)).fetchone()
             if row is None:
                 raise KeyError(f"no example {example} in {self.path}")
-            old, sha256, source = row
+            old, sha256 = row
             connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (label,))
             target = self._store.class_id(label)
             if target == old:
-                return StoredExample(example, label, source)
+                return self._example(example)
             twin = connection.execute(
-                "SELECT id, source FROM examples WHERE class_id = ? AND sha256 = ?", (target, sha256)
+                "SELECT id FROM examples WHERE class_id = ? AND sha256 = ?", (target, sha256)
             ).fetchone()
             if twin is not None:
                 _drop_twins(self._store, connection, [(example, int(twin[0]))])
-                return StoredExample(int(twin[0]), label, twin[1])
+                return self._example(int(twin[0]))
             connection.execute("UPDATE examples SET class_id = ? WHERE id = ?", (target, example))
             connection.execute(
                 "DELETE FROM classes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM examples WHERE class_id = ?1)", (old,)
             )
-            return StoredExample(example, label, source)
+            return self._example(example)
+
+    def _example(self, example: int) -> StoredExample:
+        return self.list_examples(after=example - 1, limit=1)[0]
 
     def merge(self, labels: Sequence[str], into: str) -> int:
         """Move the examples of classes into another, known or new, in one transaction; returns how many it then has.
@@ -330,13 +341,14 @@ class RegistryQueries:
         """Return up to ``limit`` negatives with ids above ``after``, rising."""
         with self._store.read() as connection:
             found = connection.execute(
-                "SELECT id, NULL, source FROM outsiders WHERE kind = 'negative' AND id > ? ORDER BY id LIMIT ?",
+                f"SELECT id, NULL, source, {_HEAD} FROM outsiders "
+                "WHERE kind = 'negative' AND id > ? ORDER BY id LIMIT ?",
                 (after, limit),
             )
-            return [StoredExample(*row) for row in found]
+            return _stored(self._store, found)
 
     def find_negatives(self, hashes: Sequence[bytes]) -> list[int]:
-        """Return the ids of the negatives whose images have these SHA-256 hashes, in that order."""
+        """Return the ids of the negatives whose bytes have these SHA-256 hashes, in that order."""
         found: dict[int, None] = {}
         with self._store.read() as connection:
             for sha256 in hashes:
@@ -364,6 +376,12 @@ class RegistryQueries:
     def remedy(self) -> str:
         """What to do about a damaged file."""
         return self._store.remedy
+
+
+def _stored(store: RegistryStore, rows: Iterable[Sequence[Any]]) -> list[StoredExample]:
+    medium = medium_of(store.modality)
+    kinds = {None: f"{medium.modality}/*"}
+    return [StoredExample(n, label, name, kinds.get(head) or medium.media_type(head)) for n, label, name, head in rows]
 
 
 def _drop_twins(store: RegistryStore, connection: sqlite3.Connection, twins: Sequence[tuple[int, int]]) -> None:

@@ -1,8 +1,7 @@
-"""Classes registered from a handful of images, kept in one file, and new images recognised by them."""
+"""Classes registered from a handful of examples, kept in one file, and new ones recognised by them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -11,29 +10,21 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fewshot.errors import ImageError, NoClasses, RegistryError
-from fewshot.media import (
-    ImageSource,
-    ImageSources,
-    LabelledImages,
-    describe,
-    image_bytes,
-    labelled_images,
-    map_ahead,
-    one_or_several,
-)
+from fewshot.errors import NoClasses, RegistryError
+from fewshot.media import LabelledImages, Medium, Modality, Source, Sources, labelled_images, medium_of
 from fewshot.registry import encoder_identity
 from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import backup
 from fewshot.registry.classifier_choice import ClassifierChoice, remember, remembered_and_own
+from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.ingest import add_images, add_in_chunks
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.reindex import reindex
 from fewshot.registry.rejection import Rejection
-from fewshot.registry.results import AddReport, Evaluation, Failure, Judged, Prediction, Predictions
+from fewshot.registry.results import AddReport, Evaluation, Failure, Prediction, Predictions
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import Metric, check_label, check_vectors
@@ -48,22 +39,22 @@ __all__ = ["AddReport", "ClassRegistry", "Prediction"]
 
 
 class ClassRegistry(RegistryQueries, ClassifierChoice):
-    """A growing set of image classes in one SQLite file.
+    """A growing set of classes of images, texts or sounds in one SQLite file.
 
     Parameters
     ----------
     path : path
         The file; made with the first ``add`` if absent.
     encoder : Encoder or str, optional
-        Turns images into vectors. By default the one the registry was made with, loaded when first needed; for a
-        new registry "pocket".
+        Turns images, texts or sounds into vectors; its ``modality`` is the registry's. By default the one the registry
+        was made with, loaded when first needed; for a new registry "pocket", which reads images.
     classifier : str or FewShotClassifier, optional
         Remembered, see ``set_classifier``; at first "whitened". One that the file cannot hold serves this object alone.
     metric : {"cosine", "sqeuclidean", "inner_product"}, optional
         Fixed when the registry is made; by default the classifier's, else "cosine".
     keep_images : bool, optional
-        Whether images' original bytes are kept in the file, else only their paths. By default as when the registry
-        was made, at first True.
+        Whether the original bytes of examples are kept in the file, else only their paths. By default as when the
+        registry was made, at first True.
     create : bool, default True
         Whether a missing file is made; False refuses instead.
     busy_seconds : float, optional
@@ -85,7 +76,8 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
     Notes
     -----
     Safe to share between threads and processes: every change is one transaction, and predictions follow changes made
-    elsewhere. A image that cannot be read never stops the others; reports list it.
+    elsewhere. An example that cannot be read never stops the others; reports list it. Duplicates are equal bytes; of
+    texts, equal after Unicode's composition (NFC) and without blanks at their ends.
 
     Examples
     --------
@@ -148,45 +140,62 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
                 self._encoder = encoder
             return self._encoder
 
-    def add(
-        self, label: str, images: ImageSources, *, allow_conflict: bool = False, all_or_none: bool = False
-    ) -> AddReport:
-        """Register images as examples of a class, new or known.
+    @property
+    def modality(self) -> Modality:
+        """What its examples are: "image", "text" or "audio", as its encoder's.
+
+        Of a new registry without an encoder images.
+        """
+        from fewshot.encoders import modality_of
+
+        with self._lock:
+            new = "modality" not in self._store.meta() and self._encoder is not None
+            return modality_of(self._encoder) if new else self._store.modality
+
+    def _sources(self, given: Sources) -> tuple[Medium, Iterable[Source]]:
+        """The medium, and sources as they are, one alone as a list, of a table of one column that."""
+        from fewshot.encoders import check_image_batch
+
+        medium = medium_of(self.modality)
+        return medium, check_image_batch(medium.sources(given), medium.modality)
+
+    def add(self, label: str, images: Sources, *, allow_conflict: bool = False, all_or_none: bool = False) -> AddReport:
+        """Register images, texts or sounds as examples of a class, new or known.
 
         Parameters
         ----------
         label : str
-        images : iterable of paths, bytes, file objects, PIL images, arrays or tensors, or one of these
+        images : iterable of sources, or one
+            Images: paths, bytes, file objects, PIL images, arrays or tensors. Texts: ``str``, and the ``pathlib.Path``
+            of a text file. Sounds: paths, bytes, or pairs (samples, sampling_rate).
         allow_conflict : bool, default False
-            Accept an image that another class holds already.
+            Accept an example that another class holds already.
         all_or_none : bool, default False
             Embed all before they are added in one transaction, so that an error leaves none; by default each 64.
 
         Returns
         -------
         AddReport
-            How many were added; the duplicates, conflicts and unreadable images, which were not.
+            How many were added; the duplicates, conflicts and unreadable ones, which were not.
         """
-        from fewshot.encoders import check_image_batch
-
         label = check_label(label)
-        pairs = ((image, label) for image in check_image_batch(one_or_several(images)))
+        pairs = ((source, label) for source in self._sources(images)[1])
         return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
 
     def add_labelled(
-        self, pairs: Iterable[tuple[ImageSource, str]], *, allow_conflict: bool = False, all_or_none: bool = False
+        self, pairs: Iterable[tuple[Source, str]], *, allow_conflict: bool = False, all_or_none: bool = False
     ) -> AddReport:
-        """Register (image, label) pairs as ``add`` does.
+        """Register (example, label) pairs as ``add`` does.
 
         Raises
         ------
-        PartlyAdded : if an error stops it after images were added; its ``report`` says what became of them.
+        PartlyAdded : if an error stops it after some were added; its ``report`` says what became of them.
         """
         encoder = self.encoder
         encoder_identity.remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
 
-        def add(chunk: list[tuple[ImageSource, str]]) -> AddReport:
+        def add(chunk: list[tuple[Source, str]]) -> AddReport:
             return add_images(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
 
         return add_in_chunks(self._store, pairs, add, all_or_none=all_or_none)
@@ -198,12 +207,13 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         allow_conflict: bool = False,
         all_or_none: bool = False,
     ) -> AddReport:
-        """Register the images of a folder or zip with one subfolder a class, as ``add`` does.
+        """Register the images, texts or sounds of a folder or zip with one subfolder a class, as ``add`` does.
 
         Parameters
         ----------
         place : path or LabelledImages
-            ``photos/cat/1.jpg`` is an example of "cat"; what surrounds all class folders is no class.
+            ``photos/cat/1.jpg`` is an example of "cat"; what surrounds all class folders is no class. Texts are .txt
+            files, sounds .wav, .flac, .ogg and .mp3.
         allow_conflict, all_or_none
             As of ``add``.
 
@@ -217,62 +227,67 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         FileNotFoundError : if there is no such folder or zip.
         AmbiguousFolders : if it is not clear which folders are the classes, as where there are splits.
         """
-        found = place if isinstance(place, LabelledImages) else labelled_images(place)
+        found = place if isinstance(place, LabelledImages) else labelled_images(place, self.modality)
         pairs = list(zip(found.images, found.labels, strict=True))
         report = self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
         return replace(report, ignored=found.ignored)
 
     def predict(
-        self, images: ImageSources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> list[Prediction]:
-        """Recognise images.
+        """Recognise images, texts or sounds.
 
         Parameters
         ----------
-        images : iterable of paths, bytes, file objects, PIL images, arrays or tensors, or one of these
+        images : iterable of sources, or one
+            As of ``add``.
         top : int, default 5
             How many classes to rank.
         nearest : int, default 3
             How many examples to name that the answer rests on, those of its class first; 0 for none.
         max_false_accept : float, optional
-            The largest share of unknown images to give a label, in (0, 1); by default ``rejection.set``'s, if any;
+            The largest share of unknown ones to give a label, in (0, 1); by default ``rejection.set``'s, if any;
             1 gives all a label. ``rejection.threshold`` gives the bound.
 
         Returns
         -------
-        list of Prediction, in the order given; of one image, too.
+        list of Prediction, in the order given; of one alone, too.
 
         Raises
         ------
-        ImageError : naming the first image that cannot be read; ``predict_valid`` goes on instead.
+        ExampleError : ImageError, TextError or SoundError, naming the first that cannot be read; ``predict_valid`` goes
+            on instead.
         RegistryError : if no class is registered.
         """
         answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
         if answered.failed:
             first = answered.failed[0]
-            raise ImageError(first.source, first.reason)
+            raise medium_of(self.modality).error(first.source, first.reason)
         return list(answered.predictions)
 
     def predict_valid(
-        self, images: ImageSources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> Predictions:
-        """Recognise the images that can be read, and list the others."""
-        from fewshot.encoders import check_image_batch, encode_valid
+        """Recognise the examples that can be read, and list the others."""
+        from fewshot.encoders import encode_valid
 
-        sources = list(check_image_batch(one_or_several(images)))
         if self._store.is_empty():
             raise NoClasses(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
         encoder_identity.check_encoder(self._store, self.encoder)
+        medium, given = self._sources(images)
+        sources = list(given)
         encoded = encode_valid(self.encoder, sources)
-        failed = tuple(Failure(describe(sources[n]), error.reason) for n, error in encoded.failed)
-        names = tuple(describe(sources[n]) for n in encoded.kept.tolist())
+        failed = tuple(
+            Failure(medium.describe(sources[n]), medium.explained(sources[n], e.reason)) for n, e in encoded.failed
+        )
+        names = tuple(medium.describe(sources[n]) for n in encoded.kept.tolist())
         predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
         return Predictions(names, tuple(predictions), failed, tuple(encoded.kept.tolist()))
 
     def predict_vectors(
         self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> list[Prediction]:
-        """Recognise images by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+        """Recognise examples by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
         encoder = self.encoder
         query = check_vectors(vectors, encoder.dim)
         snapshot = self._snapshots.current()
@@ -287,45 +302,25 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
         return read_annotations(self._store, self._snapshots, self.encoder)
 
-    def evaluate(self, images: ImageSources, labels: Iterable[str] | None = None) -> Evaluation:
-        """Recognise images whose classes are known, and count.
+    def evaluate(self, images: Sources, labels: Iterable[str] | None = None) -> Evaluation:
+        """Recognise examples whose classes are known, and count.
 
-        A stored limit on false accepts rejects images as in ``predict``; ``accuracy`` is without it,
-        ``accepted_accuracy`` and ``rejected`` are with it. Images of classes that are not registered count as wrong,
-        and are named; so is how many of the images are registered examples themselves, which flatter the accuracy.
+        A stored limit on false accepts rejects as in ``predict``; ``accuracy`` is without it, ``accepted_accuracy`` and
+        ``rejected`` are with it. Examples of classes that are not registered count as wrong, and are named; so is how
+        many are registered themselves, which flatter the accuracy.
 
         Parameters
         ----------
-        images : path, or images as of ``predict``
+        images : path, or examples as of ``predict``
             Without labels a folder or zip with one subfolder a class, as of ``add_folder``.
         labels : iterable of str, optional
-            The class of each image.
+            The class of each.
 
         Raises
         ------
-        ValueError : for another number of labels than images.
+        ValueError : for another number of labels than examples.
         """
-        from fewshot.encoders import check_image_batch
-
-        if labels is None:
-            found = labelled_images(images)  # type: ignore[arg-type]
-        else:
-            sources = tuple(check_image_batch(one_or_several(images)))
-            truths = [labels] if isinstance(labels, str) else list(labels)
-            if len(truths) != len(sources):
-                raise ValueError(f"{len(sources)} images but {len(truths)} labels; each image needs one")
-            found = LabelledImages(sources, tuple(check_label(label) for label in truths), ())
-        registered = self.classes()
-        answered = self.predict_valid(found.images, top=1, nearest=0)
-        read = answered.positions
-        rows = tuple(
-            Judged(name, found.labels[n], p.top[0][0], p.score, rejected=p.label is None)
-            for n, name, p in zip(read, answered.sources, answered.predictions, strict=True)
-        )
-        hashes = map_ahead(_digest, [found.images[n] for n in read])
-        seen = sum(isinstance(digest, bytes) and bool(self._store.labels_of(digest)) for digest in hashes)
-        unknown = tuple(sorted({row.label for row in rows} - registered.keys()))
-        return Evaluation(rows, answered.failed, unknown, seen, found.ignored)
+        return evaluate(self._store, self, images, labels)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write ids, labels, vectors, hashes, sources and the fingerprint to a .npz or .parquet file.
@@ -333,7 +328,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         Returns
         -------
         int
-            How many examples were written. Images are not among them.
+            How many examples were written, without what they were made of.
         """
         return export_examples(self._store, self._snapshots, path)
 
@@ -347,7 +342,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         return import_examples(self._store, path, self._encoder, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
-        """Embed every image again, with another encoder; all or, if an image cannot be found, none.
+        """Embed every example again, with another encoder; all or, if one cannot be found, none.
 
         Returns
         -------
@@ -356,7 +351,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
 
         Raises
         ------
-        RegistryError : naming the images that are neither kept nor where they were.
+        RegistryError : naming those that are neither kept nor where they were; for an encoder of another modality.
         """
         encoder = encoder_identity.loaded_encoder(encoder)
         encoder_identity.described(self._store)
@@ -394,7 +389,3 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
 
     def __repr__(self) -> str:
         return f"ClassRegistry({self.path!r})"
-
-
-def _digest(image: ImageSource) -> bytes:
-    return hashlib.sha256(image_bytes(image)).digest()

@@ -1,4 +1,4 @@
-"""Embedding a registry's images again with another encoder."""
+"""Embedding a registry's examples again with another encoder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import ImageError, RegistryError
-from fewshot.media import image_bytes
+from fewshot.errors import ExampleError, RegistryError
+from fewshot.media import medium_of
 from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import encoder_meta
 from fewshot.registry.store import RegistryStore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 64
 _LISTED = 10
-_NO_IMAGE = "its image was not kept, nor where it was"
+_NOT_KEPT = "was not kept, nor where it was"
 
 
 def reindex(store: RegistryStore, encoder: Encoder) -> int:
@@ -30,8 +30,16 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
 
     Raises
     ------
-    RegistryError : naming the images that cannot be embedded again; the registry is left as it was.
+    RegistryError : naming those that cannot be embedded again, or for an encoder of another modality; the registry is
+        left as it was.
     """
+    from fewshot.encoders import modality_of
+
+    held, reads = medium_of(store.modality), medium_of(modality_of(encoder))
+    if held is not reads:
+        raise RegistryError(
+            f"{store.path} holds {held.noun}s, and the encoder reads {reads.noun}s: give an encoder of {held.noun}s"
+        )
     vectors: dict[int, NDArray[np.float32]] = {}
     while True:
         ids = _example_ids(store)
@@ -45,12 +53,12 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
 
 
 def image_of(store: RegistryStore, example: int) -> bytes:
-    """Return an example's image: the bytes kept, or those of the file it came from, if that is unchanged.
+    """Return an example's bytes: those kept, or those of the file it came from, if that is unchanged.
 
     Raises
     ------
     KeyError : if there is no such example.
-    ImageError : if the image cannot be found, or has changed.
+    ExampleError : if they cannot be found, or have changed.
     """
     with store.read() as connection:
         row = connection.execute(
@@ -59,15 +67,16 @@ def image_of(store: RegistryStore, example: int) -> bytes:
         ).fetchone()
     if row is None:
         raise KeyError(f"no example {example} in {store.path}")
+    medium = medium_of(store.modality)
     sha256, path, source, data = row
     if data is not None:
         return bytes(data)
     if path is None:
-        raise ImageError(source, _NO_IMAGE)
+        raise medium.error(source, f"its {medium.noun} {_NOT_KEPT}")
     path = os.fsdecode(path)
-    found = image_bytes(path)
+    found = medium.content(medium.from_path(path))
     if hashlib.sha256(found).digest() != sha256:
-        raise ImageError(path, "the image has changed since it was registered")
+        raise medium.error(path, f"the {medium.noun} has changed since it was registered")
     return found
 
 
@@ -77,11 +86,11 @@ def _example_ids(store: RegistryStore) -> list[int]:
 
 
 def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield the ids of examples that are still there, and the vectors that an encoder makes of their images.
+    """Yield the ids of examples that are still there, and the vectors that an encoder makes of them.
 
     Raises
     ------
-    RegistryError : at the end, naming the images that cannot be had or read.
+    RegistryError : at the end, naming those that cannot be had or read.
     """
     from fewshot.encoders import encode_valid
 
@@ -95,23 +104,25 @@ def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator
                     found.append((id_, image_of(store, id_)))
                 except KeyError:
                     continue  # removed meanwhile by another process
-                except ImageError as error:
+                except ExampleError as error:
                     missing.append(f"example {id_}, {error}")
             encoded = encode_valid(encoder, [data for _, data in found])
             missing += [f"example {found[n][0]}: {error.reason}" for n, error in encoded.failed]
             yield from zip((found[n][0] for n in encoded.kept.tolist()), encoded.vectors, strict=True)
             bar.advance(len(chunk))
     if missing:
-        raise RegistryError(unavailable(missing, len(ids), store.path))
+        raise RegistryError(unavailable(missing, len(ids), store.path, medium_of(store.modality).noun))
 
 
-def unavailable(missing: Sequence[str], total: int, path: str) -> str:
-    """Say which images are needed and cannot be had."""
+def unavailable(missing: Sequence[str], total: int, path: str, noun: str = "image") -> str:
+    """Say which examples are needed and cannot be had."""
     listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
-    without = sum(reason.endswith(_NO_IMAGE) for reason in missing)
+    without = sum(reason.endswith(_NOT_KEPT) for reason in missing)
     advice = (
         "Put them back, or remove those examples"
         if without < len(missing)
-        else ("They came without images, as `fewshot import` brings them: make a new registry from the images")
+        else f"They came without {noun}s, as `fewshot import` brings them: make a new registry from the {noun}s"
     )
-    return f"{len(missing)} of {total} images cannot be embedded again, so {path} was left as it is. {advice}: {listed}"
+    return (
+        f"{len(missing)} of {total} {noun}s cannot be embedded again, so {path} was left as it is. {advice}: {listed}"
+    )

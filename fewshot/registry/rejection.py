@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import NoClasses, RegistryError
-from fewshot.media import ImageSource, ImageSources, one_or_several
+from fewshot.media import Source, Sources, medium_of
 from fewshot.registry import negative_examples
 from fewshot.registry.encoder_identity import described, remember_encoder
 from fewshot.registry.ingest import add_in_chunks
@@ -89,12 +89,12 @@ class Rejection:
         self._lock = threading.RLock()
         self._model: _Model | None = None
 
-    def add_negatives(self, images: ImageSources, *, all_or_none: bool = False) -> AddReport:
-        """Register images that are none of the classes, whatever they look like.
+    def add_negatives(self, images: Sources, *, all_or_none: bool = False) -> AddReport:
+        """Register images, texts or sounds that are of none of the classes, whatever they are of.
 
         Parameters
         ----------
-        images : iterable of image sources, or one
+        images : iterable of sources, or one
             As of ``ClassRegistry.add``.
         all_or_none : bool, default False
             As of ``ClassRegistry.add``.
@@ -102,22 +102,24 @@ class Rejection:
         Returns
         -------
         AddReport
-            Its conflicts are images that a class holds.
+            Its conflicts are those that a class holds.
 
         Raises
         ------
-        PartlyAdded : if an error stops it after images were added; its ``report`` says what became of them.
+        PartlyAdded : if an error stops it after some were added; its ``report`` says what became of them.
         """
-        from fewshot.encoders import check_image_batch
+        from fewshot.encoders import check_image_batch, modality_of
 
         encoder = self._encoder()
         remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
 
-        def add(chunk: list[ImageSource]) -> AddReport:
+        def add(chunk: list[Source]) -> AddReport:
             return negative_examples.add_negatives(self._store, encoder, chunk, keep_images=keep)
 
-        return add_in_chunks(self._store, check_image_batch(one_or_several(images)), add, all_or_none=all_or_none)
+        modality = modality_of(encoder)
+        sources = check_image_batch(medium_of(modality).sources(images), modality)
+        return add_in_chunks(self._store, sources, add, all_or_none=all_or_none)
 
     def renewed(self) -> list[str]:
         """After a reindex, embed negatives anew; say in a sentence each what cannot be used any more."""

@@ -17,7 +17,7 @@ from fewshot.errors import RegistryError
 from fewshot.files import replacing
 from fewshot.progress import Progress
 from fewshot.registry.backup import problems_in, written
-from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, open_set_checksum
+from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, noun_of, open_set_checksum
 
 _IDS_AT_ONCE = 1024
 # SQLite stores no row in less: bounds the ids to look for where the largest cannot be read.
@@ -37,7 +37,7 @@ _TAUGHT: dict[str, dict[str, Any]] = {
         "negative": _NUMBER,
     },
 }  # fmt: skip
-_OF_VECTORS = ("dim", "encoder", "fingerprint", "metric")
+_OF_VECTORS = ("dim", "encoder", "fingerprint", "metric", "modality")
 _MOST = 2**40  # bytes: a header that says more is damaged itself
 
 
@@ -143,7 +143,7 @@ def _settings(old: sqlite3.Connection, fresh: sqlite3.Connection, source: Path, 
     except (*DAMAGE, KeyError, TypeError, ValueError) as error:
         raise RegistryError(
             f"{source} cannot be repaired: its settings, which say what made its vectors, cannot be read ({error}). "
-            "Put a copy of it back, or register the images again"
+            "Put a copy of it back, or register the examples again"
         ) from error
     fresh.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [row for row in rows if row[0] not in doubtful])
     lost += [f"the setting {key}" for key in sorted(doubtful, key=str) if key not in ("revision", "rewrites")]
@@ -225,7 +225,7 @@ def _images(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str])
     without = fresh.execute(
         "SELECT id, source FROM examples WHERE path IS NULL AND sha256 NOT IN (SELECT sha256 FROM images)"
     ).fetchall()
-    lost += [f"the image of example {id_}, {source}: its vector is there" for id_, source in without]
+    lost += [f"the {noun_of(fresh)} of example {id_}, {source}: its vector is there" for id_, source in without]
 
 
 def _open_set(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
@@ -242,7 +242,7 @@ def _open_set(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, los
             continue
         id_, kind, label, sha256, source, vector, fingerprint, data = row[:8]
         if data is not None and hashlib.sha256(data).digest() != sha256:
-            lost.append(f"the image of {kind} {id_}, {source}: its vector is there")
+            lost.append(f"the {noun_of(fresh)} of {kind} {id_}, {source}: its vector is there")
             data = None
         fresh.execute(
             "INSERT OR IGNORE INTO outsiders (id, kind, label, sha256, source, vector, fingerprint, data, checksum) "

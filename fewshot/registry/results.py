@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewshot.media import Modality
 
 NONE_OF_THESE = "none of these"
 """The label of negatives in a ``Conflict``."""
@@ -19,7 +22,7 @@ ONE_CLASS = (
 
 @dataclass(frozen=True)
 class Failure:
-    """A image that could not be read, and why."""
+    """An example that could not be read, and why."""
 
     source: str
     reason: str
@@ -27,7 +30,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Conflict:
-    """A image that was to be added to ``label`` while other classes hold it, or it is a negative: not added."""
+    """An example that was to be added to ``label`` while other classes hold it, or it is a negative: not added."""
 
     source: str
     label: str
@@ -36,7 +39,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of the images given.
+    """What became of the examples given.
 
     Attributes
     ----------
@@ -47,7 +50,7 @@ class AddReport:
     failed : tuple of Failure
         Left out because they could not be read.
     ignored : tuple of str
-        Files of a folder that are no images, or lie in no class folder.
+        Files of a folder that are of another kind, or lie in no class folder.
 
     Examples
     --------
@@ -84,7 +87,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class recognised in one image.
+    """The class recognised in one image, text or sound.
 
     Attributes
     ----------
@@ -101,9 +104,9 @@ class Prediction:
         Higher is more surely of no class; about -1 to 1, and comparable within one state of a registry only. NaN where
         it was not asked.
     false_accept_bound : float or None
-        The expected share of unknown images that get a label at most; None where every image gets one.
+        The expected share of unknown ones that get a label at most; None where every one gets it.
     probability : float or None
-        Of the closest class, if the image is of one of the known ones, in [0, 1]: over many images, answers given
+        Of the closest class, if it is of one of the known ones, in [0, 1]: over many, answers given
         with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. None where only one class
         is registered, for a probability is one among alternatives.
     note : str or None
@@ -129,7 +132,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers for the images that could be read, with their names, and the images that could not.
+    """The answers for the examples that could be read, with their names, and those that could not.
 
     ``positions`` are those of the former among all that were given.
     """
@@ -142,7 +145,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Judged:
-    """One image of an evaluation: its true label, the closest class, and whether the stored limit rejects it."""
+    """One example of an evaluation: its true label, the closest class, and whether the stored limit rejects it."""
 
     source: str
     label: str
@@ -163,15 +166,15 @@ class Evaluation:
     Attributes
     ----------
     rows : tuple of Judged
-        Every image that could be read.
+        Every one that could be read.
     failed : tuple of Failure
         Those that could not; not counted.
     unregistered : tuple of str
-        Labels of the folder that the registry does not know; their images count as wrong.
+        Labels of the folder that the registry does not know; their examples count as wrong.
     also_registered : int
-        How many of the images are registered examples themselves: a test of memory, not of recognition.
+        How many are registered examples themselves: a test of memory, not of recognition.
     ignored : tuple of str
-        Files that are no images, or lie in no class folder.
+        Files that are of another kind, or lie in no class folder.
     """
 
     rows: tuple[Judged, ...]
@@ -182,7 +185,7 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        """How many images were judged."""
+        """How many were judged."""
         return len(self.rows)
 
     @property
@@ -224,3 +227,4 @@ class RegistryInfo:
     bytes: int
     max_false_accept: float | None = None
     classifier: str = "whitened"
+    modality: Modality = "image"

@@ -6,6 +6,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable
 
+from fewshot.media import MODALITIES, medium_of
 from fewshot.validation import normalised_label
 
 # What reading a damaged file raises: some damage shows only when Python decodes SQLite's own message about it.
@@ -54,6 +55,12 @@ def is_bare(connection: sqlite3.Connection) -> bool:
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'meta' AND name NOT LIKE 'sqlite%'"
     ).fetchall()
     return not any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for (name,) in tables)
+
+
+def noun_of(connection: sqlite3.Connection) -> str:
+    """Return what a file's examples are, in a word: "image", "text" or "sound"."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'modality'").fetchone()
+    return medium_of(row[0] if row and row[0] in MODALITIES else "image").noun
 
 
 def m001_tables(connection: sqlite3.Connection) -> None:
@@ -196,6 +203,11 @@ def m007_second_copies(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def m008_modality(connection: sqlite3.Connection) -> None:
+    """Say of a registry from before texts and sounds that its examples are images."""
+    connection.execute("INSERT OR IGNORE INTO meta SELECT 'modality', 'image' FROM meta WHERE key = 'fingerprint'")
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,
     m002_checksums,
@@ -204,5 +216,6 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m005_outsider_checksums,
     m006_labels,
     m007_second_copies,
+    m008_modality,
 ]
 """Each brings a file from version n to n + 1, and may return what its owner should know. Append only."""

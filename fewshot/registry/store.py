@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
 from fewshot.files import DISK, code_of, identity_of, why_not
+from fewshot.media import Modality
 from fewshot.registry.connection import SharedConnection
 from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, storable
 from fewshot.validation import normalised_label
@@ -149,6 +150,11 @@ class RegistryStore:
                 self._settings = None if self._writing else (version, settings)
                 return settings
             return dict(self._settings[1])
+
+    @property
+    def modality(self) -> Modality:
+        """What the examples are; images before any was added."""
+        return cast(Modality, self.meta().get("modality", "image"))
 
     def set_meta(self, **values: str | int) -> None:
         """Store settings; inside ``write``."""

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.files import replacing
+from fewshot.media import MODALITIES
 from fewshot.validation import METRICS, check_choice, check_extra, check_label, check_vectors
 
 _FEATURE_COLUMNS = ("vectors", "labels", "sources", "groups")
-_TEXTS = ("fingerprint", "encoder", "metric")
+_TEXTS = ("fingerprint", "encoder", "metric", "modality")
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Exported:
     fingerprint: str
     encoder: str
     metric: str
+    modality: str = "image"
 
 
 @dataclass(frozen=True)
 class FeatureFile:
     """Embeddings (n, d) from an export, or from a file that another program has written.
 
-    Labels, sources (names of the images) and groups are None where the file has none; so are the encoder's
+    Labels, sources (names of the examples) and groups are None where the file has none; so are the encoder's
     fingerprint and its description (JSON). A single one that is missing, null or NaN, is "".
     """
 
@@ -134,6 +136,7 @@ def _check_columns(exported: Exported) -> None:
         if len(bytes.fromhex(sha256)) != 32:
             raise ValueError(f"{sha256!r} is not a SHA-256")
     check_choice("metric", exported.metric, METRICS)
+    check_choice("modality", exported.modality, MODALITIES)
     json.loads(exported.encoder)
 
 
@@ -165,6 +168,7 @@ def _write_npz(target: Path, exported: Exported) -> None:
             fingerprint=np.array(exported.fingerprint),
             encoder=np.array(exported.encoder),
             metric=np.array(exported.metric),
+            modality=np.array(exported.modality),
         )
 
 
@@ -176,7 +180,7 @@ def _read_npz(path: Path) -> Exported:
             vectors=np.asarray(file["vectors"], np.float32),
             sha256=file["sha256"].tolist(),
             sources=file["sources"].tolist(),
-            **{name: str(file[name]) for name in _TEXTS},
+            **{name: str(file[name]) for name in _TEXTS if name in file.files},
         )
 
 
