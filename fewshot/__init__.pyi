@@ -26,8 +26,11 @@ from .domain_adaptation import DomainAdapter as DomainAdapter
 from .encoders import EmbeddingCache as EmbeddingCache
 from .encoders import Encoder as Encoder
 from .encoders import FunctionEncoder as FunctionEncoder
+from .encoders import SentenceTransformerEncoder as SentenceTransformerEncoder
 from .encoders import TimmEncoder as TimmEncoder
 from .encoders import TorchEncoder as TorchEncoder
+from .encoders import TransformersAudioEncoder as TransformersAudioEncoder
+from .encoders import VoiceEncoder as VoiceEncoder
 from .encoders import load_encoder as load_encoder
 from .episodes import Episodes as Episodes
 from .episodes import EpisodeSampler as EpisodeSampler

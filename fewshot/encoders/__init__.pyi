@@ -23,11 +23,12 @@ from .encoder import check_image_batch as check_image_batch
 from .encoder import check_is_encoder as check_is_encoder
 from .encoder import encode_valid as encode_valid
 from .encoder import modality_of as modality_of
+from .encoder_names import load_encoder as load_encoder
 from .function_encoder import FunctionEncoder as FunctionEncoder
 from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised
+from .sentence_transformer import SentenceTransformerEncoder as SentenceTransformerEncoder
 from .timm_encoder import TimmEncoder as TimmEncoder
-from .timm_encoder import load_encoder as load_encoder
 from .timm_network import features as features
 from .timm_network import list_encoders as list_encoders
 from .torch_encoder import TorchEncoder as TorchEncoder
@@ -37,6 +38,8 @@ from .trainable import Trainable as Trainable
 from .trainable import check_sizes as check_sizes
 from .trainable import set_train_mode as set_train_mode
 from .trainable import trainable_network as trainable_network
+from .transformers_audio import TransformersAudioEncoder as TransformersAudioEncoder
 from .tta import encode_flips as encode_flips
 from .tta import flipped_centre as flipped_centre
 from .tta import sum_of_directions as sum_of_directions
+from .voice import VoiceEncoder as VoiceEncoder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -303,35 +302,6 @@ class TimmEncoder(ImageTransformer):
     def _features(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.inference_mode():
             return features(network, x, layer=self.layer, pool=self.pool)
-
-
-def load_encoder(name: str = "pocket", **settings: Any) -> TimmEncoder:
-    """Load an encoder now, by "pocket", a timm name, or a path to a folder of weights.
-
-    Parameters
-    ----------
-    name : str
-        As ``TimmEncoder``'s; a path to a folder with config.json and model.safetensors is taken too.
-    **settings
-        ``TimmEncoder``'s other parameters.
-
-    Raises
-    ------
-    EncoderNotFound : in one line: close matches, or what to do where no hub can be reached.
-
-    Examples
-    --------
-    >>> from fewshot import load_encoder
-    >>> load_encoder("pocket").dim
-    384
-    """
-    if name.startswith("local-dir:"):
-        name = f"local-dir:{os.path.abspath(name.partition(':')[2])}"
-    elif os.path.isdir(name):
-        name = f"local-dir:{os.path.abspath(name)}"
-    encoder = TimmEncoder(name, **settings)
-    _ = encoder.loaded
-    return encoder
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
