@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.image_paths import image_paths, note_ignored
+from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
 from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import counted, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry, requested_encoder
+from fewshot.cli.text_rows import read_text_rows
 from fewshot.errors import AddInterrupted
 
 if TYPE_CHECKING:
-    from fewshot.media import LabelledImages
+    from fewshot.media import LabelledImages, Medium
     from fewshot.registry import AddReport, ClassRegistry
 
 _METRICS = ("cosine", "sqeuclidean", "inner_product")
@@ -40,8 +41,8 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
 
 
 @contextmanager
-def _told_on_interrupt(total: int) -> Iterator[None]:
-    """Say how many of the images are registered if Ctrl-C ends the block."""
+def _told_on_interrupt(total: int, medium: Medium) -> Iterator[None]:
+    """Say how many of the examples are registered if Ctrl-C ends the block."""
     registered = 0
     try:
         yield
@@ -50,21 +51,22 @@ def _told_on_interrupt(total: int) -> Iterator[None]:
         registered = report.added + report.duplicates
         raise
     finally:
-        of_all = f"{registered:,} of {counted(total, 'image')} registered"
+        of_all = f"{registered:,} of {medium.counted(total)} registered"
         keep_on_interrupt(f"{of_all}; run the same command again to add the rest")
 
 
 def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: bool) -> None:
     from fewshot.registry import NONE_OF_THESE
 
+    noun = registry_medium(registry).noun
     both = "" if negative else ", or accept both with --allow-conflict"
     path = shlex.quote(registry.path)
     negatives = sum(conflict.held_by == (NONE_OF_THESE,) for conflict in report.conflicts)
     if others := len(report.conflicts) - negatives:
-        note(f"not added: {counted(others, 'image')} registered under another label; remove them there{both}")
+        note(f"not added: {counted(others, noun)} registered under another label; remove them there{both}")
     if negatives:
         note(
-            f"not added: {counted(negatives, 'image')} registered as negatives; remove them with: fewshot remove "
+            f"not added: {counted(negatives, noun)} registered as negatives; remove them with: fewshot remove "
             f"{path} --negative ID, the IDs from: fewshot classes {path} --negatives{both}"
         )
 
@@ -72,21 +74,25 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.command(epilog="Example: fewshot add parts.fewshot bolt b1.jpg b2.jpg b3.jpg")
 @click.argument("registry")
 @click.argument("label", required=False)
-@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.argument("images", nargs=-1, metavar="[FILE]...")
 @click.option("--from-folder", metavar="DIR", help="Add a folder or zip with one subfolder per class.")
-@click.option("--negative", is_flag=True, help="The images are of none of the classes: REGISTRY --negative IMAGE...")
-@click.option("--allow-conflict", is_flag=True, help="Accept images that are registered under another label.")
+@click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
+@click.option("--from-csv", metavar="FILE", help="Add the texts of a .csv, .tsv or .jsonl file: --text and --label.")
+@click.option("--label", "label_column", metavar="COLUMN", help="The column of labels of --from-csv.")
+@click.option("--negative", is_flag=True, help="They are of none of the classes: REGISTRY --negative FILE...")
+@click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
 @click.option("--metric", type=click.Choice(_METRICS), help="Of a new registry; by default cosine.")
 @click.option("--classifier", metavar="NAME", help="Remembered; see fewshot classifier. By default whitened.")
-@click.option(
-    "--keep-images/--no-keep-images", default=None, help="Store the image files (default), or their paths only."
-)
+@click.option("--keep-images/--no-keep-images", default=None, help="Store the files (default), or their paths only.")
 @encoder_options
 def add(
     registry: str,
     label: str | None,
     images: tuple[str, ...],
     from_folder: str | None,
+    texts: tuple[str, ...],
+    from_csv: str | None,
+    label_column: str | None,
     negative: bool,
     allow_conflict: bool,
     metric: str | None,
@@ -94,50 +100,74 @@ def add(
     keep_images: bool | None,
     encoding: dict[str, Any],
 ) -> None:
-    """Add images as examples of a class, new or known. REGISTRY is created if it does not exist.
+    """Add images, texts or sounds as examples of a class, new or known. REGISTRY is created if it does not exist.
 
-    IMAGE is a file, folder, zip or pattern; - reads one image, or a path on each line, from standard input. A LABEL
-    that begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon 1.jpg
+    FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or
+    a text on each line. The encoder decides what a new registry holds; the bundled one reads images. A LABEL that
+    begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon 1.jpg
     """
-    if (from_folder is None) == (label is None):
-        raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")
-    if negative and label is not None:
-        if allow_conflict:
-            raise click.UsageError("--allow-conflict does not go with --negative: an image is of a class or of none")
-        _add_negatives(registry, (label, *images), metric=metric, keep_images=keep_images, encoding=encoding)
-        return
+    if from_csv is None and label_column is not None:
+        raise click.UsageError("--label is a column of --from-csv; a label itself is given as: REGISTRY LABEL FILE...")
+    settings: dict[str, Any] = {"metric": metric, "keep_images": keep_images}
     if negative:
-        raise click.UsageError("--negative takes images, not a folder of classes: REGISTRY --negative IMAGE...")
-    if label is not None and not images:
-        raise click.UsageError(f"give the images of {label!r}: fewshot add {registry} {label} IMAGE...")
+        if allow_conflict:
+            raise click.UsageError("--allow-conflict does not go with --negative: an example is of a class or of none")
+        if from_folder is not None or from_csv is not None or not (label or texts):
+            raise click.UsageError("--negative takes files, not a folder of classes: REGISTRY --negative IMAGE...")
+        names = () if label is None else (label, *images)
+        _add_negatives(registry, names, texts, encoding=encoding, **settings)
+        return
+    if sum(given is not None for given in (from_folder, from_csv, label)) != 1:
+        raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")
     if label is not None:
         from fewshot.validation import check_label
 
+        if not images and not texts:
+            raise click.UsageError(f"give the images of {label!r}: fewshot add {registry} {label} IMAGE...")
         label = check_label(label)
-    found = None
-    if from_folder is not None:
-        found = _class_folders(registry, from_folder)
-    settings: dict[str, Any] = {"metric": metric, "classifier": classifier, "keep_images": keep_images}
-    with open_registry(registry, encoding, create=True, **settings) as opened:
-        if found is not None:
-            with _told_on_interrupt(len(found.images)):
+    with open_registry(registry, encoding, create=True, classifier=classifier, **settings) as opened:
+        if from_folder is not None:
+            found = _class_folders(registry, from_folder, registry_medium(opened))
+            with _told_on_interrupt(len(found.images), registry_medium(opened)):
                 added = opened.add_folder(found, allow_conflict=allow_conflict)
             _report(added, opened, folder=from_folder)
+        elif from_csv is not None:
+            _add_rows(opened, from_csv, texts, label_column, allow_conflict=allow_conflict)
         else:
             assert label is not None
-            names = image_paths(images)
-            with _told_on_interrupt(len(names)):
-                added = opened.add(label, names, allow_conflict=allow_conflict)
+            sources = given_examples(opened, images, texts)
+            with _told_on_interrupt(len(sources), registry_medium(opened)):
+                added = opened.add(label, sources, allow_conflict=allow_conflict)
             _report(added, opened, label=label)
 
 
-def _class_folders(registry: str, place: str) -> LabelledImages:
-    """The images of a folder or zip; if it is ambiguous which of its folders are the classes, the commands for each."""
+def _add_rows(
+    registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, *, allow_conflict: bool
+) -> None:
+    """Add the texts of a table under the labels of another column; rows without either are listed as failed."""
+    from fewshot.registry import AddReport, Failure
+
+    if len(texts) != 1 or label is None:
+        raise click.UsageError("--from-csv needs the columns: --text COLUMN --label COLUMN")
+    check_holds_texts(registry)
+    rows = read_text_rows(path, texts[0], label)
+    pairs = [(row.text, row.label) for row in rows if row.text.strip() and row.label.strip()]
+    with _told_on_interrupt(len(pairs), registry_medium(registry)):
+        added = registry.add_labelled(pairs, allow_conflict=allow_conflict)
+    why = {False: "the text is empty", True: "has no label"}
+    failed = [
+        Failure(row.where, why[bool(row.text.strip())]) for row in rows if not (row.text.strip() and row.label.strip())
+    ]
+    _report(added + AddReport(failed=tuple(failed)), registry, file=path)
+
+
+def _class_folders(registry: str, place: str, medium: Medium) -> LabelledImages:
+    """The examples of a folder or zip; if it is ambiguous which folders are the classes, the commands for each."""
     from fewshot.errors import AmbiguousFolders
     from fewshot.media import labelled_images
 
     try:
-        found = labelled_images(place)
+        found = labelled_images(place, medium.modality)
     except AmbiguousFolders as error:
         add = f"fewshot add {shlex.quote(registry)}"
         commands = "".join(f"\n  {add} --from-folder {shlex.quote(inside)}" for inside in error.inside)
@@ -146,27 +176,29 @@ def _class_folders(registry: str, place: str) -> LabelledImages:
         also = "".join(f"\n  {add} {label} {shlex.quote(i)}" for label, i in zip(labels, whole, strict=True))
         also = f"\nor, if these are the classes themselves:{also}" if also and "splits" not in error.reason else ""
         raise ValueError(f"{error.place} {error.reason}. Add what you mean:{commands}{also}") from error
-    note_ignored(found.ignored)
+    note_ignored(found.ignored, medium)
     if found.nested:
         listed = ", ".join(found.nested[:3]) + (", ..." if len(found.nested) > 3 else "")
-        note(f"images in folders inside a class folder count for the class: {listed}")
+        note(f"{medium.noun}s in folders inside a class folder count for the class: {listed}")
     classes = sorted(set(found.labels))
     note(f"classes ({len(classes)}): {', '.join(classes[:20])}{', ...' if classes[20:] else ''}")
     return found
 
 
-def _add_negatives(registry: str, images: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any) -> None:
-    names = image_paths(images)
+def _add_negatives(
+    registry: str, names: tuple[str, ...], texts: tuple[str, ...], *, encoding: dict[str, Any], **settings: Any
+) -> None:
     with open_registry(registry, encoding, create=True, **settings) as opened:
-        with _told_on_interrupt(len(names)):
-            report = opened.rejection.add_negatives(names)
+        sources = given_examples(opened, names, texts)
+        with _told_on_interrupt(len(sources), registry_medium(opened)):
+            report = opened.rejection.add_negatives(sources)
         _report(report, opened, label=None, negatives=opened.rejection.n_negatives)
 
 
 @click.command(epilog="Example: fewshot classes parts.fewshot")
 @click.argument("registry")
 @click.argument("label", required=False)
-@click.option("--negatives", is_flag=True, help="List the negatives, images of none of the classes, with their ids.")
+@click.option("--negatives", is_flag=True, help="List the negatives, of none of the classes, with their ids.")
 def classes(registry: str, label: str | None, negatives: bool) -> None:
     """List the classes, or the examples of one class.
 
@@ -251,7 +283,7 @@ def export_(registry: str, file: str) -> None:
 @click.command(name="import", epilog="Example: fewshot import new.fewshot parts.npz")
 @click.argument("registry")
 @click.argument("file")
-@click.option("--allow-conflict", is_flag=True, help="Accept images that are registered under another label.")
+@click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
 def import_(registry: str, file: str, allow_conflict: bool) -> None:
     """Import the examples that `fewshot export` wrote to FILE.
 
@@ -268,7 +300,7 @@ def import_(registry: str, file: str, allow_conflict: bool) -> None:
 @click.argument("registry")
 @encoder_options
 def reindex(registry: str, encoding: dict[str, Any]) -> None:
-    """Embed every image again with another encoder; all or none."""
+    """Embed every example again with another encoder; all or none."""
     if encoding["name"] is None:
         raise click.UsageError("give the new encoder: --encoder NAME")
     with open_registry(registry) as opened:

@@ -1,4 +1,4 @@
-"""Commands that predict the classes of images."""
+"""Commands that predict the classes of images, texts and sounds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.image_paths import image_paths, note_ignored
+from fewshot.cli.example_paths import given_examples, note_ignored, registry_medium
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
-from fewshot.cli.prediction_output import OutputFormat, check_are_files, format_options, write_predictions
+from fewshot.cli.prediction_output import OutputFormat, check_fits, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry
 from fewshot.progress import Progress
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
+    from fewshot.media import Medium
     from fewshot.registry import ClassRegistry
 
 # So many are answered before the next are read.
@@ -25,7 +26,9 @@ _IMAGES_AT_ONCE = 256
 
 @click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
 @click.argument("registry")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, metavar="[FILE]...")
+@click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
+@click.option("--from-csv", metavar="FILE", help="Predict the texts of a .csv, .tsv or .jsonl file: --text COLUMN.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to list (json, jsonl).")
 @click.option(
     "--nearest", type=click.IntRange(0), default=3, show_default=True, help="Nearest examples to list (json, jsonl)."
@@ -34,39 +37,42 @@ _IMAGES_AT_ONCE = 256
     "--max-false-accept",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="RATE",
-    help="Largest share of unknown images that get a label, as 0.05; by default that of `fewshot threshold`; 1: all.",
+    help="Largest share of unknown ones that get a label, as 0.05; by default that of `fewshot threshold`; 1: all.",
 )
 @format_options
 @encoder_options
 def predict(
     registry: str,
     images: tuple[str, ...],
+    texts: tuple[str, ...],
+    from_csv: str | None,
     top: int,
     nearest: int,
     max_false_accept: float | None,
     output: OutputFormat,
     encoding: dict[str, Any],
 ) -> None:
-    """Predict the class of each image, in the order given.
+    """Predict the class of each image, text or sound, in the order given.
 
-    IMAGE is a file, folder, zip or pattern; - reads one image, or a path on each line, from standard input. An image
-    that cannot be read has an "error" in place of a label.
+    FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or
+    a text on each line. What cannot be read has an "error" in place of a label.
 
-    Formats: table and csv (a row per image), json (a list), jsonl (a JSON object per line), label-studio (tasks with
+    Formats: table and csv (a row for each), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
-    FiftyOneImageClassificationDataset). The last three leave out images that cannot be read; csv, json and jsonl are
-    written while further images are read.
+    FiftyOneImageClassificationDataset). The last three leave out what cannot be read; csv, json and jsonl are written
+    while more is read.
     """
-    from fewshot.media import describe
-
-    sources = image_paths(images)
-    names = list(map(describe, sources))
-    check_are_files(sources, output)
+    if not (images or texts or from_csv):
+        raise click.UsageError("give what to predict: FILE..., --text TEXT, or --from-csv FILE --text COLUMN")
     with open_registry(registry, encoding) as opened:
+        sources = given_examples(opened, images, texts, from_csv)
+        medium = registry_medium(opened)
+        check_fits(output, sources, medium)
+        all_names, key = _names(sources, medium, output)
         size = len(sources) if opened.classifier.transductive else _IMAGES_AT_ONCE
 
         def answers() -> Iterator[ImagePredictions]:
-            with Progress(len(sources), "predict") as bar:
+            with Progress(len(sources), "predict", unit=medium.noun) as bar:
                 for start in range(0, len(sources), size):
                     part = slice(start, start + size)
                     answered = opened.predict_valid(
@@ -77,19 +83,40 @@ def predict(
                     )
                     found = dict(zip(answered.positions, answered.predictions, strict=True))
                     failed = iter(answered.failed)
-                    yield [(name, found[n] if n in found else next(failed)) for n, name in enumerate(names[part])]
-                    bar.advance(len(names[part]))
+                    names = all_names[part]
+                    yield [(name, found[n] if n in found else next(failed)) for n, name in enumerate(names)]
+                    bar.advance(len(names))
             if max_false_accept != 1:
                 _note_threshold(opened, max_false_accept)
 
-        exit_if_failed(write_predictions(answers(), output, registry=registry, classes=lambda: list(opened.classes())))
+        written = write_predictions(
+            answers(),
+            output,
+            registry=registry,
+            classes=lambda: list(opened.classes()),
+            modality=medium.modality,
+            key=key,
+        )
+        exit_if_failed(written)
+
+
+def _names(sources: list[Any], medium: Medium, output: OutputFormat) -> tuple[list[str], str]:
+    """What each is called in the output, and under which key: texts themselves, or paths."""
+    from fewshot.media import map_ahead
+
+    if medium.modality == "text" and output.name == "label-studio":  # its tasks hold the text of a file
+        texts = map_ahead(medium.open, sources)
+        return [t if isinstance(t, str) else medium.describe(s) for t, s in zip(texts, sources, strict=True)], "text"
+    if medium.modality == "text" and all(isinstance(one, str) for one in sources):
+        return sources, "text"
+    return list(map(medium.describe, sources)), "path"
 
 
 def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> None:
     try:
         threshold = registry.rejection.threshold(max_false_accept)
     except ValueError as error:
-        note(f"no image is rejected: {error}")
+        note(f"no {registry_medium(registry).noun} is rejected: {error}")
     else:
         if threshold is not None and not threshold.met:
             note(threshold.describe())
@@ -98,25 +125,26 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
 @click.command(epilog="Example: fewshot evaluate parts.fewshot test-images/ --out results.csv")
 @click.argument("registry")
 @click.argument("folder", metavar="DIR")
-@click.option("--out", metavar="FILE", help="Write a CSV with one row per image.")
+@click.option("--out", metavar="FILE", help="Write a CSV with one row for each.")
 @encoder_options
 def evaluate(registry: str, folder: str, out: str | None, encoding: dict[str, Any]) -> None:
-    """Measure the accuracy on labelled images.
+    """Measure the accuracy on labelled images, texts or sounds.
 
     DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
-    registry's, "rejected" is the share of images that get no label, and "accepted_accuracy" of the others.
+    registry's, "rejected" is the share that gets no label, and "accepted_accuracy" of the others.
     """
     if out is not None:
         check_writable(out)
     with open_registry(registry, encoding) as opened:
         result = opened.evaluate(folder)
-    note_ignored(result.ignored)
+        medium = registry_medium(opened)
+    note_ignored(result.ignored, medium)
     if result.unregistered:
         note(f"not registered, so always wrong: {', '.join(result.unregistered)}")
     if result.also_registered:
         note(
-            f"registered examples among the {result.n} images: {result.also_registered}; "
-            "the accuracy on new images may be lower"
+            f"registered examples among the {medium.counted(result.n)}: {result.also_registered}; "
+            f"the accuracy on new {medium.noun}s may be lower"
         )
     if out is not None:
         import csv

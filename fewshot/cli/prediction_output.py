@@ -14,7 +14,7 @@ from fewshot.cli.output import chosen_format, counted, format_option, note, prin
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions, LabelStudioNames
-    from fewshot.media import ImageSource
+    from fewshot.media import Medium, Modality, Source
     from fewshot.registry import Failure, Prediction
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,22 +68,30 @@ def format_options(command: F) -> F:
     return gathered  # type: ignore[return-value]
 
 
-def check_are_files(sources: Sequence[ImageSource], output: OutputFormat) -> None:
-    """Refuse images that are no files for a format by which another program finds them."""
-    if output.name in ("label-studio", "coco", "fiftyone"):
+def check_fits(output: OutputFormat, sources: Sequence[Source], medium: Medium) -> None:
+    """Refuse what a format cannot hold: anything but images, or what is no file that another program finds."""
+    if output.name in ("coco", "fiftyone") and medium.modality != "image":
+        raise ValueError(f"--format {output.name} is for images, not {medium.noun}s; --format jsonl is for all")
+    if output.name in ("label-studio", "coco", "fiftyone") and medium.modality != "text":
         inside = next((source for source in sources if not isinstance(source, str)), None)
         if inside is not None:
-            from fewshot.media import describe
-
-            raise ValueError(f"--format {output.name} names files, and {describe(inside)} is none: unpack or save it")
+            name = medium.describe(inside)
+            raise ValueError(f"--format {output.name} names files, and {name} is none: unpack or save it")
 
 
 def write_predictions(
-    parts: Iterable[ImagePredictions], output: OutputFormat, *, registry: str, classes: Callable[[], Sequence[str]]
+    parts: Iterable[ImagePredictions],
+    output: OutputFormat,
+    *,
+    registry: str,
+    classes: Callable[[], Sequence[str]],
+    modality: Modality = "image",
+    key: str = "path",
 ) -> bool:
     """Write predictions to standard output and failures to standard error; returns whether there were failures.
 
-    ``parts`` come one after the other; in json, jsonl and csv each is written before the next is asked for.
+    ``parts`` come one after the other; in json, jsonl and csv each is written before the next is asked for. ``key`` is
+    what each one's name is called.
     """
     from fewshot.integrations import formats
     from fewshot.registry import Failure
@@ -93,22 +101,22 @@ def write_predictions(
     escaped: set[str] = set()
 
     def seen(part: ImagePredictions) -> ImagePredictions:
-        failures.extend((path, answer.reason) for path, answer in part if isinstance(answer, Failure))
+        failures.extend((one.source, one.reason) for _, one in part if isinstance(one, Failure))
         remarks.update(one.note for _, one in part if not isinstance(one, Failure) and one.note is not None)
         return part
 
     if output.name == "json":
-        print_json_list(formats.row(path, answer) for part in parts for path, answer in seen(part))
+        print_json_list(formats.row(name, answer, key) for part in parts for name, answer in seen(part))
     elif output.name == "jsonl":
         for part in parts:
-            write(formats.to_jsonl(seen(part)))
+            write(formats.to_jsonl(seen(part), key))
     elif output.name == "csv":
         for n, part in enumerate(parts):
-            text = formats.to_csv(seen(part))
+            text = formats.to_csv(seen(part), key)
             write(text.partition("\n")[2] if n else text)  # one header
             escaped |= _escaped(part)
     else:
-        _write_whole([answer for part in parts for answer in part], output, registry, classes, seen)
+        _write_whole([answer for part in parts for answer in part], output, registry, classes, seen, modality, key)
     if escaped:
         _note_escaped(sorted(escaped))
     for path, reason in failures:
@@ -124,6 +132,8 @@ def _write_whole(
     registry: str,
     classes: Callable[[], Sequence[str]],
     seen: Callable[[ImagePredictions], ImagePredictions],
+    modality: Modality,
+    key: str,
 ) -> None:
     from fewshot.integrations import formats
     from fewshot.registry import Failure
@@ -132,13 +142,13 @@ def _write_whole(
         answers, sizes = _with_sizes(answers)
     seen(answers)
     if output.name == "table":
-        print_result([_table_row(path, answer) for path, answer in answers])
+        print_result([_table_row(name, answer, key) for name, answer in answers])
         return
     labels = [one.label for _, one in answers if not isinstance(one, Failure) and one.label is not None]
     known = list(dict.fromkeys([*classes(), *labels]))  # some may have been renamed meanwhile
     if output.name == "label-studio":
-        names = _label_studio_names(output.label_config, known)
-        prefix = LOCAL_FILES if output.prefix is None else output.prefix
+        names = _label_studio_names(output.label_config, known, modality)
+        prefix = "" if modality == "text" else LOCAL_FILES if output.prefix is None else output.prefix
         version = Path(registry).name
         _write_json(formats.to_label_studio(answers, prefix=prefix, model_version=version, names=names))
     elif output.name == "coco":
@@ -147,14 +157,14 @@ def _write_whole(
         _write_json(formats.to_fiftyone(answers, classes=known))
 
 
-def _table_row(path: str, answer: Prediction | Failure) -> dict[str, Any]:
+def _table_row(name: str, answer: Prediction | Failure, key: str = "path") -> dict[str, Any]:
     """What of an answer is shown on a terminal."""
     from fewshot.integrations import formats
 
-    found = formats.row(path, answer)
+    found = formats.row(name, answer, key)
     if "error" in found:
         return found
-    shown = {name: found[name] for name in ("path", "label", "probability", "score")}
+    shown = {name: found[name] for name in (key, "label", "probability", "score")}
     return shown | {"label": found["label"] or NO_CLASS, "second": found["top"][1][0] if found["top"][1:] else None}
 
 
@@ -194,11 +204,11 @@ def _note_escaped(escaped: Sequence[str]) -> None:
     )
 
 
-def _label_studio_names(label_config: str | None, classes: Sequence[str]) -> LabelStudioNames:
+def _label_studio_names(label_config: str | None, classes: Sequence[str], modality: Modality) -> LabelStudioNames:
     from fewshot.integrations import LabelStudioNames
 
     if label_config is None:
-        names = LabelStudioNames()
+        names = LabelStudioNames.of(modality)
         note(f"a labelling configuration for these predictions: {names.config(classes)}")
         return names
     from fewshot.integrations import parse_config

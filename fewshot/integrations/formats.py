@@ -10,14 +10,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from fewshot.registry import Failure, Prediction
 
+if TYPE_CHECKING:
+    from fewshot.media import Modality
+
 ImagePredictions: TypeAlias = Sequence[tuple[str, Prediction | Failure]]
-"""Paths of images as they were given, each with its prediction, or why it could not be read."""
+"""Paths as they were given, or texts, each with its prediction, or why it could not be read."""
 
 CSV_COLUMNS = (
     "path", "label", "probability", "score", "top_label", "runner_up", "runner_up_score", "unknown_score", "error",
@@ -29,7 +32,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @dataclass(frozen=True)
 class LabelStudioNames:
-    """The names of a project's Choices and Image in its labelling configuration, and the image's key in a task's data.
+    """The names of a project's Choices and object in its labelling configuration, and the object's key in task data.
 
     The defaults are those of Label Studio's own template for image classification.
     """
@@ -37,12 +40,22 @@ class LabelStudioNames:
     choices: str = "choice"
     image: str = "image"
     data: str = "image"
+    tag: str = "Image"
+
+    @classmethod
+    def of(cls, modality: Modality) -> LabelStudioNames:
+        """Return those of Label Studio's templates for images, texts or sounds."""
+        return {
+            "image": cls(),
+            "text": cls("sentiment", "text", "text", "Text"),
+            "audio": cls("choice", "audio", "audio", "Audio"),
+        }[modality]
 
     def config(self, classes: Sequence[str]) -> str:
         """Return a labelling configuration of these names, with a choice for each class."""
         choices = "".join(f"<Choice value={quoteattr(label)}/>" for label in classes)
         return (
-            f'<View><Image name="{self.image}" value="${self.data}"/>'
+            f'<View><{self.tag} name="{self.image}" value="${self.data}"/>'
             f'<Choices name="{self.choices}" toName="{self.image}">{choices}</Choices></View>'
         )
 
@@ -53,12 +66,12 @@ def as_json(value: Any) -> str:
     return text if text.isascii() or _is_text(text) else json.dumps(value)
 
 
-def row(path: str, prediction: Prediction | Failure) -> dict[str, Any]:
-    """Return the prediction for one image as ``fewshot predict`` prints it."""
+def row(name: str, prediction: Prediction | Failure, key: str = "path") -> dict[str, Any]:
+    """Return the prediction for one path, or text under the key "text", as ``fewshot predict`` prints it."""
     if isinstance(prediction, Failure):
-        return {"path": path, "error": prediction.reason}
+        return {key: name, "error": prediction.reason}
     found: dict[str, Any] = {
-        "path": path,
+        key: name,
         "label": prediction.label,
         "score": _rounded(prediction.score),
         "probability": _rounded(prediction.probability),
@@ -75,18 +88,18 @@ def row(path: str, prediction: Prediction | Failure) -> dict[str, Any]:
     return found
 
 
-def to_jsonl(predictions: ImagePredictions) -> str:
-    """Write one JSON object a line for each image, in the order given; failures too."""
-    return "".join(f"{as_json(row(path, prediction))}\n" for path, prediction in predictions)
+def to_jsonl(predictions: ImagePredictions, key: str = "path") -> str:
+    """Write one JSON object a line for each, in the order given; failures too."""
+    return "".join(f"{as_json(row(name, prediction, key))}\n" for name, prediction in predictions)
 
 
-def to_csv(predictions: ImagePredictions) -> str:
-    """Write a table with the columns of ``CSV_COLUMNS``, one row for each image in the order given; failures too.
+def to_csv(predictions: ImagePredictions, key: str = "path") -> str:
+    """Write a table with the columns of ``CSV_COLUMNS``, one row for each in the order given; failures too.
 
     ``label`` is empty for a rejected image, ``top_label`` is its closest class all the same; ``runner_up`` is the
     second closest, empty for a prediction of one class. Text is escaped by ``csv_cell``.
     """
-    rows: list[tuple[Any, ...]] = [CSV_COLUMNS]
+    rows: list[tuple[Any, ...]] = [(key, *CSV_COLUMNS[1:])]
     for path, one in predictions:
         if isinstance(one, Failure):
             rows.append((path, *[""] * (len(CSV_COLUMNS) - 2), one.reason))

@@ -35,7 +35,7 @@ def add_in_chunks(
     """
     total = len(items) if isinstance(items, Sequence) else None
     source, report = iter(items), AddReport()
-    with Progress(total, "add") as bar:
+    with Progress(total, "add", unit=medium_of(store.modality).noun) as bar:
         try:
             while chunk := list(islice(source, None if all_or_none else CHUNK)):
                 report += add(chunk)

@@ -267,7 +267,7 @@ def test_pictures_need_not_be_kept(photos, tmp_path):
         (("import", "r.fewshot", "none.npz"), 1, "no such file: none.npz"),
         (("import", "r.fewshot", "none.csv"), 1, "an export is a .npz or .parquet file, not .csv"),
         (("predict",), 2, "Missing argument 'REGISTRY'"),
-        (("predict", "r.fewshot", "-"), 1, "no images in -"),
+        (("add", "r.fewshot", "cat", "-"), 1, "no images in -"),
         (("evaluate", "r.fewshot", ".", "--out", "none/rows.csv"), 1, "cannot write none/rows.csv: there is no folder"),
         (("demo", "--picture", "none/demo.png"), 1, "cannot write none/demo.png: there is no folder"),
     ],

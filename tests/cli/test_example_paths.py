@@ -1,0 +1,227 @@
+"""Registries of texts and of sounds from the command line: files, folders, zips, tables, standard input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from fakes import FakeEncoder, png
+from media_examples import FILMS, HIGH, LOW, SOUPS, load_test_encoder, tone_file
+
+import fewshot.encoders
+from fewshot.cli import main
+
+
+@pytest.fixture(autouse=True)
+def encoders(monkeypatch):
+    def load(name="pocket", **_):
+        return FakeEncoder(name=name) if name == "pocket" else load_test_encoder(name)
+
+    monkeypatch.setattr(fewshot.encoders, "load_encoder", load)
+
+
+def call(*args, status=0, stdin=None):
+    result = CliRunner().invoke(main, [str(arg) for arg in args], input=stdin)
+    assert result.exit_code == status, (result.stdout, result.stderr, result.exception)
+    return result
+
+
+def answer(*args, status=0, stdin=None):
+    return json.loads(call(*args, status=status, stdin=stdin).stdout)
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "train.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["review", "kind"])
+        rows.writerows([[text, "film"] for text in FILMS] + [[text, "soup"] for text in SOUPS])
+    return path
+
+
+@pytest.fixture
+def texts(tmp_path, table):
+    path = tmp_path / "texts.fewshot"
+    added = answer("add", path, "--from-csv", table, "--text", "review", "--label", "kind", "--encoder", "test-text")
+    assert added == {"file": str(table), "added": 8, "duplicates": 0, "classes": 2}
+    return path
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    for label, tones in (("low", LOW), ("high", HIGH)):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for n, hertz in enumerate(tones):
+            (tmp_path / "sounds" / label / f"{n}.wav").write_bytes(tone_file(hertz, seed=n))
+    path = tmp_path / "sounds.fewshot"
+    answer("add", path, "--from-folder", tmp_path / "sounds", "--encoder", "test-audio")
+    return path
+
+
+def test_texts_themselves_are_added_and_predicted(tmp_path):
+    path = tmp_path / "r.fewshot"
+    first = call("add", path, "film", "--text", "a fine film", "--text", "a fine film ", "--encoder", "test-text")
+    assert json.loads(first.stdout) == {"label": "film", "added": 1, "duplicates": 1, "classes": 1}
+    answer("add", path, "soup", "--text", "boil the onions")
+
+    (row,) = answer("predict", path, "--text", "what a fine film")
+
+    assert (row["text"], row["label"]) == ("what a fine film", "film")
+    assert row["nearest"][0]["source"] == '"a fine film"'
+    assert answer("info", path)["modality"] == "text"
+    assert answer("classes", path, "film") == [{"example": 1, "source": '"a fine film"'}]
+
+
+def test_json_lines_hold_texts_too(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"t": text, "l": "film"}) + "\n" for text in FILMS), encoding="utf-8"
+    )
+    args = ("--from-csv", tmp_path / "a.jsonl", "--text", "t")
+    assert answer("add", tmp_path / "r", *args, "--label", "l", "--encoder", "test-text")["added"] == 4
+    assert [row["label"] for row in answer("predict", tmp_path / "r", *args)] == ["film"] * 4
+
+
+def test_rows_without_a_text_or_a_label_are_listed_and_the_others_added(tmp_path):
+    (tmp_path / "a.csv").write_text("t,l\na,x\n ,x\nb,\n", encoding="utf-8")
+    args = ("--from-csv", tmp_path / "a.csv", "--text", "t", "--label", "l", "--encoder", "test-text")
+
+    added = answer("add", tmp_path / "r.fewshot", *args, status=1)
+
+    assert added["added"] == 1
+    assert added["failed"] == [
+        {"path": f"{tmp_path / 'a.csv'}, row 2", "reason": "the text is empty"},
+        {"path": f"{tmp_path / 'a.csv'}, row 3", "reason": "has no label"},
+    ]
+
+
+def test_a_table_of_new_texts_is_answered_row_by_row_in_csv(texts, tmp_path):
+    (tmp_path / "new.csv").write_text('id,review\n1,"what a film, a fine one"\n2,\n3,boil it\n', encoding="utf-8")
+
+    result = call("predict", texts, "--from-csv", tmp_path / "new.csv", "--text", "review", "--format", "csv", status=1)
+
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["text"] for row in rows] == ["what a film, a fine one", "", "boil it"]
+    assert [row["label"] for row in rows] == ["film", "", "soup"]
+    assert rows[1]["error"] == "the text is empty"
+    assert 'no prediction for "": the text is empty' in result.stderr
+
+
+def test_standard_input_is_one_text_a_line(texts):
+    rows = answer("predict", texts, "-", stdin=b"a fine old film\n\nboil onions\n")
+    assert [(row["text"], row["label"]) for row in rows] == [("a fine old film", "film"), ("boil onions", "soup")]
+    assert answer("add", texts, "soup", "-", stdin=b"stir\r\nsimmer\n")["added"] == 2
+    assert "no texts in -" in call("predict", texts, "-", stdin=b"\n", status=1).stderr
+    assert "standard input is not UTF-8 (byte 0)" in call("predict", texts, "-", stdin=b"\xff", status=1).stderr
+
+
+def test_files_folders_zips_and_patterns_of_texts_are_read(texts, tmp_path):
+    folder = tmp_path / "new" / "film"
+    folder.mkdir(parents=True)
+    (folder / "1.txt").write_text("a fine old film", encoding="utf-8")
+    (folder / "cover.jpg").write_bytes(png())
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "new")
+
+    for given in (folder / "1.txt", tmp_path / "new", tmp_path / "zipped.zip", folder / "*.txt"):
+        (row,) = answer("predict", texts, given)
+        assert row["path"].endswith("1.txt")
+        assert row["label"] == "film"
+    result = call("evaluate", texts, tmp_path / "new")
+    assert json.loads(result.stdout)["accuracy"] == 1.0
+    assert "ignored 1 file, not texts or not in a class folder" in result.stderr
+
+
+def test_a_text_given_as_a_file_is_told_how_to_give_it(texts):
+    result = call("predict", texts, "a fine film", status=1)
+    assert "there is no file 'a fine film'; a text itself is given as: --text TEXT" in result.stderr
+
+
+def test_sounds_are_added_from_folders_and_predicted_from_files_zips_and_standard_input(sounds, tmp_path):
+    new = tmp_path / "new.wav"
+    new.write_bytes(tone_file(305, seed=9))
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "sounds")
+
+    assert [row["label"] for row in answer("predict", sounds, new, tmp_path / "sounds" / "high")] == ["low"] + 4 * [
+        "high"
+    ]
+    assert len(answer("predict", sounds, tmp_path / "zipped.zip")) == 8
+    (row,) = answer("predict", sounds, "-", stdin=new.read_bytes())
+    assert (row["path"], row["label"]) == ("-", "low")
+    (row,) = answer("predict", sounds, "-", stdin=f"{new}\n".encode())
+    assert (row["path"], row["label"]) == (str(new), "low")
+    result = call("evaluate", sounds, tmp_path / "sounds")
+    assert json.loads(result.stdout)["accuracy"] == 1.0
+    assert "registered examples among the 8 sounds: 8; the accuracy on new sounds may be lower" in result.stderr
+
+
+def test_negatives_are_texts_or_sounds(texts, sounds, tmp_path):
+    assert answer("add", texts, "--negative", "--text", "zzz", "--text", "qqq")["negatives"] == 2
+    (tmp_path / "n.wav").write_bytes(tone_file(1000))
+    assert answer("add", sounds, "--negative", tmp_path / "n.wav")["negatives"] == 1
+    result = call("add", texts, "--negative", "--text", FILMS[0], status=1)
+    assert json.loads(result.stdout)["conflicts"][0]["held_by"] == ["film"]
+    assert "not added: 1 text registered under another label" in result.stderr
+
+
+def test_registries_of_texts_and_sounds_are_exported_thresholded_and_compared(texts, sounds, tmp_path):
+    for registry in (texts, sounds):
+        assert answer("export", registry, tmp_path / "e.npz")["examples"] == 8
+        answer("import", f"{registry}.copy", tmp_path / "e.npz")
+        assert answer("info", f"{registry}.copy")["modality"] == answer("info", registry)["modality"]
+        assert answer("threshold", registry, "--max-false-accept", "0.5")["max_false_accept"] == 0.5
+        assert {row["classifier"] for row in answer("classifier", registry, "--compare")} >= {"prototype"}
+        assert answer("check", registry)["problems"] == []
+
+
+def test_predictions_become_label_studio_tasks_of_texts_and_sounds(texts, sounds, tmp_path, monkeypatch):
+    (tmp_path / "1.txt").write_text("a fine old film\n", encoding="utf-8")
+    result = call("predict", texts, tmp_path / "1.txt", "--text", "boil onions", "--format", "label-studio")
+    tasks = json.loads(result.stdout)
+    assert [task["data"] for task in tasks] == [{"text": "boil onions"}, {"text": "a fine old film"}]
+    assert [task["predictions"][0]["result"][0]["to_name"] for task in tasks] == ["text", "text"]
+    assert '<Text name="text" value="$text"/>' in result.stderr
+
+    monkeypatch.chdir(tmp_path)
+    result = call("predict", sounds, "sounds/low/0.wav", "--format", "label-studio")
+    (task,) = json.loads(result.stdout)
+    assert task["data"] == {"audio": "/data/local-files/?d=sounds/low/0.wav"}
+    config = ElementTree.fromstring(result.stderr[result.stderr.index("<View>") :].splitlines()[0])
+    assert config.find("Audio").attrib == {"name": "audio", "value": "$audio"}
+
+
+@pytest.mark.parametrize("name", ["coco", "fiftyone"])
+def test_formats_of_images_refuse_texts_and_sounds(texts, sounds, tmp_path, name):
+    result = call("predict", texts, "--text", "a", "--format", name, status=1)
+    assert f"--format {name} is for images, not texts; --format jsonl is for all" in result.stderr
+
+
+def test_texts_for_a_registry_of_images_are_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "pictures.fewshot"
+    (tmp_path / "a.png").write_bytes(png())
+
+    for holds in ("is to hold", "holds"):
+        result = call("add", path, "film", "--text", "a fine film", status=1)
+        assert f"--text gives texts, but {path} {holds} images, for its encoder reads images" in result.stderr
+        assert "made with an encoder of texts: --encoder NAME" in result.stderr
+        answer("add", path, "red", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--from-csv", "a.csv", "--text", "t"), "--from-csv needs the columns: --text COLUMN --label COLUMN"),
+        (("--from-csv", "a.csv", "--label", "t"), "--from-csv needs the columns: --text COLUMN --label COLUMN"),
+        (("x", "--text", "t", "--label", "l"), "--label is a column of --from-csv; a label itself is given as"),
+        (("x", "--from-csv", "a.csv", "--text", "t", "--label", "l"), "give either LABEL"),
+        (("--negative", "--from-csv", "a.csv", "--text", "t"), "--negative takes files"),
+    ],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(texts, args, message):
+    assert message in call("add", texts, *args, status=2).stderr
+    assert "give what to predict: FILE..., --text TEXT" in call("predict", texts, status=2).stderr
+    assert "--from-csv needs the column of texts" in call("predict", texts, "--from-csv", "a.csv", status=2).stderr
