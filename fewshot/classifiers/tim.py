@@ -33,47 +33,51 @@ class _InformationClassifier(TransductiveClassifier):
         raise NotImplementedError
 
     def _marginal_slope(self, mean: Tensor, prior: Tensor) -> Tensor:
-        """Derivative of H(mean prediction) by the mean prediction (e, 1, c), up to a constant."""
+        """Derivative of H(mean prediction) by the mean prediction (e, c, 1), up to a constant."""
         return safe_log(prior) - safe_log(mean)
 
-    def _conditional_slope(self, probabilities: Tensor) -> Tensor:
-        """Derivative of H(prediction) by the prediction (e, q, c), up to a constant."""
-        return -safe_log(probabilities)
+    def _conditional_slope(self, logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Derivative of H(prediction) by the prediction (e, c, q), up to a constant of each query."""
+        return -logits
 
     def _prior(self, task: Task, query: Tensor) -> Tensor:
         return proportions(task, query, "uniform")
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:
         check_count("steps", self.steps, minimum=0)
-        weight, prior = task.means, self._prior(task, query)
-        real = task.one_hot.sum(-1, keepdim=True)
-        real = real / real.sum(1, keepdim=True)
+        weight, prior = task.means, self._prior(task, query).mT
+        real = task.one_hot.sum(-1).unsqueeze(1)
+        real = real / real.sum(-1, keepdim=True)
+        # Classes before examples: a softmax over an axis of five is slow where that axis is the last, and so is a
+        # product whose result has only five columns.
+        targets = task.one_hot.mT.contiguous()
         vectors = torch.cat([task.support, query], dim=1)
-        s = task.support.shape[1]
         first, second = torch.zeros_like(weight), torch.zeros_like(weight)
         for step in range(1, self.steps + 1):
-            length = weight.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            unit = weight / length
-            cosine = vectors @ unit.mT  # (e, s + q, c)
-            probabilities = (self.scale * cosine).softmax(dim=-1)
-            slope = self.scale * self._slope(probabilities[:, :s], probabilities[:, s:], task.one_hot, real, prior)
+            length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True).clamp_min_(1e-12)
+            cosine = (weight @ vectors.mT).div_(length)  # (e, c, s + q)
+            slope = self._slope(self.scale * cosine, targets, real, prior)
             # d cos(w, x) / dw = (x - cos(w, x) w/|w|) / |w|
-            gradient = (slope.mT @ vectors - (slope * cosine).sum(1).unsqueeze(-1) * unit) / length
-            first = first.lerp(gradient, 0.1)
-            second = second.lerp(gradient.square(), 0.001)
+            along = (slope * cosine).sum(-1, keepdim=True) / length
+            gradient = (slope @ vectors).addcmul_(along, weight, value=-1.0).mul_(self.scale / length)
             # Kingma & Ba 2015, algorithm 1, with its defaults
-            away = (second / (1.0 - 0.999**step)).sqrt() + 1e-8
-            weight = weight - self.learning_rate * first / (1.0 - 0.9**step) / away
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            away = (second / (1.0 - 0.999**step)).sqrt_().add_(1e-8)
+            weight.addcdiv_(first, away, value=-self.learning_rate / (1.0 - 0.9**step))
         return cosine_logits(query, weight, self.scale)
 
-    def _slope(self, support: Tensor, query: Tensor, targets: Tensor, real: Tensor, prior: Tensor) -> Tensor:
-        """Derivative of the loss by the logits (e, s + q, c), from the predictions of support and queries."""
+    def _slope(self, logits: Tensor, targets: Tensor, real: Tensor, prior: Tensor) -> Tensor:
+        """Derivative of the loss by the logits of support and queries (e, c, s + q)."""
         a, b, g = self._weights()
-        slope = g * self._conditional_slope(query)
+        s = targets.shape[2]
+        probabilities = logits.softmax(dim=1)
+        support, query = probabilities[..., :s], probabilities[..., s:]
+        slope = g * self._conditional_slope(logits[..., s:], query)
         if b:
-            slope = slope - b * self._marginal_slope(query.mean(dim=1, keepdim=True), prior)
-        of_query = query * (slope - (query * slope).sum(dim=-1, keepdim=True)) / query.shape[1]
-        return torch.cat([a * (support - targets) * real, of_query], dim=1)
+            slope -= b * self._marginal_slope(query.mean(dim=-1, keepdim=True), prior)
+        of_query = (slope - (query * slope).sum(dim=1, keepdim=True)).mul_(query).div_(query.shape[2])
+        return torch.cat([a * (support - targets) * real, of_query], dim=2)
 
 
 class TIMClassifier(_InformationClassifier):
@@ -188,9 +192,9 @@ class AlphaTIMClassifier(_InformationClassifier):
         return self.support_weight, self.marginal_weight, self.conditional_weight
 
     def _marginal_slope(self, mean: Tensor, prior: Tensor) -> Tensor:
-        return self._conditional_slope(mean)
+        return self._conditional_slope(mean, mean)
 
-    def _conditional_slope(self, probabilities: Tensor) -> Tensor:
+    def _conditional_slope(self, logits: Tensor, probabilities: Tensor) -> Tensor:
         return -self.alpha / (self.alpha - 1.0) * probabilities.clamp_min(1e-12) ** (self.alpha - 1.0)
 
 
