@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ def _apart(noun: str) -> str:
 
 def _medium_seen(source: Any, wanted: Medium) -> Medium | None:
     """Return what a source is by its name or first bytes, where that is another medium than the one wanted."""
+    if isinstance(source, io.BytesIO):
+        source = source.getvalue()
     if isinstance(source, bytes):
         seen = {images.image_type(source).partition("/")[0], sounds.sound_type(source).partition("/")[0]}
         return next((_MEDIA[kind] for kind in seen & {"image", "audio"} if kind != wanted.modality), None)

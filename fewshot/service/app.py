@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("page")
 
 _TAGS = [
-    {"name": "predict", "description": "Predict the classes of images."},
+    {"name": "predict", "description": "Predict the classes of images, texts or sounds."},
     {"name": "registries", "description": "The registries that are served."},
     {"name": "classes", "description": "The classes of a registry."},
-    {"name": "examples", "description": "The registered images of the classes."},
-    {"name": "rejection", "description": "Open-set rejection: images of none of the classes."},
+    {"name": "examples", "description": "The registered images, texts or sounds of the classes."},
+    {"name": "rejection", "description": "Open-set rejection: examples of none of the classes."},
     {"name": "server", "description": "Status and metrics."},
 ]
 
@@ -105,7 +105,7 @@ def create_app(
     app = FastAPI(
         title="fewshot",
         version=__version__,
-        description="Learn a new image class from one to five images.",
+        description="Learn a new class of images, texts or sounds from one to five examples.",
         openapi_tags=_TAGS,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,

@@ -1,4 +1,4 @@
-"""One encoder for many requests: the images that they send at the same time are embedded in one batch."""
+"""One encoder for many requests: the examples that they send at the same time are embedded in one batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewshot.encoders import Encoded, all_or_raise, check_image_batch, encode_valid
+from fewshot.encoders import Encoded, all_or_raise, check_image_batch, encode_valid, modality_of
 from fewshot.errors import EncoderMismatch, ExampleError
-from fewshot.media import ImageSource
+from fewshot.media import Modality, Source
 from fewshot.service.batching import Batch, MicroBatcher, set_torch_threads
 
 if TYPE_CHECKING:
@@ -27,17 +27,18 @@ _TURN = 8
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is known of an encoder before it is loaded: its fingerprint, embedding size d, and how to load it."""
+    """What is known of an encoder before it is loaded: its fingerprint, size d, how to load it, and what it reads."""
 
     fingerprint: str
     dim: int
     spec: dict[str, Any]
+    modality: Modality = "image"
 
 
 class BatchingEncoder:
     """An encoder that any number of threads may ask at once; worker threads compute what they ask in batches.
 
-    There are as many workers as the encoder has ``lanes``, else one. An image that cannot be read, or that the encoder
+    There are as many workers as the encoder has ``lanes``, else one. What cannot be read, or the encoder
     fails at, is an error for its caller only.
 
     Parameters
@@ -68,7 +69,7 @@ class BatchingEncoder:
         self._loading = threading.Lock()
         self._encoder: Encoder | None = None
         self._lanes: tuple[int, int] | None = None
-        self._batcher: MicroBatcher[ImageSource, NDArray[np.float32] | ExampleError] = MicroBatcher(
+        self._batcher: MicroBatcher[Source, NDArray[np.float32] | ExampleError] = MicroBatcher(
             self._encode_batch,
             batch_size=_BATCH_SIZE,
             turn=_TURN,
@@ -95,7 +96,8 @@ class BatchingEncoder:
                         f"than when the registry was made ({known.fingerprint[:8]}). Put back the weights of then, or "
                         "rebuild the registry with: fewshot reindex"
                     )
-                self._info = EncoderInfo(encoder.fingerprint, encoder.dim, getattr(encoder, "spec", {}))
+                spec, modality = getattr(encoder, "spec", {}), modality_of(encoder)
+                self._info = EncoderInfo(encoder.fingerprint, encoder.dim, spec, modality)
                 self._lanes = getattr(encoder, "lanes", None)
                 if self._lanes is not None:
                     self._batcher.workers, self._batcher.batch_size = self._lanes
@@ -131,23 +133,28 @@ class BatchingEncoder:
         return self.info.spec
 
     @property
+    def modality(self) -> Modality:
+        """The encoder's own."""
+        return self.info.modality
+
+    @property
     def queued(self) -> int:
         """How many images wait."""
         return self._batcher.queued
 
-    def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
+    def encode(self, images: Iterable[Source]) -> NDArray[np.float32]:
         """Embed n images: (n, d) float32; raises ExampleError as the encoder would."""
         return all_or_raise(self.encode_valid(images))
 
-    def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
-        """Embed the images that can be read, and list the others.
+    def encode_valid(self, images: Iterable[Source]) -> Encoded:
+        """Embed the examples that can be read, and list the others.
 
         Raises
         ------
         Overloaded : if too many wait, or they are not computed by ``DEADLINE``.
         ClientDisconnected : if the client has disconnected before all were computed.
         """
-        sources = list(check_image_batch(images))
+        sources = list(check_image_batch(images, self.modality))
         self.loaded()
         found = self._batcher.submit(sources)
         vectors = np.empty((len(found), self.dim), np.float32)
@@ -165,7 +172,7 @@ class BatchingEncoder:
         """Stop, after what waits has been computed."""
         self._batcher.close()
 
-    def _encode_batch(self, batch: Batch[ImageSource]) -> Iterable[NDArray[np.float32] | ExampleError]:
+    def _encode_batch(self, batch: Batch[Source]) -> Iterable[NDArray[np.float32] | ExampleError]:
         encoder = self.loaded()
         if self._lanes is None:
             set_torch_threads(self._torch_threads)

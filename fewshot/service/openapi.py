@@ -24,9 +24,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: _problem("Without a token the server answers requests of this machine only."),
     404: _problem("There is no such registry, class, example or negative."),
     408: _problem("The body did not arrive in time."),
-    409: _problem("The state of the registry does not allow it, as where it holds no class, or one and no negatives."),
+    409: _problem("The state of the registry does not allow it, as where it holds no class, or texts and not images."),
     413: _problem("More images, or bytes, than a request may hold."),
-    415: _problem("Images in another content type."),
+    415: _problem("Another content type."),
     422: _problem("A missing or wrong field."),
     500: _problem("An internal error of the server."),
     503: _problem("The server is overloaded, or the registry cannot be used; Retry-After says when to retry."),
@@ -34,7 +34,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def images_body(model: type[ImageList]) -> dict[str, Any]:
-    """Describe a request body of images and the other fields of ``model``, as a form and as JSON."""
+    """Describe a request body of examples and the other fields of ``model``, as a form, as JSON, or one as the body."""
     # openapi-python-client 0.29 forgets an import (Unset) for a required body of two kinds: a fault of its template.
     return {
         "requestBody": {
@@ -42,9 +42,16 @@ def images_body(model: type[ImageList]) -> dict[str, Any]:
             "content": {
                 "multipart/form-data": {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}Form"}},
                 "application/json": {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}},
+                **(_ALONE if model is ImageList else {}),
             },
         }
     }
+
+
+_ALONE: dict[str, Any] = {
+    "text/plain": {"schema": {"type": "string", "minLength": 1}},
+    "audio/*": {"schema": {"type": "string", "format": "binary"}},
+}
 
 
 def describe(app: FastAPI, *, token: bool) -> dict[str, Any]:
@@ -67,11 +74,17 @@ def describe(app: FastAPI, *, token: bool) -> dict[str, Any]:
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+    schema = model.model_json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+    if issubclass(model, ImageList):
+        schema["oneOf"] = [{"required": ["images"]}, {"required": ["texts"]}]
+    return schema
 
 
 def _form(model: type[ImageList]) -> dict[str, Any]:
     """Return the schema of a multipart form: as in JSON, but the images are files."""
     schema = _schema(model)
     files = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "Files."}
-    return {**schema, "title": f"{schema['title']}Form", "properties": {**schema["properties"], "images": files}}
+    properties = {name: of for name, of in schema["properties"].items() if name != "texts"} | {"images": files}
+    required = ["images", *schema.get("required", ())]
+    kept = {name: value for name, value in schema.items() if name != "oneOf"}
+    return {**kept, "title": f"{schema['title']}Form", "properties": properties, "required": required}

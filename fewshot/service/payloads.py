@@ -49,16 +49,19 @@ class ExampleUpdate(_RequestBody):
 
 
 class ImageList(_RequestBody):
-    """Images in JSON."""
+    """Images, sounds or texts in JSON."""
 
-    images: list[str] = Field(min_length=1, description="The bytes of each image file in base64.")
+    images: list[str] = Field(
+        default_factory=list, min_length=1, description="The bytes of each image, sound or text file in base64."
+    )
+    texts: list[str] = Field(default_factory=list, min_length=1, description="Texts themselves, in place of images.")
 
 
 class LabelledImages(ImageList):
-    """Images of one class in JSON."""
+    """Images, sounds or texts of one class in JSON."""
 
     label: NewLabel
-    allow_conflict: bool = Field(default=False, description="Add images even if another class holds them already.")
+    allow_conflict: bool = Field(default=False, description="Add them even if another class holds them already.")
 
 
 class RejectionUpdate(_RequestBody):
@@ -102,11 +105,12 @@ class RegistryDetails(BaseModel):
     encoder: str = Field(description="Name of the encoder of its embeddings; empty before the first example.")
     fingerprint: str = Field(description="Of the encoder: embeddings of equal fingerprints are comparable.")
     dim: int = Field(description="Embedding size d.")
+    modality: Literal["image", "text", "audio"] = Field(description="What its examples are.")
     metric: Literal["cosine", "sqeuclidean", "inner_product"]
     classifier: str = Field(description="What answers.")
     classes: int
     examples: int
-    images_kept: int = Field(description="Examples whose image is stored in the registry.")
+    images_kept: int = Field(description="Examples whose bytes are stored in the registry.")
     negatives: int
     bytes: int = Field(description="Size of the file.")
     revision: int = Field(description="Increases with every change.")
@@ -140,11 +144,11 @@ class RemovedCount(BaseModel):
 
 
 class Example(BaseModel):
-    """A registered image."""
+    """A registered image, text or sound."""
 
     id: int
     label: Label
-    source: str = Field(description="Name of the file that was added.")
+    source: str = Field(description="Name of the file that was added, or the beginning of the text.")
 
 
 class ExamplePage(BaseModel):
@@ -155,7 +159,7 @@ class ExamplePage(BaseModel):
 
 
 class Negative(BaseModel):
-    """An image of none of the classes."""
+    """An image, text or sound of none of the classes."""
 
     id: int
     source: str
@@ -169,7 +173,7 @@ class NegativePage(BaseModel):
 
 
 class ImageConflict(BaseModel):
-    """An image that was not added, because other classes hold it, or it is a negative."""
+    """One that was not added, because other classes hold it, or it is a negative."""
 
     source: str
     held_by: list[str] = Field(description="The classes, or 'none of these'.")
@@ -177,27 +181,27 @@ class ImageConflict(BaseModel):
 
 
 class FailedImage(BaseModel):
-    """An image that cannot be read."""
+    """One that cannot be read."""
 
     source: str
     reason: str
 
 
 class AddResult(BaseModel):
-    """The outcome for each image of a request; what was not added is listed."""
+    """The outcome for each example of a request; what was not added is listed."""
 
     label: Label
     added: int
-    example_ids: list[int] = Field(description="Examples of the class with these images, those from before included.")
+    example_ids: list[int] = Field(description="Examples of the class with these bytes, those from before included.")
     new_ids: list[int] = Field(description="Those added by this request.")
-    duplicates: int = Field(description="Images that the class held already.")
+    duplicates: int = Field(description="Those that the class held already.")
     conflicts: list[ImageConflict]
     failed: list[FailedImage]
     classes: int = Field(description="Number of classes now.")
 
 
 class AddNegativesResult(BaseModel):
-    """The outcome for each image of a request; what was not added is listed."""
+    """The outcome for each example of a request; what was not added is listed."""
 
     added: int
     new_ids: list[int] = Field(description="Negatives added by this request.")
@@ -213,21 +217,21 @@ class RankedClass(BaseModel):
     label: Label
     score: float
     probability: float | None = Field(
-        description="In [0, 1], given that the image is of a known class; of the closest class only, else null. "
+        description="In [0, 1], given that it is of a known class; of the closest class only, else null. "
         "null, too, where there is one class only, and so no alternative."
     )
 
 
 class NearestExample(Example):
-    """A registered image close to the query."""
+    """A registered example close to the query."""
 
-    score: float = Field(description="Its closeness, as the classifier compares images; higher is closer.")
+    score: float = Field(description="Its closeness, as the classifier compares; higher is closer.")
 
 
 class ImagePrediction(BaseModel):
-    """The prediction for one image."""
+    """The prediction for one image, text or sound."""
 
-    source: str = Field(description="Name of the file; 'image 3' for the third one in JSON.")
+    source: str = Field(description="Name of the file; 'image 3' for the third one in JSON; the beginning of a text.")
     label: Label | None = Field(description="null: none of the known classes.")
     score: float = Field(description="Of the closest class; higher is closer.")
     unknown_score: float | None = Field(
@@ -244,14 +248,14 @@ class ImagePrediction(BaseModel):
 
 
 class UnreadableImage(BaseModel):
-    """An image that cannot be read; the others are predicted."""
+    """One that cannot be read; the others are predicted."""
 
     source: str
     error: str = Field(description="Why, and what to do.")
 
 
 class PredictionList(BaseModel):
-    """The predictions, in the order of the images."""
+    """The predictions, in the order given."""
 
     predictions: list[ImagePrediction | UnreadableImage]
     revision: int = Field(description="Of the registry, when they were made.")

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from fewshot.errors import FewShotError, ImageError, RegistryBusy, TooFewExamples
+from fewshot.errors import ExampleError, FewShotError, RegistryBusy, TooFewExamples
 from fewshot.service.batching import Overloaded
 
 log = logging.getLogger("fewshot.service")
@@ -75,7 +75,7 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
         return HTTPProblem(404, detail)
     if isinstance(error, (FileExistsError, TooFewExamples)):
         return HTTPProblem(409, detail)
-    if isinstance(error, ImageError):  # of a registered image: those of a request are reported one by one
+    if isinstance(error, ExampleError):  # of a registered image: those of a request are reported one by one
         return HTTPProblem(404, without_folders(detail))
     if isinstance(error, (FewShotError, OSError)):
         retry_after = _BUSY_SECONDS if isinstance(error, RegistryBusy) else None

@@ -321,7 +321,7 @@ class RegistryPool:
         if not info.fingerprint or (self._single is not None and self._given_encoder is not None):
             encoder = self._default
         else:
-            encoder = self._encoder_of(str(path), EncoderInfo(info.fingerprint, info.dim, info.encoder))
+            encoder = self._encoder_of(str(path), EncoderInfo(info.fingerprint, info.dim, info.encoder, info.modality))
         return BatchedRegistry(path, encoder=encoder, **self.waiting)
 
     def _encoder_of(self, path: str, info: EncoderInfo) -> BatchingEncoder:

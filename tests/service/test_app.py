@@ -30,7 +30,8 @@ def test_the_openapi_document_is_valid_and_complete(two_classes):
             schema = one["responses"]["422"]["content"]["application/problem+json"]["schema"]
             assert schema == {"$ref": "#/components/schemas/Problem"}
     predict = document["paths"]["/v1/registries/{registry}/predict"]["post"]
-    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    kinds = {"multipart/form-data", "application/json", "text/plain", "audio/*"}
+    assert set(predict["requestBody"]["content"]) == kinds
     assert "securitySchemes" not in document["components"]
     bodies = [one["requestBody"] for one in operations if "multipart/form-data" in str(one.get("requestBody"))]
     assert [body["required"] for body in bodies] == [True] * 3

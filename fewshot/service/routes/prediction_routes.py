@@ -1,4 +1,4 @@
-"""The route that predicts the classes of images."""
+"""The route that predicts the classes of images, texts or sounds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def predict(
         float | None, Query(ge=1e-6, le=1, description="Instead of the stored limit; 1: every image gets a label.")
     ] = None,
 ) -> payloads.PredictionList:
-    """Predict the classes of images. One that cannot be read is reported in its place, and the others are predicted."""
+    """Predict the classes of images, texts or sounds. One that cannot be read is reported in its place."""
     upload = await read_upload(request, payloads.ImageList)
 
     def predicted(opened: ClassRegistry) -> payloads.PredictionList:
@@ -41,6 +41,7 @@ async def predict(
 def _predict(
     registry: ClassRegistry, upload: Upload, *, top: int, nearest: int, max_false_accept: float | None
 ) -> payloads.PredictionList:
+    upload.medium(registry)
     with registry.reading():
         revision, empty = registry.revision, registry.is_empty
     if empty:

@@ -13,7 +13,7 @@ from anyio import move_on_after
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from fewshot.media import image_type
+from fewshot.media import medium_of
 from fewshot.registry import ClassRegistry, StoredExample, name_of
 from fewshot.service import payloads
 from fewshot.service.openapi import PROBLEMS, images_body
@@ -87,11 +87,14 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryDet
     def details(opened: ClassRegistry) -> payloads.RegistryDetails:
         with opened.reading():
             info, revision, negatives = opened.info(), opened.revision, opened.rejection.n_negatives
+        known = bool(info.fingerprint) or not getattr(opened.encoder, "ready", True)  # that is not waited for
+        modality = info.modality if known else opened.modality
         return payloads.RegistryDetails(
             name=registry,
             encoder=name_of(json.dumps(info.encoder)) if info.fingerprint else "",
             fingerprint=info.fingerprint,
             dim=info.dim,
+            modality=modality,
             metric=info.metric,  # type: ignore[arg-type]
             classifier=info.classifier,
             classes=info.classes,
@@ -170,13 +173,18 @@ async def list_examples(
     openapi_extra=images_body(payloads.LabelledImages),
 )
 async def add_examples(request: Request, registry: Name) -> payloads.AddResult:
-    """Add images to a class, known or new. All that can be read are added, or none; the next request knows them."""
+    """Add images, texts or sounds to a class, known or new. All that can be read are added, or none.
+
+    The next request knows them. Where one text (text/plain) or sound (audio/wav, ...) is the body itself, the label is
+    given in the query, as ?label=good.
+    """
     upload = await read_upload(request, payloads.LabelledImages)
     return await run_in_registry(request, registry, lambda opened: _add(opened, upload))
 
 
 def _add(registry: ClassRegistry, upload: Upload) -> payloads.AddResult:
-    label, hashes = check_label(upload.fields["label"]), [sha256 for _, sha256 in upload.hashes]
+    label, medium = check_label(upload.fields["label"]), upload.medium(registry)
+    hashes = [sha256 for _, sha256 in upload.hashes(medium)]
     before = registry.find_examples(hashes, label)
     report = registry.add(label, upload.valid, allow_conflict=upload.fields["allow_conflict"], all_or_none=True)
     ids = registry.find_examples(hashes, label)
@@ -212,7 +220,10 @@ async def remove_example(request: Request, registry: Name, id: Id) -> payloads.R
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The image.", "content": {"application/octet-stream": _BINARY, "image/*": _BINARY}},
+    200: {
+        "description": "The bytes.",
+        "content": {kind: _BINARY for kind in ("application/octet-stream", "image/*", "audio/*", "text/plain")},
+    },
     304: {"description": "The client has it already."},
 }
 
@@ -225,9 +236,14 @@ _IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     responses=_IMAGE_RESPONSES,
 )
 async def get_image(request: Request, registry: Name, id: Id) -> Response:
-    """Return the image of an example, byte for byte as it was added."""
-    data = await run_in_registry(request, registry, lambda opened: opened.stored_image(id))
-    return image_response(request, data, image_type(data), hashlib.sha256(data).hexdigest())
+    """Return an example: an image or sound byte for byte as it was added, a text as UTF-8."""
+
+    def stored(opened: ClassRegistry) -> tuple[str, bytes]:
+        data = opened.stored_image(id)
+        return medium_of(opened.modality).media_type(data), data
+
+    kind, data = await run_in_registry(request, registry, stored)
+    return image_response(request, data, kind, hashlib.sha256(data).hexdigest())
 
 
 @router.get(
@@ -244,6 +260,8 @@ async def get_thumbnail(
     cache: ThumbnailCache = request.app.state.thumbnails
 
     def thumbnail(opened: ClassRegistry) -> tuple[str, bytes]:
+        if opened.modality != "image":
+            raise HTTPProblem(409, f"this registry holds {medium_of(opened.modality).noun}s, which have no thumbnails")
         digest = opened.image_hash(id)
         return digest.hex(), cache.get(digest, size, lambda: opened.stored_image(id))
 

@@ -91,11 +91,11 @@ async def list_negatives(
 
 @router.post("/negatives", operation_id="add_negatives", openapi_extra=images_body(payloads.ImageList))
 async def add_negatives(request: Request, registry: Name) -> payloads.AddNegativesResult:
-    """Add negatives: images of none of the classes."""
+    """Add negatives: images, texts or sounds of none of the classes."""
     upload = await read_upload(request, payloads.ImageList)
 
     def add(opened: ClassRegistry) -> payloads.AddNegativesResult:
-        hashes = [sha256 for _, sha256 in upload.hashes]
+        hashes = [sha256 for _, sha256 in upload.hashes(upload.medium(opened))]
         before = opened.find_negatives(hashes)
         report = opened.rejection.add_negatives(upload.valid, all_or_none=True)
         ids = opened.find_negatives(hashes)
