@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fewshot.benchmark.runner import PairedDifference, check_examples, half_width
-from fewshot.classifiers import FewShotClassifier, Membership, PrototypeClassifier
+from fewshot.classifiers import FewShotClassifier, Membership, WhitenedPrototypeClassifier
 from fewshot.episodes import Episodes, EpisodeSampler
 from fewshot.openset import SCORES, Background, Center, KnownClasses, UnknownScore
 from fewshot.progress import Progress
@@ -141,7 +141,7 @@ def run_openset_benchmark(
     center : Center, optional
         Of the encoder, for the default score without a background.
     classifier : FewShotClassifier, optional
-        Predicts the known queries; by default ``PrototypeClassifier``.
+        Predicts the known queries; by default ``WhitenedPrototypeClassifier``, as in a registry.
     device : str, optional
         Where the tensors live; by default CUDA where there is one, else the CPU.
 
@@ -160,7 +160,7 @@ def run_openset_benchmark(
         )
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     data = torch.from_numpy(check_examples(X, sampler)).to(place)
-    known_classifier = classifier or PrototypeClassifier()
+    known_classifier = classifier or WhitenedPrototypeClassifier()
     ways = int(sampler.n_way) // 2
     metrics: dict[str, list[OpenSetMetrics]] = {score.name: [] for score in formulas}
     seconds = dict.fromkeys(metrics, 0.0)

@@ -112,10 +112,11 @@ def _results(
 
 
 def _context(background: Background | None, center: Center | None) -> list[str]:
-    """Hashes of what the scores compare with."""
+    """Hashes of what the scores compare with, and what predicts the known queries."""
     of_background = b"" if background is None else background.vectors.numpy().tobytes() + background.groups.tobytes()
     of_center = b"" if center is None else center.vector.numpy().tobytes()
-    return [hashlib.sha256(content).hexdigest() for content in (of_background, of_center)]
+    hashes = [hashlib.sha256(content).hexdigest() for content in (of_background, of_center)]
+    return [*hashes, "known queries: WhitenedPrototypeClassifier"]
 
 
 def _summarise(store: ResultStore[OpenSetRow]) -> None:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from openset_data import sampler
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from fewshot import NearestNeighborClassifier, PrototypeClassifier
+from fewshot import NearestNeighborClassifier, WhitenedPrototypeClassifier
 from fewshot.benchmark.openset_runner import METRICS, openset_metrics, run_openset_benchmark
 from fewshot.classifiers.membership import Membership
 from fewshot.openset.background import Background
@@ -63,7 +63,7 @@ def test_episodes_at_once_are_judged_as_one_by_one(data, others, n_query):
         for name, score in SCORES.items():
             values = score(known, torch.tensor(X[chunk.query[e]][None]))[0].numpy()
             assert_allclose(result[name].auroc[e], roc_auc_score(truth, values), atol=2e-3)
-        named = PrototypeClassifier().fit(support, labels).predict(X[chunk.query[e, : 3 * n_query]])
+        named = WhitenedPrototypeClassifier().fit(support, labels).predict(X[chunk.query[e, : 3 * n_query]])
         assert_allclose(result.accuracy[e], (named == chunk.query_labels[e, : 3 * n_query]).mean(), atol=1e-6)
 
 
