@@ -38,6 +38,7 @@ OWNERS = {
     "huggingface_hub": {"encoders"},
     "faiss": {"vectors"},
     "filelock": {"files"},
+    "scipy": {"media"},
     "tqdm": {"progress"},
     "click": {"cli"},
     "pyarrow": {"vectors"},

@@ -83,6 +83,11 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
 @click.option("--metric", type=click.Choice(_METRICS), help="Of a new registry; by default cosine.")
 @click.option("--classifier", metavar="NAME", help="Remembered; see fewshot classifier. By default whitened.")
+@click.option(
+    "--augment",
+    type=click.Choice(("catalogue",)),
+    help="Images show an object before a plain background: add views of it.",
+)
 @click.option("--keep-images/--no-keep-images", default=None, help="Store the files (default), or their paths only.")
 @encoder_options
 def add(
@@ -97,6 +102,7 @@ def add(
     allow_conflict: bool,
     metric: str | None,
     classifier: str | None,
+    augment: Any,
     keep_images: bool | None,
     encoding: dict[str, Any],
 ) -> None:
@@ -110,8 +116,9 @@ def add(
         raise click.UsageError("--label is a column of --from-csv; a label itself is given as: REGISTRY LABEL FILE...")
     settings: dict[str, Any] = {"metric": metric, "keep_images": keep_images}
     if negative:
-        if allow_conflict:
-            raise click.UsageError("--allow-conflict does not go with --negative: an example is of a class or of none")
+        if allow_conflict or augment:
+            option = "--allow-conflict" if allow_conflict else "--augment"
+            raise click.UsageError(f"{option} does not go with --negative: an example is of a class or of none")
         if from_folder is not None or from_csv is not None or not (label or texts):
             raise click.UsageError("--negative takes files, not a folder of classes: REGISTRY --negative IMAGE...")
         names = () if label is None else (label, *images)
@@ -129,21 +136,19 @@ def add(
         if from_folder is not None:
             found = _class_folders(registry, from_folder, registry_medium(opened))
             with _told_on_interrupt(len(found.images), registry_medium(opened)):
-                added = opened.add_folder(found, allow_conflict=allow_conflict)
+                added = opened.add_folder(found, allow_conflict=allow_conflict, augment=augment)
             _report(added, opened, folder=from_folder)
         elif from_csv is not None:
-            _add_rows(opened, from_csv, texts, label_column, allow_conflict=allow_conflict)
+            _add_rows(opened, from_csv, texts, label_column, allow_conflict=allow_conflict, augment=augment)
         else:
             assert label is not None
             sources = given_examples(opened, images, texts)
             with _told_on_interrupt(len(sources), registry_medium(opened)):
-                added = opened.add(label, sources, allow_conflict=allow_conflict)
+                added = opened.add(label, sources, allow_conflict=allow_conflict, augment=augment)
             _report(added, opened, label=label)
 
 
-def _add_rows(
-    registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, *, allow_conflict: bool
-) -> None:
+def _add_rows(registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, **how: Any) -> None:
     """Add the texts of a table under the labels of another column; rows without either are listed as failed."""
     from fewshot.registry import AddReport, Failure
 
@@ -153,7 +158,7 @@ def _add_rows(
     rows = read_text_rows(path, texts[0], label)
     pairs = [(row.text, row.label) for row in rows if row.text.strip() and row.label.strip()]
     with _told_on_interrupt(len(pairs), registry_medium(registry)):
-        added = registry.add_labelled(pairs, allow_conflict=allow_conflict)
+        added = registry.add_labelled(pairs, **how)
     why = {False: "the text is empty", True: "has no label"}
     failed = [
         Failure(row.where, why[bool(row.text.strip())]) for row in rows if not (row.text.strip() and row.label.strip())

@@ -1,3 +1,4 @@
+from .catalogue import catalogue_views as catalogue_views
 from .image_folders import SPLITS as SPLITS
 from .image_folders import LabelledImages as LabelledImages
 from .image_folders import find_images as find_images

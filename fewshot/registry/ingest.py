@@ -13,6 +13,7 @@ from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.registry.store import NewExample, RegistryStore
+from fewshot.registry.synthetic_views import encode_examples
 from fewshot.validation import check_label
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ def add_images(
     *,
     allow_conflict: bool,
     keep_images: bool,
+    augment: str | None = None,
 ) -> AddReport:
     """Embed and store (example, label) pairs in one transaction; what is known already is not embedded again."""
-    from fewshot.encoders import encode_valid, modality_of
+    from fewshot.encoders import modality_of
 
     medium = medium_of(modality_of(encoder))
     failed: list[Failure] = []
@@ -85,7 +87,7 @@ def add_images(
         else:
             skipped += refusal
     distinct = {digest: data for _, _, digest, data in fresh}
-    encoded = encode_valid(encoder, distinct.values())
+    encoded = encode_examples(encoder, list(distinct.values()), [augment] * len(distinct))
     digests = list(distinct)
     vectors = {digests[n]: vector for n, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True)}
     reasons = {digests[n]: error.reason for n, error in encoded.failed}
@@ -107,6 +109,7 @@ def add_images(
                 None if keep_images else path,
                 vectors[digest],
                 data if keep_images else None,
+                augment,
             )
         )
     report = skipped + AddReport(failed=tuple(failed))

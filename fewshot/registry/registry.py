@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from fewshot.registry.rejection import Rejection
 from fewshot.registry.results import AddReport, Evaluation, Failure, Prediction, Predictions
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
+from fewshot.registry.synthetic_views import Augment, check_augment
 from fewshot.validation import Metric, check_label, check_vectors
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 
     from fewshot.classifiers import FewShotClassifier
     from fewshot.encoders import Encoder
-
-__all__ = ["AddReport", "ClassRegistry", "Prediction"]
 
 
 class ClassRegistry(RegistryQueries, ClassifierChoice):
@@ -159,7 +159,15 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         medium = medium_of(self.modality)
         return medium, check_image_batch(medium.sources(given), medium.modality)
 
-    def add(self, label: str, images: Sources, *, allow_conflict: bool = False, all_or_none: bool = False) -> AddReport:
+    def add(
+        self,
+        label: str,
+        images: Sources,
+        *,
+        allow_conflict: bool = False,
+        all_or_none: bool = False,
+        augment: Augment | None = None,
+    ) -> AddReport:
         """Register images, texts or sounds as examples of a class, new or known.
 
         Parameters
@@ -172,6 +180,10 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
             Accept an example that another class holds already.
         all_or_none : bool, default False
             Embed all before they are added in one transaction, so that an error leaves none; by default each 64.
+        augment : {"catalogue"}, optional
+            The images show an object before a plain background, while photographs are asked about: a vector is the
+            mean direction of the image and six synthetic views of the object, again at each ``reindex``. Images without
+            a plain background are listed as failed.
 
         Returns
         -------
@@ -180,10 +192,15 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         """
         label = check_label(label)
         pairs = ((source, label) for source in self._sources(images)[1])
-        return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
+        return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none, augment=augment)
 
     def add_labelled(
-        self, pairs: Iterable[tuple[Source, str]], *, allow_conflict: bool = False, all_or_none: bool = False
+        self,
+        pairs: Iterable[tuple[Source, str]],
+        *,
+        allow_conflict: bool = False,
+        all_or_none: bool = False,
+        augment: Augment | None = None,
     ) -> AddReport:
         """Register (example, label) pairs as ``add`` does.
 
@@ -192,12 +209,12 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         PartlyAdded : if an error stops it after some were added; its ``report`` says what became of them.
         """
         encoder = self.encoder
+        check_augment(augment, encoder)
         encoder_identity.remember_encoder(self._store, encoder)
         keep = bool(self._store.meta()["keep_images"])
-
-        def add(chunk: list[tuple[Source, str]]) -> AddReport:
-            return add_images(self._store, encoder, chunk, allow_conflict=allow_conflict, keep_images=keep)
-
+        add = partial(
+            add_images, self._store, encoder, allow_conflict=allow_conflict, keep_images=keep, augment=augment
+        )
         return add_in_chunks(self._store, pairs, add, all_or_none=all_or_none)
 
     def add_folder(
@@ -206,21 +223,17 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         *,
         allow_conflict: bool = False,
         all_or_none: bool = False,
+        augment: Augment | None = None,
     ) -> AddReport:
-        """Register the images, texts or sounds of a folder or zip with one subfolder a class, as ``add`` does.
+        """Register a folder or zip with one subfolder a class, as ``add`` does; the report names what was ignored.
 
         Parameters
         ----------
         place : path or LabelledImages
             ``photos/cat/1.jpg`` is an example of "cat"; what surrounds all class folders is no class. Texts are .txt
             files, sounds .wav, .flac, .ogg and .mp3.
-        allow_conflict, all_or_none
+        allow_conflict, all_or_none, augment
             As of ``add``.
-
-        Returns
-        -------
-        AddReport
-            Also the files that were ignored.
 
         Raises
         ------
@@ -229,7 +242,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         """
         found = place if isinstance(place, LabelledImages) else labelled_images(place, self.modality)
         pairs = list(zip(found.images, found.labels, strict=True))
-        report = self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none)
+        report = self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none, augment=augment)
         return replace(report, ignored=found.ignored)
 
     def predict(
@@ -323,13 +336,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         return evaluate(self._store, self, images, labels)
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write ids, labels, vectors, hashes, sources and the fingerprint to a .npz or .parquet file.
-
-        Returns
-        -------
-        int
-            How many examples were written, without what they were made of.
-        """
+        """Write ids, labels, vectors, hashes, sources and the fingerprint to .npz or .parquet; returns how many."""
         return export_examples(self._store, self._snapshots, path)
 
     def import_examples(self, path: str | os.PathLike[str], *, allow_conflict: bool = False) -> AddReport:
@@ -342,12 +349,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         return import_examples(self._store, path, self._encoder, allow_conflict=allow_conflict)
 
     def reindex(self, encoder: Encoder | str) -> int:
-        """Embed every example again, with another encoder; all or, if one cannot be found, none.
-
-        Returns
-        -------
-        int
-            How many examples were embedded.
+        """Embed every example again, with another encoder; all or, if one cannot be found, none; returns how many.
 
         Raises
         ------

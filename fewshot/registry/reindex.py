@@ -16,6 +16,7 @@ from fewshot.media import medium_of
 from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import encoder_meta
 from fewshot.registry.store import RegistryStore
+from fewshot.registry.synthetic_views import encode_examples
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
@@ -80,6 +81,13 @@ def image_of(store: RegistryStore, example: int) -> bytes:
     return found
 
 
+def augment_of(store: RegistryStore, example: int) -> str | None:
+    """Return with which synthetic views an example is embedded, if any."""
+    with store.read() as connection:
+        row = connection.execute("SELECT augment FROM examples WHERE id = ?", (example,)).fetchone()
+    return None if row is None else row[0]
+
+
 def _example_ids(store: RegistryStore) -> list[int]:
     with store.read() as connection:
         return [id_ for (id_,) in connection.execute("SELECT id FROM examples ORDER BY id")]
@@ -92,8 +100,6 @@ def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator
     ------
     RegistryError : at the end, naming those that cannot be had or read.
     """
-    from fewshot.encoders import encode_valid
-
     missing: list[str] = []
     source = iter(ids)
     with Progress(len(ids), "reindex") as bar:
@@ -101,12 +107,12 @@ def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator
             found = []
             for id_ in chunk:
                 try:
-                    found.append((id_, image_of(store, id_)))
+                    found.append((id_, image_of(store, id_), augment_of(store, id_)))
                 except KeyError:
                     continue  # removed meanwhile by another process
                 except ExampleError as error:
                     missing.append(f"example {id_}, {error}")
-            encoded = encode_valid(encoder, [data for _, data in found])
+            encoded = encode_examples(encoder, [data for _, data, _ in found], [augment for *_, augment in found])
             missing += [f"example {found[n][0]}: {error.reason}" for n, error in encoded.failed]
             yield from zip((found[n][0] for n in encoded.kept.tolist()), encoded.vectors, strict=True)
             bar.advance(len(chunk))

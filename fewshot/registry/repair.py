@@ -18,6 +18,7 @@ from fewshot.files import replacing
 from fewshot.progress import Progress
 from fewshot.registry.backup import problems_in, written
 from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, noun_of, open_set_checksum
+from fewshot.registry.synthetic_views import AUGMENTS
 
 _IDS_AT_ONCE = 1024
 # SQLite stores no row in less: bounds the ids to look for where the largest cannot be read.
@@ -26,8 +27,8 @@ _LEAST_ROW = 16
 # take minutes.
 _PATIENCE = 20_000
 _HEADER = 100
-# The schemas from which on there are annotations, and checksums of negatives and background.
-_WITH_ANNOTATIONS, _WITH_OPEN_SET_CHECKSUMS = 4, 5
+# The schemas from which on there are annotations, checksums of negatives and background, and examples with views.
+_WITH_ANNOTATIONS, _WITH_OPEN_SET_CHECKSUMS, _WITH_AUGMENT = 4, 5, 9
 _NUMBER, _TEXT = (int, type(None)), (str, type(None))
 _TAUGHT: dict[str, dict[str, Any]] = {
     "annotations": {"id": int, "task": _NUMBER, "updated": int, "state": str, "body": _TEXT, "reason": _TEXT},
@@ -176,8 +177,9 @@ def _classes(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[str]
 
 
 def _examples(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
-    columns = ["id", "class_id", "sha256", "source", "path", "vector", "added_at"]
     (version,) = old.execute("PRAGMA user_version").fetchone()
+    augment = "augment" if version >= _WITH_AUGMENT else "NULL"
+    columns = ["id", "class_id", "sha256", "source", "path", "vector", "added_at", augment]
     if version >= 2:
         columns.append("checksum")
     unreadable = 0
@@ -190,10 +192,11 @@ def _examples(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, los
             lost.append(f"example {row[0]}: what is left of it is not an example")
         else:
             fresh.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", (row[1], f"recovered-{row[1]}"))
-            whole = (*row[:7], checksum(row[2], row[3], row[5]))
+            whole = (*row[:8], checksum(row[2], row[3], row[5]))
             fresh.execute(
-                "INSERT OR IGNORE INTO examples (id, class_id, sha256, source, path, vector, added_at, checksum) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO examples "
+                "(id, class_id, sha256, source, path, vector, added_at, augment, checksum) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 whole,
             )
     if unreadable:
@@ -202,7 +205,7 @@ def _examples(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, los
 
 def _sound(row: Sequence[Any], size: int) -> bool:
     """Whether a row holds an example, and the one that was stored where there is a checksum."""
-    _, class_id, sha256, source, path, vector, added, *stored = row
+    _, class_id, sha256, source, path, vector, added, augment, *stored = row
     return (
         isinstance(class_id, int)
         and isinstance(sha256, bytes)
@@ -212,6 +215,7 @@ def _sound(row: Sequence[Any], size: int) -> bool:
         and isinstance(vector, bytes)
         and len(vector) == size
         and isinstance(added, str)
+        and augment in (None, *AUGMENTS)
         and all(checksum(sha256, source, vector) == number for number in stored)
     )
 

@@ -208,6 +208,13 @@ def m008_modality(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT OR IGNORE INTO meta SELECT 'modality', 'image' FROM meta WHERE key = 'fingerprint'")
 
 
+def m009_augment(connection: sqlite3.Connection) -> None:
+    """Note which examples were embedded with synthetic views, so that embedding them anew repeats it."""
+    if not connection.execute("SELECT 1 FROM pragma_table_info('examples') WHERE name = 'augment'").fetchone():
+        connection.execute("ALTER TABLE examples ADD COLUMN augment TEXT")
+    connection.execute("CREATE INDEX IF NOT EXISTS examples_by_augment ON examples (augment) WHERE augment IS NOT NULL")
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,
     m002_checksums,
@@ -217,5 +224,6 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m006_labels,
     m007_second_copies,
     m008_modality,
+    m009_augment,
 ]
 """Each brings a file from version n to n + 1, and may return what its owner should know. Append only."""

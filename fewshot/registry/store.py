@@ -39,6 +39,7 @@ class NewExample:
     path: str | None
     vector: NDArray[np.float32]
     data: bytes | None
+    augment: str | None = None
 
 
 class RegistryStore:
@@ -240,8 +241,8 @@ class RegistryStore:
             self._connection.execute("INSERT OR IGNORE INTO classes (label) VALUES (?)", (example.label,))
             source, vector = storable(example.source), np.asarray(example.vector, "<f4").tobytes()
             self._connection.execute(
-                "INSERT INTO examples (class_id, sha256, source, path, vector, added_at, checksum) "
-                "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO examples (class_id, sha256, source, path, vector, added_at, checksum, augment) "
+                "VALUES ((SELECT id FROM classes WHERE label = ?), ?, ?, ?, ?, ?, ?, ?)",
                 (
                     example.label,
                     example.sha256,
@@ -250,6 +251,7 @@ class RegistryStore:
                     vector,
                     now,
                     checksum(example.sha256, source, vector),
+                    example.augment,
                 ),
             )
             if example.data is not None:

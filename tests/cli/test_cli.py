@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.testing import assert_allclose
+from PIL import Image
 from sklearn.neighbors import NearestCentroid
 
 from fewshot import Prediction
@@ -60,6 +61,13 @@ def test_classes_are_added_one_by_one_and_new_pictures_recognised(photos, tmp_pa
         assert row["top"] == [[row["label"], row["score"]]]
         assert row["nearest"][0]["label"] == row["label"]
         assert set(row) == {"path", "label", "score", "probability", "unknown_score", "top", "nearest"}
+
+
+def test_a_catalogue_picture_is_added_with_synthetic_views_and_a_photograph_is_refused(photos, tmp_path):
+    photo, shown = photos / "photos" / "temple" / "0.jpg", tmp_path / "shown.png"
+    Image.fromarray(np.pad(np.zeros((60, 30), np.uint8), 30, constant_values=255)).save(shown)
+    found = answer("add", tmp_path / "r.fewshot", "box", shown, photo, "--augment", "catalogue", status=1)
+    assert (found["added"], [one["path"] for one in found["failed"]]) == (1, [str(photo)])
 
 
 def test_a_folder_is_evaluated_and_the_rows_written(registry, photos, tmp_path):
@@ -262,6 +270,11 @@ def test_pictures_need_not_be_kept(photos, tmp_path):
         (("add", "r.fewshot", "--from-folder", "nowhere"), 1, "no such folder or zip: nowhere"),
         (("add", "r.fewshot", " ", "a.jpg"), 1, "a label must hold something to read"),
         (("add", "r.fewshot", "cat", "a.jpg", "--encoder", "resnte50"), 1, "did you mean resnet50"),
+        (
+            ("add", "r.fewshot", "--negative", "a.jpg", "--augment", "catalogue"),
+            2,
+            "--augment does not go with --negative",
+        ),
         (("remove", "r.fewshot"), 2, "give one of LABEL, --example ID and --negative ID"),
         (("reindex", "r.fewshot"), 2, "give the new encoder"),
         (("import", "r.fewshot", "none.npz"), 1, "no such file: none.npz"),
