@@ -34,6 +34,8 @@ def variants(kind):
     plain = quick(kind())
     metrics = METRICS if "metric" in plain.get_params() else ()
     found = [plain, *(clone(plain).set_params(metric=m) for m in metrics if m != plain.metric)]
+    if "parts" in plain.get_params():
+        found.append(clone(plain).set_params(parts=(7, 3, 2)))
     if "base" in plain.get_params():
         labels = np.repeat(np.arange(4), 6)
         base = np.random.default_rng(1).normal(labels[:, None], 1.0, (24, 12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.nn.functional import normalize, pad
 
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.class_means import ClassMeans, some_classes
+from fewshot.classifiers.embedding_parts import EmbeddingParts
 from fewshot.classifiers.membership import Membership
+from fewshot.validation import check_count
 
 # The weight of the scatter around the overall mean beside that within classes.
 _TOTAL = 0.1
@@ -59,6 +62,11 @@ class _Learned:
     norms: Tensor  # (e, c)
     n_measured: int  # how many examples the metric is made of
     n_changed: int = 0  # how many have been added or removed since
+    scale: Tensor | None = None  # (e, 1, d), of parts, by which all vectors are multiplied
+
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """Vectors (e, n, d) in the space of what is remembered."""
+        return vectors if self.scale is None else vectors * self.scale
 
     def asked(self, query: Tensor) -> Tensor:
         """M^-1 (q - m) of query (e, q, d), divided by its norm under M^-1."""
@@ -98,7 +106,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     f estimates tr(between-class covariance) / tr(within-class covariance), at most 2, from the support itself; with
     one example of each class, where that cannot be done, it is 1/2, and D is the total scatter. At f n = (n - 1) / 2,
     M^-1 is the empirical-Bayes precision that ``LinearDiscriminantClassifier`` uses. One class alone is compared
-    without m. There is no parameter.
+    without m. Nothing is left to be set.
 
     Closed-form: the (s, s) Gram matrix is factored for s below d, else the (d, d) scatter. ``partial_fit`` beyond
     256 examples keeps m and M until a tenth has been added or removed, and then learns them anew from all.
@@ -118,28 +126,48 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     ['cat', 'dog']
     """
 
+    def __init__(self, parts: Sequence[int] | None = None) -> None:
+        self.parts = parts
+
     def prepare(self, vectors: Tensor) -> Tensor:
-        """Return the unit vectors."""
+        """Return the unit vectors, or vectors of unit parts."""
         n, d = vectors.shape[-2:]
         if vectors.dim() > 2 or n <= _ROWS_AT_ONCE:
-            return normalize(vectors, dim=-1)
+            return self._units(vectors)
         units = vectors.new_empty(n + n // 4, d)[:n]  # with room for more, which takes no memory before it is used
         for start in range(0, n, _ROWS_AT_ONCE):
-            units[start : start + _ROWS_AT_ONCE] = normalize(vectors[start : start + _ROWS_AT_ONCE], dim=-1)
+            units[start : start + _ROWS_AT_ONCE] = self._units(vectors[start : start + _ROWS_AT_ONCE])
         return units
 
+    def _units(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1) if self.parts is None else self._embedding_parts().unit_parts(vectors)
+
+    def _embedding_parts(self) -> EmbeddingParts:
+        assert self.parts is not None
+        return EmbeddingParts(tuple(check_count("parts", size) for size in self.parts))
+
     def _learn(self, support: Tensor, membership: Membership) -> _Learned:
-        return _learned(support, membership, ClassMeans.of(support, membership))
+        scale = self._scale(support, membership)
+        support = support if scale is None else support * scale
+        return replace(_learned(support, membership, ClassMeans.of(support, membership)), scale=scale)
 
     def _learn_one(self, support: Tensor, membership: Membership) -> _Learned:
-        return _learned(support, membership, ClassMeans.of_one(support, membership))
+        scale = self._scale(support, membership)
+        support = support if scale is None else support.mul_(scale)  # nobody else's: what ``prepare`` has made
+        return replace(_learned(support, membership, ClassMeans.of_one(support, membership)), scale=scale)
+
+    def _scale(self, support: Tensor, membership: Membership) -> Tensor | None:
+        if self.parts is None:
+            return None
+        parts = self._embedding_parts()
+        return parts.scale(ClassMeans.of(support, membership), parts.weight(support, membership, _own_scores))
 
     def _extend(self, learned: _Learned, support: Tensor, membership: Membership) -> _Learned | None:
         known, c = learned.prototypes.means.shape[1], membership.n_classes
         n_changed = learned.n_changed + support.shape[1]
         if self._must_renew(n_changed, learned.n_measured):
             return None
-        prototypes, touched = learned.prototypes.extended(support, membership, shared=False)
+        prototypes, touched = learned.prototypes.extended(learned.scaled(support), membership, shared=False)
         norms = pad(learned.norms, (0, c - known))
         norms[:, touched] = learned.metric.norms(prototypes.means[:, touched], learned.center)
         return replace(learned, prototypes=prototypes, norms=norms, n_changed=n_changed)
@@ -149,7 +177,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
         n_changed = learned.n_changed + support.shape[1] + int(counts.sum() - counts[:, kept].sum())
         if self._must_renew(n_changed, learned.n_measured):
             return None
-        prototypes, touched = learned.prototypes.exchanged(support, membership, before)
+        prototypes, touched = learned.prototypes.exchanged(learned.scaled(support), membership, before)
         norms = learned.norms[:, before.clamp_min(0)]
         norms[:, touched] = learned.metric.norms(prototypes.means[:, touched], learned.center)
         return replace(learned, prototypes=prototypes, norms=norms, n_changed=n_changed)
@@ -167,7 +195,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
         return 10 * learned.n_changed > learned.n_measured
 
     def _scores(self, learned: _Learned, query: Tensor) -> Tensor:
-        return learned.cosines(query, learned.prototypes.means, learned.norms)
+        return learned.cosines(learned.scaled(query), learned.prototypes.means, learned.norms)
 
     def _scores_beside(self, learned: _Learned, query: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         along, q = learned.asked(query), query.shape[1]
@@ -178,7 +206,8 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     def example_scores(self, X: NDArray[np.float32], examples: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``FewShotClassifier.example_scores``; cosines as of the scores, with examples in place of prototypes."""
         with torch.inference_mode():
-            query, keys = (self.prepare(torch.from_numpy(vectors))[None] for vectors in (X, examples))
+            prepared = (self.prepare(torch.from_numpy(vectors))[None] for vectors in (X, examples))
+            query, keys = map(self._learned.scaled, prepared)
             norms = self._learned.metric.norms(keys, self._learned.center)
             return np.asarray(self._learned.cosines(query, keys, norms)[0].numpy())
 
@@ -193,12 +222,18 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
 
     @property
     def prototypes_(self) -> Any:
-        """Ndarray of shape (c, d): the means of the classes' unit vectors, ordered as ``classes_``."""
-        return self.unit_means().copy()
+        """Ndarray of shape (c, d): the means of the classes' unit vectors, or weighted parts, as ``classes_``."""
+        return self._learned.prototypes.means[0].numpy().copy()
 
-    def unit_means(self) -> NDArray[np.float32]:
+    def unit_means(self) -> NDArray[np.float32] | None:
         """See ``FewShotClassifier.unit_means``."""
-        return np.asarray(self._learned.prototypes.means[0].numpy())
+        return None if self.parts is not None else np.asarray(self._learned.prototypes.means[0].numpy())
+
+
+def _own_scores(support: Tensor, membership: Membership) -> Tensor:
+    """Cosines (e, s, c) of a support, those of the classes' own members and of others alike."""
+    learned = _learned(support, membership, ClassMeans.of(support, membership))
+    return learned.cosines(support, learned.prototypes.means, learned.norms)
 
 
 def _learned(support: Tensor, membership: Membership, prototypes: ClassMeans) -> _Learned:

@@ -17,6 +17,15 @@ def _number_or_name(_: click.Context, __: click.Parameter, value: str | None) ->
     return int(value) if value.lstrip("-").isdigit() else value
 
 
+def blocks(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> list[int | str | None] | str | None:
+    """Read "1,blocks.2" as [1, "blocks.2"]; "auto" stays."""
+    if value is None or value == "auto":
+        return value
+    return [_number_or_name(context, parameter, part.strip()) for part in value.split(",")]
+
+
 def counts(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int | str, ...] | None:
     """Read "1,5" as (1, 5); a part may be "various"."""
     if value is None:
@@ -46,12 +55,14 @@ def encoder_options(command: F) -> F:
         click.option("--encoder", "name", metavar="NAME", help="pocket (bundled), a timm name, or a folder."),
         click.option("--layer", callback=_number_or_name, help="Use the features of this block (number or name)."),
         click.option("--pool", type=click.Choice(["avg", "max", "cls", "cls+avg"]), help="Pooling of the feature map."),
+        click.option("--layers", callback=blocks, metavar="LIST", help="Append the features of these blocks, or auto."),
+        click.option("--tta", is_flag=True, default=None, help="Embed mirror images too, for twice the time."),
         click.option("--device", help="cuda, mps or cpu; by default the first available."),
         click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="By default the fastest."),
         click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass."),
         click.option("--cache", metavar="FILE", help="Cache embeddings in this file."),
     ]
-    names = ("name", "layer", "pool", "device", "precision", "batch_size", "cache")
+    names = ("name", "layer", "pool", "layers", "tta", "device", "precision", "batch_size", "cache")
 
     @functools.wraps(command)
     def gathered(*args: Any, **kwargs: Any) -> Any:

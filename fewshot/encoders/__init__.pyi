@@ -41,5 +41,4 @@ from .trainable import trainable_network as trainable_network
 from .transformers_audio import TransformersAudioEncoder as TransformersAudioEncoder
 from .tta import encode_flips as encode_flips
 from .tta import flipped_centre as flipped_centre
-from .tta import sum_of_directions as sum_of_directions
 from .voice import VoiceEncoder as VoiceEncoder

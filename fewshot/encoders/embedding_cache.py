@@ -66,6 +66,11 @@ class EmbeddingCache(ImageTransformer):
         return check_is_encoder(self.encoder).fingerprint
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """The encoder's own, or (d,)."""
+        return getattr(self.encoder, "parts", (self.dim,))
+
+    @property
     def spec(self) -> dict[str, Any]:
         """How to load the encoder again; {} where the encoder has no ``spec``."""
         return getattr(self.encoder, "spec", {})

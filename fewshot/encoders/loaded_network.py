@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fewshot.encoders.batch_norm_folding import fuse_batch_norms
 from fewshot.encoders.bfloat16 import to_bfloat16
 from fewshot.encoders.device import Precision
-from fewshot.encoders.timm_network import features
 from fewshot.media import ImageSource
 
 
@@ -31,8 +30,8 @@ class LoadedNetwork:
         Of the normalisation, on the device.
     device : torch.device
     precision : {"float32", "bfloat16"}
-    dim : int
-        The embedding size d.
+    parts : tuple of int
+        The sizes of the parts of an embedding, whose sum is its size d; the first is the network's own.
     fingerprint : str
         Of the network before its conversion.
     cpu_batch : int
@@ -45,9 +44,14 @@ class LoadedNetwork:
     std: Tensor
     device: torch.device
     precision: Precision
-    dim: int
+    parts: tuple[int, ...]
     fingerprint: str
     cpu_batch: int
+
+    @property
+    def dim(self) -> int:
+        """The embedding size d."""
+        return sum(self.parts)
 
 
 def converted(
@@ -55,16 +59,14 @@ def converted(
     example: Tensor,
     device: torch.device,
     precision: Precision,
-    *,
-    layer: int | str | None,
-    pool: str | None,
+    read: Callable[[nn.Module, Tensor], Tensor],
 ) -> nn.Module:
     """Convert a network to a device and precision, with channels last in memory; the network given is changed.
 
-    On a CPU, batch norms are folded where the features of ``example`` (1, 3, h, w) stay the same.
+    On a CPU, batch norms are folded where what is ``read`` of ``example`` (1, 3, h, w) stays the same.
     """
     if device.type == "cpu":  # elsewhere norms cost little, and keeping them keeps their float32 biases
-        fuse_batch_norms(network, example, lambda x: features(network, x, layer=layer, pool=pool))
+        fuse_batch_norms(network, example, lambda x: read(network, x))
     network = to_bfloat16(network, device) if precision == "bfloat16" else network.to(device)
     for weight in network.parameters():
         if weight.ndim == 4:  # Module.to(memory_format=...) fails where a network has other convolutions too

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from fewshot.encoders.batches import embedded_batches, readable
 from fewshot.encoders.bundled_network import bundled_network
@@ -19,7 +20,7 @@ from fewshot.encoders.encoder import Encoded, check_image_batch, counted, gather
 from fewshot.encoders.image_transformer import ImageTransformer
 from fewshot.encoders.loaded_network import LoadedNetwork, converted
 from fewshot.encoders.preprocessing import data_config, normalised, preparation
-from fewshot.encoders.timm_network import POOLS, features, fingerprint, load_network
+from fewshot.encoders.timm_network import POOLS, feature_parts, features, fingerprint, layer_numbers, load_network
 from fewshot.encoders.torch_threads import set_thread_count, thread_count
 from fewshot.media import ImageSource, attempt
 from fewshot.progress import Progress
@@ -56,6 +57,14 @@ class TimmEncoder(ImageTransformer):
     pool : {"avg", "max", "cls", "cls+avg"}, optional
         How the block's map becomes a vector: "avg" (default with ``layer``) and "max" over positions, "cls" the class
         token, "cls+avg" both side by side. Without ``layer``: of the last block.
+    layers : sequence of int or str, or "auto", optional
+        Append the means over these blocks' maps to the network's own embedding, as parts of length 0.1 and 1; "auto"
+        takes three blocks before the last. ``WhitenedPrototypeClassifier(parts=encoder.parts)`` weights them by the
+        support; on images unlike those that the network was trained on they gain several points. Not with ``layer`` or
+        ``pool``.
+    tta : bool, default False
+        Flip test-time augmentation: embed an image as the mean of the directions of itself and its mirror image, for
+        twice the time. Not where left and right tell classes apart.
     device : str, optional
         By default CUDA, then MPS, then CPU.
     precision : {"float32", "bfloat16"}, optional
@@ -88,6 +97,8 @@ class TimmEncoder(ImageTransformer):
         pretrained: bool = True,
         layer: int | str | None = None,
         pool: str | None = None,
+        layers: Sequence[int | str] | str | None = None,
+        tta: bool = False,
         device: str | None = None,
         precision: Precision | None = None,
         batch_size: int | None = None,
@@ -96,6 +107,8 @@ class TimmEncoder(ImageTransformer):
         self.pretrained = pretrained
         self.layer = layer
         self.pool = pool
+        self.layers = layers
+        self.tta = tta
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
@@ -118,14 +131,22 @@ class TimmEncoder(ImageTransformer):
         return self.loaded.dim
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """The sizes of the parts of an embedding: the network's own, then those of ``layers``; d in all."""
+        return self.loaded.parts
+
+    @property
     def fingerprint(self) -> str:
-        """Made of architecture, weights, preprocessing, layer and pool; not of device, precision or batch size."""
+        """Made of architecture, weights, preprocessing and what is read; not of device, precision or batch size."""
         return self.loaded.fingerprint
 
     @property
     def spec(self) -> dict[str, Any]:
         """How to load the same encoder again: ``TimmEncoder(**spec)``; empty for a network that was given."""
-        return {} if self._given() else {"name": self.name, "layer": self.layer, "pool": self.pool}
+        if self._given():
+            return {}
+        more = {"layers": self.layers if isinstance(self.layers, str | None) else list(self.layers), "tta": self.tta}
+        return {"name": self.name, "layer": self.layer, "pool": self.pool} | {k: v for k, v in more.items() if v}
 
     @property
     def resolved_precision(self) -> Precision:
@@ -247,7 +268,7 @@ class TimmEncoder(ImageTransformer):
             for view in views:
                 pixels = torch.from_numpy(np.stack([view(image) for image in images])).to(loaded.device)
                 x = normalised(pixels, loaded.mean, loaded.std).to(_DTYPES[loaded.precision])
-                found.append(features(loaded.network, x, layer=self.layer, pool=self.pool).float().cpu())
+                found.append(self._features(loaded.network, x).float().cpu())
         return torch.cat(found, 1).numpy()
 
     def _given(self) -> tuple[nn.Module, str, bool] | None:
@@ -264,44 +285,80 @@ class TimmEncoder(ImageTransformer):
 
     def _identity(self, network: nn.Module) -> str:
         architecture = getattr(network, "pretrained_cfg", {}).get("architecture")
-        preprocessing = data_config(network)
+        more = {"layers": self._layer_numbers(network), "tta": bool(self.tta)}
         return fingerprint(
-            network, architecture=architecture, preprocessing=preprocessing, layer=self.layer, pool=self.pool
+            network,
+            architecture=architecture,
+            preprocessing=data_config(network),
+            layer=self.layer,
+            pool=self.pool,
+            **{name: value for name, value in more.items() if value},
         )
 
     def _asked(self) -> tuple[Any, ...]:
         """What a loaded network depends on; an attribute may have been set since."""
-        return self.name, self.pretrained, self.layer, self.pool, self.device, self.precision
+        read = self.layer, self.pool, str(self.layers), self.tta
+        return self.name, self.pretrained, *read, self.device, self.precision
 
     def _load(self) -> LoadedNetwork:
-        if self.pool is not None:
-            check_choice("pool", self.pool, POOLS)
+        self._check_features()
         network = self._exact()
         config = data_config(network)
         identity = self._identity(network)
         example = torch.rand(1, *config["input_size"], generator=torch.Generator().manual_seed(0))
-        exact = self._features(network, example)
+        exact = self._read(network, example)
+        parts = self._parts(network, example) if self.layers is not None else (exact.shape[1],)
         device = usable_device(self.device) if self.device is not None else best_device()
         precision = self.precision if self.precision is not None else best_precision(device)
         check_choice("precision", precision, tuple(_DTYPES))
         unasked = self.precision is None and precision == "bfloat16"
         spare = copy.deepcopy(network) if unasked else network
-        network = converted(network, example, device, precision, layer=self.layer, pool=self.pool)
+        network = converted(network, example, device, precision, self._read)
         if unasked:
-            quick = self._features(network, example.to(device, torch.bfloat16)).float().cpu()
+            quick = self._read(network, example.to(device, torch.bfloat16)).float().cpu()
             if not torch.cosine_similarity(quick, exact).item() > _FAITHFUL:
                 # Some networks cannot be computed in bfloat16, such as those that begin with a cosine transform.
                 precision = "float32"
-                network = converted(spare, example, device, precision, layer=self.layer, pool=self.pool)
+                network = converted(spare, example, device, precision, self._read)
         mean, std = (torch.tensor(config[key], dtype=torch.float32, device=device) for key in ("mean", "std"))
         prepare = preparation(config)
         batch = max(1, min(_CPU_MOST, _CPU_PIXELS // example[0, 0].numel()))
-        dim = exact.shape[1]
-        return LoadedNetwork(network, prepare, mean, std, device, precision, dim, identity, batch)
+        return LoadedNetwork(network, prepare, mean, std, device, precision, parts, identity, batch)
+
+    def _check_features(self) -> None:
+        if self.pool is not None:
+            check_choice("pool", self.pool, POOLS)
+        if self.layers is not None and (self.layer is not None or self.pool is not None):
+            raise ValueError(
+                f"layers={self.layers!r} appends blocks to the network's own embedding, which layer={self.layer!r} and "
+                f"pool={self.pool!r} replace: leave out one or the other"
+            )
+        if not isinstance(self.tta, (bool, np.bool_)):
+            raise ValueError(f"tta must be True or False, not {self.tta!r}")
+
+    def _parts(self, network: nn.Module, example: Tensor) -> tuple[int, ...]:
+        with torch.inference_mode():
+            parts = feature_parts(network, example, self._layer_numbers(network))
+            own = normalize(features(network, example, layer=None, pool=None), dim=1)
+        if not torch.allclose(parts[0], own, atol=1e-4):
+            raise ValueError(f"{self.name!r} gives another embedding beside its layers than alone: leave out layers")
+        return tuple(part.shape[1] for part in parts)
+
+    def _layer_numbers(self, network: nn.Module) -> list[int]:
+        return [] if self.layers is None else layer_numbers(network, self.layers)
+
+    def _read(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Features of images (n, 3, h, w) as they are."""
+        with torch.inference_mode():
+            return features(network, x, layer=self.layer, pool=self.pool, layers=self._layer_numbers(network))
 
     def _features(self, network: nn.Module, x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return features(network, x, layer=self.layer, pool=self.pool)
+        if not self.tta:
+            return self._read(network, x)
+        one, other = (self._read(network, view).float() for view in (x, x.flip(-1)))
+        if self.layers is None:  # else each part has one length in both
+            one, other = normalize(one, dim=1), normalize(other, dim=1)
+        return (one + other) / 2
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -8,18 +8,21 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from fewshot.encoders.hub import check_config, from_hub, full_name, misfit, why_not_fetched
 from fewshot.errors import EncoderNotFound
 
 POOLS = ("avg", "max", "cls", "cls+avg")
 _MOST_SIDE = 4096  # pixels; the largest that timm knows is 1,024
+# The length of an earlier block's part beside the network's own of length 1: cosines of the whole change little.
+_PART_LENGTH = 0.1
 
 
 def load_network(name: str, *, pretrained: bool, **settings: Any) -> nn.Module:
@@ -166,13 +169,17 @@ def fingerprint(network: nn.Module, **settings: Any) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def features(network: nn.Module, x: Tensor, *, layer: int | str | None, pool: str | None) -> Tensor:
-    """Read (n, d) features: the network's own embedding, or one block's output pooled.
+def features(
+    network: nn.Module, x: Tensor, *, layer: int | str | None, pool: str | None, layers: Sequence[int] = ()
+) -> Tensor:
+    """Read (n, d) features: the network's own embedding, one block's output pooled, or ``feature_parts`` in one.
 
     Raises
     ------
     ValueError : for a layer or pool that the network does not have, naming those it has.
     """
+    if layers:
+        return torch.cat(feature_parts(network, x, layers), dim=1)
     if layer is None and pool is None:
         out: Tensor = network(x)
         if out.ndim != 2:
@@ -180,6 +187,55 @@ def features(network: nn.Module, x: Tensor, *, layer: int | str | None, pool: st
         return out
     maps, prefix = _intermediate(network, x, -1 if layer is None else _layer_number(network, layer))
     return _pooled(maps, prefix, pool or "avg")
+
+
+def feature_parts(network: nn.Module, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """Read, in one forward pass, the network's own embedding, of length 1, and means over blocks' maps, of length 0.1.
+
+    Parameters
+    ----------
+    network : nn.Module
+    x : Tensor of shape (n, 3, h, w)
+    layers : sequence of int
+        As ``layer_numbers`` gives them.
+
+    Returns
+    -------
+    list of Tensor of shape (n, d_part), float32
+
+    Raises
+    ------
+    ValueError : for a network whose blocks timm cannot read beside its embedding.
+    """
+    try:
+        last, maps = network.forward_intermediates(x, indices=list(layers), norm=False, output_fmt="NCHW")  # type: ignore[operator]
+        own = network.forward_head(last)  # type: ignore[operator]
+    except (AttributeError, AssertionError, IndexError, TypeError) as error:
+        raise ValueError(f"{type(network).__name__} does not give its layers in timm; leave out layers") from error
+    found = [normalize(own.float(), dim=1)]
+    return found + [_PART_LENGTH * normalize(_pooled(each.float(), None, "avg"), dim=1) for each in maps]
+
+
+def layer_numbers(network: nn.Module, layers: Sequence[int | str] | str) -> list[int]:
+    """Return the numbers, increasing, of a network's blocks; "auto" takes those at a quarter, half and three quarters.
+
+    Raises
+    ------
+    ValueError : for a block that the network does not have, naming those it has.
+    """
+    n = len(_layer_names(network))
+    if not n:
+        raise ValueError(f"{type(network).__name__} names no layers in timm; leave out layers")
+    if isinstance(layers, str):
+        if layers != "auto":
+            raise ValueError(f"layers must be 'auto' or a list of blocks, not {layers!r}; {_layers_text(network)}")
+        return sorted({round((n - 1) * part / 4) for part in (1, 2, 3)})
+    numbers = [_layer_number(network, layer) for layer in layers]
+    if wrong := [layer for layer, number in zip(layers, numbers, strict=True) if not -n <= number < n]:
+        raise ValueError(f"layer {wrong[0]} does not exist; {_layers_text(network)}")
+    if not numbers:
+        raise ValueError(f"layers is empty; {_layers_text(network)}")
+    return sorted({number % n for number in numbers})
 
 
 def _intermediate(network: nn.Module, x: Tensor, number: int) -> tuple[Tensor, Tensor | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate
 
 from fewshot.encoders.encoder import all_or_raise
 from fewshot.encoders.timm_encoder import TimmEncoder
@@ -41,9 +41,3 @@ def encode_flips(
     """
     views = (np.asarray, flipped_centre) if tta else (np.asarray,)
     return all_or_raise(encoder.encode_views(images, views, prepared=prepared))
-
-
-def sum_of_directions(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum the L2-normalised vectors (n, v, d) of v views of n images: (n, d)."""
-    summed: NDArray[np.float32] = normalize(torch.from_numpy(vectors), dim=-1).sum(1).numpy()
-    return summed

@@ -309,6 +309,11 @@ def usable_encoder(encoder: TimmEncoder | str) -> TimmEncoder:
             f"only a TimmEncoder, or the name of one, can be fine-tuned, not {type(encoder).__name__}; of a cache, "
             "give its encoder"
         )
+    if encoder.layers is not None or encoder.tta:
+        raise ValueError(
+            f"the encoder has layers={encoder.layers!r} and tta={encoder.tta}, but fine-tuning reads the network's own "
+            f"embedding, and has a tta of its own: give TimmEncoder({encoder.name!r}) without"
+        )
     if encoder.layer is not None:
         raise ValueError(
             f"the encoder takes its features after layer {encoder.layer!r}, but fine-tuning reads the network's own "

@@ -92,9 +92,10 @@ def tune_registry(
             "trainable='head' trains no part of an encoder, and a registry's classifier is learned anew at each "
             "prediction. Train blocks"
         )
-    if encoder.layer is not None:
+    if encoder.layer is not None or encoder.layers is not None or encoder.tta:
+        read = f"after layer {encoder.layer!r}" if encoder.layer is not None else "with layers or tta"
         raise ValueError(
-            f"{registry.path} takes its features after layer {encoder.layer!r}, but fine-tuning reads the network's "
+            f"{registry.path} takes its features {read}, but fine-tuning reads the network's "
             f"own embedding: first run fewshot reindex {shlex.quote(registry.path)} --encoder {encoder.name}"
         )
     settings = {"head": registry.classifier, "tta": False, **settings}  # as a registry predicts

@@ -6,6 +6,7 @@ from .annotations.annotation_records import LabelledImage as LabelledImage
 from .annotations.annotation_writer import AnnotationWriter as AnnotationWriter
 from .classifier_choice import CLASSIFIERS as CLASSIFIERS
 from .classifier_choice import classifier_of as classifier_of
+from .classifier_choice import take_parts as take_parts
 from .encoder_identity import encoder_folder as encoder_folder
 from .encoder_identity import found_beside as found_beside
 from .encoder_identity import lost_encoder as lost_encoder

@@ -65,6 +65,11 @@ class ClassifierChoice:
     _own_classifier: FewShotClassifier | None
 
     @property
+    def encoder(self) -> Encoder:
+        """See ``ClassRegistry``."""
+        raise NotImplementedError
+
+    @property
     def classifier(self) -> FewShotClassifier:
         """The classifier that answers, not fitted."""
         if self._own_classifier is not None:
@@ -125,6 +130,8 @@ class ClassifierChoice:
         # Of all classes, or of every n-th of many.
         rows = np.flatnonzero(snapshot.codes % max(1, -(-len(snapshot.labels) // _MOST_CLASSES)) == 0)
         codes, vectors = snapshot.codes[rows], snapshot.vectors[rows]
+        spec = json.loads(snapshot.settings["encoder"])
+        reader = self.encoder if encoder is None and "layers" in spec else encoder
         if encoder is not None:
             anew = dict(embedded(self._store, snapshot.ids[rows].tolist(), encoder))
             there = np.isin(snapshot.ids[rows], list(anew))
@@ -135,6 +142,8 @@ class ClassifierChoice:
         chosen = classifier_name(snapshot.settings)
         candidates = {name: _made(kind, {}, snapshot.metric) for name, kind in CLASSIFIERS.items()}
         candidates.setdefault(chosen, classifier_of(snapshot.settings))
+        for classifier in candidates.values():
+            take_parts(classifier, reader)
         found = []
         for name, classifier in candidates.items():
             right = [classifier.fit(vectors[~out], codes[~out]).predict(vectors[out]) == codes[out] for out in held_out]
@@ -160,6 +169,13 @@ def classifier_of(settings: Mapping[str, Any]) -> FewShotClassifier:
         return _made(spec["type"], spec["params"], metric)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RegistryError(f"the settings name a classifier that this version does not know: {text}") from error
+
+
+def take_parts(classifier: FewShotClassifier, encoder: Encoder | None) -> None:
+    """Tell a classifier that weights the parts of embeddings which parts those of an encoder have."""
+    parts = getattr(encoder, "parts", ())
+    if len(parts) > 1 and classifier.get_params(deep=False).get("parts", ()) is None:
+        classifier.set_params(parts=parts)
 
 
 def remembered_and_own(

@@ -25,6 +25,8 @@ _SPEC: dict[str, Any] = {
     "normalize": bool,
     "embeds": str,
     "seconds": (int, float),
+    "layers": (list, str),
+    "tta": bool,
 }
 
 
@@ -210,7 +212,10 @@ def _near(path: str, folder: str) -> str:
 
 
 def name_of(encoder: str) -> str:
-    """From an encoder's remembered description to words: its name, with layer and pool where they are set."""
+    """From an encoder's remembered description to words: its name, with what else is set, as options."""
     spec = json.loads(encoder)
-    extras = "".join(f" --{key} {spec[key]}" for key in ("layer", "pool") if spec.get(key) is not None)
-    return str(spec.get("name", "an encoder of your own")) + extras
+    layers = spec.get("layers")
+    if isinstance(layers, list):
+        spec["layers"] = ",".join(map(str, layers))
+    extras = "".join(f" --{key} {spec[key]}" for key in ("layer", "pool", "layers") if spec.get(key) is not None)
+    return str(spec.get("name", "an encoder of your own")) + extras + (" --tta" if spec.get("tta") else "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.registry.classifier_choice import classifier_of
+from fewshot.registry.classifier_choice import classifier_of, take_parts
 from fewshot.registry.encoder_identity import check_settings
 from fewshot.registry.results import ONE_CLASS, Neighbor, Prediction
 from fewshot.registry.snapshot import Snapshot
@@ -68,7 +68,7 @@ class RegistryPredictor:
         if not len(vectors):
             return []
         with self._lock:
-            classifier = self._up_to_date_classifier(snapshot)
+            classifier = self._up_to_date_classifier(snapshot, encoder)
             ranking = classifier.rank(vectors, max(top, nearest), shipped_calibration(encoder.fingerprint), beside)
             near = self._neighbors(classifier, snapshot, vectors, ranking.classes, nearest)
         alone = len(snapshot.labels) == 1
@@ -85,12 +85,12 @@ class RegistryPredictor:
             predictions.append(replace(one, note=ONE_CLASS) if alone else replace(one, probability=probability))
         return predictions
 
-    def _up_to_date_classifier(self, snapshot: Snapshot) -> FewShotClassifier:
+    def _up_to_date_classifier(self, snapshot: Snapshot, encoder: Encoder) -> FewShotClassifier:
         from sklearn.base import clone
 
         renewed, self._renewed = self._renewed, None
         classifier, fitted = renewed or (self._classifier, self._fitted)
-        if fitted is not None and fitted.settings.get("classifier") != snapshot.settings.get("classifier"):
+        if fitted is not None and _made_of(fitted) != _made_of(snapshot):
             classifier = fitted = None
         self._classifier = self._fitted = None  # if this is interrupted, the next one begins anew
         if classifier is not None and fitted is not None and snapshot.same_examples(fitted):
@@ -103,6 +103,7 @@ class RegistryPredictor:
         else:
             check_settings(self._store, snapshot.settings)
             classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
+            take_parts(classifier, encoder)
             classifier.defer_renewal = True
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
         self._classifier, self._fitted = classifier, snapshot
@@ -147,3 +148,8 @@ class RegistryPredictor:
             )
             for one in found
         ]
+
+
+def _made_of(snapshot: Snapshot) -> tuple[object, object]:
+    """What a fitted classifier stays of use for: the classifier chosen, and the encoder of the vectors."""
+    return snapshot.settings.get("classifier"), snapshot.settings.get("fingerprint")

@@ -128,6 +128,11 @@ class BatchingEncoder:
         return self.info.dim
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """The encoder's own, or (d,)."""
+        return getattr(self.loaded(), "parts", (self.dim,)) if self.spec.get("layers") else (self.dim,)
+
+    @property
     def spec(self) -> dict[str, Any]:
         """How to load the encoder again."""
         return self.info.spec

@@ -186,7 +186,7 @@ OTHERS = {
     "marginal_weight": [0.1], "max_iter": [1500], "metric": METRICS, "n_iter": [2], "n_neighbors": [2],
     "n_samples": [7], "penalty": [10.0], "power": [0.9], "prior": ["uniform"], "random_state": [1], "rate": [0.7],
     "ridge": [10.0], "scale": [3.0], "sharpness": [2.0], "steps": [2], "support_weight": [0.1], "tol": [1e-2],
-    "weight": [5.0], "weights": ["distance"], "center": [np.arange(12.0)], "base": [BASE],
+    "weight": [5.0], "weights": ["distance"], "center": [np.arange(12.0)], "base": [BASE], "parts": [(4, 8)],
 }  # fmt: skip
 SETTINGS = [
     (classifier, {"base": value, "base_labels": np.repeat(np.arange(4), 5)} if name == "base" else {name: value})

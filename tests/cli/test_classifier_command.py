@@ -48,12 +48,21 @@ def test_the_comparison_lists_each_with_its_interval_and_says_that_few_examples_
     [
         (["ridge", "--compare"], "--compare changes nothing: give it without NAME"),
         (["ridge", "--neighbors", "2"], "--neighbors is for the classifier nearest"),
+        (["--compare", "--layers", "auto"], "--layers and --tta are of the encoder to compare with: give --encoder"),
+        (["--compare", "--tta"], "--layers and --tta are of the encoder to compare with: give --encoder"),
         (["--encoder", "pocket"], "--encoder is for --compare; fewshot reindex changes"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(path, args, message):
     result = run(path, *args)
     assert (result.exit_code, message in " ".join(result.stderr.split())) == (2, True)
+
+
+def test_layers_and_flips_of_another_encoder_are_compared(path):
+    result = run(path, "--compare", "--encoder", "pocket", "--layers", "1,stages.2", "--tta")
+    rows = json.loads(result.stdout)
+    assert {row["encoder"] for row in rows} == {"an encoder of your own", "pocket --layers 1,stages.2 --tta"}
+    assert len(rows) == 12
 
 
 def test_an_unknown_name_is_one_line_with_those_there_are(path):

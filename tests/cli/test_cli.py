@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.neighbors import NearestCentroid
 
-from fewshot import Prediction
+from fewshot import ClassRegistry, Prediction
 from fewshot.cli import main
 
 pytestmark = pytest.mark.usefixtures("pocket_stays")
@@ -236,6 +236,21 @@ def test_a_layer_chosen_at_the_start_is_remembered(photos, tmp_path):
     refused = call("add", path, "temple", photos / "new-photos", "--encoder", "pocket", status=1)
     assert "holds embeddings from pocket --layer 2 --pool max" in refused.stderr
     assert f"fewshot reindex {path} --encoder pocket" in refused.stderr
+
+
+def test_layers_and_flips_chosen_at_the_start_are_remembered_and_others_refused(photos, tmp_path):
+    path = tmp_path / "layers.fewshot"
+    answer("add", path, "--from-folder", photos / "photos", "--layers", "auto", "--tta")
+    assert answer("info", path)["encoder"] == {
+        "name": "pocket", "layer": None, "pool": None, "layers": "auto", "tta": True,
+    }  # fmt: skip
+    with ClassRegistry(path) as registry:
+        assert registry.encoder.parts == (384, 64, 160)
+    answer("predict", path, photos / "new-photos")
+    assert {row["classifier"] for row in answer("classifier", path, "--compare")} >= {"whitened", "prototype"}
+    refused = call("add", path, "temple", photos / "new-photos", "--encoder", "pocket", "--layers", "1,2", status=1)
+    assert "holds embeddings from pocket --layers auto --tta (d=608" in refused.stderr
+    assert f"fewshot reindex {path} --encoder pocket --layers 1,2" in refused.stderr
 
 
 def test_reindexing_changes_the_encoder(registry, photos):

@@ -169,12 +169,81 @@ def test_a_transformers_class_token_and_patches_can_be_taken(random_encoder, pic
         ({"layer": "layer9"}, "no layer 'layer9'; the layers are 0 "),
         ({"pool": "cls"}, "pool='cls' needs a class token"),
         ({"pool": "mean"}, "pool must be one of 'avg', 'max', 'cls', 'cls\\+avg', not 'mean'"),
+        ({"layers": [99]}, "layer 99 does not exist; the layers are 0 "),
+        ({"layers": ["layer9"]}, "no layer 'layer9'; the layers are 0 "),
+        ({"layers": []}, "layers is empty; the layers are 0 "),
+        ({"layers": "all"}, "layers must be 'auto' or a list of blocks, not 'all'; the layers are 0 "),
+        ({"layers": "auto", "layer": 1}, "layer=1 and pool=None replace: leave out one or the other"),
+        ({"layers": "auto", "pool": "max"}, "layer=None and pool='max' replace: leave out one or the other"),
+        ({"tta": "flip"}, "tta must be True or False, not 'flip'"),
         ({"precision": "float16"}, "precision must be one of 'float32', 'bfloat16', not 'float16'"),
     ],
 )
 def test_a_wrong_setting_is_refused_naming_those_there_are(settings, message):
     with pytest.raises(ValueError, match=message):
         _ = TimmEncoder(SMALL, pretrained=False, **settings).dim
+
+
+def directions(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+# What the layers' maps have as channels: of "auto" at a quarter, half and three quarters of the way.
+LAYERS = {SMALL: (96, 32, 48, 192), "test_vit.r160_in1k": (64, 64, 64, 64), "test_convnext.r160_in1k": (64, 32, 48)}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_appended_to_the_embedding_in_one_pass_each_part_of_one_length(name, random_encoder, pictures):
+    alone, encoder = (random_encoder(name, precision="float32", **how) for how in ({}, {"layers": "auto"}))
+    vectors = encoder.encode(pictures)
+    assert encoder.parts == LAYERS[name]
+    assert encoder.dim == sum(LAYERS[name]) == vectors.shape[1]
+    assert (alone.parts, vectors.dtype) == ((alone.dim,), np.float32)
+    own, *others = np.split(vectors, np.cumsum(encoder.parts)[:-1], axis=1)
+    assert_allclose(own, directions(alone.encode(pictures)), atol=1e-4)
+    numbers = encoder.loaded.network  # as timm numbers them
+    for number, part in zip(timm_network.layer_numbers(numbers, "auto"), others, strict=True):
+        assert_allclose(np.linalg.norm(part, axis=1), 0.1, rtol=1e-5)
+        if "vit" not in name:  # whose blocks `layer` reads behind a norm
+            inner = random_encoder(name, layer=number, precision="float32").encode(pictures)
+            assert_allclose(part, 0.1 * directions(inner), atol=1e-4)
+
+
+def test_layers_are_given_by_number_or_name_in_any_order(random_encoder, pictures):
+    one, other = (random_encoder(layers=layers, precision="float32") for layers in ([-2, "layer1"], (1, 3)))
+    assert_array_equal(one.encode(pictures[:2]), other.encode(pictures[:2]))
+    assert one.fingerprint == other.fingerprint != random_encoder().fingerprint
+
+
+def test_flip_augmentation_is_the_mean_of_the_directions_of_an_image_and_its_mirror_image(random_encoder, pictures):
+    plain, encoder = (random_encoder(precision="float32", tta=tta) for tta in (False, True))
+    square = [picture.resize((160, 160)) for picture in pictures]
+    mirrored = plain.encode([picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in square])
+    wanted = (directions(plain.encode(square)) + directions(mirrored)) / 2
+    assert_allclose(encoder.encode(square), wanted, atol=1e-4)
+    assert np.abs(wanted - directions(plain.encode(square))).max() > 1e-3  # else the line above says nothing
+    both = random_encoder(precision="float32", tta=True, layers=[1]).encode(square)
+    assert_allclose(both[:, : plain.dim], wanted, atol=1e-4)
+
+
+@pytest.mark.usefixtures("_two_workers")
+@pytest.mark.parametrize("settings", [{"layers": "auto"}, {"tta": True}, {"layers": [1], "tta": True}])
+def test_with_layers_and_flips_too_a_picture_embeds_the_same_alone_and_in_a_batch(settings, random_encoder, pictures):
+    encoder = random_encoder(precision="float32", batch_size=3, **settings)
+    together = encoder.encode(pictures)
+    assert_allclose(encoder.encode(pictures[2:3])[0], together[2], atol=1e-5)
+    assert_allclose(encoder.encode_here(pictures[2:3]).vectors[0], together[2], atol=1e-5)
+
+
+def test_the_spec_makes_an_encoder_with_layers_and_flips_again():
+    encoder = load_encoder("pocket", layers=(1, "stages.2"), tta=True)
+    assert encoder.spec == {"name": "pocket", "layer": None, "pool": None, "layers": [1, "stages.2"], "tta": True}
+    assert load_encoder(**encoder.spec).fingerprint == encoder.fingerprint
+    prints = {
+        load_encoder("pocket", **how).fingerprint for how in ({}, {"layers": [1]}, {"layers": [2]}, {"tta": True})
+    }
+    assert len(prints | {encoder.fingerprint}) == 5
+    assert load_encoder("pocket").spec == {"name": "pocket", "layer": None, "pool": None}
 
 
 def test_fingerprints_tell_weights_layers_pools_and_preprocessing_apart(random_encoder, monkeypatch):

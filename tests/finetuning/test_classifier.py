@@ -201,6 +201,9 @@ def test_one_class_unreadable_images_and_unfit_encoders_are_refused(encoder, sup
     layered = clone(encoder).set_params(layer=1)
     with pytest.raises(ValueError, match=r"after layer 1, but .* without layer"):
         FineTuneClassifier(layered).fit(images, labels)
+    for settings in ({"layers": [1]}, {"tta": True}):
+        with pytest.raises(ValueError, match=r"fine-tuning reads the network's own embedding.* without"):
+            FineTuneClassifier(clone(encoder).set_params(**settings)).fit(images, labels)
     with pytest.raises(TypeError, match="not EmbeddingCache; of a cache, give its encoder"):
         FineTuneClassifier(EmbeddingCache(encoder, tmp_path / "cache.db")).fit(images, labels)
 

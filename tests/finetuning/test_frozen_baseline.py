@@ -17,8 +17,8 @@ from fewshot import (
     TimmEncoder,
     WhitenedPrototypeClassifier,
 )
-from fewshot.encoders.tta import encode_flips, flipped_centre, sum_of_directions
-from fewshot.finetuning.frozen_baseline import fit_baseline, flips_stay, worse
+from fewshot.encoders.tta import encode_flips, flipped_centre
+from fewshot.finetuning.frozen_baseline import combined, fit_baseline, flips_stay, worse
 from fewshot.finetuning.search import hold_out, untouched
 
 
@@ -105,7 +105,7 @@ def test_the_scores_of_a_baseline_are_those_of_its_test_time_augmentation():
     plain = torch.from_numpy(X).float()
     like = plain + 0.1 * torch.randn(12, 12, generator=torch.Generator().manual_seed(0))
     baseline = fitted(torch.stack([plain, like], 1), labels.tolist())
-    both = sum_of_directions(torch.stack([plain, like], 1).numpy())
+    both = combined(torch.stack([plain, like], 1)).numpy()
     assert baseline.tta
     assert_allclose(baseline.support, both, atol=1e-6)
     for scores, (learn, held) in zip(baseline.scores, hold_out(torch.from_numpy(labels), 3, 0), strict=True):
@@ -132,7 +132,7 @@ def test_flips_are_the_encoders_vectors_of_the_image_and_of_its_flipped_centre(p
     found = encode_flips(pocket, images)
     assert_array_equal(found[:, 0], pocket.encode(images))
     assert_allclose(found[:, 1], pocket.encode([flipped_centre(image) for image in images]), atol=1e-5)
-    assert_allclose(sum_of_directions(found), directions_of(found).sum(1), atol=1e-6)
+    assert_allclose(combined(torch.from_numpy(found)), directions_of(found).sum(1), atol=1e-6)
     prepared = [pocket.loaded.prepare(image) for image in images]
     assert_array_equal(encode_flips(pocket, prepared, prepared=True), found)
     valid = pocket.encode_views([images[0], b"none", images[1]], (np.asarray, flipped_centre))
@@ -154,7 +154,7 @@ def test_the_head_alone_needs_no_steps_and_no_chance(pocket, pictures):
     assert_array_equal(first.predict(images), second.predict(images))
     assert_allclose(first.predict_proba(images[:2]).sum(1), 1, rtol=1e-5)
     twice = FineTuneClassifier(pocket, trainable="head", head=PrototypeClassifier(), tta=True).fit(images, labels)
-    own = sum_of_directions(encode_flips(pocket, images))
+    own = combined(torch.from_numpy(encode_flips(pocket, images))).numpy()
     assert_allclose(twice.scores(images), PrototypeClassifier().fit(own, labels).scores(own), atol=1e-5)
     assert twice.choice_.tta
 
@@ -182,7 +182,7 @@ def test_a_fine_tuned_encoder_is_read_by_whitened_prototypes_unless_tta_or_anoth
     assert_allclose(plain.scores(images), WhitenedPrototypeClassifier().fit(own, labels).scores(own), atol=1e-4)
     head = RidgeClassifier()
     asked = FineTuneClassifier(pocket, **steps, head=head, tta=True).fit(images, labels)
-    own = sum_of_directions(encode_flips(asked.encoder_, images))
+    own = combined(torch.from_numpy(encode_flips(asked.encoder_, images))).numpy()
     assert_allclose(asked.scores(images), RidgeClassifier().fit(own, labels).scores(own), atol=1e-4)
     assert not hasattr(head, "classes_")
     with pytest.raises(ValueError, match=r"head must be one of fewshot's classifiers, as .*\(\), not 'ridge'"):

@@ -97,7 +97,6 @@ class ProjectPredictor:
             self._snapshot, self._suggesters = registry.annotations(), {}
         snapshot, known, encoder = self._snapshot, self._suggesters, registry.encoder
         self._suggesters = {
-            control: known.get(control) or LabelSuggester(control, snapshot, encoder.fingerprint)
-            for control in controls
+            control: known.get(control) or LabelSuggester(control, snapshot, encoder) for control in controls
         }
         return ProjectModel(model_version(snapshot.examples.state), self._suggesters, self._min_score)

@@ -13,10 +13,11 @@ from sklearn.linear_model import LogisticRegression
 
 from fewshot.calibration import shipped_calibration
 from fewshot.integrations.label_studio.labeling_config import Control
-from fewshot.registry import BY_HAND, AnnotationSnapshot, classifier_of
+from fewshot.registry import BY_HAND, AnnotationSnapshot, classifier_of, take_parts
 
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
+    from fewshot.encoders import Encoder
 
 CONFIDENT = 0.8
 """A suggestion is confident from this score on; benchmarks/label_studio.py measures how many such are right."""
@@ -53,16 +54,16 @@ class LabelSuggester:
     ----------
     control : Control
     snapshot : AnnotationSnapshot
-    fingerprint : str, optional
-        The encoder's, for the calibration of its probabilities.
+    encoder : Encoder, optional
+        That made the vectors: for the calibration of its probabilities, and its parts.
 
     References
     ----------
     Good 1953, Biometrika 40:237 (the chance of an unseen class is about the share of examples of classes seen once).
     """
 
-    def __init__(self, control: Control, snapshot: AnnotationSnapshot, fingerprint: str | None = None) -> None:
-        self._calibration = shipped_calibration(fingerprint)
+    def __init__(self, control: Control, snapshot: AnnotationSnapshot, encoder: Encoder | None = None) -> None:
+        self._calibration = shipped_calibration(None if encoder is None else encoder.fingerprint)
         self._new_label = 0.0  # the chance of a label without examples
         self._binary: list[_BinaryClassifier] = []
         self._classifier: FewShotClassifier | None = None
@@ -73,6 +74,7 @@ class LabelSuggester:
         elif known:
             single = [(vector, label) for vector, given in zip(vectors, labels, strict=True) for label in given]
             classifier = classifier_of(snapshot.examples.settings)
+            take_parts(classifier, encoder)
             self._classifier = classifier.fit(
                 np.stack([vector for vector, _ in single]), [label for _, label in single]
             )
