@@ -55,7 +55,7 @@ class TaskFeatures:
     loo_margin: Tensor
     density: Tensor
 
-    def design_matrix(self, margins: Tensor, similarity: Tensor) -> Tensor:
+    def design_matrix(self, margins: Tensor, similarity: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the features named by ``FEATURES``: (e, q, len(FEATURES)).
 
         Parameters
@@ -65,6 +65,8 @@ class TaskFeatures:
             over all classes but the best.
         similarity : Tensor of shape (e, q)
             Score of the best class, scaled such that the support's mean is 0 for other classes and 1 for its own.
+        weights : Tensor of shape (q, c), optional
+            How many classes each margin is that of, by default one.
         """
         one = torch.ones_like(similarity)
         shots = self.shots.clamp(*SHOTS_RANGE)
@@ -81,6 +83,13 @@ class TaskFeatures:
             # squared, so that dense embeddings hardly differ
             "sparsity": (5.0 - 10.0 * self.density.clamp(*_DENSITY)).square().unsqueeze(1) * one,
             "similarity": similarity.clamp(*_SIMILARITY),
-            "log_margin": (margins.sum(-1) / (margins.shape[2] - 1)).clamp(0.02, 5.0).log(),
+            "log_margin": mean_margin(margins, weights)[..., 0].clamp(0.02, 5.0).log(),
         }
         return torch.stack([values[name] for name in FEATURES], dim=-1)
+
+
+def mean_margin(margins: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the mean margin (..., 1) of all classes but the best; with weights each is that of so many classes."""
+    if weights is None:
+        return margins.sum(-1, keepdim=True) / max(1, margins.shape[-1] - 1)
+    return (margins * weights).sum(-1, keepdim=True) / (weights.sum(-1, keepdim=True) - 1.0).clamp_min(1.0)

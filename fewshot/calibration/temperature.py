@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewshot.calibration.task_features import FEATURES
+from fewshot.calibration.task_features import FEATURES, mean_margin
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,21 @@ class CalibrationParams:
         beta = inverse_temperature(features, coefficients)
         return calibrated_probabilities(margins, beta, self.uniform_mix, self.shape)
 
-    def best_probability(self, margins: Tensor, features: Tensor) -> Tensor:
-        """Return the largest of ``probabilities`` (...,); the margins are overwritten."""
-        c = margins.shape[-1]
+    def best_probability(self, margins: Tensor, features: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the largest of ``probabilities`` (...,); the margins are overwritten.
+
+        With weights (..., c) each margin is that of so many classes.
+        """
+        c = margins.shape[-1] if weights is None else weights.sum(-1)
         beta = inverse_temperature(features, torch.tensor(self.log_inverse_temperature, device=features.device))
-        mean = (margins.sum(-1, keepdim=True) / max(1, c - 1)).clamp_min(torch.finfo(margins.dtype).tiny)
+        mean = mean_margin(margins, weights).clamp_min(torch.finfo(margins.dtype).tiny)
         if self.shape == 1.0:
             margins.mul_(-beta)
         else:
             # Their fast functions lose digits only where a margin is far below the mean.
             margins.div_(mean).add_(1.0).log_().mul_(self.shape).exp_().sub_(1.0).mul_(-beta * mean / self.shape)
-        return (1.0 - self.uniform_mix) / margins.exp_().sum(-1) + self.uniform_mix / c  # the best one's margin is 0
+        shares = margins.exp_() if weights is None else margins.exp_() * weights
+        return (1.0 - self.uniform_mix) / shares.sum(-1) + self.uniform_mix / c  # the best one's margin is 0
 
 
 def inverse_temperature(features: Tensor, coefficients: Tensor) -> Tensor:
@@ -105,6 +109,6 @@ def calibrated_probabilities(
     the power, are ours.
     """
     c = margins.shape[-1]
-    mean = (margins.sum(-1, keepdim=True) / max(1, c - 1)).clamp_min(torch.finfo(margins.dtype).tiny)
+    mean = mean_margin(margins).clamp_min(torch.finfo(margins.dtype).tiny)
     transformed = mean * torch.expm1(gamma * torch.log1p(margins / mean)) / gamma
     return (1.0 - uniform_mix) * (-beta * transformed).softmax(-1) + uniform_mix / c

@@ -1,6 +1,8 @@
 from .base import FewShotClassifier as FewShotClassifier
 from .bd_cspn import BDCSPNClassifier as BDCSPNClassifier
 from .cache_classifier import CacheClassifier as CacheClassifier
+from .class_index import ClassIndex as ClassIndex
+from .class_index import SomeClasses as SomeClasses
 from .cosine_head import CosineHeadClassifier as CosineHeadClassifier
 from .discriminant import LinearDiscriminantClassifier as LinearDiscriminantClassifier
 from .discriminant import MahalanobisClassifier as MahalanobisClassifier

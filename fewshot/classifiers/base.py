@@ -20,12 +20,11 @@ from fewshot.calibration import (
 from fewshot.classifiers.example_comparison import ExampleComparison
 from fewshot.classifiers.incremental_learning import IncrementalLearning
 from fewshot.classifiers.membership import Membership, harmless
-from fewshot.classifiers.ranking import Beside, Ranking
+from fewshot.classifiers.ranking import Beside, RankedClasses
 from fewshot.classifiers.support_sample import SupportSample
 from fewshot.classifiers.support_set import SupportSet
 from fewshot.classifiers.task_scale import LazyScale, TaskScale
 from fewshot.validation import check_labels, check_range
-from fewshot.vectors import top_k
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,13 +32,15 @@ if TYPE_CHECKING:
 
 # Of a support set's largest number; what is much shorter counts as zero where vectors are divided by their lengths.
 _SMALLEST = 1e-10
-# Scores held at once by ``rank``.
-_MOST_SCORES = 2**24
-# Scores that stay in a processor's cache.
-_MOST_IN_CACHE = 2**17
 
 
-class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewShotClassifier(
+    RankedClasses,
+    ExampleComparison,
+    IncrementalLearning,
+    ClassifierMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """Base of all methods: a method is its hyper-parameters, ``prepare``, ``_learn`` and ``_scores``.
 
     The mathematics carries a leading episode axis. ``fit`` and ``predict`` use it for a batch of one episode,
@@ -213,25 +214,6 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
         found = self._calibrated_one(query, scores, calibration)
         return np.asarray(scores[0].numpy(), dtype=np.float32), np.asarray(found[0].numpy(), dtype=np.float32)
 
-    def rank(
-        self, X: ArrayLike, k: int, calibration: CalibrationTable | None = None, beside: Beside | None = None
-    ) -> Ranking:
-        """Return the k closest classes of each query (q, d), or all if there are fewer; in bounded memory.
-
-        The arguments are ``predict_proba``'s. ``beside`` is given the products of its q vectors with ``unit_means``, by
-        methods that hold these, for little time more than without.
-        """
-        check_is_fitted(self, "classes_")
-        query = self._checked(X, reset=False)
-        size = len(query) if self.transductive else max(1, _MOST_SCORES // len(self.classes_))
-        parts = []
-        for start in range(0, max(len(query), 1), max(size, 1)):
-            rows = slice(start, start + size)
-            prepared, scores = self._prepared_scores(query[rows], beside, rows)
-            found = self._best_probability(prepared, scores, calibration)
-            parts.append((*top_k(scores[0].numpy(), k), found))
-        return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
     def episode_scores(
         self,
         support: Tensor,
@@ -333,6 +315,7 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
         return checked
 
     def _relearn(self) -> None:
+        self.class_index = None
         membership = Membership(torch.from_numpy(self._support.codes)[None], len(self.classes_))
         with torch.inference_mode():
             self._take_over(self._learn_one(self.prepare(_tensor(self._support.vectors))[None], membership))
@@ -357,23 +340,6 @@ class FewShotClassifier(ExampleComparison, IncrementalLearning, ClassifierMixin,
             logits = self._calibration_logits(self._learned, query, scores)
             behind, features = self._task_scale().margins(logits)
             return self.calibration_params(calibration, scores.shape[1]).probabilities(behind, features)
-
-    def _best_probability(
-        self, query: Tensor, scores: Tensor, calibration: CalibrationTable | None
-    ) -> NDArray[np.float32]:
-        """From prepared queries (1, q, d) and their scores to the probability of the best class: (q,)."""
-        _, q, c = scores.shape
-        if c == 1:
-            return np.ones(q, np.float32)
-        found = np.empty(q, np.float32)
-        with torch.inference_mode():
-            logits, task = self._calibration_logits(self._learned, query, scores), self._task_scale()
-            params = self.calibration_params(calibration, q)
-            size = max(1, _MOST_IN_CACHE // c)
-            for start in range(0, q, size):
-                behind, features = task.margins(logits[:, start : start + size])
-                found[start : start + size] = params.best_probability(behind, features)[0].numpy()
-        return found
 
     def _score_queries(self, X: ArrayLike) -> tuple[Tensor, Tensor]:
         """Prepared queries (1, q, d) and their scores (1, q, c)."""

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from fewshot.classifiers.class_index import ClassIndex
 from fewshot.classifiers.membership import Membership
 from fewshot.classifiers.support_set import SupportSet
 from fewshot.validation import check_labels, check_range
@@ -50,6 +51,12 @@ class IncrementalLearning:
         """See ``FewShotClassifier``."""
         raise NotImplementedError
 
+    class_index: ClassIndex | None
+
+    def unit_means(self) -> NDArray[np.float32] | None:
+        """See ``FewShotClassifier``."""
+        raise NotImplementedError
+
     def prepare(self, vectors: Tensor) -> Tensor:
         """See ``FewShotClassifier``."""
         raise NotImplementedError
@@ -85,6 +92,7 @@ class IncrementalLearning:
         more = Membership(torch.from_numpy(codes)[None], len(self.classes_))
         with torch.inference_mode():
             self._remember(self._extend(self._learned, self.prepare(torch.from_numpy(support.copy()))[None], more))
+        self._index(np.unique(codes))
         return self
 
     def exchange(self, X: ArrayLike, y: NDArray[np.int64], before: NDArray[np.int64], *, copy: bool = True) -> Self:
@@ -109,7 +117,21 @@ class IncrementalLearning:
         with torch.inference_mode():
             fresh = self.prepare(torch.from_numpy(support[rows]))[None]
             self._remember(self._exchange(self._learned, fresh, others, torch.from_numpy(before)))
+        if self.class_index is not None and self.class_index.in_use:
+            self.use_class_index(before)
         return self
+
+    def use_class_index(self, before: NDArray[np.int64]) -> None:
+        """Use the index, whose classes were at ``before`` (c,) when it was made or last used; -1 for others."""
+        if self.class_index is not None:
+            self.class_index.move(before)
+            self._index(np.flatnonzero(before < 0))
+
+    def _index(self, changed: NDArray[np.int64]) -> None:
+        """Put new or changed classes, given by positions, into the index."""
+        means = self.unit_means()
+        if self.class_index is not None and self.class_index.in_use and means is not None and len(changed):
+            self.class_index.set(changed, means[changed])
 
     def _remember(self, learned: Any | None) -> None:
         if learned is None:

@@ -24,11 +24,14 @@ class TaskScale:
     others: Tensor
     features: TaskFeatures
 
-    def margins(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return margins (e, q, c) in units of the support's, and task features (e, q, f), of logits (e, q, c)."""
+    def margins(self, logits: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return margins (e, q, c) in units of the support's, and task features (e, q, f), of logits (e, q, c).
+
+        With weights (q, c) each column is that of so many classes.
+        """
         behind = margins(logits, self.unit)
         similarity = ((logits.amax(-1, keepdim=True) - self.others) / self.unit).squeeze(-1)
-        return behind, self.features.design_matrix(behind, similarity)
+        return behind, self.features.design_matrix(behind, similarity, weights)
 
 
 class LazyScale:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.class_index import ClassIndex, SomeClasses
 from fewshot.classifiers.class_means import ClassMeans, some_classes
 from fewshot.classifiers.embedding_parts import EmbeddingParts
 from fewshot.classifiers.membership import Membership
@@ -202,6 +203,25 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
         products = _products(torch.cat([along, others], dim=1), learned.prototypes.means)
         scores = products[:, :q].sub_(along @ learned.center.mT).div_(learned.norms.unsqueeze(1))
         return scores, products[:, q:]
+
+    def new_class_index(self) -> ClassIndex | None:
+        """See ``FewShotClassifier.new_class_index``; of parts, or few examples, there is none."""
+        metric, center = self._learned.metric, self._learned.center
+        if metric.rows is not None or self.parts is not None:
+            return None
+        return ClassIndex(torch.linalg.cholesky(metric.matrix[0].double()).to(center), center[0])
+
+    def _index_scores(
+        self, learned: _Learned, query: Tensor, others: Tensor | None, some: SomeClasses
+    ) -> tuple[Tensor, Tensor | None]:
+        means, norms, along = learned.prototypes.means[0], learned.norms[0], learned.asked(query[None])[0]
+        asked = along.unsqueeze(1) if others is None else torch.stack([along, others], dim=1)  # (q, 1 or 2, d)
+        close = torch.bmm(asked, means[some.candidates].mT)
+        rest = (asked.flatten(0, 1) @ means[some.sample].mT).view(*asked.shape[:2], -1)
+        products = torch.cat([close, rest], dim=2)
+        own = torch.cat([norms[some.candidates], norms[some.sample].expand(len(query), -1)], dim=1)
+        scores = (products[:, 0] - along @ learned.center[0].mT).div_(own).clamp_(-1.0, 1.0)
+        return scores, None if others is None else products[:, 1].contiguous()
 
     def example_scores(self, X: NDArray[np.float32], examples: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``FewShotClassifier.example_scores``; cosines as of the scores, with examples in place of prototypes."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fewshot.classifiers import SomeClasses
 from fewshot.openset.background import MAX_EXAMPLES, Background, stratified_sample
 from fewshot.openset.center import Center
 from fewshot.openset.leave_one_out import without_group
@@ -107,10 +108,14 @@ class PendingScores:
         self._lengths = lengths
         self._found = np.full(len(query), np.nan, np.float32)
 
-    def take(self, rows: slice, products: Tensor) -> None:
-        """Make some of the scores of the products (n, c), which are overwritten."""
-        cosines = _cosines(products, self._offset[rows], self._own[rows], self._lengths)
-        self._found[rows] = energy_of(cosines).numpy()
+    def take(self, rows: slice, products: Tensor, some: SomeClasses | None = None) -> None:
+        """Make some of the scores of the products with all classes (n, c), or some (n, r + s); these are overwritten.
+
+        Of some classes, the score is within 0.005 of that of all.
+        """
+        lengths = self._lengths if some is None else some.of_each(self._lengths)
+        cosines = _cosines(products, self._offset[rows], self._own[rows], lengths)
+        self._found[rows] = energy_of(cosines, None if some is None else some.weights).numpy()
 
     def scores(self, products: Products) -> NDArray[np.float32]:
         """Return the scores (q,); those that are missing are made now."""

@@ -214,9 +214,10 @@ def centered(known: KnownClasses, query: Tensor) -> Tensor:
     return energy_of(known.cosines(unit) if alone else _contrasted(known, moved))
 
 
-def energy_of(cosines: Tensor) -> Tensor:
-    """Return -(1/40) log sum_k exp(40 cos_k) of cosines (..., c): (...)."""
-    return -(_CENTERED_SCALE * cosines).logsumexp(dim=-1) / _CENTERED_SCALE
+def energy_of(cosines: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return -(1/40) log sum_k w_k exp(40 cos_k) of cosines (..., c) and their weights, by default 1: (...)."""
+    logits = _CENTERED_SCALE * cosines
+    return -(logits if weights is None else logits + weights.log()).logsumexp(dim=-1) / _CENTERED_SCALE
 
 
 def nearer_negative(to_negatives: Tensor, to_classes: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+import warnings
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +19,22 @@ from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_count
 
 if TYPE_CHECKING:
-    from fewshot.classifiers import Beside, FewShotClassifier
+    from fewshot.classifiers import Beside, ClassIndex, FewShotClassifier
     from fewshot.encoders import Encoder
 
-# Scores of examples held at once.
-_MOST_SCORES = 2**24
+INDEX_FROM = 20_000
+"""Beside more classes than these an index finds candidates for the closest ones."""
+# Scores of examples held at once, and classes put into an index.
+_MOST_SCORES, _CLASSES_AT_ONCE = 2**24, 2**13
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was made of a snapshot while questions were answered: an index, or a classifier, perhaps with one."""
+
+    snapshot: Snapshot
+    index: ClassIndex | None
+    classifier: FewShotClassifier | None = None
 
 
 class RegistryPredictor:
@@ -29,26 +42,40 @@ class RegistryPredictor:
 
     After a change only the classes that changed are learned, as far as the classifier can. What it learns from all
     examples together is renewed in a thread, where it takes longer than a request may, and until then stays as it was.
+    Beside more than ``index_from`` classes the thread makes an index of them, from the second question on; until it is
+    there, all classes are compared.
 
     Parameters
     ----------
     store : RegistryStore
     template : FewShotClassifier, optional
         Cloned and fitted to the snapshot, whose class positions are its labels; by default the registry's.
+    index_from : int, default 20,000
+        Up to so many classes all are compared.
+    executor : Executor, optional
+        Runs what no question waits for; by default a thread of its own.
     """
 
-    def __init__(self, store: RegistryStore, template: FewShotClassifier | None) -> None:
-        self._store, self._template = store, template
+    def __init__(
+        self,
+        store: RegistryStore,
+        template: FewShotClassifier | None,
+        *,
+        index_from: int = INDEX_FROM,
+        executor: Executor | None = None,
+    ) -> None:
+        self._store, self._template, self._index_from = store, template, index_from
+        self._executor = ThreadPoolExecutor(1, "fewshot-renewal") if executor is None else executor
         self._lock = threading.RLock()
         self._classifier: FewShotClassifier | None = None
         self._fitted: Snapshot | None = None
-        self._renewal: threading.Thread | None = None
-        self._renewed: tuple[FewShotClassifier, Snapshot] | None = None
+        self._task: Future[_Made] | None = None
+        self._closed = False
 
-    def finish_renewal(self) -> None:
-        """Wait for the thread that renews the classifier, if one does."""
-        if self._renewal is not None:
-            self._renewal.join()
+    def close(self) -> None:
+        """Give up what is being made for later questions; does not wait."""
+        self._closed = True
+        self._executor.shutdown(wait=False)
 
     def predict(
         self,
@@ -88,8 +115,9 @@ class RegistryPredictor:
     def _up_to_date_classifier(self, snapshot: Snapshot, encoder: Encoder) -> FewShotClassifier:
         from sklearn.base import clone
 
-        renewed, self._renewed = self._renewed, None
-        classifier, fitted = renewed or (self._classifier, self._fitted)
+        classifier, fitted, made = self._classifier, self._fitted, self._take_made()
+        if made is not None and made.classifier is not None:
+            classifier, fitted = made.classifier, made.snapshot
         if fitted is not None and _made_of(fitted) != _made_of(snapshot):
             classifier = fitted = None
         self._classifier = self._fitted = None  # if this is interrupted, the next one begins anew
@@ -106,16 +134,57 @@ class RegistryPredictor:
             take_parts(classifier, encoder)
             classifier.defer_renewal = True
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
+        if len(snapshot.labels) <= self._index_from:
+            classifier.class_index = None
+        elif made is not None and classifier.class_index is not None and classifier.class_index is made.index:
+            classifier.use_class_index(snapshot.classes_in(made.snapshot))
         self._classifier, self._fitted = classifier, snapshot
-        if classifier.renewal_due and (self._renewal is None or not self._renewal.is_alive()):
-            self._renewal = threading.Thread(target=self._renew, args=(clone(classifier), snapshot))
-            self._renewal.start()
+        self._start_renewal(classifier, snapshot, asked_before=fitted is not None)
         return classifier
 
-    def _renew(self, classifier: FewShotClassifier, snapshot: Snapshot) -> None:
+    def _start_renewal(self, classifier: FewShotClassifier, snapshot: Snapshot, *, asked_before: bool) -> None:
+        from sklearn.base import clone
+
+        if self._task is not None or self._closed:
+            return
+        if classifier.renewal_due:
+            self._task = self._executor.submit(self._renew, clone(classifier), snapshot)
+        elif asked_before and classifier.class_index is None and len(snapshot.labels) > self._index_from:
+            index = classifier.class_index = classifier.new_class_index()
+            if index is not None:
+                self._task = self._executor.submit(self._fill, index, snapshot)
+
+    def _renew(self, classifier: FewShotClassifier, snapshot: Snapshot) -> _Made:
         """Fit a classifier, outside the lock, for the next question."""
         classifier.defer_renewal = True
-        self._renewed = (classifier.fit(snapshot.vectors, snapshot.codes, copy=False), snapshot)
+        classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
+        if len(snapshot.labels) > self._index_from:
+            classifier.class_index = classifier.new_class_index()
+        index = classifier.class_index
+        return _Made(snapshot, None if index is None else self._fill(index, snapshot).index, classifier)
+
+    def _fill(self, index: ClassIndex, snapshot: Snapshot) -> _Made:
+        """Put all classes into an index, outside the lock."""
+        for start in range(0, len(snapshot.labels), _CLASSES_AT_ONCE):
+            if self._closed:
+                raise CancelledError
+            index.append(snapshot.prototypes(np.arange(start, min(start + _CLASSES_AT_ONCE, len(snapshot.labels)))))
+        return _Made(snapshot, index)
+
+    def _take_made(self) -> _Made | None:
+        if self._task is None or not self._task.done():
+            return None
+        task, self._task = self._task, None
+        error = task.exception()
+        if error is None:
+            return task.result()
+        self._closed = True
+        warnings.warn(
+            f"what later questions to {self._store.path} would profit from could not be made: {error!r}. Answers stay "
+            "right, but all classes are compared; open the registry again to try again",
+            stacklevel=4,
+        )
+        return None
 
     def _neighbors(
         self,

@@ -379,6 +379,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
             Other threads that read or write are waited for; after so many seconds they are interrupted, and raise
             RegistryError as all do that come later.
         """
+        self._predictor.close()
         self._store.close(patience=patience)
 
     def __enter__(self) -> ClassRegistry:

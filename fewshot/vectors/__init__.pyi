@@ -1,4 +1,5 @@
 from . import feature_files as feature_files
+from .compressed import CompressedVectors as CompressedVectors
 from .covariance import Covariance as Covariance
 from .covariance import check_shrinkage as check_shrinkage
 from .covariance import mean_of as mean_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,17 +14,9 @@ from fewshot.classifiers import PrototypeClassifier
 from fewshot.registry import snapshot as snapshot_module
 from fewshot.registry import snapshot_cache
 from fewshot.registry.snapshot_cache import SnapshotCache
-from fewshot.registry.store import NewExample, RegistryStore
+from fewshot.registry.store import NewExample
 
 D = 6
-
-
-@pytest.fixture
-def store(tmp_path):
-    with closing(RegistryStore(tmp_path / "r.fewshot", create=True)) as made:
-        with made.write():
-            made.set_meta(metric="cosine", keep_images=0, dim=D, fingerprint="f", encoder="{}")
-        yield made
 
 
 def insert(store, labels, start=0, scale=1.0):
