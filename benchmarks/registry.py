@@ -40,6 +40,7 @@ SHOTS = 5  # images in each timed add
 DIM = 384
 ROWS = 10_000  # inserted at once
 SPREAD = 0.03  # of each number of a class's examples
+ASKED = 256  # questions of each kind, for the recall
 
 
 class Encoder:
@@ -63,17 +64,59 @@ def image(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def build(path: Path, classes: int, shots: int) -> None:
+class Source:
+    """Vectors of classes, of their examples and of anything else: random, or mixed of embeddings."""
+
+    def __init__(self, path: Path | None, seed: int) -> None:
+        self.rng, self.embeddings = np.random.default_rng(seed), None
+        if path is not None:
+            with np.load(path) as file:
+                vectors, labels = unit(file["X"]), np.unique(file["y"], return_inverse=True)[1]
+            if vectors.shape[1] != DIM:
+                raise SystemExit(f"{path} holds embeddings of d={vectors.shape[1]}, this needs d={DIM}")
+            order = np.argsort(labels, kind="stable")
+            known = labels[order] >= labels.max() // 10
+            self.embeddings, self.labels = vectors[order[known]], labels[order[known]]
+            self.others = vectors[order[~known]]
+
+    def classes(self, n: int) -> np.ndarray:
+        """Vectors of n new classes."""
+        if self.embeddings is None:
+            return unit(self.rng.standard_normal((n, DIM), np.float32))
+        one, other = self.embeddings[self.rng.integers(0, len(self.embeddings), (2, n))]
+        share = self.rng.uniform(0.5, 1.0, (n, 1)).astype(np.float32)
+        return unit(share * one + (1 - share) * other + self.differences(n) / 2)
+
+    def examples(self, own: np.ndarray) -> np.ndarray:
+        """One more of each class."""
+        if self.embeddings is None:
+            return unit(own + SPREAD * self.rng.standard_normal(own.shape, np.float32))
+        return unit(own + np.float32(0.7) * self.differences(len(own)))
+
+    def unknown(self, n: int) -> np.ndarray:
+        """N vectors of no class."""
+        if self.embeddings is None:
+            return self.classes(n)
+        return self.others[self.rng.integers(0, len(self.others), n)]
+
+    def differences(self, n: int) -> np.ndarray:
+        """Of two embeddings of one class, n times."""
+        one = self.rng.integers(0, len(self.labels), n)
+        first, last = (np.searchsorted(self.labels, self.labels[one], side=side) for side in ("left", "right"))
+        return self.embeddings[one] - self.embeddings[self.rng.integers(first, last)]
+
+
+def build(path: Path, classes: int, shots: int, embeddings: Path | None) -> None:
     """Fill a registry with ``classes`` classes of ``shots`` examples each, straight through its store."""
     with ClassRegistry(path, encoder=Encoder()) as registry:
         registry.add("first", [image(0)])
-    rng = np.random.default_rng(1)
+    source = Source(embeddings, 1)
     store = RegistryStore(path, create=False)
     with store.write(append=True):
         for start in range(1, classes, ROWS):
-            own = unit(rng.standard_normal((min(ROWS, classes - start), DIM), np.float32))
+            own = source.classes(min(ROWS, classes - start))
             for shot in range(shots):
-                vectors = own if shots == 1 else unit(own + SPREAD * rng.standard_normal(own.shape, np.float32))
+                vectors = own if shots == 1 else source.examples(own)
                 store.insert(
                     NewExample(
                         f"class {n}",
@@ -110,11 +153,10 @@ def most_memory() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def predictions(path: Path) -> dict[str, object]:
+def predictions(path: Path, embeddings: Path | None) -> dict[str, object]:
     """Measure predictions with one registry, in this process."""
-    query, many = (
-        unit(np.random.default_rng(seed).standard_normal((n, DIM), np.float32)) for seed, n in ((5, 1), (6, 64))
-    )
+    source = Source(embeddings, 5)
+    query, many = source.unknown(1), source.unknown(64)
     with tempfile.TemporaryDirectory() as folder, ClassRegistry(Path(folder, "warm"), encoder=Encoder()) as warm:
         warm.add_labelled([(image(n), f"class {n // 2}") for n in range(8)])
         warm.rejection.set(0.5)
@@ -125,7 +167,22 @@ def predictions(path: Path) -> dict[str, object]:
     info = registry.info()
     vectors = 4 * DIM * info.examples
     first = timed(lambda: registry.predict_vectors(query))
+    some = [registry.export_page(after=int(n), limit=1) for n in source.rng.integers(0, info.examples, ASKED)]
+    probes = {"known": source.examples(np.stack([one.vector for (one,) in some])), "unknown": source.unknown(ASKED)}
+
+    def answers() -> dict[str, list[str]]:
+        found = [p.top[0][0] for p in registry.predict_vectors(np.concatenate(list(probes.values())))]
+        return {"known": found[:ASKED], "unknown": found[ASKED:]}
+
+    exact, begin = answers(), time.perf_counter()  # the second question: the index is begun with it
+    while not registry.settled:
+        time.sleep(0.01)
+    waited, found = time.perf_counter() - begin, answers()
     results: dict[str, object] = {
+        "recall": {
+            kind: float(np.mean([a == b for a, b in zip(exact[kind], found[kind], strict=True)])) for kind in exact
+        },
+        "seconds_until_indexed": round(waited, 1),
         "examples": info.examples,
         "vectors_megabytes": round(vectors / 1e6, 1),
         "first_predict": {name: round(value, 2) for name, value in first.items()},
@@ -169,9 +226,9 @@ def products(classes: int) -> dict[str, dict[str, float]]:
     }
 
 
-def measured_here(path: Path) -> dict[str, object]:
+def measured_here(path: Path, embeddings: Path | None) -> dict[str, object]:
     """Measure one registry, then the products that it is compared with."""
-    found = predictions(path)
+    found = predictions(path, embeddings)
     bare = products(found["classes"])
     ratios = {
         "predict_to_numpy": found["predict"]["ms"] / bare["numpy_product"]["ms"],
@@ -205,13 +262,14 @@ def main() -> None:
     parser.add_argument(
         "--sizes", nargs="+", default=SIZES, help="classes, or, as in 10000x5, classes and examples of each"
     )
+    parser.add_argument("--embeddings", type=Path, help="to mix classes of: .npz with X (n, 384) and y; else random")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--of", type=Path, help=argparse.SUPPRESS)  # measure this one, in this process
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     faiss.omp_set_num_threads(given.threads)
     if given.of is not None:
-        print(json.dumps(measured_here(given.of)))
+        print(json.dumps(measured_here(given.of, given.embeddings)))
         return
     load, begin = os.getloadavg()[0], time.perf_counter()
     measured: dict[str, object] = {}
@@ -220,9 +278,10 @@ def main() -> None:
         paths = {size: Path(folder, f"{size}.fewshot") for size in [ADDED_TO, *given.sizes]}
         for size, path in paths.items():
             classes, _, shots = size.partition("x")
-            build(path, int(classes), int(shots or 1))
+            build(path, int(classes), int(shots or 1), given.embeddings)
             if size in given.sizes:
                 words = [sys.executable, __file__, "--of", str(path), "--threads", str(given.threads)]
+                words += [] if given.embeddings is None else ["--embeddings", str(given.embeddings)]
                 done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=environment)
                 measured[size] = json.loads(done.stdout)
                 print(size, measured[size], file=sys.stderr)
@@ -237,7 +296,7 @@ def main() -> None:
         },
         "repetitions": given.repetitions,
         "command": f"python benchmarks/registry.py --sizes {' '.join(given.sizes)} --repetitions {given.repetitions} "
-        f"--threads {given.threads}",
+        f"--threads {given.threads}" + (f" --embeddings {given.embeddings.name}" if given.embeddings else ""),
         "seconds": round(time.perf_counter() - begin),
         "versions": {
             "python": platform.python_version(),

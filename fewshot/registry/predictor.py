@@ -72,6 +72,12 @@ class RegistryPredictor:
         self._task: Future[_Made] | None = None
         self._closed = False
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is being made for later questions."""
+        task = self._task
+        return task is None or task.done()
+
     def close(self) -> None:
         """Give up what is being made for later questions; does not wait."""
         self._closed = True

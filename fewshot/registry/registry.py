@@ -311,6 +311,11 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest, beside=pending)
         return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is being made that later predictions profit from: an index of many classes, the whitening."""
+        return self._predictor.settled
+
     def annotations(self) -> AnnotationSnapshot:
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
         return read_annotations(self._store, self._snapshots, self.encoder)
@@ -388,6 +393,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._predictor.close()
         self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 
     def __repr__(self) -> str:
