@@ -1,4 +1,5 @@
 from .calibrate import run_calibration as run_calibration
+from .inputs import check_reads as check_reads
 from .inputs import open_base as open_base
 from .openset_suite import run_openset_suite as run_openset_suite
 from .plots import check_matplotlib as check_matplotlib

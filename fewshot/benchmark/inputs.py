@@ -1,4 +1,4 @@
-"""Data to benchmark on: images embedded by an encoder, or a file of embeddings."""
+"""Data to benchmark on: images, texts or sounds embedded by an encoder, or a file of embeddings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from fewshot.benchmark.methods import BaseData
 from fewshot.datasets import Dataset, load_dataset, training_overlap
-from fewshot.encoders import EmbeddingCache, Encoder, load_encoder, usable_device
-from fewshot.media import ImageSource, LabelledImages, describe, find_images
+from fewshot.encoders import EmbeddingCache, Encoder, load_encoder, modality_of, usable_device
+from fewshot.media import LabelledImages, Modality, find_images, medium_of
+from fewshot.media import Source as ExampleSource
 from fewshot.registry import ClassRegistry
 from fewshot.vectors import FeatureFile, read_features
 
@@ -67,7 +68,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Source:
-    """Data before they are embedded: a ``Dataset`` of images, or a ``FeatureFile``, which needs no encoder."""
+    """Data before they are embedded: a ``Dataset``, or a ``FeatureFile``, which needs no encoder."""
 
     name: str
     labels: tuple[str, ...]
@@ -76,12 +77,17 @@ class Source:
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether these are images."""
+        """Whether these are not embeddings yet."""
         return isinstance(self.content, Dataset)
 
     @property
+    def nouns(self) -> str:
+        """What they are: "images", "texts" or "sounds"; "vectors" of a file."""
+        return f"{medium_of(self.content.modality).noun}s" if isinstance(self.content, Dataset) else "vectors"
+
+    @property
     def ignored(self) -> tuple[str, ...]:
-        """Files that are no images, or lie in no class folder."""
+        """Files of another kind, or that lie in no class folder."""
         return self.content.ignored if isinstance(self.content, Dataset) else ()
 
 
@@ -97,6 +103,15 @@ class NamedEncoder:
         """For tables: the last part of a folder's path, any other name as it is."""
         place = self.loaded_as.removeprefix("local-dir:")
         return Path(place).name if place != self.loaded_as or os.path.isdir(place) else self.loaded_as
+
+
+def check_reads(encoder: Encoder, name: str, modality: Modality, place: str) -> None:
+    """Raise ValueError where data are not what an encoder reads, with the remedy."""
+    held, reads = medium_of(modality).noun, medium_of(modality_of(encoder)).noun
+    if held != reads:
+        raise ValueError(
+            f"{place} holds {held}s, and {name} reads {reads}s: give an encoder, or data, of the other kind"
+        )
 
 
 def open_source(name: str, *, split: str) -> Source:
@@ -136,7 +151,7 @@ def note_minutes(note: Callable[[str], None], what: str, seconds: float, advice:
 
 
 def _encoded(
-    encoder: Encoder, images: Sequence[ImageSource], name: str, note: Callable[[str], None]
+    encoder: Encoder, images: Sequence[ExampleSource], name: str, note: Callable[[str], None]
 ) -> NDArray[np.float32]:
     """Embed images, and say how long it will take if it is minutes; the encoder's cache holds what was timed."""
     if len(images) > 10 * _TIMED and isinstance(encoder, EmbeddingCache):
@@ -144,16 +159,18 @@ def _encoded(
         start = time.perf_counter()
         encoder.encode(images[-_WARM - _TIMED : -_WARM])
         seconds = (time.perf_counter() - start) / _TIMED * len(images)
-        note_minutes(note, f"embedding {len(images):,} images of {name}", seconds, "a smaller --encoder takes less")
+        count = medium_of(modality_of(encoder)).counted(len(images))
+        note_minutes(note, f"embedding {count} of {name}", seconds, "a smaller --encoder takes less")
     return encoder.encode(images)
 
 
 def embed_source(source: Source, named: NamedEncoder | None, note: Callable[[str], None] = lambda _: None) -> Features:
-    """Embed the images of a source; a file's vectors are taken as they are.
+    """Embed the examples of a source; a file's vectors are taken as they are.
 
     Raises
     ------
-    ImageError : naming the first image that cannot be read.
+    ExampleError : naming the first that cannot be read.
+    ValueError : for an encoder of another modality.
     """
     content = source.content
     if isinstance(content, FeatureFile):
@@ -161,10 +178,9 @@ def embed_source(source: Source, named: NamedEncoder | None, note: Callable[[str
         encoder, fingerprint, flag = _encoder_of(content), content.fingerprint or "", None
     else:
         assert named is not None
-        vectors, files = (
-            _encoded(named.encoder, content.images, source.name, note),
-            tuple(map(describe, content.images)),
-        )
+        check_reads(named.encoder, named.name, content.modality, source.name)
+        vectors = _encoded(named.encoder, content.images, source.name, note)
+        files = tuple(map(medium_of(content.modality).describe, content.images))
         encoder, fingerprint = named.name, named.encoder.fingerprint
         flag = training_overlap(named.loaded_as, content)
     return Features(source.name, encoder, vectors, source.labels, files, source.groups, fingerprint, flag)
@@ -176,7 +192,8 @@ class BaseSource:
 
     name: str
     labels: tuple[str, ...] | None
-    content: FeatureFile | Sequence[ImageSource]
+    content: FeatureFile | Sequence[ExampleSource]
+    modality: Modality = "image"
 
     def check_encoder(self, data: str, encoder: str, fingerprint: str, dim: int) -> None:
         """Refuse embeddings that cannot be compared with those of ``data``; images can be embedded alike.
@@ -204,15 +221,16 @@ def open_base(name: str) -> BaseSource:
     ------
     FileNotFoundError, ValueError : if there are none.
     """
-    content: FeatureFile | Sequence[ImageSource]
+    content: FeatureFile | Sequence[ExampleSource]
+    modality: Modality = "image"
     if (file := _vectors_of(name)) is not None:
         content, labels, n = file, file.labels, len(file.vectors)
     else:
         found = _base_images(name)
-        content, labels, n = found.images, list(found.labels), len(found.images)
+        content, labels, n, modality = found.images, list(found.labels), len(found.images), found.modality
     if not n:
         raise ValueError(f"the base {name} is empty")
-    return BaseSource(name, tuple(labels) if labels and any(labels) else None, content)
+    return BaseSource(name, tuple(labels) if labels and any(labels) else None, content, modality)
 
 
 def check_base(base: BaseSource, source: Source, named: NamedEncoder | None) -> None:
@@ -229,7 +247,7 @@ def check_base(base: BaseSource, source: Source, named: NamedEncoder | None) -> 
         if not isinstance(base.content, FeatureFile):
             raise ValueError(
                 f"{source.name} is a feature file, so its base must be one too, by the same encoder; "
-                f"{base.name} holds images"
+                f"{base.name} holds {medium_of(base.modality).noun}s"
             )
         base.check_encoder(source.name, _encoder_of(data), data.fingerprint or "", data.vectors.shape[1])
 
@@ -240,6 +258,7 @@ def embed_base(base: BaseSource, named: NamedEncoder | None, note: Callable[[str
         vectors = base.content.vectors
     else:
         assert named is not None
+        check_reads(named.encoder, named.name, base.modality, f"the base {base.name}")
         vectors = _encoded(named.encoder, base.content, base.name, note)
     return BaseData(vectors, None if base.labels is None else np.array(base.labels, str))
 
@@ -287,7 +306,7 @@ class Inputs:
         for source in sources:
             if source.needs_encoder and not encoders:
                 raise ValueError(
-                    f"{source.name} holds images, which need an encoder: give one, such as --encoder pocket "
+                    f"{source.name} holds {source.nouns}, which need an encoder: give one, such as --encoder pocket "
                     "(the others: fewshot encoders)"
                 )
         base_source = None if base is None else open_base(base)
@@ -305,7 +324,7 @@ class Inputs:
         """
         for source in self.sources:
             if ignored := source.ignored:
-                yield f"{source.name}: ignored, no image of a class: {len(ignored)}, as {ignored[0]}"
+                yield f"{source.name}: ignored, no {source.nouns[:-1]} of a class: {len(ignored)}, as {ignored[0]}"
             both = set() if self.base is None else set(self.base.labels or ()) & set(source.labels)
             if both:
                 yield f"{source.name} and the {base} both name a class {min(both)!r}: if it is the same, {consequence}"
@@ -338,6 +357,9 @@ class Inputs:
             for source, named in pairs:
                 check_base(given, source, named)
         for source, named in pairs:
+            if named is not None and isinstance(source.content, Dataset):
+                check_reads(named.encoder, named.name, source.content.modality, source.name)
+        for source, named in pairs:
             features = embed_source(source, named, note)
             yield features, None if given is None else embed_base(given, named, note)
 
@@ -366,7 +388,7 @@ def _base_images(name: str) -> Dataset | LabelledImages:
     except ValueError:
         if not os.path.exists(name):
             raise
-    return find_images(name) if os.path.isdir(name) else load_dataset(name)
+    return find_images(name, None) if os.path.isdir(name) else load_dataset(name)
 
 
 def _encoder_of(file: FeatureFile) -> str:

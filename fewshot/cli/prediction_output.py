@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_OBJECTS = {"image": "an Image", "text": "a Text", "audio": "an Audio"}  # tags of a labelling configuration
 NO_CLASS = "(none of these)"
 """In a table, the label of a rejected image."""
 LOCAL_FILES = "/data/local-files/?d="
@@ -213,9 +214,11 @@ def _label_studio_names(label_config: str | None, classes: Sequence[str], modali
         return names
     from fewshot.integrations import parse_config
 
-    controls = [c for c in parse_config(Path(label_config).read_text(encoding="utf-8")) if c.kind == "choices"]
+    found = parse_config(Path(label_config).read_text(encoding="utf-8"))
+    controls = [c for c in found if c.kind == "choices" and c.modality == modality]
     if not controls:
-        raise ValueError(f"{label_config} has no Choices for an Image; add them, or leave --label-config out")
+        wanted = f"Choices for {_OBJECTS[modality]}"
+        raise ValueError(f"{label_config} has no {wanted}; add them, or leave --label-config out")
     first = controls[0]
     missing = [label for label in classes if first.labels and label not in first.labels]
     if missing:

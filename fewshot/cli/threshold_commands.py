@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot.cli.example_paths import registry_medium
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import counted, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fewshot.encoders import Encoder
-    from fewshot.media import ImageSource
+    from fewshot.media import Source
     from fewshot.openset import Threshold
     from fewshot.registry import Failure
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     "--max-false-accept",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="RATE",
-    help="Largest share of unknown images that get a label; without it, show the current threshold.",
+    help="Largest share of unknown ones that get a label; without it, show the current threshold.",
 )
-@click.option("--background", metavar="DATA", help="Images or vectors of other classes, like the unknown ones.")
-@click.option("--forget", is_flag=True, help="Delete the threshold and the background: every image gets a label.")
+@click.option("--background", metavar="DATA", help="Examples or vectors of other classes, like the unknown ones.")
+@click.option("--forget", is_flag=True, help="Delete the threshold and the background: everything gets a label.")
 @click.option("--forget-negatives", is_flag=True, help="Delete the negatives added with `fewshot add --negative`.")
 @encoder_options
 def threshold(
@@ -40,7 +41,7 @@ def threshold(
     forget_negatives: bool,
     encoding: dict[str, Any],
 ) -> None:
-    """Reject images of no class: set the largest false accept rate.
+    """Reject what is of no class: set the largest false accept rate.
 
     `fewshot predict` then answers null for them. The threshold is estimated from the registered examples, and
     re-estimated when they change. A rate of 0.05 can be guaranteed with 19 classes, with a background of 19 classes (a
@@ -66,13 +67,13 @@ def threshold(
             found = rejection.set(max_false_accept)
         else:
             found = rejection.threshold()
-        negatives = rejection.n_negatives
+        negatives, noun = rejection.n_negatives, registry_medium(opened).noun
         shared = rejection.n_shared if found is not None and found.source == "background" else 0
     if found is None:
         print_result({"max_false_accept": None, "negatives": negatives})
         return
     if shared:
-        note(f"ignored: {counted(shared, 'image')} of the background that a class holds as well")
+        note(f"ignored: {counted(shared, noun)} of the background that a class holds as well")
     if not found.met:
         note(found.describe())
     _print_threshold(found, negatives, failed)
@@ -104,7 +105,8 @@ def _background(
     """Embed the background; returns a sample of its vectors, their labels where known, and unreadable images."""
     import numpy as np
 
-    from fewshot.benchmark import open_base
+    from fewshot.benchmark import check_reads, open_base
+    from fewshot.media import medium_of
     from fewshot.openset import stratified_sample
     from fewshot.vectors import FeatureFile
 
@@ -120,23 +122,24 @@ def _background(
         source.check_encoder(registry, name, encoder.fingerprint, encoder.dim)
         vectors = content.vectors[some]
     else:
+        noun = medium_of(source.modality).noun
+        check_reads(encoder, "the registry's encoder", source.modality, place)
         if len(some) < n:
-            note(f"using {len(some)} of the {n} images, spread evenly over the classes")
+            note(f"using {len(some)} of the {n} {noun}s, spread evenly over the classes")
         vectors, kept, failed = _embedded([content[position] for position in some.tolist()], encoder)
         if not len(kept):
-            raise ValueError(f"none of the {len(some)} images of {place} can be read; the first: {failed[0].reason}")
+            raise ValueError(f"none of the {len(some)} {noun}s of {place} can be read; the first: {failed[0].reason}")
         some = some[kept]
     return vectors, None if labels is None else labels[some].tolist(), failed
 
 
-def _embedded(
-    images: list[ImageSource], encoder: Encoder
-) -> tuple[NDArray[np.float32], NDArray[np.int64], list[Failure]]:
-    """Embed images; returns the vectors and positions of those that can be read, and the failures."""
-    from fewshot.encoders import encode_valid
-    from fewshot.media import describe
+def _embedded(images: list[Source], encoder: Encoder) -> tuple[NDArray[np.float32], NDArray[np.int64], list[Failure]]:
+    """Embed examples; returns the vectors and positions of those that can be read, and the failures."""
+    from fewshot.encoders import encode_valid, modality_of
+    from fewshot.media import medium_of
     from fewshot.registry import Failure
 
     encoded = encode_valid(encoder, images)
+    describe = medium_of(modality_of(encoder)).describe
     failed = [Failure(describe(images[position]), error.reason) for position, error in encoded.failed]
     return encoded.vectors, encoded.kept, failed

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from fewshot.media import ImageSource, normalised_name
+from fewshot.media import Modality, medium_of, normalised_name
 
 # A split's name in its own data set, and its other names.
 Splits = Mapping[str, tuple[str, ...]]
@@ -15,13 +16,13 @@ Splits = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with their labels.
+    """Images, texts or sounds with their labels.
 
     Attributes
     ----------
     name : str
-    images : tuple of image sources
-        As ``fewshot.open_image`` takes them; none is read before it is used.
+    images : tuple of sources
+        As ``ClassRegistry.add`` takes them; none is read before it is used.
     labels : tuple of str
         The class of each image.
     groups : tuple of str, optional
@@ -31,7 +32,8 @@ class Dataset:
     contained_in : tuple of str
         The pretraining sets that contain classes of this one, such as "imagenet"; see ``training_overlap``.
     ignored : tuple of str
-        Files that are no images, left out.
+        Files of another kind, left out.
+    modality : {"image", "text", "audio"}, default "image"
 
     Raises
     ------
@@ -48,17 +50,19 @@ class Dataset:
     """
 
     name: str
-    images: tuple[ImageSource, ...]
+    images: tuple[Any, ...]
     labels: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     split: str | None = None
     contained_in: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    modality: Modality = "image"
 
     def __post_init__(self) -> None:
         for what, values in (("labels", self.labels), ("groups", self.groups)):
             if values is not None and len(values) != len(self.images):
-                raise ValueError(f"{self.name} has {len(self.images)} images but {len(values)} {what}")
+                noun = medium_of(self.modality).noun
+                raise ValueError(f"{self.name} has {len(self.images)} {noun}s but {len(values)} {what}")
 
     def __len__(self) -> int:
         return len(self.images)

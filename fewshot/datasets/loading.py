@@ -27,7 +27,7 @@ _PLAIN = {normalised_name(name): name for name in _NAMED}
 def load_dataset(
     name_or_path: str | os.PathLike[str], *, split: str = "test", root: str | os.PathLike[str] | None = None
 ) -> Dataset:
-    """List the images of a data set, with their classes; none is read yet.
+    """List the images, texts or sounds of a data set, with their classes; none is read yet.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ def load_dataset(
           "omniglot-vinyals" (train, val, trainval, test; with rotations, without groups);
         - "tiny-imagenet" (a split of its classes; labels are WordNet ids), "cifar-fs", "fc100", "mini-imagenet",
           "tiered-imagenet" (train, val, test), "cub-200" (base, val, novel, by Chen et al. 2019);
-        - a folder or zip of class folders ("./omniglot" if it has one of the names above), or a folder with such a
-          folder, or zip, for each split;
+        - a folder or zip of class folders of images, texts (.txt) or sounds ("./omniglot" if it has one of the names
+          above), or a folder with such a folder, or zip, for each split;
         - the name of a torchvision data set ("EuroSAT", "Flowers102", "DTD", "FGVCAircraft", "GTSRB", ...), which
           torchvision downloads: see ``torchvision_dataset``.
 
@@ -103,17 +103,19 @@ def _from_place(place: Path, split: str) -> Dataset:
     parts, others = _split_folders(place) if place.is_dir() else ({}, ())
     if parts:
         own = own_split(str(place), split, {known: SPLITS[known] for known in parts})
-        found = labelled_images(parts[own])
-        return Dataset(name, found.images, found.labels, split=own, ignored=found.ignored + others)
+        found = labelled_images(parts[own], None)
+        return Dataset(
+            name, found.images, found.labels, split=own, ignored=found.ignored + others, modality=found.modality
+        )
     if split != "test":
         raise ValueError(f"{place} has no split {split!r}: it holds class folders; leave split out to read it whole")
     try:
-        found = labelled_images(place)
+        found = labelled_images(place, None)
     except AmbiguousFolders as error:
         if place.is_dir():
             raise
         raise ValueError(f"{place} {error.reason}; unpack it and give the folder") from error
-    return Dataset(name, found.images, found.labels, ignored=found.ignored)
+    return Dataset(name, found.images, found.labels, ignored=found.ignored, modality=found.modality)
 
 
 _SPLIT_NAMES = {word for known in SPLITS for word in split_names(known, SPLITS)}

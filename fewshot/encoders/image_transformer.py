@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from fewshot.encoders.encoder import Encoded, Encoder, all_or_raise
-from fewshot.media import ImageSource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,7 +23,7 @@ class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     name of each dimension.
     """
 
-    def encode(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
+    def encode(self, images: Iterable[Any]) -> NDArray[np.float32]:
         """Embed n images.
 
         Parameters
@@ -43,7 +42,7 @@ class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         return all_or_raise(self.encode_valid(images))
 
-    def encode_valid(self, images: Iterable[ImageSource]) -> Encoded:
+    def encode_valid(self, images: Iterable[Any]) -> Encoded:
         """Embed the images that can be read, and list the others."""
         raise NotImplementedError
 
@@ -51,7 +50,7 @@ class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Do nothing: the encoder is frozen."""
         return self
 
-    def transform(self, X: Iterable[ImageSource]) -> NDArray[np.float32]:
+    def transform(self, X: Iterable[Any]) -> NDArray[np.float32]:
         """Embed images, as ``encode``."""
         return self.encode(X)
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fewshot.errors import AmbiguousFolders
-from fewshot.media.medium import Medium, Modality, Source, medium_of
+from fewshot.media.medium import MODALITIES, Medium, Modality, Source, medium_of
 from fewshot.media.zips import ZippedImage, is_outside, zip_members
 from fewshot.validation import normalised_label
 
@@ -35,12 +35,14 @@ class LabelledImages:
         Files left out, because they are of another kind or not in a class folder.
     nested : tuple of str
         Folders inside class folders, whose files count for the class.
+    modality : {"image", "text", "audio"}
     """
 
     images: tuple[Any, ...]
     labels: tuple[str, ...]
     ignored: tuple[str, ...]
     nested: tuple[str, ...] = ()
+    modality: Modality = "image"
 
 
 def normalised_name(name: str) -> str:
@@ -51,33 +53,44 @@ def normalised_name(name: str) -> str:
 _SPLIT_NAMES = {normalised_name(word) for own, others in SPLITS.items() for word in (own, *others)}
 
 
-def find_images(place: str | os.PathLike[str], modality: Modality = "image") -> LabelledImages:
+def find_images(place: str | os.PathLike[str], modality: Modality | None = "image") -> LabelledImages:
     """List the images, texts or sounds of a folder or zip, sorted, also of (linked) subfolders; no hidden files.
 
-    The label of each is the first folder below ``place`` that it lies in, "" for those directly inside.
+    The label of each is the first folder below ``place`` that it lies in, "" for those directly inside. None for the
+    modality is as of ``labelled_images``.
     """
-    medium = medium_of(modality)
-    names, source, blocking = _files_of(place, medium)
+    names, source, blocking, medium = _files_of(place, modality)
     found = _listed(names, source, medium)
     labels = [parts[0] if len(parts := PurePosixPath(name).parts) > 1 else "" for name in found]
     ignored = (*_others(names, source, medium), *blocking)
-    return LabelledImages(tuple(found.values()), tuple(map(normalised_label, labels)), ignored)
+    return LabelledImages(
+        tuple(found.values()), tuple(map(normalised_label, labels)), ignored, modality=medium.modality
+    )
 
 
 def _files_of(
-    place: str | os.PathLike[str], medium: Medium
-) -> tuple[list[str], Callable[[str], Source], tuple[str, ...]]:
-    """The files below a folder, zip or folder in a zip, by their path from it; what reads one; and what blocks."""
+    place: str | os.PathLike[str], modality: Modality | None
+) -> tuple[list[str], Callable[[str], Source], tuple[str, ...], Medium]:
+    """The files below a folder, zip or folder in a zip, by path from it; what reads one; what blocks; the medium."""
     archive, under = _zip_and_folder(os.fspath(place))
     if os.path.isdir(place):
         names, blocking = _files_below(Path(place))
-        return names, lambda name: medium.from_path(str(Path(place) / name)), blocking
+        medium = medium_of(modality or _modality_of(names))
+        return names, lambda name: medium.from_path(str(Path(place) / name)), blocking, medium
     if archive is not None:
         names = [name.removeprefix(under) for name in zip_members(archive) if name.startswith(under)]
-        return names, lambda name: ZippedImage(archive, under + name), ()
+        return names, lambda name: ZippedImage(archive, under + name), (), medium_of(modality or _modality_of(names))
     if os.path.exists(place):
         raise ValueError(f"{place} is neither a folder nor a zip of class folders")
     raise FileNotFoundError(f"no such folder or zip: {place}")
+
+
+def _modality_of(names: Sequence[str]) -> Modality:
+    """Images or sounds, whichever there are more of; texts, which may lie beside either, where there are neither."""
+    count = {m: sum(_visible(name) and _is_of(name, medium_of(m)) for name in names) for m in MODALITIES}
+    if count["audio"] > count["image"]:
+        return "audio"
+    return "text" if count["text"] and not count["image"] else "image"
 
 
 def _files_below(root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -104,7 +117,7 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
-def labelled_images(place: str | os.PathLike[str], modality: Modality = "image") -> LabelledImages:
+def labelled_images(place: str | os.PathLike[str], modality: Modality | None = "image") -> LabelledImages:
     """List the images, texts or sounds of a folder, or zip, that holds one subfolder a class.
 
     The classes are the outermost folders that hold such files themselves; what surrounds all of them is no class.
@@ -114,8 +127,9 @@ def labelled_images(place: str | os.PathLike[str], modality: Modality = "image")
     place : path
         A folder, a zip, or a folder in a zip ("photos.zip/train"). ``place/cat/1.jpg`` is an image of "cat";
         ``place/cat/old/2.jpg`` too, and so is ``place/photos/cat/1.jpg`` where all images lie in "photos".
-    modality : {"image", "text", "audio"}, default "image"
-        Which files, by their suffixes.
+    modality : {"image", "text", "audio"} or None, default "image"
+        Which files, by their suffixes; None for images or sounds, whichever there are more of, and texts where there
+        are neither.
 
     Raises
     ------
@@ -123,8 +137,7 @@ def labelled_images(place: str | os.PathLike[str], modality: Modality = "image")
     AmbiguousFolders : if the subfolders hold no such files but several folders of them, as splits do.
     ValueError : if no class folder holds one, saying what was found instead.
     """
-    medium = medium_of(modality)
-    names, source, blocking = _files_of(place, medium)
+    names, source, blocking, medium = _files_of(place, modality)
     found = _listed(names, source, medium)
     depth = _class_depth(os.fspath(place), found, medium)
     labels: list[str] = []
@@ -143,7 +156,9 @@ def labelled_images(place: str | os.PathLike[str], modality: Modality = "image")
         raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<{medium.noun}>")
     kept = [(image, label) for image, label in zip(found.values(), labels, strict=True) if label]
     ignored = (*_others(names, source, medium), *blocking, *loose)
-    return LabelledImages(tuple(i for i, _ in kept), tuple(label for _, label in kept), ignored, tuple(nested))
+    return LabelledImages(
+        tuple(i for i, _ in kept), tuple(label for _, label in kept), ignored, tuple(nested), medium.modality
+    )
 
 
 def _zip_and_folder(place: str) -> tuple[str | None, str]:

@@ -23,6 +23,7 @@ def encoders(monkeypatch):
         return FakeEncoder(name=name) if name == "pocket" else load_test_encoder(name)
 
     monkeypatch.setattr(fewshot.encoders, "load_encoder", load)
+    monkeypatch.setattr("fewshot.benchmark.inputs.load_encoder", load)
 
 
 def call(*args, status=0, stdin=None):
@@ -186,6 +187,13 @@ def test_predictions_become_label_studio_tasks_of_texts_and_sounds(texts, sounds
     assert [task["predictions"][0]["result"][0]["to_name"] for task in tasks] == ["text", "text"]
     assert '<Text name="text" value="$text"/>' in result.stderr
 
+    own = '<View><Text name="t" value="$words"/><Choices name="kind" toName="t"/></View>'
+    (tmp_path / "own.xml").write_text(own, encoding="utf-8")
+    config = ("--format", "label-studio", "--label-config", tmp_path / "own.xml")
+    assert answer("predict", texts, "--text", "boil onions", *config)[0]["data"] == {"words": "boil onions"}
+    message = "own.xml has no Choices for an Audio; add them, or leave --label-config out"
+    assert message in call("predict", sounds, "sounds/low/0.wav", *config, status=1).stderr
+
     monkeypatch.chdir(tmp_path)
     result = call("predict", sounds, "sounds/low/0.wav", "--format", "label-studio")
     (task,) = json.loads(result.stdout)
@@ -225,3 +233,31 @@ def test_options_that_do_not_go_together_are_wrong_usage(texts, args, message):
     assert message in call("add", texts, *args, status=2).stderr
     assert "give what to predict: FILE..., --text TEXT" in call("predict", texts, status=2).stderr
     assert "--from-csv needs the column of texts" in call("predict", texts, "--from-csv", "a.csv", status=2).stderr
+
+
+@pytest.fixture
+def many_texts(tmp_path):
+    """Class folders of texts for a benchmark: twelve classes of eight."""
+    for n in range(12):
+        folder = tmp_path / "many" / f"class-{n:02}"
+        folder.mkdir(parents=True)
+        for i in range(8):
+            (folder / f"{i}.txt").write_text(f"{chr(97 + n) * 3} {chr(98 + n) * 4} number {i}", encoding="utf-8")
+    return tmp_path / "many"
+
+
+def test_texts_are_benchmarked_and_calibrated_and_make_a_background(texts, many_texts, tmp_path):
+    bench = ("--methods", "prototype", "--episodes", "20", "--ways", "2", "--out", tmp_path / "out")
+    found = answer("bench", many_texts, "--encoder", "test-text", *bench)
+    assert [row["accuracy"] > 0.9 for row in found["best"]] == [True] * len(found["best"])
+    result = call("bench", many_texts, "--encoder", "pocket", *bench, status=1)
+    assert "many holds texts, and pocket reads images: give an encoder, or data, of the other kind" in result.stderr
+    args = ("--encoder", "test-text", "--methods", "prototype", "--episodes", "20", "--queries", "3")
+    assert answer("calibrate", many_texts, *args, "--out", tmp_path / "c.json")["encoder"] == "test-text"
+    found = answer("threshold", texts, "--max-false-accept", "0.2", "--background", many_texts)
+    assert (found["estimated_from"], found["unknown_classes"]) == ("background", 12)
+
+
+def test_a_background_of_another_kind_is_refused(texts, sounds, tmp_path):
+    result = call("threshold", texts, "--max-false-accept", "0.2", "--background", tmp_path / "sounds", status=1)
+    assert "sounds holds sounds, and the registry's encoder reads texts" in result.stderr

@@ -6,6 +6,7 @@ import pytest
 from label_studio_fakes import BOXES, CHOICES, SEVERAL
 
 from fewshot.integrations import parse_config
+from fewshot.integrations.label_studio.labeling_config import inline_text
 
 
 def test_the_controls_that_ask_for_a_class_of_an_image_are_found():
@@ -27,13 +28,14 @@ def test_an_alias_is_what_an_annotation_holds():
 @pytest.mark.parametrize(
     "config",
     [
-        '<View><Text name="text" value="$text"/><Choices name="c" toName="text"><Choice value="A"/></Choices></View>',
+        '<View><Video name="v" value="$v"/><Choices name="c" toName="v"><Choice value="A"/></Choices></View>',
+        '<View><Text name="t" value="$t"/><Labels name="l" toName="t"><Label value="A"/></Labels></View>',
         CHOICES.replace("<Choices ", '<Choices perRegion="true" '),
         CHOICES.replace("<Choices ", '<Choices allowNested="true" '),
         CHOICES.replace("$image", "https://host/$image"),
         "<View/>",
     ],
-    ids=["of a text", "of each region", "nested", "no plain variable", "empty"],
+    ids=["of a video", "of parts of a text", "of each region", "nested", "no plain variable", "empty"],
 )
 def test_other_controls_are_left_out(config):
     assert parse_config(config) == ()
@@ -80,3 +82,23 @@ def test_choices_that_each_task_brings_have_no_labels():
 def test_a_hostile_configuration_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         parse_config(config)
+
+
+@pytest.mark.parametrize(
+    ("tag", "modality", "address"),
+    [
+        ('Text name="o" value="$d"', "text", "data:text/plain;charset=utf-8;base64,Y2Fmw6k="),
+        ('Text name="o" value="$d" valueType="url"', "text", "caf\u00e9"),
+        ('Audio name="o" value="$d"', "audio", "caf\u00e9"),
+        ('Image name="o" value="$d"', "image", "caf\u00e9"),
+    ],
+)
+def test_choices_of_a_text_or_a_sound_are_found_and_a_text_itself_is_its_own_address(tag, modality, address):
+    config = f'<View><{tag}/><Choices name="c" toName="o"><Choice value="A"/></Choices></View>'
+
+    (control,) = parse_config(config)
+
+    assert (control.modality, control.image, control.kind) == (modality, "d", "choices")
+    assert control.address({"d": "caf\u00e9"}) == address
+    assert control.address({"d": 3}) is None
+    assert inline_text(address) == ("caf\u00e9" if address.startswith("data:") else None)

@@ -228,3 +228,28 @@ def test_a_zip_made_on_windows_with_backslashes_has_the_same_classes(tmp_path):
 def test_labels_of_folders_are_composed_and_stripped(tmp_path):
     place = folder_of(tmp_path, ("Cafe\u0301/1.jpg", "Caf\u00e9/2.jpg", " Lemon /3.jpg"))
     assert set(labelled_images(place).labels) == {"Caf\u00e9", "Lemon"}
+
+
+@pytest.mark.parametrize(
+    ("names", "modality"),
+    [
+        (["a/1.txt", "a/2.txt"], "text"),
+        (["a/1.txt", "a/2.txt", "a/1.jpg"], "image"),
+        (["a/1.wav", "a/1.txt", "a/2.mp3"], "audio"),
+        (["a/1.wav", "a/2.ogg", "a/cover.jpg"], "audio"),
+        (["a/1.wav", "a/1.jpg"], "image"),
+    ],
+)
+def test_without_a_modality_it_is_that_of_most_files_and_texts_only_where_they_are_alone(tmp_path, names, modality):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    found = labelled_images(tmp_path, None)
+
+    assert found.modality == modality
+    assert len(found.images) == sum(name.endswith(SUFFIXES_OF[modality]) for name in names)
+    assert {type(source) for source in found.images} == {type(tmp_path) if modality == "text" else str}
+
+
+SUFFIXES_OF = {"text": (".txt",), "image": (".jpg",), "audio": (".wav", ".mp3", ".ogg")}

@@ -26,6 +26,7 @@ from label_studio_fakes import (
     setup,
     task,
 )
+from media_examples import FILMS, HIGH, LOW, SOUPS, sound_encoder, text_encoder, tone_file
 from PIL import Image
 from service_client import client, problem
 
@@ -701,3 +702,51 @@ def test_regions_of_one_id_are_each_removed_with_their_annotation(backend, halve
     suggest(backend, halves, config=BOXES)
     with ClassRegistry(tmp_path / f"{PROJECT}.fewshot", encoder=FakeEncoder()) as registry:
         assert registry.classes() == {}
+
+
+TEXTS = (
+    '<View><Text name="review" value="$review"/><Choices name="kind" toName="review"><Choice value="film"/>'
+    '<Choice value="soup"/></Choices></View>'
+)
+SOUNDS = TEXTS.replace("Text name", "Audio name")
+
+
+@pytest.mark.parametrize(("config", "encoder"), [(TEXTS, text_encoder), (SOUNDS, sound_encoder)], ids=["text", "audio"])
+def test_texts_and_sounds_are_learned_and_suggested(tmp_path, server, config, encoder):
+    if config is TEXTS:
+        given = {"film": FILMS[:3], "soup": SOUPS[:3]}
+        new = (FILMS[3], SOUPS[3])
+    else:
+        server.pictures = {f"/data/upload/{hertz}.wav": tone_file(hertz) for hertz in (*LOW, *HIGH)}
+        addresses = [f"/data/upload/{hertz}.wav" for hertz in (*LOW, *HIGH)]
+        given = {"film": addresses[:3], "soup": addresses[4:7]}
+        new = (addresses[3], addresses[7])
+
+    def about(id_, value):
+        return {**task(id_, ""), "data": {"review": value}}
+
+    def result(label):
+        return {"from_name": "kind", "to_name": "review", "type": "choices", "value": {"choices": [label]}}
+
+    with client(tmp_path, encoder=encoder(), label_studio={}) as backend:
+        assert backend.post("/setup", json=setup(server, config)).status_code == 200
+        id_ = 0
+        for label, values in given.items():
+            for value in values:
+                id_ += 1
+                send(backend, created(annotation(id_, id_, result(label)), about(id_, value), config=config))
+        tasks = [about(n, value) for n, value in enumerate(new, start=100)]
+        found = backend.post("/predict", json=predict(*tasks, config=config)).json()["results"]
+
+    assert choices(found) == [["film"], ["soup"]]
+    assert found[0]["result"][0]["to_name"] == "review"
+    with ClassRegistry(tmp_path / f"{PROJECT}.fewshot") as registry:
+        assert registry.classes() == {"film": 3, "soup": 3}
+        sources = [source for _, source in registry.examples("film")]
+    assert sources == ([f'"{text}"' for text in FILMS[:3]] if config is TEXTS else addresses[:3])
+
+
+def test_controls_of_another_kind_than_the_registry_holds_get_no_suggestion(backend):
+    annotate(backend, 1, R, "Red")
+    answer = backend.post("/predict", json=predict({**task(2, ""), "data": {"review": "a film"}}, config=TEXTS))
+    assert answer.json()["results"][0]["result"] == []

@@ -11,11 +11,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from fewshot.errors import FewShotError, ImageError
+from fewshot.errors import ExampleError, FewShotError
 from fewshot.integrations.label_studio.events import read_export
 from fewshot.integrations.label_studio.label_studio_client import LabelStudioClient, Unreachable
+from fewshot.integrations.label_studio.labeling_config import inline_text
 from fewshot.integrations.label_studio.task_images import fetch_images
-from fewshot.media import image_bytes
+from fewshot.media import Medium, describe_text, medium_of
 from fewshot.registry import AnnotationRecord, AnnotationWriter, FetchedAnnotation, ImageLabels, LabelledImage
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def apply_pending(
     until : float, optional
         When to stop, by ``time.monotonic``; an annotation that is begun is applied whole.
     """
+    from fewshot.encoders import modality_of
+
+    medium = medium_of(modality_of(encoder))
     count, last = 0, after
     unreachable: Unreachable | None = None
     problems: list[str] = []
@@ -82,7 +86,7 @@ def apply_pending(
         records = writer.pending(limit=_RECORDS_AT_ONCE, after=last)
         if not records:
             return report(out_of_time=False)
-        for batch in _fetched(records, client):
+        for batch in _fetched(records, client, medium):
             for error in batch.unreachable:
                 unreachable = error if unreachable is None or error.pause > unreachable.pause else unreachable
             if not batch.annotations:  # the model version would change though nothing else did
@@ -166,8 +170,8 @@ class _Batch:
     unreachable: tuple[Unreachable, ...] = ()
 
 
-def _fetched(records: Sequence[AnnotationRecord], client: LabelStudioClient) -> Iterator[_Batch]:
-    """Fetch the images of annotations, few at a time; an annotation with one that cannot be had now is left out."""
+def _fetched(records: Sequence[AnnotationRecord], client: LabelStudioClient, medium: Medium) -> Iterator[_Batch]:
+    """Fetch the images, texts or sounds of annotations, few at a time; one that lacks any now is left out."""
     wanted = [(record, labels) for record in records for labels in record.labels]
     if empty := [FetchedAnnotation(record) for record in records if not record.labels]:
         yield _Batch(empty)
@@ -183,7 +187,7 @@ def _fetched(records: Sequence[AnnotationRecord], client: LabelStudioClient) -> 
             seen[annotation] += len(given)
             if annotation not in pending:
                 is_last = seen[annotation] == len(given[0][0].labels)
-                found.append(_annotation(given, is_first=is_first, is_last=is_last))
+                found.append(_annotation(given, medium, is_first=is_first, is_last=is_last))
         return _Batch(found, tuple(pending.values()))
 
     for images in fetch_images([labels for _, labels in wanted], client):
@@ -191,11 +195,15 @@ def _fetched(records: Sequence[AnnotationRecord], client: LabelStudioClient) -> 
 
 
 def _annotation(
-    given: Sequence[tuple[AnnotationRecord, ImageLabels, FetchedImage]], *, is_first: bool, is_last: bool
+    given: Sequence[tuple[AnnotationRecord, ImageLabels, FetchedImage]],
+    medium: Medium,
+    *,
+    is_first: bool,
+    is_last: bool,
 ) -> FetchedAnnotation:
     images, problems = [], []
     for record, labels, image in given:
-        source, file = _source(labels, record), _file(image)
+        source, file = _source(labels, record), _file(image, medium)
         if isinstance(file, bytes):
             images.append(LabelledImage(labels.control, labels.region_id, labels.labels, file, source))
         else:
@@ -203,15 +211,17 @@ def _annotation(
     return FetchedAnnotation(given[0][0], tuple(images), tuple(problems), is_first, is_last)
 
 
-def _file(image: FetchedImage) -> bytes | Exception:
+def _file(image: FetchedImage, medium: Medium) -> bytes | Exception:
     try:
-        return image if isinstance(image, Exception) else image_bytes(image)
-    except (ImageError, OSError, MemoryError) as error:
+        return image if isinstance(image, Exception) else medium.content(image)
+    except (ExampleError, OSError, MemoryError) as error:
         return error
 
 
 def _source(labels: ImageLabels, record: AnnotationRecord) -> str:
-    """Name an image for people: its path, as Label Studio knows it."""
+    """Name an image or sound for people by its path, as Label Studio knows it; a text by its beginning."""
+    if (text := inline_text(labels.image)) is not None:
+        return describe_text(text)
     name = f"task {record.task}"
     if labels.image[:5].lower() != "data:":
         with suppress(ValueError):  # no URL

@@ -189,15 +189,15 @@ def _record(annotation: object, task: object, controls: Sequence[Control]) -> An
 def _image_labels(
     annotation: Mapping[str, Any], task: Mapping[str, Any], controls: Sequence[Control]
 ) -> Iterator[ImageLabels]:
-    """Yield the labels that an annotation gives the task's image, or each region of it."""
+    """Yield the labels that an annotation gives the task's image, text or sound, or each region of an image."""
     results = annotation.get("result")
     data = task.get("data")
     if not isinstance(results, list) or not isinstance(data, Mapping):
         raise BadRequest(f"annotation {shown(annotation.get('id'))} must have a result, and its task data")
     for control in controls:
-        image = data.get(control.image)
-        if not isinstance(image, str):
-            continue  # a task without this image
+        image = control.address(data)
+        if image is None:
+            continue  # a task without this object
         found = [
             result
             for result in results

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from xml.parsers import expat
+
+if TYPE_CHECKING:
+    from fewshot.media import Modality
 
 log = logging.getLogger("fewshot.integrations.label_studio.labeling_config")
 
@@ -18,6 +23,8 @@ _KINDS: dict[str, Kind] = {
     "RectangleLabels": "rectanglelabels",
     "BrushLabels": "brushlabels",
 }
+_OBJECTS: dict[str, Modality] = {"Image": "image", "Text": "text", "Audio": "audio", "AudioPlus": "audio"}
+_TEXT_URI = "data:text/plain;charset=utf-8;base64,"
 _OPTION = {"Choices": "Choice", "RectangleLabels": "Label", "BrushLabels": "Label"}
 _MAX_CHARACTERS = 1_000_000
 _MAX_DEPTH = 100
@@ -25,23 +32,26 @@ _MAX_DEPTH = 100
 
 @dataclass(frozen=True)
 class Control:
-    """A tag that asks for the class of an image, or of regions of it.
+    """A tag that asks for the class of an image, text or sound, or of regions of an image.
 
     Attributes
     ----------
     name, to_name : str
-        Of the control, and of the image it is for.
+        Of the control, and of the object it is for.
     kind : str
-        "choices" is for the image as a whole, the others for each region; it is also the type of its results, and the
+        "choices" is for the object as a whole, the others for each region; it is also the type of its results, and the
         key of the labels in them.
     labels : tuple of str
         The classes; empty where each task brings its own.
     multiple : bool
         Whether several labels may be chosen together, or none (multi-label classification).
     image : str
-        The key of the image in a task's data.
+        The key of the image, text or sound in a task's data.
     min_score : float
         Suggestions of a lower score are left out.
+    modality : {"image", "text", "audio"}
+    inline : bool
+        Whether a task's data hold the text itself, not its address.
     """
 
     name: str
@@ -51,6 +61,21 @@ class Control:
     multiple: bool
     image: str
     min_score: float = 0.0
+    modality: Modality = "image"
+    inline: bool = False
+
+    def address(self, data: Mapping[str, Any]) -> str | None:
+        """Return where the object of a task is, by the task's data; a text itself becomes a data: URI."""
+        found = data.get(self.image)
+        if not isinstance(found, str) or not self.inline:
+            return found if isinstance(found, str) else None
+        return _TEXT_URI + base64.b64encode(found.encode("utf-8", "replace")).decode()
+
+
+def inline_text(address: str) -> str | None:
+    """Return the text that an address holds, if it was made by ``Control.address``."""
+    found = address.startswith(_TEXT_URI)
+    return base64.b64decode(address.removeprefix(_TEXT_URI)).decode() if found else None
 
 
 @dataclass(frozen=True)
@@ -61,7 +86,7 @@ class _Tag:
 
 
 def parse_config(xml: str) -> tuple[Control, ...]:
-    """Read the controls that ask for the class of an image, or of a region of one; others are left out.
+    """Read the controls that ask for the class of an image, text, sound or region; others are left out.
 
     As in Label Studio's own backends, ``model_skip="true"`` leaves out a control, too, and ``model_score_threshold`` is
     the lowest score of its suggestions.
@@ -77,16 +102,20 @@ def parse_config(xml: str) -> tuple[Control, ...]:
         could fill the memory.
     """
     tags = _tags(xml)
-    images = {
-        tag.attributes["name"]: key
+    objects = {
+        tag.attributes["name"]: (tag, key)
         for tag in tags
-        if tag.name == "Image" and "name" in tag.attributes and (key := _variable(tag.attributes.get("value", "")))
+        if tag.name in _OBJECTS and "name" in tag.attributes and (key := _variable(tag.attributes.get("value", "")))
     }
     found = []
     for number, tag in enumerate(tags):
         kind = _KINDS.get(tag.name)
-        shown = [name for name in tag.attributes.get("toName", "").split(",") if name in images]
+        shown = [name for name in tag.attributes.get("toName", "").split(",") if name in objects]
         if kind is None or not shown or "name" not in tag.attributes or _is_left_out(tag):
+            continue
+        about, key = objects[shown[0]]
+        modality = _OBJECTS[about.name]
+        if modality != "image" and kind != "choices":
             continue
         inside = (t for t in tags if number in t.parents and t.name == _OPTION[tag.name])
         labels = [t.attributes.get("alias") or t.attributes.get("value", "") for t in inside]
@@ -97,8 +126,10 @@ def parse_config(xml: str) -> tuple[Control, ...]:
                 kind=kind,
                 labels=tuple(dict.fromkeys(label for label in labels if label)),
                 multiple=kind == "choices" and tag.attributes.get("choice") == "multiple",
-                image=images[shown[0]],
+                image=key,
                 min_score=_min_score(tag.attributes),
+                modality=modality,
+                inline=modality == "text" and about.attributes.get("valueType", "text") != "url",
             )
         )
     return tuple(found)

@@ -96,6 +96,7 @@ class ProjectPredictor:
         if self._snapshot is None or self._snapshot.examples.state[0] != registry.revision:
             self._snapshot, self._suggesters = registry.annotations(), {}
         snapshot, known, encoder = self._snapshot, self._suggesters, registry.encoder
+        controls = [control for control in controls if control.modality == registry.modality]
         self._suggesters = {
             control: known.get(control) or LabelSuggester(control, snapshot, encoder) for control in controls
         }

@@ -20,15 +20,15 @@ _GEOMETRY = ("id", "original_width", "original_height", "image_rotation")
 
 @dataclass(frozen=True)
 class QueryImage:
-    """An image, or a region of one, to be classified for a control.
+    """An image, text or sound, or a region of an image, to be classified for a control.
 
     Attributes
     ----------
     control : Control
     image : str
-        The image's address.
+        Its address.
     region : mapping or None
-        What outlines the region, as a result does; None for the whole image.
+        What outlines the region, as a result does; None for the whole.
     """
 
     control: Control
@@ -37,7 +37,7 @@ class QueryImage:
 
 
 def query_images(task: Mapping[str, Any], controls: Sequence[Control], context: object = None) -> Iterator[QueryImage]:
-    """Yield the images and regions of a task that its controls ask to classify.
+    """Yield the images, texts, sounds and regions of a task that its controls ask to classify.
 
     The regions are those of its drafts, annotations and predictions, each once, 500 at most; or, where an annotator has
     just drawn one, the one in the request's ``context``. A region that JSON cannot hold, with an infinite number, is
@@ -45,8 +45,8 @@ def query_images(task: Mapping[str, Any], controls: Sequence[Control], context: 
     """
     data = task.get("data")
     for control in controls:
-        image = data.get(control.image) if isinstance(data, Mapping) else None
-        if not isinstance(image, str):
+        image = control.address(data) if isinstance(data, Mapping) else None
+        if image is None:
             continue
         if control.kind == "choices":
             yield QueryImage(control, image)
