@@ -48,7 +48,7 @@ OWNERS = {
     "safetensors": {"encoders", "training", "finetuning"},
     "learn2learn": {"training"},
     "pillow_heif": {"media"},
-    "sentence_transformers": {"encoders"},
+    "sentence_transformers": {"encoders", "finetuning"},
     "soundfile": {"media"},
     "soxr": {"media"},
     "transformers": {"encoders"},

@@ -1,4 +1,4 @@
-"""A classifier of images that fine-tunes its encoder on the support set."""
+"""A classifier of images or texts that fine-tunes its encoder on the support set."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from fewshot.calibration import shipped_calibration
 from fewshot.classifiers import FewShotClassifier, WhitenedPrototypeClassifier
-from fewshot.encoders import TimmEncoder, check_image_batch, encode_flips, load_encoder
+from fewshot.encoders import (
+    SentenceTransformerEncoder,
+    TimmEncoder,
+    check_image_batch,
+    encode_flips,
+    load_encoder,
+    modality_of,
+)
 from fewshot.finetuning.frozen_baseline import FrozenBaseline, combined, fit_baseline
 from fewshot.finetuning.image_views import read_pixels
 from fewshot.finetuning.saving import save_folder
 from fewshot.finetuning.search import Choice, hold_out, untouched
+from fewshot.finetuning.sentence_tuning import tune_sentence_encoder
 from fewshot.finetuning.top_trainer import LOSSES
 from fewshot.finetuning.trainable_parts import SCHEDULES, check_trainable
-from fewshot.finetuning.tuned_network import Settings, TunedNetwork, tune_network
-from fewshot.media import ImageSource
+from fewshot.finetuning.tuned_network import Settings, TunedEncoder, TunedNetwork, tune_network
+from fewshot.media import ImageSource, medium_of
 from fewshot.validation import check_choice, check_count, check_labels, label_array, sorted_labels
 
 if TYPE_CHECKING:
@@ -33,7 +41,7 @@ _MOST_SEED = 2**32 - 1
 
 
 class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classify images after fine-tuning the encoder on the support images, where that helps.
+    """Classify images, or texts, after fine-tuning the encoder on the support, where that helps.
 
     Each step trains on augmented views of the support; batch norms keep their statistics. Steps and learning rate are
     chosen on held-out parts of the support, and the encoder stays untouched where no candidate is better by more than
@@ -43,9 +51,13 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     with flip test-time augmentation where flipped images stay closest to their own class, unless what is held out
     speaks against it by more than chance.
 
+    Texts are trained on as they are, by a contrastive loss between them (SetFit); ``trainable`` is then "last-N", "all"
+    or "head", rates are chosen among 3e-5 and 1e-4 and steps among 20, 40 and 80, and what is said of views, losses,
+    schedules, adapters, memory and flips is of images.
+
     Parameters
     ----------
-    encoder : TimmEncoder or str, default "pocket"
+    encoder : TimmEncoder, SentenceTransformerEncoder or str, default "pocket"
         Never changed. Its own embedding is used: an encoder with ``layer`` is refused, as blocks after it would not
         train.
     trainable : str, default "last-2"
@@ -83,7 +95,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     classes_ : ndarray of shape (c,)
-    encoder_ : TimmEncoder
+    encoder_ : TimmEncoder or SentenceTransformerEncoder
         The fine-tuned encoder, or the given one where ``choice_.steps`` is 0.
     choice_ : Choice
 
@@ -99,6 +111,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Hu et al. 2022, arXiv:2204.07305, section 3.3 (P>M>F: views of the support as queries, prototypes by cosine times
     10); departs from it in that cross-entropy is the default, in what trains, and in how steps and learning rate are
     chosen. Howard & Ruder 2018, arXiv:1801.06146, sections 3.2 and 3.3 (discriminative rates, gradual unfreezing).
+    Tunstall et al. 2022, arXiv:2209.11055 (SetFit); Khosla et al. 2020, arXiv:2004.11362, eq. 2 (its loss here).
 
     Examples
     --------
@@ -112,7 +125,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        encoder: TimmEncoder | str = "pocket",
+        encoder: TimmEncoder | SentenceTransformerEncoder | str = "pocket",
         *,
         trainable: str = "last-2",
         loss: str = "cross-entropy",
@@ -158,43 +171,26 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         begun = time.monotonic()
         self.check_parameters()
-        images = list(check_image_batch(X))
+        encoder = usable_encoder(self.encoder)
+        images: list[Any] = list(check_image_batch(X, modality_of(encoder)))
         labels = check_labels(y, len(images))
         classes = label_array(sorted_labels(labels.tolist()))
         if len(classes) < 2:
             raise ValueError(f"fine-tuning tells classes apart, but there is only {classes.tolist()}: give two")
         code = {label: number for number, label in enumerate(classes.tolist())}
         codes = torch.tensor([code[label] for label in labels.tolist()])
-        encoder = usable_encoder(self.encoder)
         head = WhitenedPrototypeClassifier() if self.head is None else clone(self.head)
         given = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
         settings = Settings(**{**given, "head": head})
         splits = hold_out(codes, len(classes), self.random_state)
-        baseline: FrozenBaseline | None = None
-        if self.trainable == "head":
-            vectors = encode_flips(encoder, images, tta=self.tta is not False)
-            baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head, tta=self.tta)
-            candidate = untouched(baseline, codes, splits)
-            tuned = TunedNetwork(None, candidate, parameters=0)
-        else:
-            pixels = read_pixels(encoder.loaded.prepare, images, len(images), self.memory)
-            if settings.given is None:
-                vectors = encode_flips(encoder, pixels, tta=self.tta is not False, prepared=True)
-                baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head, tta=self.tta)
-            tuned = tune_network(encoder, pixels, codes, baseline, settings)
-
-        if tuned.network is None:
-            assert baseline is not None  # given steps and learning rate are always taken
-            fitted, tta, embeddings = encoder, baseline.tta, baseline.support.numpy()
-        else:
-            fitted, tta = encoder.with_network(tuned.network), bool(self.tta)
-            embeddings = _combined(encode_flips(fitted, pixels, tta=tta, prepared=True))
-        classifier = head.fit(embeddings, labels)
-        self.classes_, self.encoder_, self._classifier = classifier.classes_, fitted, classifier
+        tune = tune_sentence_encoder if isinstance(encoder, SentenceTransformerEncoder) else _tune_image_encoder
+        tuned = tune(encoder, images, codes, splits, settings)
+        classifier = head.fit(tuned.embeddings, labels)
+        self.classes_, self.encoder_, self._classifier = classifier.classes_, tuned.encoder, classifier
         self._calibration = shipped_calibration(encoder.fingerprint)  # no table holds a fine-tuned encoder
         self.choice_ = Choice(
             **vars(tuned.candidate),
-            tta=tta,
+            tta=tuned.tta,
             parameters=tuned.parameters,
             seconds=time.monotonic() - begun,
         )
@@ -274,8 +270,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array, tags.input_tags.string = False, True
         return tags
 
-    def _embed(self, X: Iterable[ImageSource]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
+    def _embed(self, X: Iterable[Any]) -> tuple[FewShotClassifier, NDArray[np.float32]]:
         check_is_fitted(self, "classes_")
+        if isinstance(self.encoder_, SentenceTransformerEncoder):
+            return self._classifier, self.encoder_.encode(X)
         return self._classifier, _combined(encode_flips(self.encoder_, X, tta=self.choice_.tta))
 
     def _check_numbers(self) -> None:
@@ -295,7 +293,34 @@ def _combined(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def usable_encoder(encoder: TimmEncoder | str) -> TimmEncoder:
+def _tune_image_encoder(
+    encoder: TimmEncoder,
+    images: list[ImageSource],
+    codes: torch.Tensor,
+    splits: list[tuple[torch.Tensor, torch.Tensor]],
+    settings: Settings,
+) -> TunedEncoder:
+    head, tta = settings.head, settings.tta
+    baseline: FrozenBaseline | None = None
+    if settings.trainable == "head":
+        vectors = encode_flips(encoder, images, tta=tta is not False)
+        baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head, tta=tta)
+        tuned = TunedNetwork(None, untouched(baseline, codes, splits), parameters=0)
+    else:
+        pixels = read_pixels(encoder.loaded.prepare, images, len(images), settings.memory)
+        if settings.given is None:
+            vectors = encode_flips(encoder, pixels, tta=tta is not False, prepared=True)
+            baseline = fit_baseline(torch.from_numpy(vectors), codes, splits, head, tta=tta)
+        tuned = tune_network(encoder, pixels, codes, baseline, settings)
+    if tuned.network is None:
+        assert baseline is not None  # given steps and learning rate are always taken
+        return TunedEncoder(encoder, baseline.support.numpy(), baseline.tta, tuned.candidate, tuned.parameters)
+    fitted = encoder.with_network(tuned.network)
+    embeddings = _combined(encode_flips(fitted, pixels, tta=bool(tta), prepared=True))
+    return TunedEncoder(fitted, embeddings, bool(tta), tuned.candidate, tuned.parameters)
+
+
+def usable_encoder(encoder: TimmEncoder | SentenceTransformerEncoder | str) -> Any:
     """Return the encoder to fine-tune.
 
     Raises
@@ -304,10 +329,17 @@ def usable_encoder(encoder: TimmEncoder | str) -> TimmEncoder:
     """
     if isinstance(encoder, str):
         encoder = load_encoder(encoder)
+    if isinstance(encoder, SentenceTransformerEncoder):
+        if encoder.modality != "text":
+            noun = medium_of(encoder.modality).noun
+            raise ValueError(
+                f"{encoder.name!r} embeds {noun}s: of sentence-transformers only models of texts are tuned"
+            )
+        return encoder
     if not isinstance(encoder, TimmEncoder):
         raise TypeError(
-            f"only a TimmEncoder, or the name of one, can be fine-tuned, not {type(encoder).__name__}; of a cache, "
-            "give its encoder"
+            "only a TimmEncoder or a SentenceTransformerEncoder, or the name of one, can be fine-tuned, not "
+            f"{type(encoder).__name__}; of a cache, give its encoder"
         )
     if encoder.layers is not None or encoder.tta:
         raise ValueError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fewshot.encoders import TimmEncoder, load_encoder
+from fewshot.encoders import SentenceTransformerEncoder, TimmEncoder, load_encoder
 from fewshot.errors import ImageError, RegistryError
 from fewshot.files import unwritable
 from fewshot.finetuning.classifier import FineTuneClassifier
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _PART = ".part"
+_PREFIXES = {TimmEncoder: "local-dir:", SentenceTransformerEncoder: "st:"}
 # Writing an encoder takes seconds: a folder half written for so long was left by a process that was killed.
 _LEFT_SECONDS = 3600.0
 
@@ -81,8 +82,11 @@ def tune_registry(
     ValueError : for an encoder that cannot be fine-tuned, or fewer than two classes.
     """
     encoder = registry.encoder
-    if not isinstance(encoder, TimmEncoder):
-        raise ValueError(f"{registry.path} was made with an encoder of your own: only timm networks can be fine-tuned")
+    if not isinstance(encoder, (TimmEncoder, SentenceTransformerEncoder)):
+        raise ValueError(
+            f"{registry.path} was made with {type(encoder).__name__}: only timm networks and models of "
+            "sentence-transformers can be fine-tuned"
+        )
     if folder is not None and os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise FileExistsError(f"{os.fspath(folder)} exists: give another folder for the encoder")
     if folder is not None and not Path(folder).absolute().parent.is_dir():
@@ -92,7 +96,8 @@ def tune_registry(
             "trainable='head' trains no part of an encoder, and a registry's classifier is learned anew at each "
             "prediction. Train blocks"
         )
-    if encoder.layer is not None or encoder.layers is not None or encoder.tta:
+    inner = isinstance(encoder, TimmEncoder) and (encoder.layer is not None or encoder.layers is not None or encoder.tta)
+    if isinstance(encoder, TimmEncoder) and inner:
         read = f"after layer {encoder.layer!r}" if encoder.layer is not None else "with layers or tta"
         raise ValueError(
             f"{registry.path} takes its features {read}, but fine-tuning reads the network's "
@@ -109,7 +114,7 @@ def tune_registry(
     tuned = classifier.encoder_
     place = Path(folder) if folder is not None else _beside(registry.path, tuned.fingerprint)
     _save(classifier.save_encoder, place)
-    count = registry.reindex(load_encoder(**{**was, "name": f"local-dir:{place}"}))
+    count = registry.reindex(load_encoder(**{**was, "name": f"{_PREFIXES[type(encoder)]}{place.absolute()}"}))
     return TuneReport(registry.info().encoder, was, classifier.choice_, count)
 
 

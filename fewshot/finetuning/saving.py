@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.models import load_model_config_from_hf
 from torch import Tensor
 
-from fewshot.encoders import POCKET, TimmEncoder
+from fewshot.encoders import POCKET, SentenceTransformerEncoder, TimmEncoder
 from fewshot.errors import FewShotError
 from fewshot.files import replacing
 from fewshot.finetuning.search import Choice
@@ -25,7 +25,10 @@ _NOT_WRITTEN = ("url", "file", "source", "hf_hub_id", "hf_hub_filename", "archit
 
 
 def save_folder(
-    encoder: TimmEncoder, folder: str | os.PathLike[str], choice: Choice, settings: Mapping[str, Any]
+    encoder: TimmEncoder | SentenceTransformerEncoder,
+    folder: str | os.PathLike[str],
+    choice: Choice,
+    settings: Mapping[str, Any],
 ) -> None:
     """Write an encoder so that timm loads it again, and check that it does.
 
@@ -40,6 +43,9 @@ def save_folder(
     if place.exists() and not place.is_dir():
         raise NotADirectoryError(f"cannot write {place}: it is a file; give a folder")
     place.mkdir(parents=True, exist_ok=True)
+    if isinstance(encoder, SentenceTransformerEncoder):
+        _save_sentences(encoder, place, _card(encoder, place, choice, settings))
+        return
     network = encoder.exact_network()
     own: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
     preprocessing = {key: value for key, value in own.items() if key not in _NOT_WRITTEN and value is not None}
@@ -62,6 +68,20 @@ def save_folder(
         )
 
 
+def _save_sentences(encoder: SentenceTransformerEncoder, place: Path, card: str) -> None:
+    """Write a model of texts as sentence-transformers loads it, and check that it does."""
+    encoder.exact_model().save(str(place), create_model_card=False)
+    with replacing(place / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    settings = {**encoder.get_params(deep=False), "name": str(place), "device": "cpu", "precision": "float32"}
+    again = SentenceTransformerEncoder(**settings).fingerprint
+    if again != encoder.fingerprint:
+        raise FewShotError(
+            f"{place} was written, but loads as another encoder (fingerprint {again[:8]}, not "
+            f"{encoder.fingerprint[:8]}); use encoder_ as it is"
+        )
+
+
 def _arguments(name: str) -> dict[str, Any]:
     """Return the model arguments in the config of the original weights."""
     source, _, place = name.partition(":")
@@ -81,16 +101,21 @@ def _compact(tensor: Tensor) -> Tensor:
     return tensor.cpu().contiguous()
 
 
-def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Mapping[str, Any]) -> str:
+def _card(
+    encoder: TimmEncoder | SentenceTransformerEncoder, place: Path, choice: Choice, settings: Mapping[str, Any]
+) -> str:
     def percent(share: float | None) -> str:
         return "-" if share is None else f"{100 * share:.1f} %"
 
-    pool = f", pool={encoder.pool!r}" if encoder.pool else ""
-    done, evaluation = "left as it was", "No fine-tuned candidate was better on held-out images."
+    noun, kind, argument = "texts", "SentenceTransformerEncoder", f'"{place.name}"'
+    if isinstance(encoder, TimmEncoder):
+        pool = f", pool={encoder.pool!r}" if encoder.pool else ""
+        noun, kind, argument = "images", "TimmEncoder", f'"local-dir:{place.name}"{pool}'
+    done, evaluation = "left as it was", f"No fine-tuned candidate was better on held-out {noun}."
     if choice.steps:
         done = "fine-tuned"
         evaluation = (
-            f"Accuracy on held-out images of the support: {percent(choice.accuracy_before)} before, "
+            f"Accuracy on held-out {noun} of the support: {percent(choice.accuracy_before)} before, "
             f"{percent(choice.accuracy_after)} after. The steps were chosen by it, so it is optimistic."
         )
     chosen = {key: value for key, value in asdict(choice).items() if key != "seconds"}
@@ -98,12 +123,12 @@ def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Mapping[s
         [
             f"# {place.name}",
             "",
-            f"{encoder.name}, {done} by `fewshot` on a few images of each class.",
+            f"{encoder.name}, {done} by `fewshot` on a few {noun} of each class.",
             "",
             "```python",
-            "from fewshot import TimmEncoder",
+            f"from fewshot import {kind}",
             "",
-            f'encoder = TimmEncoder("local-dir:{place.name}"{pool})',
+            f"encoder = {kind}({argument})",
             "```",
             "",
             evaluation,
@@ -112,7 +137,7 @@ def _card(encoder: TimmEncoder, place: Path, choice: Choice, settings: Mapping[s
             json.dumps({**settings, "chosen": chosen}, indent=1, default=_plain),
             "```",
             "",
-            "The licences of the original weights and of the images decide what it may be used for.",
+            f"The licences of the original weights and of the {noun} decide what it may be used for.",
             "",
         ]
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from fewshot.finetuning.frozen_baseline import FrozenBaseline, evaluate
 from fewshot.finetuning.support_maps import SupportMaps
-from fewshot.finetuning.top_trainer import Fold, TopTrainer
+from fewshot.finetuning.top_trainer import Fold
 from fewshot.progress import Progress
 
+S_contra = TypeVar("S_contra", contravariant=True)
 # Examples to hold out in all folds together, where the classes have so many.
 _HELD_OUT = 40
 # By how many standard errors the held-out loss must fall: of other images, and of other views of the same images, which
@@ -137,9 +139,19 @@ def make_folds(support: SupportMaps, seed: int) -> tuple[str, list[Fold]]:
     return "views", [Fold(torch.arange(len(labels)), train, maps, labels.repeat(len(held)))]
 
 
+class Trainer(Protocol[S_contra]):
+    """Trains from the same start each time, and scores what a fold holds out, as ``TopTrainer.fit``."""
+
+    def fit(
+        self, support: S_contra, fold: Fold, learning_rate: float, stops: Sequence[int], bar: Progress
+    ) -> dict[int, Tensor]:
+        """Return held-out scores (m, c) by the number of steps."""
+        ...
+
+
 def search(
-    trainer: TopTrainer,
-    support: SupportMaps,
+    trainer: Trainer[S_contra],
+    support: S_contra,
     folds: Sequence[Fold],
     held_out: str,
     learning_rates: Sequence[float],

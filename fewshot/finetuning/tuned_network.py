@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,6 +72,25 @@ class TunedNetwork:
     """
 
     network: nn.Module | None
+    candidate: Candidate
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TunedEncoder:
+    """The encoder that answers, the given one where ``candidate.steps`` is 0, and its embeddings (s, d) of the support.
+
+    Attributes
+    ----------
+    tta : bool
+        Whether embeddings are sums of directions of an image and of its flipped centre.
+    parameters : int
+        How many train.
+    """
+
+    encoder: Any
+    embeddings: NDArray[np.float32]
+    tta: bool
     candidate: Candidate
     parameters: int
 

@@ -187,13 +187,16 @@ def found_beside(path: str, spec: dict[str, Any]) -> dict[str, Any]:
     if lost := lost_encoder(path, spec):
         raise RegistryError(lost)
     folder = encoder_folder(spec)
-    return spec if folder is None or os.path.isdir(folder) else {**spec, "name": f"local-dir:{_near(path, folder)}"}
+    if folder is None or os.path.isdir(folder):
+        return spec
+    kind = str(spec["name"]).partition(":")[0]
+    return {**spec, "name": f"{kind}:{_near(path, folder)}"}
 
 
 def encoder_folder(spec: dict[str, Any]) -> str | None:
     """Return the folder that an encoder is loaded from, where it is one that no hub has."""
     kind, _, folder = str(spec.get("name")).partition(":")
-    return folder if kind == "local-dir" else None
+    return folder if kind == "local-dir" or (kind in ("st", "audio") and os.path.isabs(folder)) else None
 
 
 def lost_encoder(path: str, spec: dict[str, Any]) -> str | None:
