@@ -96,8 +96,8 @@ def tune_registry(
             "trainable='head' trains no part of an encoder, and a registry's classifier is learned anew at each "
             "prediction. Train blocks"
         )
-    inner = isinstance(encoder, TimmEncoder) and (encoder.layer is not None or encoder.layers is not None or encoder.tta)
-    if isinstance(encoder, TimmEncoder) and inner:
+    of_images = isinstance(encoder, TimmEncoder)
+    if of_images and (encoder.layer is not None or encoder.layers is not None or encoder.tta):
         read = f"after layer {encoder.layer!r}" if encoder.layer is not None else "with layers or tta"
         raise ValueError(
             f"{registry.path} takes its features {read}, but fine-tuning reads the network's "

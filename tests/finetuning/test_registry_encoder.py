@@ -284,7 +284,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(path, tmp_p
             tune_registry(registry, folder=path)
     with ClassRegistry(tmp_path / "own.fewshot", encoder=FakeEncoder()) as registry:
         registry.add("red", [png()])
-        with pytest.raises(ValueError, match="an encoder of your own: only timm networks can be fine-tuned"):
+        with pytest.raises(ValueError, match="made with FakeEncoder: only timm networks and models of sentence-tr"):
             tune_registry(registry)
 
 
