@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,21 @@ def main() -> None:
     if options.sheet:
         sheet(grounds).save(options.sheet)
         return
+    numbers = [(FIRST + n, number) for n in range(PRODUCTS) for number in range(QUESTIONS)]
+    questions = {
+        kind: [draw(*one, grounds) for one in numbers]
+        for kind, draw in (("photographs", photograph), ("catalogue", again))
+    }
     rows = []
     for encoder in options.encoders:
         place = ENCODERS[encoder]
         network = load_encoder(f"local-dir:{shared_file(*place)}" if place else encoder)
         examples = {augment: vectors(network, augment) for augment in (None, "catalogue")}
-        for kind, draw in (("photographs", photograph), ("catalogue", again)):
-            asked = [draw(FIRST + n, number, grounds) for n in range(PRODUCTS) for number in range(QUESTIONS)]
-            queries = network.encode(asked).reshape(PRODUCTS, QUESTIONS, -1)
+        for kind, images in questions.items():
+            queries = network.encode(images).reshape(PRODUCTS, QUESTIONS, -1)
             for ways, draws in DRAWS.items():
                 rows += compared(examples, queries, ways, draws, encoder=encoder, asked=kind)
+                print(*rows[-len(CLASSIFIERS) :], sep="\n", file=sys.stderr, flush=True)
     save("catalogue", {"products": PRODUCTS, "questions": QUESTIONS, "rows": rows})
 
 

@@ -28,20 +28,22 @@ def check_augment(augment: object, encoder: Encoder) -> None:
         raise ValueError(f"augment={augment!r} is for images, and this encoder reads {modality_of(encoder)}")
 
 
-def encode_examples(encoder: Encoder, images: Sequence[bytes], augments: Sequence[str | None]) -> Encoded:
-    """Embed images; with "catalogue" as the mean direction, and length, of an image and its ``catalogue_views``.
+def encode_examples(encoder: Encoder, contents: Sequence[bytes], augments: Sequence[str | None]) -> Encoded:
+    """Embed examples; with "catalogue" as the mean direction, and length, of an image and its ``catalogue_views``.
 
     Images that should be catalogue pictures and are none are among those that failed.
     """
     from fewshot.encoders import Encoded, encode_valid
 
-    encoded = encode_valid(encoder, images)
+    encoded = encode_valid(encoder, contents)
+    if not any(augments):
+        return encoded
     vectors: list[NDArray[np.float32]] = []
     kept, failed = [], list(encoded.failed)
     for position, vector in zip(encoded.kept.tolist(), encoded.vectors, strict=True):
         if augments[position] is not None:
             try:
-                views = catalogue_views(images[position])
+                views = catalogue_views(contents[position])
             except ImageError as error:
                 failed.append((position, error))
                 continue
