@@ -44,7 +44,6 @@ from fewshot.calibration import (
     shipped_calibration,
     write_calibration,
 )
-from fewshot.classifiers import SimpleShotClassifier
 from fewshot.datasets import Dataset, load_dataset
 from fewshot.encoders import EmbeddingCache, load_encoder
 from fewshot.episodes import EpisodeSampler
@@ -128,12 +127,12 @@ def write_fitted(task: Task, classifiers: dict[str, Any], kind: str) -> None:
     table = read_calibration(path) if path.exists() else {}
     task = replace(task, episodes=_EPISODES)
     common = []
-    centred = {"simpleshot centred": SimpleShotClassifier()} if "simpleshot" in classifiers else {}
+    centred = {f"{name} centred": made for name, made in classifiers.items() if "center" in made.get_params()}
     for name, classifier in (classifiers | centred).items():
         found = []
         for encoder, where in itertools.product(TABLES[kind], FITTED[kind]):
             if name in centred:
-                classifier = SimpleShotClassifier(center=task.vectors(encoder, *where)[0].mean(0))
+                classifier = type(classifier)(center=task.vectors(encoder, *where)[0].mean(0))
             found += task.scored(name, classifier, encoder, *where, _FITTED)
         sets = [(one.margins[None], used(one.features[None], kind), one.labels[None]) for one in found]
         table[classifier.calibration_name] = fit_calibration(sets)

@@ -64,7 +64,9 @@ def main() -> None:
                 if within and episodes == 100:
                     continue  # it would take hours
                 methods = [name for name in options.methods if FEWER.get(name, 10_000) == episodes]
-                based = any(METHODS[name].takes_center or METHODS[name].needs_base for name in methods)
+                # Transductive methods run without base data, as those beside them.
+                inductive = [METHODS[name] for name in methods if not METHODS[name].transductive]
+                based = any(method.takes_center or method.needs_base for method in inductive)
                 for plain in ([False] if methods else []) + ([True] if "simpleshot" in methods else []):
                     report = run_suite(
                         [data],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
 
 from fewshot.classifiers.transductive import PRIORS, Prior, Task, TransductiveClassifier, cosine_logits, proportions
 from fewshot.validation import check_choice
@@ -15,17 +15,20 @@ class BDCSPNClassifier(TransductiveClassifier):
 
     Parameters
     ----------
-    epsilon : float, default 1.0
-        Of the weights exp(epsilon cos) with which examples enter the rectified prototypes. The paper has 10; at 1 shot
-        the example, whose cosine to its own mean is 1, then outweighs all the queries of its class.
+    epsilon : float, default 20.0
+        What cosines are multiplied by before the softmax over classes, whose values weigh the examples of the
+        rectified prototypes. The authors' 10 is for centred embeddings; others' cosines lie closer together.
     prior : {"estimated", "uniform"}, default "estimated"
         Class proportions of the queries. The paper's shift moves the queries' mean onto the support's, which is right
         only for equal proportions ("uniform"): queries of one class only are moved into the middle of all.
+    center : array-like of shape (d,), optional
+        The mean embedding of base data, as in ``SimpleShotClassifier``.
 
     Notes
     -----
-    ``scores`` are 10 times the cosines. Departs from the paper in that all queries are pseudo-labelled, not the 8 most
-    confident of each class, and in the estimated prior.
+    ``scores`` are 10 times the cosines. The weights are those of the authors' code; the paper's, exp(epsilon cos)
+    over the examples of a class, let the one example of a class outweigh its queries. Departs from the paper in that
+    all queries are pseudo-labelled, not the 8 most confident of each class, and in the estimated prior.
 
     References
     ----------
@@ -39,9 +42,10 @@ class BDCSPNClassifier(TransductiveClassifier):
     ['cat', 'cat', 'dog', 'dog']
     """
 
-    def __init__(self, *, epsilon: float = 1.0, prior: Prior = "estimated") -> None:
+    def __init__(self, *, epsilon: float = 20.0, prior: Prior = "estimated", center: ArrayLike | None = None) -> None:
         self.epsilon = epsilon
         self.prior = prior
+        self.center = center
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:
         shifted = shift(task, query, self.prior)
@@ -58,12 +62,10 @@ def shift(task: Task, query: Tensor, prior: Prior) -> Tensor:
 
 
 def rectify(task: Task, query: Tensor, epsilon: float) -> Tensor:
-    """Prototypes (e, c, d) as means of support and pseudo-labelled queries, weighted by exp(epsilon cos)."""
-    prototypes = normalize(task.means, dim=-1)
-    to_support, to_query = task.support @ prototypes.mT, query @ prototypes.mT
-    pseudo = one_hot(to_query.argmax(dim=-1), prototypes.shape[1])
-    # The largest exponent is taken out: it cancels, and exp cannot overflow.
-    of_support = task.one_hot * (epsilon * (to_support - 1.0)).exp()
-    of_query = pseudo * (epsilon * (to_query - 1.0)).exp()
-    total = (of_support.sum(1) + of_query.sum(1)).clamp_min(torch.finfo(query.dtype).tiny)
-    return (of_support.mT @ task.support + of_query.mT @ query) / total.unsqueeze(-1)
+    """Prototypes (e, c, d): means of support and pseudo-labelled queries, weighted by their softmax over classes."""
+    # Classes before examples: a softmax over an axis of five is slow where that axis is the last.
+    of_support, of_query = (cosine_logits(part, task.means, epsilon).mT.contiguous() for part in (task.support, query))
+    pseudo = torch.zeros_like(of_query).scatter_(1, of_query.argmax(dim=1, keepdim=True), 1.0)
+    of_support, of_query = task.one_hot.mT * of_support.softmax(dim=1), pseudo * of_query.softmax(dim=1)
+    total = (of_support.sum(2) + of_query.sum(2)).clamp_min(torch.finfo(query.dtype).tiny)
+    return (of_support @ task.support + of_query @ query) / total.unsqueeze(-1)

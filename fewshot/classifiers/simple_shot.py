@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.centering import centred_directions
 from fewshot.classifiers.membership import Membership
-from fewshot.validation import check_vectors
 from fewshot.vectors import closeness
 
 
@@ -49,13 +46,7 @@ class SimpleShotClassifier(FewShotClassifier):
 
     def prepare(self, vectors: Tensor) -> Tensor:
         """Return the centred unit vectors."""
-        if self.center is None:
-            return normalize(vectors, dim=-1)
-        center = np.asarray(self.center)
-        if center.shape != (vectors.shape[-1],):
-            raise ValueError(f"center has shape {center.shape}, but the embeddings need {(vectors.shape[-1],)}")
-        center = check_vectors(center[None], vectors.shape[-1])[0]
-        return normalize(vectors - torch.from_numpy(center).to(vectors.device), dim=-1)
+        return centred_directions(vectors, self.center)
 
     def _learn(self, support: Tensor, membership: Membership) -> Tensor:
         return membership.sums(support) / membership.counts().clamp_min(1.0).unsqueeze(-1)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fewshot.classifiers.base import FewShotClassifier
+from fewshot.classifiers.centering import centred_directions
 from fewshot.classifiers.membership import Membership
 
 Prior = Literal["estimated", "uniform"]
@@ -54,10 +56,11 @@ class TransductiveClassifier(FewShotClassifier):
     """
 
     transductive = True
+    center: ArrayLike | None = None
 
     def prepare(self, vectors: Tensor) -> Tensor:
-        """Return the unit vectors."""
-        return normalize(vectors, dim=-1)
+        """Return the unit vectors, from the centre where there is one."""
+        return centred_directions(vectors, self.center)
 
     def _learn(self, support: Tensor, membership: Membership) -> Task:
         one_hot = membership.one_hot()
@@ -73,7 +76,9 @@ class TransductiveClassifier(FewShotClassifier):
         return cosine_logits(support, learned.means)
 
     def _calibration_key(self, n_queries: int) -> str:
-        return "PrototypeClassifier" if n_queries == 1 else type(self).__name__
+        if self.center is None:
+            return "PrototypeClassifier" if n_queries == 1 else type(self).__name__
+        return ("SimpleShotClassifier" if n_queries == 1 else type(self).__name__) + " of centred"
 
     def _refined(self, task: Task, query: Tensor) -> Tensor:
         """From a task and at least two normalised queries (e, q, d) to scores (e, q, c)."""

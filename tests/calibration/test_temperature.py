@@ -15,8 +15,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
 from fewshot import (
+    BDCSPNClassifier,
     ClassRegistry,
     EpisodeSampler,
+    LaplacianShotClassifier,
     LinearDiscriminantClassifier,
     NearestNeighborClassifier,
     PrototypeClassifier,
@@ -357,10 +359,12 @@ def test_a_damaged_table_is_refused(tmp_path, change, message):
         read_calibration(tmp_path / "t.json")
 
 
+@pytest.mark.parametrize("kind", [SimpleShotClassifier, BDCSPNClassifier, LaplacianShotClassifier])
 @pytest.mark.parametrize("encoder", [None, "pocket"])
-def test_a_centred_simpleshot_has_a_shipped_entry_of_its_own(encoder):
+def test_a_method_with_a_centre_has_a_shipped_entry_of_its_own(encoder, kind):
     table = shipped_calibration(encoder and load_encoder(encoder).fingerprint)
-    plain, centred = SimpleShotClassifier(), SimpleShotClassifier(center=np.zeros(16))
+    plain, centred = kind(), kind(center=np.zeros(16))
+    assert centred.calibration_params(table) == table[f"{kind.__name__} of centred"]
     assert centred.calibration_params(table) != plain.calibration_params(table)
 
 

@@ -183,7 +183,7 @@ def test_what_is_forgotten_leaves_what_was_never_learned(classifier):
 BASE = np.random.default_rng(2).normal(np.repeat(np.arange(4), 5)[:, None], 1.0, (20, 12))
 OTHERS = {
     "C": [0.1], "alpha": [3.0], "beta": [1.0], "conditional_weight": [0.1], "epsilon": [1.0], "learning_rate": [0.02],
-    "marginal_weight": [0.1], "max_iter": [1500], "metric": METRICS, "n_iter": [2], "n_neighbors": [2],
+    "marginal_weight": [0.1], "max_iter": [1500], "metric": METRICS, "n_iter": [2], "n_neighbors": [4],
     "n_samples": [7], "penalty": [10.0], "power": [0.9], "prior": ["uniform"], "random_state": [1], "rate": [0.7],
     "ridge": [10.0], "scale": [3.0], "sharpness": [2.0], "steps": [2], "support_weight": [0.1], "tol": [1e-2],
     "weight": [5.0], "weights": ["distance"], "center": [np.arange(12.0)], "base": [BASE], "parts": [(4, 8)],

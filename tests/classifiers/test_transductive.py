@@ -16,6 +16,7 @@ from fewshot.classifiers.bd_cspn import BDCSPNClassifier
 from fewshot.classifiers.laplacian_shot import LaplacianShotClassifier
 from fewshot.classifiers.prototype import PrototypeClassifier
 from fewshot.classifiers.pt_map import PTMAPClassifier
+from fewshot.classifiers.simple_shot import SimpleShotClassifier
 from fewshot.classifiers.soft_kmeans import SoftKMeansClassifier
 from fewshot.classifiers.tim import AlphaTIMClassifier, TIMClassifier, TransductiveFineTuningClassifier
 
@@ -133,40 +134,92 @@ def test_soft_kmeans_is_its_loop(task):
 
 
 def rectified(x, y, q, epsilon):
-    """Uniform prior: shift the queries' mean onto the mean of the class means; then weigh."""
+    """Shift the queries onto the mean of the class means (uniform prior); weigh by the softmax over classes."""
     means = np.stack([x[y == c].mean(0) for c in range(3)])
     q = unit(q + means.mean(0) - q.mean(0))
-    near_x, near_q = x @ unit(means).T, q @ unit(means).T
-    pseudo = near_q.argmax(1)
+    of_x, of_q = (softmax(epsilon * part @ unit(means).T, axis=1) for part in (x, q))
+    pseudo = of_q.argmax(1)
     prototypes = []
     for c in range(3):
-        weight_x, weight_q = np.exp(epsilon * near_x[y == c, c]), np.exp(epsilon * near_q[pseudo == c, c])
+        weight_x, weight_q = of_x[y == c, c], of_q[pseudo == c, c]
         total = weight_x.sum() + weight_q.sum()
         prototypes.append((weight_x @ x[y == c] + weight_q @ q[pseudo == c]) / total)
     return q, np.stack(prototypes)
 
 
-def test_bd_cspn_is_its_loop(task):
+CENTER = np.random.default_rng(3).normal(0.3, 0.2, 24)
+
+
+@pytest.mark.parametrize("center", [None, CENTER], ids=["raw", "centred"])
+def test_bd_cspn_is_its_loop(task, center):
     x, y, q = task
-    shifted, prototypes = rectified(unit(x), y, unit(q), 1.0)
-    found = BDCSPNClassifier(prior="uniform").fit(x, y).scores(q)
+    origin = 0.0 if center is None else center
+    shifted, prototypes = rectified(unit(x - origin), y, unit(q - origin), 20.0)
+    found = BDCSPNClassifier(prior="uniform", center=center).fit(x, y).scores(q)
     assert_allclose(found, 10 * shifted @ unit(prototypes).T, atol=1e-4)
 
 
-def test_laplacian_shot_is_its_loop(task):
+@pytest.mark.parametrize("center", [None, CENTER], ids=["raw", "centred"])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_laplacian_shot_is_its_loop(task, k, center):
     x, y, q = task
-    shifted, prototypes = rectified(unit(x), y, unit(q), 1.0)
+    origin = 0.0 if center is None else center
+    shifted, prototypes = rectified(unit(x - origin), y, unit(q - origin), 20.0)
     unary = -((shifted[:, None] - prototypes) ** 2).sum(-1)
     distance = ((shifted[:, None] - shifted) ** 2).sum(-1)
     np.fill_diagonal(distance, np.inf)
     neighbours = np.zeros_like(distance)
     for i, row in enumerate(distance):
-        neighbours[i, np.argsort(row)[:2]] = 1
+        neighbours[i, np.argsort(row)[:k]] = 1 / k
     logits = unary
     for _ in range(6):
         logits = unary + 0.8 * neighbours @ softmax(logits, axis=1)
-    found = LaplacianShotClassifier(weight=0.8, n_neighbors=2, n_iter=6, prior="uniform").fit(x, y).scores(q)
-    assert_allclose(found, logits, atol=1e-4)
+    method = LaplacianShotClassifier(weight=0.8, n_neighbors=k, n_iter=6, prior="uniform", center=center)
+    assert_allclose(method.fit(x, y).scores(q), logits, atol=1e-4)
+
+
+def test_an_example_weighs_what_the_softmax_over_classes_gives_it():
+    """(.8, .6) is shifted by (-.2, -.2) onto (3, 2) / sqrt(13), whose cosines to the classes are 1 / sqrt(13) apart."""
+    epsilon = np.sqrt(13) * np.log(3)  # so that a query weighs 3 / (3 + 1), an example 3^sqrt(13) / (3^sqrt(13) + 1)
+    example, query = 1 / (1 + 3 ** -np.sqrt(13)), 3 / 4
+    along, across = example + query * 3 / np.sqrt(13), query * 2 / np.sqrt(13)
+    own = 10 * (3 * along + 2 * across) / np.sqrt(13) / np.hypot(along, across)
+    other = 10 * (3 * across + 2 * along) / np.sqrt(13) / np.hypot(along, across)
+    method = BDCSPNClassifier(epsilon=epsilon, prior="uniform").fit([[1, 0], [0, 1]], [0, 1])
+    assert_allclose(method.scores([[0.8, 0.6], [0.6, 0.8]]), [[own, other], [other, own]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 40])
+def test_the_laplacian_term_of_equal_queries_is_the_same_for_any_number_of_neighbours(k):
+    def scores(**params):
+        return LaplacianShotClassifier(prior="uniform", **params).fit([[1, 0], [0, 1]], [0, 1]).scores([[0.9, 0.4]] * 6)
+
+    alone = scores(weight=0.0)
+    assert_allclose(scores(weight=2.0, n_neighbors=k, n_iter=1), alone + 2.0 * softmax(alone, axis=1), rtol=1e-5)
+
+
+def test_a_query_is_no_neighbour_of_its_own():
+    method = LaplacianShotClassifier(prior="uniform", n_neighbors=3, n_iter=1).fit([[1, 0], [0, 1]], [0, 1])
+    query = [[0.9, 0.4], [0.3, 0.8]]
+    alone, found = (method.set_params(weight=weight).scores(query) for weight in (0.0, 1.0))
+    assert_allclose(found, alone + softmax(alone, axis=1)[::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [BDCSPNClassifier, LaplacianShotClassifier], ids=lambda kind: kind.__name__)
+def test_a_centre_of_another_size_is_refused_with_both(kind, task):
+    x, y, _ = task
+    with pytest.raises(ValueError, match=r"center has shape \(3,\), but the embeddings need \(24,\)"):
+        kind(center=np.zeros(3)).fit(x, y)
+
+
+@pytest.mark.parametrize("kind", [BDCSPNClassifier, LaplacianShotClassifier], ids=lambda kind: kind.__name__)
+def test_a_single_query_is_answered_by_the_closest_centred_class_mean(kind, task):
+    x, y, q = task
+    plain, method = SimpleShotClassifier(center=CENTER).fit(x, y), kind(center=CENTER).fit(x, y)
+    means = unit(np.stack([plain.prepare(torch.from_numpy(x[y == c])).numpy().mean(0) for c in range(3)]))
+    placed = plain.prepare(torch.from_numpy(q)).numpy()
+    assert_allclose([method.scores(one[None])[0] for one in q], 10 * placed @ means.T, atol=1e-4)
+    assert method.calibration_params(n_queries=1) == plain.calibration_params()
 
 
 def entropy(p, alpha):
@@ -178,7 +231,7 @@ def entropy(p, alpha):
 @pytest.mark.parametrize(
     ("method", "weights", "alpha"),
     [
-        (TIMClassifier(prior="uniform", steps=12, learning_rate=0.01), (1.0, 1.0, 0.5), None),
+        (TIMClassifier(prior="uniform", steps=12, learning_rate=0.01), (1.0, 1.0, 0.75), None),
         (AlphaTIMClassifier(alpha=3.0, steps=12, learning_rate=0.01), (1.0, 1.0, 1.0), 3.0),
         (TransductiveFineTuningClassifier(scale=10.0, steps=12, learning_rate=0.01), (1.0, 0.0, 1.0), None),
     ],
