@@ -315,7 +315,8 @@ class FewShotClassifier(
         return checked
 
     def _relearn(self) -> None:
-        self.class_index = None
+        if self.class_index is not None:  # an estimator's fit adds no public attribute
+            self.class_index = None
         membership = Membership(torch.from_numpy(self._support.codes)[None], len(self.classes_))
         with torch.inference_mode():
             self._take_over(self._learn_one(self.prepare(_tensor(self._support.vectors))[None], membership))
