@@ -120,9 +120,9 @@ def vectors(encoder: str, title: str, work: Path) -> tuple[Any, Any]:
     return normalize(found["X"]).astype(np.float32), found["y"]
 
 
-def network_of(encoder: str) -> Any:
+def network_of(encoder: str, **settings: Any) -> Any:
     place = ENCODERS[encoder]
-    return load_encoder(f"local-dir:{shared_file(*place)}" if place else encoder)
+    return load_encoder(f"local-dir:{shared_file(*place)}" if place else encoder, **settings)
 
 
 def averages(X: Any, y: Any, ways: int, shots: int, table: Any) -> dict[tuple[str, int], list[float]]:

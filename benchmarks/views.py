@@ -1,4 +1,4 @@
-"""Layers and flip test-time augmentation: whitened prototypes with ``TimmEncoder(layers="auto")`` and ``(tta=True)``.
+"""Inner blocks and mirror images: whitened prototypes with ``TimmEncoder(layers="auto")`` and ``(tta=True)``.
 
 {Tiny ImageNet, all 200 classes; Omniglot, 300 evaluation characters} x {20, 81, 200 ways} x {1, 2, 5, 10 shots}, 10
 queries of each class. Within a draw all answer the same queries; a difference's interval is of the draws (Student's t).
@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 from calibration import ENCODERS
-from common import save, shared_file
-from heads import DATA, DRAWS, QUERIES, SHOTS, markdown, summary
+from common import save
+from heads import DATA, DRAWS, QUERIES, SHOTS, markdown, network_of, summary
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
 from fewshot.classifiers import PrototypeClassifier, WhitenedPrototypeClassifier
 from fewshot.datasets import load_dataset
-from fewshot.encoders import load_encoder
 from fewshot.episodes import EpisodeSampler
 
 # Images of each class that are embedded, and classes of one data set at most.
@@ -41,13 +40,13 @@ def main() -> None:
             rows += summary(found, dict.fromkeys((name for name, _ in found), 0), encoder=encoder, data=title,
                             ways=ways, shots=shots)  # fmt: skip
     save("views", {"queries": QUERIES, "rows": rows})
-    print(markdown(rows))
+    ours = [{**row, "whitened_gain": 0.0 - row["whitened_gain"]} for row in rows]
+    print(markdown(ours).replace("| on ", "| gain of "))
 
 
 def vectors(encoder: str, title: str, work: Path) -> tuple[NDArray[np.float32], tuple[int, ...], NDArray[Any]]:
     """Return embeddings (n, 2, d), with layers, of images and their mirror images; the parts' sizes; the labels."""
-    place = ENCODERS[encoder]
-    network = load_encoder(f"local-dir:{shared_file(*place)}" if place else encoder, layers="auto")
+    network = network_of(encoder, layers="auto")
     stored = work / f"views-{encoder}-{title.replace(' ', '-')}-{network.fingerprint[:12]}.npz"
     if not stored.exists():
         name, splits = DATA[title]

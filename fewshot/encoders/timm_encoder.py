@@ -329,9 +329,10 @@ class TimmEncoder(ImageTransformer):
         if self.pool is not None:
             check_choice("pool", self.pool, POOLS)
         if self.layers is not None and (self.layer is not None or self.pool is not None):
+            other = f"layer={self.layer!r}" if self.layer is not None else f"pool={self.pool!r}"
             raise ValueError(
-                f"layers={self.layers!r} appends blocks to the network's own embedding, which layer={self.layer!r} and "
-                f"pool={self.pool!r} replace: leave out one or the other"
+                f"layers={self.layers!r} appends blocks to the network's own embedding, which {other} replaces: leave "
+                "out one or the other"
             )
         if not isinstance(self.tta, (bool, np.bool_)):
             raise ValueError(f"tta must be True or False, not {self.tta!r}")

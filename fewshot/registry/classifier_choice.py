@@ -130,7 +130,7 @@ class ClassifierChoice:
         # Of all classes, or of every n-th of many.
         rows = np.flatnonzero(snapshot.codes % max(1, -(-len(snapshot.labels) // _MOST_CLASSES)) == 0)
         codes, vectors = snapshot.codes[rows], snapshot.vectors[rows]
-        spec = json.loads(snapshot.settings["encoder"])
+        spec = json.loads(snapshot.settings.get("encoder", "{}"))
         reader = self.encoder if encoder is None and "layers" in spec else encoder
         if encoder is not None:
             anew = dict(embedded(self._store, snapshot.ids[rows].tolist(), encoder))

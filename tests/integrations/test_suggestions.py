@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from fakes import FakeEncoder
 from label_studio_fakes import CHOICES
 from numpy.testing import assert_allclose
 
@@ -45,6 +46,16 @@ def test_a_score_leaves_a_chance_to_labels_without_examples():
     probability = classifier.predict_proba(query).max()
     assert (sure.labels, unsure.labels) == (("Red",), ("Red",))
     assert_allclose([sure.score, unsure.score], [probability, 0.6 * probability], rtol=1e-6)
+
+
+def test_the_parts_of_an_encoders_embeddings_are_weighted_as_when_predicting():
+    # With two examples the second part has no weight: by the first, the query is of "Blue", by all numbers of "Red".
+    snapshot = snapshot_of(("Red", (1, 0, 0)), ("Blue", (0.9, 0.2, 1)))
+    (control,) = parse_config(CHOICES)
+    encoder, query = FakeEncoder(), np.array([(0.9, 0.2, 0)], np.float32)
+    assert LabelSuggester(control, snapshot, encoder).suggest(query)[0].labels == ("Red",)
+    encoder.parts = (2, 1)
+    assert LabelSuggester(control, snapshot, encoder).suggest(query)[0].labels == ("Blue",)
 
 
 def test_a_label_without_any_other_has_no_score_and_is_left_out_of_what_is_confident():

@@ -105,6 +105,37 @@ def test_a_classifier_with_a_metric_follows_the_registrys(path):
         assert_answers_as(registry, WhitenedPrototypeClassifier())
 
 
+class _InParts(FakeEncoder):
+    """An encoder whose embeddings have two parts: red and green, and blue."""
+
+    parts = (2, 1)
+
+
+def test_whitened_prototypes_of_a_registry_weight_the_parts_of_its_encoder(path):
+    with filled(path) as plain:
+        whole = scores(plain)
+    with filled(path.with_name("parts.fewshot")) as registry:
+        registry._encoder = _InParts()  # of the same fingerprint: else no registry would have both
+        assert scores(registry) != whole
+        assert_answers_as(registry, WhitenedPrototypeClassifier(parts=(2, 1)))
+        registry.add("blue", [png((30, 20, 240)), png((10, 40, 200))])
+        assert_answers_as(registry, WhitenedPrototypeClassifier(parts=(2, 1)))
+        registry.set_classifier("prototype")  # which knows no parts
+        assert_answers_as(registry, PrototypeClassifier())
+
+
+def test_the_comparison_reads_another_encoders_parts(path):
+    with filled(path) as registry:
+        of = {one.name: one.accuracy for one in registry.compare_classifiers(_InParts())}
+        plain = {one.name: one.accuracy for one in registry.compare_classifiers()}
+    assert {name for name in of if of[name] != plain[name]} <= {"whitened"}
+
+
+def test_nothing_is_compared_in_a_registry_without_examples(path):
+    with opened(path) as registry, pytest.raises(ValueError, match="has two examples, so that none can be left out"):
+        registry.compare_classifiers()
+
+
 class _Own(PrototypeClassifier):
     """A user's type."""
 

@@ -176,6 +176,15 @@ def test_closing_it_computes_what_is_queued_and_accepts_no_more(threads, occupie
         pool.encode([png(RED)])
 
 
+def test_parts_are_the_encoders_and_those_without_layers_are_known_without_loading():
+    known = EncoderInfo("mean colour times 1.0, 0 more", 3, {"name": "colours"})
+    pool = BatchingEncoder(FakeEncoder, known, queue_size=10)
+    assert (pool.parts, pool.ready) == ((3,), False)
+    encoder = FakeEncoder(name="colours")
+    encoder.parts, encoder.spec["layers"] = (2, 1), [0]
+    assert shared(encoder).parts == (2, 1)
+
+
 def test_its_info_is_known_without_loading_and_another_encoder_is_refused():
     loads = []
 
