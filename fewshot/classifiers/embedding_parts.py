@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from fewshot.classifiers.class_means import ClassMeans
 from fewshot.classifiers.membership import Membership
 
 # The later parts are shorter than the first, so that features of the task say little of them.
@@ -54,13 +53,13 @@ class EmbeddingParts:
         units = [normalize(part, dim=-1) for part in torch.split(vectors, list(self.sizes), dim=-1)]
         return torch.cat([units[0], *(_LENGTH * unit for unit in units[1:])], dim=-1)
 
-    def scale(self, prototypes: ClassMeans, weight: Tensor) -> Tensor:
+    def scale(self, support: Tensor, membership: Membership, weight: Tensor) -> Tensor:
         """Return factors (e, 1, d) that bring the later parts, together, to a weight (e,) times the first one's spread.
 
-        The spread is the standard deviation of the examples of which ``prototypes`` are the means.
+        The spread is the standard deviation of the support (e, s, d), which has unit parts.
         """
-        counts = prototypes.counts.unsqueeze(1)
-        mean = (counts @ prototypes.means).div_(counts.sum(2, keepdim=True))
+        real = (membership.labels >= 0).to(support.dtype).unsqueeze(1)
+        mean = (real @ support).div_(real.sum(2, keepdim=True))
         lengths = [1.0, *([_LENGTH] * (len(self.sizes) - 1))]
         first, *others = (
             (length**2 - own.square().sum(2)).sub(_VARIES * length**2).clamp_min(0.0)
@@ -98,10 +97,9 @@ class EmbeddingParts:
         labels, counts = membership.labels, membership.counts()
         able = (labels >= 0) & (counts.gather(1, labels.clamp_min(0)) > 1)
         rounds = [out for n in range(_ROUNDS) if bool((out := able & (numbers == n)).any())]
-        prototypes = ClassMeans.of(support, membership)
         losses = []
         for weight in _WEIGHTS:
-            scaled = support * narrow.scale(prototypes, torch.full_like(chosen, weight))
+            scaled = support * narrow.scale(support, membership, torch.full_like(chosen, weight))
             losses.append(_left_out_loss(scaled, membership, rounds, score))
         left_out = torch.stack(rounds).any(0)
         n, most = left_out.sum(1), torch.zeros_like(chosen)

@@ -107,7 +107,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     f estimates tr(between-class covariance) / tr(within-class covariance), at most 2, from the support itself; with
     one example of each class, where that cannot be done, it is 1/2, and D is the total scatter. At f n = (n - 1) / 2,
     M^-1 is the empirical-Bayes precision that ``LinearDiscriminantClassifier`` uses. One class alone is compared
-    without m. Nothing is left to be set.
+    without m. There is nothing to tune.
 
     Closed-form: the (s, s) Gram matrix is factored for s below d, else the (d, d) scatter. ``partial_fit`` beyond
     256 examples keeps m and M until a tenth has been added or removed, and then learns them anew from all.
@@ -161,7 +161,7 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
         if self.parts is None:
             return None
         parts = self._embedding_parts()
-        return parts.scale(ClassMeans.of(support, membership), parts.weight(support, membership, _own_scores))
+        return parts.scale(support, membership, parts.weight(support, membership, _own_scores))
 
     def _extend(self, learned: _Learned, support: Tensor, membership: Membership) -> _Learned | None:
         known, c = learned.prototypes.means.shape[1], membership.n_classes

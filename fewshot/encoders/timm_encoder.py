@@ -145,7 +145,8 @@ class TimmEncoder(ImageTransformer):
         """How to load the same encoder again: ``TimmEncoder(**spec)``; empty for a network that was given."""
         if self._given():
             return {}
-        more = {"layers": self.layers if isinstance(self.layers, str | None) else list(self.layers), "tta": self.tta}
+        layers = self.layers if isinstance(self.layers, str | None) else list(self.layers)
+        more = {"layers": layers, "tta": bool(self.tta)}
         return {"name": self.name, "layer": self.layer, "pool": self.pool} | {k: v for k, v in more.items() if v}
 
     @property
