@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
+from media_examples import FILMS, HIGH, LOW, SOUPS, sound_encoder, text_encoder, tone_file
 
 from fewshot import WhitenedPrototypeClassifier
 
@@ -35,14 +36,14 @@ def browser():
         opened.close()
 
 
-def serve(folder, token=None):
+def serve(folder, token=None, encoder=None):
     """A server in a thread, and its address."""
     pytest.importorskip("fastapi", reason="needs fewshot[serve]")
     import uvicorn
 
     from fewshot.service.app import create_app
 
-    app = create_app(folder, encoder=FakeEncoder(), token=token)
+    app = create_app(folder, encoder=encoder or FakeEncoder(), token=token)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -600,3 +601,80 @@ def test_no_file_of_the_page_makes_markup_of_text_or_names_another_server(path):
 
 def test_a_file_that_makes_markup_of_text_is_noticed():
     assert re.search(r"innerHTML", "node.innerHTML = label")
+
+
+@pytest.fixture
+def served(tab, tmp_path, request):
+    """A page on a registry that an encoder of texts or sounds has made."""
+    running, thread, url = serve(tmp_path / "registries", encoder=request.param())
+    ask(url, "/v1/registries", {"name": "own"})
+    while ask(url, "/v1/registries/own")["modality"] == "image":  # before the encoder is loaded
+        time.sleep(0.01)
+    said = []
+    listeners = {"console": lambda one: said.append(one.text), "pageerror": lambda one: said.append(str(one))}
+    for event, listener in listeners.items():
+        tab.on(event, listener)
+    tab.goto(f"{url}/#registry=own")
+    wait(tab, "document.querySelector('#counts').textContent !== ''")
+    yield OpenPage(tab, url, "own", said, [])
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)
+    tab.goto("about:blank")
+    running.should_exit = True
+    thread.join(10)
+    assert said == []
+
+
+def file_of(name, kind, data):
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+@pytest.mark.parametrize("served", [text_encoder], indirect=True)
+def test_texts_are_written_chosen_predicted_corrected_and_shown(served):
+    page = served.page
+    assert "Choose texts" in page.inner_text("#add-form")
+    served.add("soup", *(file_of(f"{n}.txt", "text/plain", text.encode()) for n, text in enumerate(SOUPS[:3])))
+    for text in FILMS[:2]:
+        page.fill("#label", "film")
+        page.fill("#add-text", text)
+        page.click("#stage-text")
+        served.settled()
+    served.says("Added 1 text to “film”.")
+    assert served.classes() == {"soup": 3, "film": 2}
+    wait(page, "[...document.querySelectorAll('#classes .words')].some(one => one.textContent === 'a fine film')")
+
+    page.fill("#predict-text", "what a fine old film")
+    page.click("#predict-text-form button")
+    page.wait_for_selector("#prediction:visible")
+    wait(page, "document.querySelector('#whole').textContent === 'what a fine old film'")
+    assert page.inner_text("#verdict") == "film"
+    assert page.inner_text("#image-name") == '"what a fine old film"'
+    page.click("#yes")
+    served.says('Saved: "what a fine old film" is film')
+    assert served.classes() == {"soup": 3, "film": 3}
+    page.set_input_files("#predict-files", [file_of("a.png", "image/png", png(RED))])
+    wait(page, "document.querySelector('#predict-report').textContent.includes('a.png: not a text; .txt files')")
+
+    page.locator("#classes button.example").last.click()
+    wait(page, "document.querySelector('#example-whole').textContent === 'what a fine old film'")
+    page.click("#example-delete")
+    served.says("was deleted from “film”")
+    page.click("#undo")
+    wait(page, "document.querySelector('#counts').textContent.includes('6 examples')")
+    served.reload()
+    assert "Choose texts" in page.inner_text("#add-form")
+
+
+@pytest.mark.parametrize("served", [sound_encoder], indirect=True)
+def test_sounds_are_added_predicted_and_can_be_played(served):
+    page = served.page
+    for label, tones in (("low", LOW[:2]), ("high", HIGH[:2])):
+        served.add(label, *(file_of(f"{hertz}.wav", "audio/wav", tone_file(hertz)) for hertz in tones))
+    served.says("Added 2 sounds to “high”.")
+    served.predict(file_of("new.wav", "audio/wav", tone_file(305, seed=9)))
+    assert page.inner_text("#verdict") == "low"
+    wait(page, "document.querySelector('#whole audio')?.duration > 0.2")
+    assert page.locator("#predict-text-form").is_hidden()
+    page.locator("#classes button.example").first.click()
+    wait(page, "document.querySelector('#example-whole audio')?.duration > 0.2")
+    page.click("#example-close")

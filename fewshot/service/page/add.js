@@ -2,8 +2,9 @@
 
 import { inBatches } from "./api.js";
 import { $, pushUndo, showError, el, plural, say } from "./dom.js";
+import { drawKind, noun, textFile } from "./kinds.js";
 import { dropZone, failures, fileInput, folderOf, revokePreview, nameOf, preview, partition } from "./images.js";
-import { addExamples, changed, deleteExamples, inOrder, moveExamples } from "./registry.js";
+import { addExamples, changed, deleteExamples, inOrder, moveExamples, on } from "./registry.js";
 
 const MAX_PREVIEWS = 24;
 let staged = []; // { file, label }: the label is the name of its folder, or ""
@@ -16,6 +17,13 @@ export function startAdding() {
   fileInput($("add-files"), stageFiles);
   fileInput($("add-folder"), stageFiles);
   $("label").addEventListener("input", drawStaged);
+  $("stage-text").addEventListener("click", () => {
+    const text = $("add-text").value;
+    if (!text.trim()) return $("add-text").focus();
+    $("add-text").value = "";
+    return stageFiles([textFile(text)]);
+  });
+  on("refresh", drawKind);
   $("unstage").addEventListener("click", () => {
     setStaged([]);
     $("label").focus();
@@ -68,7 +76,7 @@ function drawStaged() {
     list.replaceChildren(...shown.map((file) => Object.assign(el("li", {}, preview(file, nameOf(file))), { file })));
   }
   $("staged").hidden = !staged.length;
-  const count = plural(staged.length, "image");
+  const count = plural(staged.length, noun());
   const named = groups();
   const written = $("label").value.trim();
   if (written) $("staged-text").textContent = `${count} for “${written}”.`;
@@ -82,7 +90,7 @@ function drawStaged() {
 
 function submit() {
   if (!staged.length) {
-    $("add-report").replaceChildren(el("p", { class: "problem" }, "Choose images of the class first, or drop them here."));
+    $("add-report").replaceChildren(el("p", { class: "problem" }, `Choose ${noun()}s of the class first, or drop them here.`));
     return;
   }
   const named = groups();
@@ -167,15 +175,15 @@ function drawProgress(done, total) {
   const bar = $("add-progress").querySelector("progress");
   bar.max = total;
   bar.value = done;
-  $("add-progress-text").textContent = `${done.toLocaleString("en")} of ${plural(total, "image")}`;
+  $("add-progress-text").textContent = `${done.toLocaleString("en")} of ${plural(total, noun())}`;
 }
 
 function finish(report) {
   const added = [...report.added].filter(([, count]) => count);
   const total = added.reduce((sum, [, count]) => sum + count, 0);
   const classes = added.length > 3 ? plural(added.length, "class", "classes") : added.map(([label]) => `“${label}”`).join(", ");
-  const said = total ? [`Added ${plural(total, "image")} to ${classes}.`] : ["Nothing new was added."];
-  if (report.duplicates) said.push(`${plural(report.duplicates, "image")} there already.`);
+  const said = total ? [`Added ${plural(total, noun())} to ${classes}.`] : ["Nothing new was added."];
+  if (report.duplicates) said.push(`${plural(report.duplicates, noun())} there already.`);
   if (report.problem?.name === "AbortError") said.push("Stopped; the rest is listed above.");
   else if (report.problem) said.push(`${report.problem.message} What was not sent is listed above.`);
   $("add-report").replaceChildren(
@@ -183,11 +191,11 @@ function finish(report) {
     ...conflicts(report.conflicts),
     ...failures(report.failed),
   );
-  if (report.conflicts.length) said.push(`${plural(report.conflicts.length, "image")} of another class.`);
+  if (report.conflicts.length) said.push(`${plural(report.conflicts.length, noun())} of another class.`);
   if (report.failed.length) said.push(`${plural(report.failed.length, "file")} not added.`);
   say(said.join(" "));
   if (!report.ids.length) return;
-  pushUndo(`adding ${plural(total, "image")} to ${classes}`, () =>
+  pushUndo(`adding ${plural(total, noun())} to ${classes}`, () =>
     inOrder(async () => {
       await deleteExamples(report.ids);
       await changed();
@@ -201,7 +209,7 @@ function conflicts(found) {
   const described = found.map(({ source, held_by: held, label }) =>
     el("li", {}, el("b", {}, source), `: it is an example of “${held.join("”, “")}”, so it was not added to “${label}”`),
   );
-  const box = el("div", { class: "problem" }, el("p", {}, `${plural(found.length, "image")} of another class:`), el("ul", {}, ...described));
+  const box = el("div", { class: "problem" }, el("p", {}, `${plural(found.length, noun())} of another class:`), el("ul", {}, ...described));
   const resolve = async (change) => {
     box.remove();
     try {
@@ -228,8 +236,8 @@ function conflicts(found) {
 
 async function move(found) {
   for (const { example_ids: ids, label } of found) await moveExamples(ids, label);
-  say(`Moved ${plural(found.length, "image")}`);
-  pushUndo(`moving ${plural(found.length, "image")}`, async () => {
+  say(`Moved ${plural(found.length, noun())}`);
+  pushUndo(`moving ${plural(found.length, noun())}`, async () => {
     for (const { example_ids: ids, held_by: held } of found) await moveExamples(ids, held[0]);
     await changed();
   });
@@ -238,8 +246,8 @@ async function move(found) {
 async function copy(found) {
   const ids = [];
   for (const { file, label } of found) ids.push(...(await addExamples(label, [file], true)).new_ids);
-  say(`${plural(found.length, "image")} now in two classes`);
-  pushUndo(`keeping ${plural(found.length, "image")} in two classes`, async () => {
+  say(`${plural(found.length, noun())} now in two classes`);
+  pushUndo(`keeping ${plural(found.length, noun())} in two classes`, async () => {
     await deleteExamples(ids);
     await changed();
   });

@@ -5,6 +5,7 @@ import { startPrediction } from "./prediction.js";
 import { startClasses } from "./classes.js";
 import { $, ask, showError, el, clearUndo, say, undo } from "./dom.js";
 import { dropZone, fileInput, filesOf, numbered, partition } from "./images.js";
+import { noun, textFile } from "./kinds.js";
 import { add, predictRest, hooks as predicting, queue } from "./queue.js";
 import { changed, choose, loadRegistries, on, refresh, registry } from "./registry.js";
 import { startRejection } from "./rejection.js";
@@ -116,13 +117,22 @@ dropZone($("predict-drop"), predict);
 dropZone($("predict"), predict);
 fileInput($("predict-files"), predict);
 fileInput($("predict-folder"), predict);
+$("predict-text-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("predict-text").value;
+  if (!text.trim()) return;
+  $("predict-text").value = "";
+  predict([textFile(text)]);
+});
 
 // An image dropped elsewhere would otherwise replace the page, and its queue be lost.
 for (const event of ["dragover", "drop"]) window.addEventListener(event, (dropped) => dropped.preventDefault());
-window.addEventListener("drop", () => say("Drop images on a class or on “Add examples” to add them, on “Predict” to predict them"));
+window.addEventListener("drop", () => say(`Drop ${noun()}s on a class or on “Add examples” to add them, on “Predict” to predict them`));
 
 window.addEventListener("paste", async (event) => {
+  const text = event.target.matches("input, textarea") ? "" : event.clipboardData.getData("text/plain");
   const files = (await filesOf(event.clipboardData)).map(numbered);
+  if (!files.length && text.trim() && noun() === "text") files.push(textFile(text));
   if (files.length) ($("add").contains(document.activeElement) ? stageFiles : predict)(files);
 });
 

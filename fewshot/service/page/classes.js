@@ -1,9 +1,10 @@
 /** The classes and their examples: shown, renamed, merged, moved and deleted. */
 
-import { call, Problem, respond } from "./api.js";
+import { call, Problem } from "./api.js";
 import { $, ask, pushUndo, showError, el, plural, say } from "./dom.js";
 import { dropZone, fileInput, showThumbnail, thumbnail } from "./images.js";
 import { addExamples, changed, deleteClass, deleteExamples, examples, inOrder, moveExamples, on, path, registry, rename } from "./registry.js";
+import { blobOf, clearWhole, holdsImages, kind, noun, showWhole } from "./kinds.js";
 import { addMore } from "./add.js";
 
 const PAGE_SIZE = 60; // classes
@@ -65,7 +66,7 @@ function cardOf(about) {
 
 function makeCard({ label, examples: count, example_ids: ids }) {
   const list = el("ul", { class: "thumbs", "aria-label": `Examples of ${label}` });
-  const add = el("input", { type: "file", multiple: true, accept: "image/*", "aria-label": `Add images to ${label}` });
+  const add = el("input", { type: "file", multiple: true, accept: kind().accept, "aria-label": `Add ${noun()}s to ${label}` });
   fileInput(add, (files) => addMore(label, files));
   const node = el(
     "li",
@@ -171,18 +172,18 @@ function askDelete(label, count) {
   });
 }
 
-/** Delete an example; its image is held until the page is left, so that it can be undone. */
+/** Delete an example; its bytes are held until the page is left, so that it can be undone. */
 async function deleteExample(id, label) {
   const name = (await aboutExample(id, label))?.source ?? `example ${id}`;
   let file = null;
   try {
-    const image = await (await respond("GET", path("examples", id, "image"))).blob();
+    const image = await blobOf(id);
     file = new File([image], name, { type: image.type });
   } catch (error) {
     if (!(error instanceof Problem && error.status >= 400)) throw error;
     const sure = await ask({
       title: "Delete this example?",
-      text: `Its image cannot be downloaded (${error.message}), so this cannot be undone.`,
+      text: `Its ${noun()} cannot be downloaded (${error.message}), so this cannot be undone.`,
       yes: "Delete it",
       danger: true,
       act: () => true,
@@ -237,7 +238,10 @@ export async function showExample(id, label) {
   $("example-label").value = label;
   $("example-problem").textContent = "";
   $("example-source").textContent = "";
-  showThumbnail($("example-image"), registry.name, id, 512);
+  $("example-image").hidden = !holdsImages();
+  clearWhole($("example-whole"));
+  if (holdsImages()) showThumbnail($("example-image"), registry.name, id, 512);
+  else showWhole($("example-whole"), blobOf(id));
   $("example-image").alt = `Example of ${label}`;
   $("example").showModal();
   $("example-close").focus();

@@ -2,9 +2,8 @@
 
 import { address, respond, token } from "./api.js";
 import { el, plural, say } from "./dom.js";
+import { exampleWords, fileWords, holdsImages, kind } from "./kinds.js";
 
-const SUFFIX = /\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|avif|heic|heif|hif)$/i;
-const NOT_AN_IMAGE = "not an image; JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and HEIC can be read";
 const paths = new WeakMap();
 let pasted = 0;
 
@@ -14,11 +13,12 @@ export const nameOf = (file) => paths.get(file) || file.webkitRelativePath || fi
 /** The name of the folder of a file, "" where it was chosen alone. */
 export const folderOf = (file) => nameOf(file).split("/").at(-2) ?? "";
 
-/** Split files into images and others, as { images, failed }. */
+/** Split files into those that the registry can hold and others, as { images, failed }. */
 export function partition(files) {
-  const images = files.filter((file) => file.type.startsWith("image/") || SUFFIX.test(file.name));
+  const { type, suffix, other } = kind();
+  const images = files.filter((file) => file.type.startsWith(type) || suffix.test(file.name));
   const others = files.filter((file) => !images.includes(file));
-  return { images, failed: others.map((file) => ({ source: nameOf(file), reason: NOT_AN_IMAGE })) };
+  return { images, failed: others.map((file) => ({ source: nameOf(file), reason: other })) };
 }
 
 /** All files of a drop or paste, and of its folders. */
@@ -85,6 +85,7 @@ export function fileInput(input, onFiles) {
 
 /** A preview of a file; one that the browser cannot show is named instead. */
 export function preview(file, alt = "") {
+  if (!holdsImages()) return fileWords(file, nameOf(file));
   const image = el("img", { alt, decoding: "async", loading: "lazy" });
   showFile(image, file);
   return image;
@@ -104,6 +105,7 @@ export function showFile(image, file) {
 }
 
 export function revokePreview(image) {
+  if (!image) return; // of a text or sound there is none
   if (image.dataset.url) URL.revokeObjectURL(image.dataset.url);
   delete image.dataset.url;
 }
@@ -118,8 +120,9 @@ const observer = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "200px" });
 
-/** An example's thumbnail from the service. */
+/** An example's thumbnail from the service, or its words. */
 export function thumbnail(registry, id, { size = 128, alt = "" } = {}) {
+  if (!holdsImages()) return exampleWords(id);
   const image = el("img", { alt, decoding: "async", loading: "lazy", width: size, height: size });
   showThumbnail(image, registry, id, size);
   return image;

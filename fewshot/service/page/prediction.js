@@ -4,6 +4,7 @@ import { call, formOf, Problem } from "./api.js";
 import { $, ask, pushUndo, showError, el, plural, say, score } from "./dom.js";
 import { showExample } from "./classes.js";
 import { failures, revokePreview, nameOf, preview, showFile, thumbnail } from "./images.js";
+import { clearWhole, holdsImages, noun, showWhole } from "./kinds.js";
 import { predictAgain, predictRest, clear, first, clearPredictions, hooks, putBack, queue, remove, setOrder } from "./queue.js";
 import { addExamples, changed, deleteExamples, inOrder, moveExamples, on, path, registry } from "./registry.js";
 
@@ -79,12 +80,16 @@ function drawPanel() {
   if (!item) {
     if (drawn && inside) $("predict").focus();
     if (drawn) revokePreview($("image"));
+    clearWhole($("whole"));
     drawn = null;
     return;
   }
   const { file, prediction } = item;
   if (drawn !== item) {
-    showFile($("image"), file);
+    $("image").hidden = !holdsImages();
+    clearWhole($("whole"));
+    if (holdsImages()) showFile($("image"), file);
+    else showWhole($("whole"), file);
     $("image").alt = nameOf(file);
     $("image-name").textContent = nameOf(file);
     $("prediction-problem").textContent = "";
@@ -93,7 +98,7 @@ function drawPanel() {
   const [best, second] = prediction.top;
   $("verdict").textContent = best ? (prediction.label ?? "None of these") : "No classes yet";
   $("verdict").classList.toggle("none", prediction.label === null);
-  $("scores").textContent = best ? figures(prediction, best, second) : "Write what it is below; the next image is compared with it.";
+  $("scores").textContent = best ? figures(prediction, best, second) : "Write what it is below; the next one is compared with it.";
   $("yes").hidden = !best;
   $("yes").textContent = prediction.label === null ? "Yes, none of these" : `Yes, it is ${prediction.label}`;
   const hadFocus = $("choices").contains(document.activeElement) || $("nearest").contains(document.activeElement);
@@ -168,7 +173,7 @@ function drawQueue() {
   if (current?.node) list.setAttribute("aria-activedescendant", current.node.id);
   else list.removeAttribute("aria-activedescendant");
   const missing = items.filter(({ prediction }) => !prediction).length;
-  const parts = [`${plural(items.length, "image")}, ${ORDERS[queue.order]}`];
+  const parts = [`${plural(items.length, noun())}, ${ORDERS[queue.order]}`];
   if (missing) parts.push(`${missing.toLocaleString("en")} not predicted yet`);
   $("queue-text").textContent = `${parts.join("; ")}.`;
   const rest = items.length - shown.length;
@@ -238,7 +243,7 @@ async function addExample(item, label) {
 function resolveConflict(item, label, { held_by: held, example_ids: ids }) {
   const names = held.map((name) => `“${name}”`).join(", ");
   return ask({
-    title: "This image is an example already",
+    title: `This ${noun()} is an example already`,
     text: `It is an example of ${names}. ${ids?.length ? "Move it to" : "Keep it there and add it also to"} “${label}”?`,
     yes: ids?.length ? "Move it" : "Keep it in both",
     act: async () => {
@@ -257,7 +262,7 @@ async function addNegative(item) {
   if (report.failed.length) throw new Problem(422, report.failed[0].reason);
   if (report.conflicts.length) {
     const held = report.conflicts[0].held_by.map((name) => `“${name}”`).join(", ");
-    throw new Problem(409, `This image is an example of ${held}: delete it there first.`);
+    throw new Problem(409, `This ${noun()} is an example of ${held}: delete it there first.`);
   }
   return async () => {
     for (const id of report.new_ids) await call("DELETE", path("negatives", id));
@@ -282,7 +287,7 @@ function clearQueue() {
   const { items } = queue;
   clear();
   for (const item of items) item.node = null;
-  pushUndo(`clearing a queue of ${plural(items.length, "image")}`, async () => {
+  pushUndo(`clearing a queue of ${plural(items.length, noun())}`, async () => {
     for (const item of items) putBack(item);
     first();
     await predictRest();

@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { $, ask, showError, el, plural, say } from "./dom.js";
+import { holdsImages, noun } from "./kinds.js";
 import { predictAgain, hooks } from "./queue.js";
 import { changed, inOrder, on, path, registry } from "./registry.js";
 
@@ -49,16 +50,16 @@ async function read() {
     query: on ? { max_false_accept: limit } : {},
   });
   possible = on && threshold !== null;
-  if (!on) $("threshold").textContent = "Every image gets its closest class, whatever it shows.";
+  if (!on) $("threshold").textContent = holdsImages() ? "Every image gets its closest class, whatever it shows." : `Every ${noun()} gets its closest class.`;
   else $("threshold").textContent = threshold ? sentence(threshold) : `Not possible yet: ${problem}.`;
   $("save-limit").hidden = !possible || stored === limit;
   $("negatives").hidden = !negatives;
-  $("negatives").firstElementChild.textContent = `${plural(negatives, "image")} added as “none of these”.`;
+  $("negatives").firstElementChild.textContent = `${plural(negatives, noun())} added as “none of these”.`;
 }
 
 function sentence({ message, estimated_false_reject: rejected }) {
   const first = `${message.charAt(0).toUpperCase()}${message.slice(1)}.`;
-  return rejected === null ? first : `${first} About ${Math.round(100 * rejected)} % of the images of known classes are rejected, too.`;
+  return rejected === null ? first : `${first} About ${Math.round(100 * rejected)} % of the ${noun()}s of known classes are rejected, too.`;
 }
 
 async function save() {
@@ -75,8 +76,8 @@ async function save() {
 
 function removeNegatives() {
   ask({
-    title: "Remove all “none of these” images?",
-    text: "All images that were added as none of the classes are removed. This cannot be undone.",
+    title: `Remove all “none of these” ${noun()}s?`,
+    text: `All ${noun()}s that were added as none of the classes are removed. This cannot be undone.`,
     yes: "Remove them",
     danger: true,
     act: async () => {
