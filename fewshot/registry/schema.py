@@ -20,6 +20,9 @@ def is_busy(error: BaseException) -> bool:
 
 APPLICATION_ID = 0x46455753  # "FEWS", in SQLite's header: tells our files from other programs'
 
+MOST_CHANGES = 10_000
+"""So many of the last changes are listed; who has seen none of them reads everything again."""
+
 BY_HAND = 0
 """The id under which images registered without an annotation are recorded; it is never deleted."""
 
@@ -50,9 +53,10 @@ def storable(name: str) -> str:
 
 
 def is_bare(connection: sqlite3.Connection) -> bool:
-    """Whether no table but the settings holds anything."""
+    """Whether no table holds anything but settings and what has changed."""
     tables = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'meta' AND name NOT LIKE 'sqlite%'"
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('meta', 'changes') "
+        "AND name NOT LIKE 'sqlite%'"
     ).fetchall()
     return not any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for (name,) in tables)
 
@@ -215,6 +219,28 @@ def m009_augment(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX IF NOT EXISTS examples_by_augment ON examples (augment) WHERE augment IS NOT NULL")
 
 
+def m010_changes(connection: sqlite3.Connection) -> None:
+    """List which examples and classes were changed or removed, for readers that hold the others in memory."""
+    log = "INSERT INTO changes (kind, id) VALUES"
+    for statement in (
+        # kind: 'example' or 'class', with its id; or 'rewrites', with that number as it is after the changes before
+        "CREATE TABLE IF NOT EXISTS changes (number INTEGER PRIMARY KEY, kind TEXT NOT NULL, id INTEGER NOT NULL)",
+        f"""CREATE TRIGGER IF NOT EXISTS example_changed AFTER UPDATE ON examples
+            BEGIN {log} ('example', OLD.id); END""",
+        f"""CREATE TRIGGER IF NOT EXISTS example_removed AFTER DELETE ON examples
+            BEGIN {log} ('example', OLD.id); END""",
+        f"CREATE TRIGGER IF NOT EXISTS class_changed AFTER UPDATE ON classes BEGIN {log} ('class', OLD.id); END",
+        f"CREATE TRIGGER IF NOT EXISTS class_removed AFTER DELETE ON classes BEGIN {log} ('class', OLD.id); END",
+        f"""CREATE TRIGGER IF NOT EXISTS rewritten AFTER UPDATE ON meta WHEN NEW.key = 'rewrites'
+            BEGIN
+                {log} ('rewrites', NEW.value);
+                DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - {MOST_CHANGES};
+            END""",
+        "INSERT INTO changes (kind, id) SELECT 'rewrites', value FROM meta WHERE key = 'rewrites'",
+    ):
+        connection.execute(statement)
+
+
 MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,
     m002_checksums,
@@ -225,5 +251,6 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m007_second_copies,
     m008_modality,
     m009_augment,
+    m010_changes,
 ]
 """Each brings a file from version n to n + 1, and may return what its owner should know. Append only."""

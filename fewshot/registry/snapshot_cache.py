@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -27,8 +28,9 @@ _COLUMNS = "id, class_id, checksum, CAST(sha256 || source AS BLOB), vector"
 class SnapshotCache:
     """Gives the snapshot of a registry as it is now.
 
-    Examples appended since the last one are read on top of it, in the same memory. After any other change rows are
-    compared by id and checksum, and those that are new are read.
+    Examples appended since the last one are read on top of it, in the same memory. After any other change the file
+    lists what was changed or removed, and that is read; where it does not any more, rows are compared by id and
+    checksum.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ class SnapshotCache:
         self._room = _with_slack(n, int(settings.get("dim", 0)))
         rows = _Rows(n, self._room[:n])
         self._read(connection.execute(f"SELECT {_COLUMNS} FROM examples ORDER BY id"), rows)
-        return self._made(connection, settings, rows)
+        return self._made(settings, rows, *_classes(connection.execute("SELECT id, label FROM classes ORDER BY id")))
 
     def _appended(self, connection: sqlite3.Connection, settings: Mapping[str, Any], held: Snapshot) -> Snapshot:
         last, n = int(held.ids[-1]), len(held)
@@ -92,9 +94,9 @@ class SnapshotCache:
         return found
 
     def _changed(self, connection: sqlite3.Connection, settings: Mapping[str, Any], held: Snapshot) -> Snapshot:
-        found = connection.execute("SELECT id, class_id, checksum FROM examples ORDER BY id").fetchall()
-        n = len(found)
-        ids, class_ids, checksums = np.array(found, np.int64).reshape(n, 3).T
+        changes = _changes_since(connection, int(held.settings["rewrites"]))
+        ids, class_ids, checksums = _listed(connection, held, changes)
+        n = len(ids)
         at = np.searchsorted(held.ids, ids).clip(max=len(held) - 1)
         known = (held.ids[at] == ids) & (held.checksums[at] == checksums)
         if known.sum() < (1.0 - _FEW) * n:
@@ -116,10 +118,11 @@ class SnapshotCache:
                 self._read(connection.execute(f"SELECT {_COLUMNS} FROM examples WHERE id = ?", (int(ids[place]),)), one)
                 rows.lengths[place] = one.lengths[0]
         rows.ids, rows.class_ids, rows.checksums = ids.copy(), class_ids, checksums.copy()
-        return self._made(connection, settings, rows)
+        return self._made(settings, rows, *_labels(connection, held, changes, class_ids[~known]))
 
-    def _made(self, connection: sqlite3.Connection, settings: Mapping[str, Any], rows: _Rows) -> Snapshot:
-        class_ids, labels = _classes(connection.execute("SELECT id, label FROM classes ORDER BY id"))
+    def _made(
+        self, settings: Mapping[str, Any], rows: _Rows, class_ids: NDArray[np.int64], labels: list[str]
+    ) -> Snapshot:
         codes = self._codes(rows.class_ids, class_ids)
         used = np.bincount(codes, minlength=len(labels)) > 0
         if not used.all():  # a class without examples is none
@@ -179,6 +182,69 @@ class _Rows:
 def _with_slack(n: int, dim: int) -> NDArray[np.float32]:
     """Room for n vectors and a quarter more, which takes no memory before it is used."""
     return np.empty((n + n // 4 + 64, dim), np.float32)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Ids of examples and of classes that were changed or removed."""
+
+    examples: NDArray[np.int64]
+    classes: NDArray[np.int64]
+
+
+def _changes_since(connection: sqlite3.Connection, rewrites: int) -> _Changes | None:
+    """What has changed since the file was at ``rewrites``; None where it does not say, or too much."""
+    (seen,) = connection.execute(
+        "SELECT max(number) FROM changes WHERE kind = 'rewrites' AND id = ?", (rewrites,)
+    ).fetchone()
+    if seen is None:
+        return None
+    found = connection.execute("SELECT DISTINCT kind, id FROM changes WHERE number > ?", (seen,)).fetchall()
+    examples, classes = ([id_ for kind, id_ in found if kind == wanted] for wanted in ("example", "class"))
+    return _Changes(np.array(sorted(examples), np.int64), np.array(sorted(classes), np.int64))
+
+
+def _listed(
+    connection: sqlite3.Connection, held: Snapshot, changes: _Changes | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Ids, of rising order, class ids and checksums of all examples: (n,) each."""
+    query = "SELECT id, class_id, checksum FROM examples"
+    if changes is None:
+        return _columns(connection.execute(f"{query} ORDER BY id").fetchall())
+    last = int(held.ids[-1])
+    fresh = connection.execute(f"{query} WHERE id > ?", (last,)).fetchall()
+    for id_ in changes.examples[changes.examples <= last].tolist():
+        fresh += connection.execute(f"{query} WHERE id = ?", (id_,)).fetchall()
+    same = np.isin(held.ids, changes.examples, invert=True)
+    known = held.ids[same], held.class_ids[held.codes[same]], held.checksums[same]
+    ids, class_ids, checksums = (np.concatenate(parts) for parts in zip(known, _columns(fresh), strict=True))
+    order = np.argsort(ids, kind="stable")
+    return ids[order], class_ids[order], checksums[order]
+
+
+def _columns(rows: list[tuple[int, int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    ids, class_ids, checksums = np.array(rows, np.int64).reshape(len(rows), 3).T
+    return ids, class_ids, checksums
+
+
+def _labels(
+    connection: sqlite3.Connection, held: Snapshot, changes: _Changes | None, of_new: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Ids, of rising order, and labels of all classes, among them those ``of_new`` examples."""
+    query = "SELECT id, label FROM classes"
+    if changes is None:
+        return _classes(connection.execute(f"{query} ORDER BY id"))
+    last, changed = int(held.class_ids[-1]), np.union1d(changes.classes, of_new)
+    fresh = dict(connection.execute(f"{query} WHERE id > ?", (last,)).fetchall())
+    for id_ in changed[changed <= last].tolist():
+        fresh.update(connection.execute(f"{query} WHERE id = ?", (id_,)).fetchall())
+    same = np.isin(held.class_ids, changed, invert=True)
+    labels = [held.labels[code] for code in np.flatnonzero(same).tolist()] + list(fresh.values())
+    ids = np.concatenate([held.class_ids[same], np.array(list(fresh), np.int64)])
+    order = np.argsort(ids, kind="stable")
+    if np.array_equal(order, np.arange(len(order))):
+        return ids, labels
+    return ids[order], [labels[place] for place in order.tolist()]
 
 
 def _classes(cursor: sqlite3.Cursor) -> tuple[NDArray[np.int64], list[str]]:

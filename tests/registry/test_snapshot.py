@@ -71,9 +71,13 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("few", [0.0, 0.25, 1.0])
-def test_after_any_change_it_is_what_a_reading_of_the_whole_file_gives(store, monkeypatch, few):
-    """With a share of 0 all is read again after any change, with 1 never."""
+@pytest.mark.parametrize("listed", [True, False])
+def test_after_any_change_it_is_what_a_reading_of_the_whole_file_gives(store, monkeypatch, few, listed):
+    """With a share of 0 all is read again after any change, with 1 never; the file lists what has changed or not."""
     monkeypatch.setattr(snapshot_cache, "_FEW", few)
+    if not listed:
+        with store.write() as connection:
+            connection.execute("CREATE TRIGGER none AFTER INSERT ON changes BEGIN DELETE FROM changes; END")
     cache, rng = SnapshotCache(store), np.random.default_rng(int(100 * few))
     older = []
     for number in range(60):
@@ -99,6 +103,53 @@ def test_after_any_change_it_is_what_a_reading_of_the_whole_file_gives(store, mo
     for found, vectors, labels in older:  # nobody has changed what was handed out
         assert np.array_equal(found.vectors, vectors)
         assert list(found.labels) == labels
+
+
+def test_of_a_rename_and_a_removal_only_what_changed_is_read(store):
+    insert(store, [f"class {n}" for n in range(300)])
+    cache, statements = SnapshotCache(store), []
+    cache.current()
+    with store.write():
+        store.rename("class 7", "seven")
+    with store.write():
+        store.delete([id_ for id_, _ in store.examples("class 9")])
+    insert(store, ["new", "class 3"], start=1)
+    with store.read() as connection:
+        connection.set_trace_callback(statements.append)
+        found = cache.current()
+        connection.set_trace_callback(None)
+    same(found, SnapshotCache(store).current())
+    assert found.labels[7] == "seven"
+    assert statements
+    assert [one for one in statements if "FROM examples" in one or "FROM classes" in one] == [
+        one for one in statements if " WHERE id" in one
+    ]
+
+
+def test_a_class_that_takes_the_number_of_one_removed_has_its_own_label(store):
+    insert(store, ["a", "b", "c"])
+    cache = SnapshotCache(store)
+    cache.current()
+    with store.write():
+        store.delete([3])
+    insert(store, ["d"], start=1)
+    found = cache.current()
+    assert list(found.labels) == ["a", "b", "d"]
+    same(found, SnapshotCache(store).current())
+
+
+def test_who_has_seen_none_of_the_listed_changes_compares_all(store):
+    insert(store, [f"class {n % 50}" for n in range(200)])
+    cache, other = SnapshotCache(store), SnapshotCache(store)
+    cache.current()
+    for number in range(60):
+        with store.write():
+            store.delete([100 + number])
+        other.current()
+    with store.write() as connection:
+        connection.execute("DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - 3")
+    same(cache.current(), SnapshotCache(store).current())
+    same(other.current(), SnapshotCache(store).current())
 
 
 def test_a_class_is_another_once_its_examples_are(store):
