@@ -221,25 +221,23 @@ def m009_augment(connection: sqlite3.Connection) -> None:
 
 def m010_changes(connection: sqlite3.Connection) -> None:
     """List which examples and classes were changed or removed, for readers that hold the others in memory."""
-    log = "INSERT INTO changes (kind, id) VALUES"
-    for statement in (
-        # kind: 'example' or 'class', with its id; or 'rewrites', with that number as it is after the changes before
-        "CREATE TABLE IF NOT EXISTS changes (number INTEGER PRIMARY KEY, kind TEXT NOT NULL, id INTEGER NOT NULL)",
-        f"""CREATE TRIGGER IF NOT EXISTS example_changed AFTER UPDATE ON examples
-            BEGIN {log} ('example', OLD.id); END""",
-        f"""CREATE TRIGGER IF NOT EXISTS example_removed AFTER DELETE ON examples
-            BEGIN {log} ('example', OLD.id); END""",
-        f"CREATE TRIGGER IF NOT EXISTS class_changed AFTER UPDATE ON classes BEGIN {log} ('class', OLD.id); END",
-        f"CREATE TRIGGER IF NOT EXISTS class_removed AFTER DELETE ON classes BEGIN {log} ('class', OLD.id); END",
-        f"""CREATE TRIGGER IF NOT EXISTS rewritten AFTER UPDATE ON meta WHEN NEW.key = 'rewrites'
-            BEGIN
-                {log} ('rewrites', NEW.value);
-                DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - {MOST_CHANGES};
-            END""",
-        "INSERT INTO changes (kind, id) SELECT 'rewrites', value FROM meta WHERE key = 'rewrites'",
-    ):
-        connection.execute(statement)
+    # kind: 'example' or 'class', with its id; or 'rewrites', with that number as it is after the changes before
+    connection.execute("CREATE TABLE IF NOT EXISTS changes (number INTEGER PRIMARY KEY, kind, id)")
+    connection.execute("INSERT INTO changes (kind, id) SELECT 'rewrites', value FROM meta WHERE key = 'rewrites'")
 
+
+_LOG = "INSERT INTO changes (kind, id) VALUES"
+CHANGE_TRIGGERS = (
+    f"CREATE TEMP TRIGGER example_changed AFTER UPDATE ON main.examples BEGIN {_LOG} ('example', OLD.id); END",
+    f"CREATE TEMP TRIGGER example_removed AFTER DELETE ON main.examples BEGIN {_LOG} ('example', OLD.id); END",
+    f"CREATE TEMP TRIGGER class_changed AFTER UPDATE ON main.classes BEGIN {_LOG} ('class', OLD.id); END",
+    f"CREATE TEMP TRIGGER class_removed AFTER DELETE ON main.classes BEGIN {_LOG} ('class', OLD.id); END",
+    f"""CREATE TEMP TRIGGER rewritten AFTER UPDATE ON main.meta WHEN NEW.key = 'rewrites' BEGIN
+        {_LOG} ('rewrites', NEW.value);
+        DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - {MOST_CHANGES};
+    END""",
+)
+"""What lists the changes of a connection; not in the file, whose tables' list so stays on its first page."""
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,

@@ -21,7 +21,15 @@ from fewshot.errors import RegistryError
 from fewshot.files import DISK, code_of, identity_of, why_not
 from fewshot.media import Modality
 from fewshot.registry.connection import SharedConnection
-from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, is_bare, storable
+from fewshot.registry.schema import (
+    APPLICATION_ID,
+    CHANGE_TRIGGERS,
+    DAMAGE,
+    MIGRATIONS,
+    checksum,
+    is_bare,
+    storable,
+)
 from fewshot.validation import normalised_label
 
 _BUSY_SECONDS = 120.0
@@ -350,6 +358,10 @@ class RegistryStore:
                         self._connection.execute(f"PRAGMA user_version = {version + 1}")
                     self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     self._shared.commit()
+            with self._shared.transaction("DEFERRED"):
+                for statement in CHANGE_TRIGGERS:
+                    self._connection.execute(statement)
+                self._shared.commit()
         except DAMAGE as error:
             if code_of(error) in (*DISK, errno.EACCES):  # no room, or no right, to bring it up to date
                 raise self._refusal(error) from error

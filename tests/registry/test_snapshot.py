@@ -77,7 +77,7 @@ def test_after_any_change_it_is_what_a_reading_of_the_whole_file_gives(store, mo
     monkeypatch.setattr(snapshot_cache, "_FEW", few)
     if not listed:
         with store.write() as connection:
-            connection.execute("CREATE TRIGGER none AFTER INSERT ON changes BEGIN DELETE FROM changes; END")
+            connection.execute("CREATE TEMP TRIGGER none AFTER INSERT ON changes BEGIN DELETE FROM changes; END")
     cache, rng = SnapshotCache(store), np.random.default_rng(int(100 * few))
     older = []
     for number in range(60):
