@@ -168,19 +168,21 @@ def predictions(path: Path, embeddings: Path | None) -> dict[str, object]:
     vectors = 4 * DIM * info.examples
     first = timed(lambda: registry.predict_vectors(query))
     some = [registry.export_page(after=int(n), limit=1) for n in source.rng.integers(0, info.examples, ASKED)]
-    probes = {"known": source.examples(np.stack([one.vector for (one,) in some])), "unknown": source.unknown(ASKED)}
-
-    def answers() -> dict[str, list[str]]:
-        found = [p.top[0][0] for p in registry.predict_vectors(np.concatenate(list(probes.values())))]
-        return {"known": found[:ASKED], "unknown": found[ASKED:]}
-
-    exact, begin = answers(), time.perf_counter()  # the second question: the index is begun with it
+    asked = np.concatenate([source.examples(np.stack([one.vector for (one,) in some])), source.unknown(ASKED)])
+    exact, begin = registry.predict_vectors(asked), time.perf_counter()  # the second time: the index is begun with it
     while not registry.settled:
         time.sleep(0.01)
-    waited, found = time.perf_counter() - begin, answers()
+    waited, found = time.perf_counter() - begin, registry.predict_vectors(asked)
+    same = [a.top[0][0] == b.top[0][0] for a, b in zip(exact, found, strict=True)]
+    apart = {
+        name: np.abs([getattr(a, name) - getattr(b, name) for a, b in zip(exact, found, strict=True)])
+        for name in ("probability", "unknown_score")
+    }
     results: dict[str, object] = {
-        "recall": {
-            kind: float(np.mean([a == b for a, b in zip(exact[kind], found[kind], strict=True)])) for kind in exact
+        "recall": {"known": float(np.mean(same[:ASKED])), "unknown": float(np.mean(same[ASKED:]))},
+        "apart": {
+            name: {"99 %": round(float(np.quantile(gaps, 0.99)), 5), "most": round(float(gaps.max()), 5)}
+            for name, gaps in apart.items()
         },
         "seconds_until_indexed": round(waited, 1),
         "examples": info.examples,

@@ -180,7 +180,7 @@ class Snapshot:
         order, starts = self._by_class
         counts = self.counts[classes]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return order[np.repeat(starts[classes], counts) + within]
+        return np.asarray(order[np.repeat(starts[classes], counts) + within])
 
     @cached_property
     def _by_class(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
