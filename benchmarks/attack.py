@@ -178,14 +178,14 @@ def low_memory(trials: int, seed: int) -> dict[str, Any]:
     return count.result()
 
 
-def few_descriptors(trials: int, seed: int) -> dict[str, Any]:
+def few_descriptors(trials: int, seed: int, clients: int = 16) -> dict[str, Any]:
     """Limit the descriptors (RLIMIT_NOFILE) to a few more than are open, with more connections than that."""
     count = Count()
     for trial in range(trials):
         with count.trial(f"few descriptors {trial}") as folder, Served(folder) as served:
             more = (2, 6, 12, 24)[(trial + seed) % 4]
             with limited(served, resource.RLIMIT_NOFILE, served.descriptors() + more):
-                with Load(served, threads=16, pause=0.01).running() as load:
+                with Load(served, threads=clients, pause=0.01).running() as load:
                     time.sleep(1.5)
             count.answers(load.answers)
             recovers(served, count)

@@ -74,7 +74,6 @@ FEW = {
     "sigterm": 2,
     "sigkill": 1,
     "low_memory": 2,
-    "few_descriptors": 1,
     "vanishing_folder": 1,
     "many_requests": 300,
 }
@@ -90,13 +89,25 @@ def test_the_service_under_attack_loses_nothing_and_is_well_again(name, capfd):
 
 
 @linux
+def test_a_service_with_few_descriptors_loses_nothing_and_is_well_again(capfd):
+    result = attack.few_descriptors(1, 0, clients=4)  # two at a time wait for seconds before they are refused
+    assert reliability.bad(result) == 0, capfd.readouterr().err
+    assert result["survived"] == 1
+    assert result["unavailable"] > 0
+
+
+@linux
 def test_hosts_that_drip_their_images_do_not_hold_up_others(capfd):
     result = attack.dripping(1, 0, image_seconds=1.0)
     assert reliability.bad(result) == 0, capfd.readouterr().err
 
 
 def test_every_scenario_is_tried_here():
-    assert {*FEW, "power_cut", "bit_flips", "dripping_hosts"} == set(attack.SCENARIOS) == set(attack.TRIALS)
+    assert (
+        {*FEW, "power_cut", "bit_flips", "few_descriptors", "dripping_hosts"}
+        == set(attack.SCENARIOS)
+        == set(attack.TRIALS)
+    )
 
 
 def test_an_answer_of_the_server_is_faulty_unless_it_is_a_503_that_says_why():

@@ -12,7 +12,7 @@ CHILD = """
 import os, sys
 import numpy as np, torch
 from fewshot import TimmEncoder
-encoder = TimmEncoder("test_resnet.r160_in1k", pretrained=False)
+encoder = TimmEncoder("pocket")
 images = list(np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), dtype=np.uint8))
 torch.set_num_threads(2)
 before = encoder.encode(images)
