@@ -58,8 +58,9 @@ def run_suite(
         By default 5, and 1 and 5; fewer where the data cannot serve that, as ``Protocol.fitted`` says.
     protocol : Protocol, optional
     base : path or name, optional
-        Data of other classes; of a data set its "train". SimpleShot takes its mean as a centre, labelled or not; what
-        learns from base classes needs its labels, and without them is in none of the groups of ``methods``.
+        Data of other classes; of a data set its "train". SimpleShot, BD-CSPN and LaplacianShot take its mean as a
+        centre, labelled or not; what learns from base classes needs its labels, and without them is in none of the
+        groups of ``methods``.
     split : str
         Of named data sets.
     cache : path, optional

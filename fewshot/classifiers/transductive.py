@@ -48,8 +48,8 @@ class Task:
 class TransductiveClassifier(FewShotClassifier):
     """Base of methods that learn from the queries too: a prediction depends on the batch of queries.
 
-    Embeddings are L2-normalised first. A single query is predicted by the closest class mean. ``predict`` still changes
-    nothing: the same batch gives the same predictions.
+    Embeddings are L2-normalised first, from the ``center`` of methods that take one. A single query is predicted by the
+    closest class mean. ``predict`` still changes nothing: the same batch gives the same predictions.
 
     These methods gain most on balanced queries. Where nearly all queries are of one class they do worse than
     prototypes, though better than chance.
