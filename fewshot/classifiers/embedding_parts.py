@@ -68,8 +68,8 @@ class EmbeddingParts:
         share = weight.unsqueeze(1) / math.sqrt(max(len(others), 1))
         factors = [torch.ones_like(first)]
         factors += [torch.where(other > 0, share * (first / other).sqrt(), 0.0) for other in others]
-        sizes = torch.tensor(self.sizes, device=mean.device)
-        return torch.cat(factors, 1).repeat_interleave(sizes, dim=1).unsqueeze(1)
+        every = [factor.expand(-1, size) for factor, size in zip(factors, self.sizes, strict=True)]
+        return torch.cat(every, dim=1).unsqueeze(1)
 
     def weight(self, support: Tensor, membership: Membership, score: Callable[[Tensor, Membership], Tensor]) -> Tensor:
         """Choose the weight (e,) of the later parts, among 0, 0.3, 0.6 and 1, by cross-entropy of left-out examples.
