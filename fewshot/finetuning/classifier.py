@@ -52,7 +52,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     speaks against it by more than chance.
 
     Texts are trained on as they are, by a contrastive loss between them (SetFit); ``trainable`` is then "last-N", "all"
-    or "head", rates are chosen among 3e-5 and 1e-4 and steps among 20, 40 and 80, and what is said of views, losses,
+    or "head", rates are chosen among 1e-4 and 3e-4 and steps among 10, 20 and 40, and what is said of views, losses,
     schedules, adapters, memory and flips is of images.
 
     Parameters

@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from fewshot import ClassRegistry, FineTuneClassifier, SentenceTransformerEncoder, WhitenedPrototypeClassifier
 from fewshot.finetuning import tune_registry
-from fewshot.finetuning.sentence_tuning import SentenceTrainer, contrastive_loss, drawn_pairs
+from fewshot.finetuning.search import hold_out
+from fewshot.finetuning.sentence_tuning import SentenceTrainer, contrastive_loss, drawn_pairs, few_folds
 
 pytest.importorskip("sentence_transformers", reason="needs the extra text")
 TEXTS = ["where is my card", "my card is not here", "the card is lost", "where is the parcel now", "play a song"]
@@ -48,6 +49,16 @@ def test_a_batch_has_two_of_each_class_and_of_few_classes_more():
     assert len(shown) == len(set(shown.tolist())) == 64
     assert torch.bincount(many[shown]).unique().tolist() == [0, 2]
     assert len(drawn_pairs(torch.tensor([0] * 40 + [1] * 3), generator)) == 32 + 3
+
+
+def test_what_many_splits_hold_out_is_joined_to_three_folds():
+    splits = hold_out(torch.arange(2).repeat(8), 2, seed=0)
+    assert len(splits) == 8
+    folds = few_folds(splits, 16)
+    assert [len(held) for _, held in folds] == [6, 6, 4]
+    assert sorted(torch.cat([held for _, held in folds]).tolist()) == list(range(16))
+    assert all(sorted([*train.tolist(), *held.tolist()]) == list(range(16)) for train, held in folds)
+    assert few_folds([], 4) == []
 
 
 @pytest.mark.parametrize("trainable", ["last", "last-2", "last-3", "all"])
