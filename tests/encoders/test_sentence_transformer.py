@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_transformers import sentence_folder
 
 from fewshot import ClassRegistry, EncoderNotFound, SentenceTransformerEncoder, load_encoder
+from fewshot.calibration import shipped_calibration
 from fewshot.errors import TextError
 
 pytest.importorskip("sentence_transformers", reason="needs the extra text")
@@ -143,6 +144,10 @@ def test_bfloat16_is_taken_where_it_keeps_the_cosine_and_float32_where_it_does_n
     spoilt = SentenceTransformerEncoder(folder)
     assert spoilt.resolved_precision == "float32"
     assert_allclose(spoilt.encode(TEXTS), exact, atol=1e-6)
+
+
+def test_probabilities_of_minilm_come_from_a_table_of_its_own(minilm):
+    assert shipped_calibration(SentenceTransformerEncoder(minilm).fingerprint) != shipped_calibration()
 
 
 def test_a_registry_of_texts_opens_again_by_the_name_it_holds(minilm, tmp_path):
