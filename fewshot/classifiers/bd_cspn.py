@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fewshot.classifiers.transductive import PRIORS, Prior, Task, TransductiveClassifier, cosine_logits, proportions
 from fewshot.validation import check_choice
@@ -64,8 +65,9 @@ def shift(task: Task, query: Tensor, prior: Prior) -> Tensor:
 def rectify(task: Task, query: Tensor, epsilon: float) -> Tensor:
     """Prototypes (e, c, d): means of support and pseudo-labelled queries, weighted by their softmax over classes."""
     # Classes before examples: a softmax over an axis of five is slow where that axis is the last.
-    of_support, of_query = (cosine_logits(part, task.means, epsilon).mT.contiguous() for part in (task.support, query))
-    pseudo = torch.zeros_like(of_query).scatter_(1, of_query.argmax(dim=1, keepdim=True), 1.0)
-    of_support, of_query = task.one_hot.mT * of_support.softmax(dim=1), pseudo * of_query.softmax(dim=1)
+    prototypes = epsilon * normalize(task.means, dim=-1)
+    of_support, of_query = ((prototypes @ part.mT).softmax(dim=1) for part in (task.support, query))
+    highest, pseudo = of_query.max(dim=1, keepdim=True)  # many times as fast as argmax
+    of_support, of_query = task.one_hot.mT * of_support, torch.zeros_like(of_query).scatter_(1, pseudo, highest)
     total = (of_support.sum(2) + of_query.sum(2)).clamp_min(torch.finfo(query.dtype).tiny)
     return (of_support @ task.support + of_query @ query) / total.unsqueeze(-1)
