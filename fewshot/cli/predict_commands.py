@@ -119,7 +119,7 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
         note(f"no {registry_medium(registry).noun} is rejected: {error}")
     else:
         if threshold is not None and not threshold.met:
-            note(threshold.describe())
+            note(threshold.describe(registry_medium(registry).noun))
 
 
 @click.command(epilog="Example: fewshot evaluate parts.fewshot test-images/ --out results.csv")

@@ -75,7 +75,7 @@ def threshold(
     if shared:
         note(f"ignored: {counted(shared, noun)} of the background that a class holds as well")
     if not found.met:
-        note(found.describe())
+        note(found.describe(noun))
     _print_threshold(found, negatives, failed)
 
 

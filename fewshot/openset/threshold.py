@@ -97,16 +97,16 @@ class Threshold:
         """How many classes must serve as unknown ones for a bound within the limit."""
         return required_classes(self.max_false_accept, self.source)
 
-    def describe(self) -> str:
-        """Say in a sentence what the bound is and, where it exceeds the limit, the remedy."""
+    def describe(self, noun: str = "image") -> str:
+        """Say in a sentence what the bound on images (or texts, sounds) is and, where it is too high, the remedy."""
         one = self.n_unknown == 1
         unknown, remedy = _SOURCES[self.source]
         of = f"{self.n_unknown} {unknown[not one]}"
         if self.met:
-            return f"at most {self.false_accept_bound:.3g} of unknown images are accepted, estimated from {of}"
+            return f"at most {self.false_accept_bound:.3g} of unknown {noun}s are accepted, estimated from {of}"
         return (
             f"{of} {'is' if one else 'are'} too few to bound false accepts at {self.max_false_accept:.3g}: that takes "
-            f"{self.required_classes}. The bound is {self.false_accept_bound:.3g}; {remedy}"
+            f"{self.required_classes}. The bound is {self.false_accept_bound:.3g}; {remedy.replace('image', noun)}"
         )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # Examples per transaction: what a killed process loses at most, and what is held in memory at once.
-CHUNK = 64
+CHUNK, _SOUNDS_AT_ONCE = 64, 8  # a sound may be an hour long
 
 
 def add_in_chunks(
@@ -36,9 +36,10 @@ def add_in_chunks(
     """
     total = len(items) if isinstance(items, Sequence) else None
     source, report = iter(items), AddReport()
+    size = _SOUNDS_AT_ONCE if store.modality == "audio" else CHUNK
     with Progress(total, "add", unit=medium_of(store.modality).noun) as bar:
         try:
-            while chunk := list(islice(source, None if all_or_none else CHUNK)):
+            while chunk := list(islice(source, None if all_or_none else size)):
                 report += add(chunk)
                 bar.advance(len(chunk))
         except KeyboardInterrupt as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.media import medium_of
 from fewshot.registry.classifier_choice import classifier_of, take_parts
 from fewshot.registry.encoder_identity import check_settings
 from fewshot.registry.results import ONE_CLASS, Neighbor, Prediction
@@ -104,7 +105,8 @@ class RegistryPredictor:
             classifier = self._up_to_date_classifier(snapshot, encoder)
             ranking = classifier.rank(vectors, max(top, nearest), shipped_calibration(encoder.fingerprint), beside)
             near = self._neighbors(classifier, snapshot, vectors, ranking.classes, nearest)
-        alone = len(snapshot.labels) == 1
+        alone, noun = len(snapshot.labels) == 1, medium_of(snapshot.settings.get("modality", "image")).noun
+        note = ONE_CLASS.replace("image", noun)
         predictions = []
         for codes, scores, probability, closest in zip(
             ranking.classes[:, :top].tolist(),
@@ -115,7 +117,7 @@ class RegistryPredictor:
         ):
             best = tuple((snapshot.labels[code], score) for code, score in zip(codes, scores, strict=True))
             one = Prediction(*best[0], best, closest)
-            predictions.append(replace(one, note=ONE_CLASS) if alone else replace(one, probability=probability))
+            predictions.append(replace(one, note=note) if alone else replace(one, probability=probability))
         return predictions
 
     def _up_to_date_classifier(self, snapshot: Snapshot, encoder: Encoder) -> FewShotClassifier:

@@ -34,13 +34,6 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
     RegistryError : naming those that cannot be embedded again, or for an encoder of another modality; the registry is
         left as it was.
     """
-    from fewshot.encoders import modality_of
-
-    held, reads = medium_of(store.modality), medium_of(modality_of(encoder))
-    if held is not reads:
-        raise RegistryError(
-            f"{store.path} holds {held.noun}s, and the encoder reads {reads.noun}s: give an encoder of {held.noun}s"
-        )
     vectors: dict[int, NDArray[np.float32]] = {}
     while True:
         ids = _example_ids(store)
@@ -98,8 +91,15 @@ def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator
 
     Raises
     ------
-    RegistryError : at the end, naming those that cannot be had or read.
+    RegistryError : for an encoder of another modality; at the end, naming those that cannot be had or read.
     """
+    from fewshot.encoders import modality_of
+
+    held, reads = medium_of(store.modality), medium_of(modality_of(encoder))
+    if held is not reads:
+        raise RegistryError(
+            f"{store.path} holds {held.noun}s, and the encoder reads {reads.noun}s: give an encoder of {held.noun}s"
+        )
     missing: list[str] = []
     source = iter(ids)
     with Progress(len(ids), "reindex") as bar:

@@ -121,7 +121,9 @@ def test_negatives_and_a_threshold_reject(tmp_path, modality):
         conflict = registry.rejection.add_negatives([sources(modality, 0)[0]]).conflicts
         assert registry.list_negatives()[0].media_type == {"text": "text/plain", "audio": "audio/wav"}[modality]
         assert [one.held_by for one in conflict] == [(FIRST[modality],)]
-        registry.rejection.set(max_false_accept=0.5)
+        noun = {"text": "texts", "audio": "sounds"}[modality]
+        said = registry.rejection.set(max_false_accept=0.5).describe(noun[:-1])
+        assert said.startswith(f"at most 0.5 of unknown {noun} are accepted")
         found = registry.predict([*other, sources(modality, 0)[0]])
 
     assert [one.label for one in found] == [None, FIRST[modality]]
@@ -147,6 +149,8 @@ def test_examples_are_embedded_again_by_another_encoder_of_the_kind(tmp_path, mo
         noun = {"text": "texts", "audio": "sounds"}[modality]
         with pytest.raises(RegistryError, match=f"holds {noun}, and the encoder reads images: give"):
             registry.reindex(FakeEncoder())
+        with pytest.raises(RegistryError, match=f"holds {noun}, and the encoder reads images: give"):
+            registry.compare_classifiers(FakeEncoder())
 
 
 def test_files_that_are_not_kept_are_read_where_they_were(tmp_path, modality):

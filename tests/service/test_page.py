@@ -286,6 +286,7 @@ def test_a_label_with_markup_in_it_is_shown_as_it_is_written(shown):
     page.fill("#ask-value", "a/b")
     page.keyboard.press("Enter")
     shown.says("is now “a/b”")
+    page.wait_for_selector("#ask", state="hidden")  # keys are the dialog's until then
     page.keyboard.press("Control+z")
     shown.says("Undone")
     assert shown.classes() == {label: 1, "green": 1}

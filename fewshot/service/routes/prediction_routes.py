@@ -41,11 +41,11 @@ async def predict(
 def _predict(
     registry: ClassRegistry, upload: Upload, *, top: int, nearest: int, max_false_accept: float | None
 ) -> payloads.PredictionList:
-    upload.medium(registry)
+    noun = upload.medium(registry).noun
     with registry.reading():
         revision, empty = registry.revision, registry.is_empty
     if empty:
-        raise HTTPProblem(409, "this registry has no class yet; add images of some first")
+        raise HTTPProblem(409, f"this registry has no class yet; add {noun}s of some first")
     # Named by their positions, for two may have one name.
     numbered = [
         UploadedImage(image.getvalue(), str(position))

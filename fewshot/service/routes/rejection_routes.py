@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from fewshot.media import medium_of
 from fewshot.registry import ClassRegistry, StoredExample
 from fewshot.service import payloads
 from fewshot.service.openapi import PROBLEMS, images_body
@@ -34,7 +35,8 @@ async def set_rejection(request: Request, registry: Name, body: payloads.Rejecti
 
     def update(opened: ClassRegistry) -> payloads.RejectionSettings:
         if opened.is_empty:
-            raise HTTPProblem(409, "this registry has no class yet; add images of some first")
+            noun = medium_of(opened.modality).noun
+            raise HTTPProblem(409, f"this registry has no class yet; add {noun}s of some first")
         opened.rejection.set(body.max_false_accept)
         return _settings(opened, None)
 
@@ -42,9 +44,9 @@ async def set_rejection(request: Request, registry: Name, body: payloads.Rejecti
 
 
 def _settings(registry: ClassRegistry, max_false_accept: float | None) -> payloads.RejectionSettings:
-    threshold, problem = None, None
+    threshold, problem, noun = None, None, medium_of(registry.modality).noun
     if registry.is_empty:
-        problem = "there is no class yet; add images of some first"
+        problem = f"there is no class yet; add {noun}s of some first"
     else:
         try:
             threshold = registry.rejection.threshold(max_false_accept)
@@ -62,7 +64,7 @@ def _settings(registry: ClassRegistry, max_false_accept: float | None) -> payloa
             n_unknown=threshold.n_unknown,
             center_classes=threshold.center,
             required_classes=threshold.required_classes,
-            message=threshold.describe(),
+            message=threshold.describe(noun),
         )
     return payloads.RejectionSettings(
         max_false_accept=registry.rejection.max_false_accept,
