@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.example_paths import given_examples, note_ignored, registry_medium
+from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 from fewshot.cli.prediction_output import OutputFormat, check_fits, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry
+from fewshot.cli.text_rows import read_text_rows
 from fewshot.progress import Progress
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
     from fewshot.media import Medium
-    from fewshot.registry import ClassRegistry
+    from fewshot.registry import ClassRegistry, Evaluation
 
 # So many are answered before the next are read.
 _IMAGES_AT_ONCE = 256
+# What of DIR, --from-csv, --text and --label is left out.
+_EVALUATED = ([False, True, True, True], [True, False, False, False])
 
 
 @click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
@@ -124,19 +127,32 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
 
 @click.command(epilog="Example: fewshot evaluate parts.fewshot test-images/ --out results.csv")
 @click.argument("registry")
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", required=False, metavar="[DIR]")
+@click.option("--from-csv", metavar="FILE", help="Texts of a .csv, .tsv or .jsonl file, with --text and --label.")
+@click.option("--text", metavar="COLUMN", help="The column of texts of --from-csv.")
+@click.option("--label", metavar="COLUMN", help="The column of labels of --from-csv.")
 @click.option("--out", metavar="FILE", help="Write a CSV with one row for each.")
 @encoder_options
-def evaluate(registry: str, folder: str, out: str | None, encoding: dict[str, Any]) -> None:
+def evaluate(
+    registry: str,
+    folder: str | None,
+    from_csv: str | None,
+    text: str | None,
+    label: str | None,
+    out: str | None,
+    encoding: dict[str, Any],
+) -> None:
     """Measure the accuracy on labelled images, texts or sounds.
 
     DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
     registry's, "rejected" is the share that gets no label, and "accepted_accuracy" of the others.
     """
+    if [folder is None, *(given is None for given in (from_csv, text, label))] not in _EVALUATED:
+        raise click.UsageError("give either DIR, or --from-csv FILE --text COLUMN --label COLUMN")
     if out is not None:
         check_writable(out)
     with open_registry(registry, encoding) as opened:
-        result = opened.evaluate(folder)
+        result = opened.evaluate(folder) if folder is not None else _evaluate_rows(opened, from_csv, text, label)
         medium = registry_medium(opened)
     note_ignored(result.ignored, medium)
     if result.unregistered:
@@ -156,8 +172,8 @@ def evaluate(registry: str, folder: str, out: str | None, encoding: dict[str, An
             writer = csv.writer(file)
             writer.writerow(["path", "label", "predicted", "score", "correct", "rejected"])
             for r in result.rows:
-                text = map(csv_cell, (r.source, r.label, r.predicted))
-                writer.writerow([*text, f"{r.score:.6f}", int(r.correct), int(r.rejected)])
+                cells = map(csv_cell, (r.source, r.label, r.predicted))
+                writer.writerow([*cells, f"{r.score:.6f}", int(r.correct), int(r.rejected)])
     print_result(
         {
             "accuracy": _as_share(result.accuracy),
@@ -171,6 +187,14 @@ def evaluate(registry: str, folder: str, out: str | None, encoding: dict[str, An
         }
     )
     exit_if_failed(bool(result.failed))
+
+
+def _evaluate_rows(registry: ClassRegistry, path: Any, text: Any, label: Any) -> Evaluation:
+    check_holds_texts(registry)
+    rows = read_text_rows(path, text, label)
+    if without := [row.where for row in rows if not row.label.strip()]:
+        raise ValueError(f"{without[0]} has no label; each text to evaluate needs one")
+    return registry.evaluate([row.text for row in rows], [row.label for row in rows])
 
 
 def _as_share(value: float) -> float | None:

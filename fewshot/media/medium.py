@@ -83,7 +83,7 @@ class Medium:
 
     def explained(self, source: Any, reason: str) -> str:
         """Return why one could not be read, and where it belongs if it is of another medium."""
-        other = _medium_seen(source, self)
+        other = None if reason == "no such file" else _medium_seen(source, self)
         return reason if other is None else f"{reason}. It is {other.one}: {_apart(other.noun)}"
 
     @property

@@ -113,6 +113,19 @@ def test_a_table_of_new_texts_is_answered_row_by_row_in_csv(texts, tmp_path):
     assert 'no prediction for "": the text is empty' in result.stderr
 
 
+def test_a_table_of_labelled_texts_is_evaluated(texts, table, tmp_path):
+    columns = ("--text", "review", "--label", "kind")
+    found = answer("evaluate", texts, "--from-csv", table, *columns, "--out", tmp_path / "rows.csv")
+    assert (found["accuracy"], found["n"], found["also_registered"]) == (1.0, 8, 8)
+    rows = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[1].startswith('"""a fine film""",film,film,')
+    (tmp_path / "no.csv").write_text("review,kind\na,film\nb,\n", encoding="utf-8")
+    message = "no.csv, row 2 has no label; each text to evaluate needs one"
+    assert message in call("evaluate", texts, "--from-csv", tmp_path / "no.csv", *columns, status=1).stderr
+    for args in ((), ("--from-csv", table, "--text", "review"), (tmp_path, "--from-csv", table, *columns)):
+        assert "give either DIR, or --from-csv FILE" in call("evaluate", texts, *args, status=2).stderr
+
+
 def test_standard_input_is_one_text_a_line(texts):
     rows = answer("predict", texts, "-", stdin=b"a fine old film\n\nboil onions\n")
     assert [(row["text"], row["label"]) for row in rows] == [("a fine old film", "film"), ("boil onions", "soup")]
