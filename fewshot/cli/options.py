@@ -52,7 +52,12 @@ def _list_of(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 def encoder_options(command: F) -> F:
     """Add the options of the encoder, as one dict ``encoding``."""
     options = [
-        click.option("--encoder", "name", metavar="NAME", help="pocket (bundled), a timm name, or a folder."),
+        click.option(
+            "--encoder",
+            "name",
+            metavar="NAME",
+            help="pocket (bundled), a timm name, or a folder; of texts st:NAME, of sounds audio:NAME or voice.",
+        ),
         click.option("--layer", callback=_number_or_name, help="Use the features of this block (number or name)."),
         click.option("--pool", type=click.Choice(["avg", "max", "cls", "cls+avg"]), help="Pooling of the feature map."),
         click.option("--layers", callback=blocks, metavar="LIST", help="Append the features of these blocks, or auto."),

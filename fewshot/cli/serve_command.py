@@ -12,7 +12,11 @@ from fewshot.cli.output import note, print_result
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Any other address needs --token-file.")
 @click.option("--token-file", metavar="FILE", help="The token that requests must carry; readable by its owner only.")
-@click.option("--encoder", metavar="NAME", help="Of new registries: pocket (default), a timm name, or a folder.")
+@click.option(
+    "--encoder",
+    metavar="NAME",
+    help="Of new registries: pocket (default), a timm name, a folder, st:NAME, audio:NAME, voice.",
+)
 @click.option("--label-studio", is_flag=True, help="Serve as a Label Studio ML backend; PATH must be a folder.")
 @click.option("--label-studio-url", metavar="URL", help="By default $LABEL_STUDIO_URL, else this machine.")
 @click.option(

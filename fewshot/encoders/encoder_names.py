@@ -48,9 +48,10 @@ def load_encoder(name: str = "pocket", **settings: Any) -> Any:
         return _timm_encoder(name, settings)
     kind: Any = VoiceEncoder if prefix is None else _PREFIXES[prefix]
     able = inspect.signature(kind).parameters
-    if unknown := [key for key in settings if key not in able]:
+    if unknown := [key for key, value in settings.items() if key not in able and value not in (None, False)]:
         raise ValueError(f"the encoder {name!r} takes no {' and no '.join(unknown)}; leave it out")
-    encoder = kind(**settings) if prefix is None else kind(name.removeprefix(prefix), **settings)
+    own = {key: value for key, value in settings.items() if key in able}
+    encoder = kind(**own) if prefix is None else kind(name.removeprefix(prefix), **own)
     _ = encoder.dim
     return encoder
 

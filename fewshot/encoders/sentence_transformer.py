@@ -131,7 +131,7 @@ class SentenceTransformerEncoder(ImageTransformer):
             return {}
         name = os.path.abspath(self.name) if os.path.isdir(self.name) else self.name
         settings = {"prompt": self.prompt, "normalize": self.normalize, "embeds": self.embeds}
-        return {"name": f"st:{name}", **{key: value for key, value in settings.items() if value}}
+        return {"name": f"st:{name}", **{key: value for key, value in settings.items() if value not in (None, False)}}
 
     @property
     def resolved_precision(self) -> Precision:

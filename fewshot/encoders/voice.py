@@ -68,7 +68,7 @@ class VoiceEncoder(SoundEncoder):
     @property
     def fingerprint(self) -> str:
         """Made of the weights, and of how a sound is cut into windows."""
-        return f"voice-1-{values_hash(_network())[:24]}"
+        return _fingerprint()
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class VoiceEncoder(SoundEncoder):
         """Embed windows (m, 6400): (m, 256), of unit length."""
         device = usable_device(self.device) if self.device is not None else best_device()
         mels = torch.from_numpy(windows).to(device).view(len(windows), _FRAMES, _MELS)
-        found: Tensor = _network().to(device)(mels)
+        found: Tensor = _network(device)(mels)
         return found
 
     def finished(self, mean: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -110,8 +110,8 @@ class _SpeakerLSTM(nn.Module):
 
 
 @cache
-def _network() -> nn.Module:
-    """Return the network on the CPU, in eval mode, float32."""
+def _network(device: torch.device) -> nn.Module:
+    """Return the network on a device, in eval mode, float32."""
     found = find_spec("resemblyzer")
     if found is None or found.origin is None:
         raise MissingExtra("VoiceEncoder needs the weights of resemblyzer: pip install --no-deps resemblyzer")
@@ -119,7 +119,12 @@ def _network() -> nn.Module:
     network = _SpeakerLSTM()
     held = {name: value for name, value in weights["model_state"].items() if name.startswith(("lstm.", "linear."))}
     network.load_state_dict(held)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False).to(device)
+
+
+@cache
+def _fingerprint() -> str:
+    return f"voice-1-{values_hash(_network(torch.device('cpu')))[:24]}"
 
 
 @cache

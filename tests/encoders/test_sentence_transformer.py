@@ -131,6 +131,11 @@ def test_a_folder_without_a_model_is_told_in_one_line(tmp_path):
 def test_settings_of_other_encoders_are_refused_by_name(folder):
     with pytest.raises(ValueError, match=r"takes no layer; leave it out"):
         load_encoder(f"st:{folder}", layer=-2)
+    assert load_encoder(f"st:{folder}", layer=None, tta=False).dim == 16
+
+
+def test_an_empty_prompt_is_remembered_for_it_leaves_out_the_models_own(folder):
+    assert SentenceTransformerEncoder(folder, prompt="").spec == {"name": f"st:{folder}", "prompt": ""}
 
 
 def test_bfloat16_is_taken_where_it_keeps_the_cosine_and_float32_where_it_does_not(folder, monkeypatch):
