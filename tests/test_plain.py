@@ -32,6 +32,8 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "cvat": ("cvat_sdk",),
     "heic": ("pillow_heif",),
+    "text": ("sentence_transformers",),
+    "audio": ("soundfile", "soxr", "transformers"),
 }
 
 
@@ -166,6 +168,8 @@ def test_a_registrys_encoder_is_tuned_for_a_step(registry):
         ("parquet", "pyarrow", "import new.fewshot none.parquet"),
         ("parquet", "pyarrow", "bench none.parquet --out out"),
         ("plot", "matplotlib", "calibrate none.npz --out new.json --picture new.png"),
+        ("text", "sentence_transformers", "add new.fewshot a --text b --encoder st:all-MiniLM-L6-v2"),
+        ("audio", "transformers", "add new.fewshot a b.wav --encoder audio:laion/clap-htsat-unfused"),
     ],
 )
 def test_a_missing_extra_is_one_line_before_any_work(extra, library, command, tmp_path, monkeypatch):
