@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 import fewshot
 from fewshot import errors, validation
 from fewshot.cli import main
-from fewshot.media import heif
+from fewshot.media import heif, open_sound
 
 pytestmark = [pytest.mark.plain, pytest.mark.usefixtures("pocket_stays", "no_extras")]
 
@@ -193,6 +193,26 @@ def test_a_heic_image_fails_with_the_extra_it_needs(registry, tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiafMiHBheic" + b"\0" * 4000)
     report, _ = call("add", registry, "0", tmp_path / "a.heic", status=1)
     assert report["failed"][0]["reason"].endswith("needs pillow_heif: pip install 'fewshot[heic]'")
+
+
+def test_a_flac_file_fails_with_the_extra_it_needs_and_a_plain_wav_is_read():
+    with pytest.raises(
+        errors.MissingExtra, match=r"is a FLAC file, which needs soundfile: pip install 'fewshot\[audio\]'"
+    ):
+        open_sound(b"fLaC" + b"\0" * 100)
+    sound = open_sound((np.sin(np.arange(8000.0)), 16_000))
+    assert len(sound.samples()) == 8000
+    with pytest.raises(
+        errors.MissingExtra, match=r"the encoder reads 8,000.* needs soxr: pip install 'fewshot\[audio\]'"
+    ):
+        sound.samples(8000)
+
+
+@pytest.mark.parametrize("name", ["st:none", "audio:none"])
+def test_an_encoder_of_texts_or_sounds_names_the_extra_it_needs(name, tmp_path):
+    _, error = call("add", tmp_path / "new.fewshot", "x", "--text", "a", "--encoder", name, status=1)
+    assert "pip install 'fewshot[" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_extra_of_the_project_is_named_here():

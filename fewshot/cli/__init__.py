@@ -72,7 +72,7 @@ class Commands(click.Group):
 )
 @click.version_option(__version__)
 def main() -> None:
-    """Learn a new image class from one to five examples.
+    """Learn a new class of images, texts or sounds from one to five examples.
 
     A REGISTRY is a file that holds the classes. A command prints its result as a table on a terminal, and elsewhere as
     one JSON value on one line; --format decides. Messages go to standard error. Exit status: 0 done; 1 an error, or

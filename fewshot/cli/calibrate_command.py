@@ -13,7 +13,7 @@ from fewshot.cli.output import check_writable, note, print_result
 
 @click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")
 @click.argument("data", metavar="DATA")
-@click.option("--encoder", metavar="NAME", help="For images: pocket (bundled, default), a timm name, or a folder.")
+@click.option("--encoder", metavar="NAME", help="Embeds the data: pocket (bundled, default), or another name.")
 @click.option("--methods", default="whitened", show_default=True, help="m1,m2,... or all, inductive, transductive.")
 @click.option("--queries", type=click.IntRange(1), help="Queries of each class; by default 15, or what the data allow.")
 @click.option("--episodes", type=click.IntRange(1), default=300, show_default=True, help="Episodes of each setting.")

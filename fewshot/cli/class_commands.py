@@ -106,7 +106,9 @@ def add(
     keep_images: bool | None,
     encoding: dict[str, Any],
 ) -> None:
-    """Add images, texts or sounds as examples of a class, new or known. REGISTRY is created if it does not exist.
+    """Add images, texts or sounds as examples of a class.
+
+    The class is new or known, and REGISTRY is created if it does not exist.
 
     FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or
     a text on each line. The encoder decides what a new registry holds; the bundled one reads images. A LABEL that

@@ -26,7 +26,7 @@ def encoders(pattern: str) -> None:
 
 @click.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Embeds images; may be given several times.")
+@click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Embeds the data; may be repeated.")
 @click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
 @click.option("--ways", callback=counts, metavar="N", help="Classes per episode: 5,20; by default 5, or all there are.")
 @click.option("--shots", callback=counts, metavar="N", help="Support examples per class; by default 1,5, or 1.")

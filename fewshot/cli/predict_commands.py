@@ -55,10 +55,10 @@ def predict(
     output: OutputFormat,
     encoding: dict[str, Any],
 ) -> None:
-    """Predict the class of each image, text or sound, in the order given.
+    """Predict the classes of images, texts or sounds.
 
-    FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or
-    a text on each line. What cannot be read has an "error" in place of a label.
+    The answers are in the order given. FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on
+    each line, from standard input, or a text on each line. What cannot be read has an "error" in place of a label.
 
     Formats: table and csv (a row for each), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a

@@ -16,6 +16,7 @@ from fewshot.errors import MissingExtra, SoundError
 from fewshot.media.file_bytes import file_bytes
 from fewshot.media.wav import plain_wav, wav_bytes
 from fewshot.media.zips import MAX_BYTES, ZippedImage
+from fewshot.validation import check_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,6 @@ _MAX_CHANNELS = 64
 _LOUDEST = 100.0  # floats may be a little over 1, but 16-bit numbers as floats are a mistake
 _RATES = range(1_000, 768_001)
 _MISSING_SECONDS = 0.1  # that a file may lack of what its header says: MP3's is not exact
-_EXTRA = "pip install 'fewshot[audio]'"
 _KINDS = "a path, bytes, a binary file object, or (samples, sampling_rate)"
 
 SoundSource: TypeAlias = Union[
@@ -103,13 +103,10 @@ class Sound:
         if sampling_rate is None or sampling_rate == self.sampling_rate:
             yield from self._decode()
             return
-        try:
-            import soxr
-        except ImportError:
-            raise MissingExtra(
-                f"{self.name} has {self.sampling_rate:,} samples a second, and the encoder reads {sampling_rate:,}: "
-                f"changing the rate needs soxr: {_EXTRA}"
-            ) from None
+        rates = f"{self.sampling_rate:,} samples a second, and the encoder reads {sampling_rate:,}"
+        check_extra("audio", f"{self.name} has {rates}: to change the rate needs", "soxr")
+        import soxr
+
         stream = soxr.ResampleStream(self.sampling_rate, sampling_rate, 1, dtype="float32")
         for block in self._decode():
             yield stream.resample_chunk(block)
@@ -232,11 +229,10 @@ def _by_soundfile(data: bytes, name: str) -> _Decoding:
     kind = sound_type(data)
     if not kind.startswith("audio/"):
         raise SoundError(name, "not a sound; WAV, FLAC, OGG and MP3 can be read")
-    try:
-        import soundfile
-    except ImportError:
-        what = kind.removeprefix("audio/").replace("mpeg", "mp3").upper()
-        raise MissingExtra(f"{name} is a {what} file, which needs soundfile: {_EXTRA}") from None
+    what = kind.removeprefix("audio/").replace("mpeg", "mp3").upper()
+    check_extra("audio", f"{name} is a {what} file, which needs", "soundfile")
+    import soundfile
+
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         return file.samplerate, file.channels, file.frames, partial(_soundfile_blocks, data)
 

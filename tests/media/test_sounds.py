@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import tracemalloc
 import zipfile
@@ -10,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fewshot.errors import MissingExtra, SoundError
+from fewshot.errors import SoundError
 from fewshot.media import ZippedImage, describe_sound, open_sound, sound_bytes, sounds, wav_bytes
 
 RATE = 16_000
@@ -142,25 +141,6 @@ def test_one_that_unpacks_to_more_than_the_limit_is_refused(monkeypatch):
 def test_another_kind_of_thing_is_a_type_error_that_says_what_a_sound_may_be():
     with pytest.raises(TypeError, match=r"a sound must be a path, bytes, .* or \(samples, sampling_rate\), not int"):
         open_sound(3)
-
-
-def test_without_the_extra_plain_wav_is_read_and_the_rest_names_it(monkeypatch):
-    flac = encoded("FLAC", tone())
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name in ("soundfile", "soxr"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-
-    sound = open_sound((tone(), RATE))
-    assert sound.n_samples == 8000
-    with pytest.raises(MissingExtra, match=r"is a FLAC file, which needs soundfile: pip install 'fewshot\[audio\]'"):
-        open_sound(flac)
-    with pytest.raises(MissingExtra, match=r"has 16,000 samples a second, and the encoder reads 8,000: .*needs soxr"):
-        sound.samples(8000)
 
 
 def test_samples_are_named_by_their_shape_and_rate():
