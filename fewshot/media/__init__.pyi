@@ -6,7 +6,6 @@ from .image_folders import labelled_images as labelled_images
 from .image_folders import normalised_name as normalised_name
 from .images import SUFFIXES as SUFFIXES
 from .images import ImageSource as ImageSource
-from .images import ImageSources as ImageSources
 from .images import describe as describe
 from .images import image_bytes as image_bytes
 from .images import image_hash as image_hash
@@ -23,11 +22,9 @@ from .medium import source_path as source_path
 from .prefetch import attempt as attempt
 from .prefetch import map_ahead as map_ahead
 from .sounds import Sound as Sound
-from .sounds import SoundSource as SoundSource
 from .sounds import describe_sound as describe_sound
 from .sounds import open_sound as open_sound
 from .sounds import sound_bytes as sound_bytes
-from .texts import TextSource as TextSource
 from .texts import describe_text as describe_text
 from .texts import open_text as open_text
 from .texts import text_bytes as text_bytes

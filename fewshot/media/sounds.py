@@ -159,7 +159,7 @@ def open_sound(source: SoundSource | Sound) -> Sound:
     except (SoundError, MissingExtra):
         raise
     except Exception as error:
-        raise SoundError(name, f"damaged sound file ({error})") from error
+        raise SoundError(name, f"damaged sound file ({_why(error)})") from error
     if rate not in _RATES or not 0 < channels <= _MAX_CHANNELS:
         raise SoundError(name, f"{rate:,} samples a second of {channels} channels are no sound that can be read")
     return Sound(name, rate, _checked(name, rate, stated, decode), decode)
@@ -245,6 +245,11 @@ def _soundfile_blocks(data: bytes) -> Iterator[NDArray[np.float32]]:
             yield block.mean(axis=1)
 
 
+def _why(error: Exception) -> str:
+    """What libsndfile says, without the Python object that it read; else the error's own words."""
+    return str(getattr(error, "error_string", error))
+
+
 def _checked(name: str, rate: int, stated: int | None, decode: Callable[[], Iterator[NDArray[np.float32]]]) -> int:
     """Decode a sound once; return how many samples it has."""
     count, low, high = 0, np.inf, -np.inf
@@ -259,7 +264,7 @@ def _checked(name: str, rate: int, stated: int | None, decode: Callable[[], Iter
     except SoundError:
         raise
     except Exception as error:
-        raise SoundError(name, f"the file is cut short or damaged ({error})") from error
+        raise SoundError(name, f"the file is cut short or damaged ({_why(error)})") from error
     if not count:
         raise SoundError(name, "holds no samples (0 s)")
     if stated is not None and stated - count > _MISSING_SECONDS * rate:

@@ -128,6 +128,12 @@ def test_a_file_cut_short_is_refused():
     assert "the file is cut short" in refusal(encoded("FLAC", whole)[:20_000])
 
 
+def test_a_damaged_file_is_refused_without_words_of_python():
+    for data in (b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + b"\x99" * 40, encoded("FLAC", tone())[:60]):
+        assert refusal(data).startswith(("damaged sound file (", "the file is cut short or damaged ("))
+        assert "object at 0x" not in refusal(data)
+
+
 def test_a_wav_of_nan_is_refused():
     assert refusal(wav_bytes(np.full(100, np.inf, np.float32), RATE)) == "its samples hold NaN or infinity"
 
