@@ -23,7 +23,9 @@ def test_a_str_is_the_text_itself_and_a_path_a_file_of_it(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("a fine film\n", encoding="utf-8")
 
-    assert open_text(str(file)) == str(file)
+    assert open_text("b.txt") == "b.txt"
+    with pytest.raises(TextError, match="is the name of a file; give pathlib"):
+        open_text(str(file))
     for source in (file, file.read_bytes(), io.BytesIO(b"a fine film"), zipped(tmp_path, b" a fine film ")):
         assert open_text(source) == "a fine film"
 
