@@ -23,6 +23,7 @@ from .classifiers import WhitenedPrototypeClassifier as WhitenedPrototypeClassif
 from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
 from .domain_adaptation import DomainAdapter as DomainAdapter
+from .encoders import ClipEncoder as ClipEncoder
 from .encoders import EmbeddingCache as EmbeddingCache
 from .encoders import Encoder as Encoder
 from .encoders import FunctionEncoder as FunctionEncoder

@@ -49,6 +49,7 @@ OWNERS = {
     "learn2learn": {"training"},
     "pillow_heif": {"media"},
     "sentence_transformers": {"encoders", "finetuning"},
+    "open_clip": {"encoders"},
     "soundfile": {"media"},
     "soxr": {"media"},
     "transformers": {"encoders"},

@@ -19,6 +19,8 @@ from .ranking import Beside as Beside
 from .ridge import RidgeClassifier as RidgeClassifier
 from .simple_shot import SimpleShotClassifier as SimpleShotClassifier
 from .soft_kmeans import SoftKMeansClassifier as SoftKMeansClassifier
+from .text_prior import TextPrior as TextPrior
+from .text_prior import towards_texts as towards_texts
 from .tim import AlphaTIMClassifier as AlphaTIMClassifier
 from .tim import TIMClassifier as TIMClassifier
 from .tim import TransductiveFineTuningClassifier as TransductiveFineTuningClassifier

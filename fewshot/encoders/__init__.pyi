@@ -11,6 +11,7 @@ from .batch_norm_folding import norms_of as norms_of
 from .batch_norm_folding import replace as replace
 from .bfloat16 import to_bfloat16 as to_bfloat16
 from .bundled_network import POCKET as POCKET
+from .clip import ClipEncoder as ClipEncoder
 from .device import autocast as autocast
 from .device import best_device as best_device
 from .device import best_precision as best_precision

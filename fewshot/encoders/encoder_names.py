@@ -6,12 +6,13 @@ import inspect
 import os
 from typing import Any
 
+from fewshot.encoders.clip import ClipEncoder
 from fewshot.encoders.sentence_transformer import SentenceTransformerEncoder
 from fewshot.encoders.timm_encoder import TimmEncoder
 from fewshot.encoders.transformers_audio import TransformersAudioEncoder
 from fewshot.encoders.voice import VoiceEncoder
 
-_PREFIXES = {"st:": SentenceTransformerEncoder, "audio:": TransformersAudioEncoder}
+_PREFIXES = {"clip:": ClipEncoder, "st:": SentenceTransformerEncoder, "audio:": TransformersAudioEncoder}
 
 
 def load_encoder(name: str = "pocket", **settings: Any) -> Any:
@@ -20,16 +21,16 @@ def load_encoder(name: str = "pocket", **settings: Any) -> Any:
     Parameters
     ----------
     name : str
-        Of images: "pocket", a timm name, or a path to a folder with config.json and model.safetensors. Of texts:
-        "st:NAME", a model of sentence-transformers. Of sounds: "audio:NAME", a model of transformers, or "voice". NAME
-        is on the Hub, or the path of a folder.
+        Of images: "pocket", a timm name, or a path to a folder with config.json and model.safetensors; or "clip:NAME",
+        a CLIP of open_clip, which reads descriptions, too. Of texts: "st:NAME", a model of sentence-transformers. Of
+        sounds: "audio:NAME", a model of transformers, or "voice". NAME is on the Hub, or the path of a folder.
     **settings
-        Other parameters of ``TimmEncoder``, ``SentenceTransformerEncoder``, ``TransformersAudioEncoder`` or
-        ``VoiceEncoder``.
+        Other parameters of ``TimmEncoder``, ``ClipEncoder``, ``SentenceTransformerEncoder``,
+        ``TransformersAudioEncoder`` or ``VoiceEncoder``.
 
     Returns
     -------
-    TimmEncoder, SentenceTransformerEncoder, TransformersAudioEncoder or VoiceEncoder
+    TimmEncoder, ClipEncoder, SentenceTransformerEncoder, TransformersAudioEncoder or VoiceEncoder
 
     Raises
     ------

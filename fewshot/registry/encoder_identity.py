@@ -196,7 +196,7 @@ def found_beside(path: str, spec: dict[str, Any]) -> dict[str, Any]:
 def encoder_folder(spec: dict[str, Any]) -> str | None:
     """Return the folder that an encoder is loaded from, where it is one that no hub has."""
     kind, _, folder = str(spec.get("name")).partition(":")
-    return folder if kind == "local-dir" or (kind in ("st", "audio") and os.path.isabs(folder)) else None
+    return folder if kind == "local-dir" or (kind in ("st", "audio", "clip") and os.path.isabs(folder)) else None
 
 
 def lost_encoder(path: str, spec: dict[str, Any]) -> str | None:

@@ -11,9 +11,11 @@ from fakes import BLUE, GREEN, RED, png
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from sklearn.base import clone
+from tiny_clip import clip_folder
 from tiny_transformers import audio_folder, chirp, sentence_folder
 
 from fewshot import (
+    ClipEncoder,
     Encoder,
     FewShotError,
     SentenceTransformerEncoder,
@@ -24,7 +26,7 @@ from fewshot import (
 )
 from fewshot.encoders import modality_of
 
-KINDS = ("pocket", "sentence", "ast", "clap", "wav2vec2", "hubert", "whisper", "voice")
+KINDS = ("pocket", "clip", "sentence", "ast", "clap", "wav2vec2", "hubert", "whisper", "voice")
 TEXTS = ["where is my card", "a song", "the parcel is not here yet " * 3, "rain", "play music now stop"]
 
 
@@ -47,6 +49,8 @@ def encoder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "pocket":
         return TimmEncoder("pocket", precision="float32")
+    if request.param == "clip":
+        return ClipEncoder(clip_folder(folder / "clip"), batch_size=2)
     if request.param == "sentence":
         return SentenceTransformerEncoder(sentence_folder(folder / "st"), precision="float32", batch_size=2)
     if request.param == "voice":

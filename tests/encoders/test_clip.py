@@ -1,0 +1,107 @@
+"""CLIPs of open_clip: its own vectors of images and texts, and one clear line where there is none."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from fakes import BLUE, RED, png
+from numpy.testing import assert_allclose
+from tiny_clip import clip_folder
+
+from fewshot import ClipEncoder, EncoderNotFound, load_encoder, open_image
+from fewshot.errors import MissingExtra
+
+open_clip = pytest.importorskip("open_clip", reason="needs the extra clip")
+TEXTS = ["a red tin of beans", "a bolt", "two bolts, and a nut " * 20, ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return clip_folder(tmp_path_factory.mktemp("clip") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def own(folder):
+    """Model, preprocessing and tokenizer as open_clip itself loads them."""
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    return model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+def test_vectors_of_images_and_texts_are_those_of_open_clip(folder, own, batch_size):
+    model, preprocess, tokenizer = own
+    encoder = ClipEncoder(folder, batch_size=batch_size)
+    images = [png(RED), png(BLUE)]
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(open_image(image)) for image in images])
+        assert_allclose(encoder.encode(images), model.encode_image(pixels), atol=1e-5)
+        assert_allclose(encoder.encode_texts(TEXTS), model.encode_text(tokenizer(TEXTS)), atol=1e-5)
+    assert encoder.encode_texts([]).shape == (0, encoder.dim)
+
+
+def test_one_text_is_no_list_of_letters(folder):
+    with pytest.raises(TypeError, match=r"give \['bolt'\]"):
+        ClipEncoder(folder).encode_texts("bolt")
+
+
+def test_what_changes_the_vectors_changes_the_fingerprint_and_nothing_else_does(folder, tmp_path):
+    others = [clip_folder(tmp_path / "seed", seed=1), clip_folder(tmp_path / "mean", mean=0.25)]
+    assert len({ClipEncoder(place).fingerprint for place in (folder, *others)}) == 3
+    again = ClipEncoder(clip_folder(tmp_path / "same"), batch_size=1, device="cpu")
+    assert again.fingerprint == ClipEncoder(f"local-dir:{folder}").fingerprint == ClipEncoder(folder).fingerprint
+
+
+def test_it_is_loaded_by_its_name(folder):
+    encoder = load_encoder(f"clip:{folder}", batch_size=3)
+    assert isinstance(encoder, ClipEncoder)
+    assert (encoder.name, encoder.batch_size, encoder.spec) == (folder, 3, {"name": f"clip:{folder}"})
+    with pytest.raises(ValueError, match=r"takes no layer; leave it out"):
+        load_encoder(f"clip:{folder}", layer=3)
+
+
+def test_an_unknown_name_gets_close_matches():
+    with pytest.raises(EncoderNotFound, match=r"no CLIP 'ViT-B-32/laion2b': give .*ViT-B-32/laion2b_e16"):
+        _ = ClipEncoder("ViT-B-32/laion2b").dim
+
+
+def test_a_folder_without_weights_is_refused_not_drawn_at_random(folder, tmp_path):
+    shutil.copy(f"{folder}/open_clip_config.json", tmp_path)
+    with pytest.raises(EncoderNotFound, match=re.escape(f"no CLIP in the folder '{tmp_path}': ")):
+        _ = ClipEncoder(str(tmp_path)).dim
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({}))
+    with pytest.raises(EncoderNotFound, match="no CLIP in the folder .*open_clip_config"):
+        _ = ClipEncoder(str(tmp_path)).dim
+
+
+def test_weights_that_cannot_be_fetched_are_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("fewshot.encoders.clip.hub_reachable", lambda: False)
+
+    def refuse(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", refuse)
+    with pytest.raises(EncoderNotFound, match=r"^the weights of 'ViT-B-32/openai' are not in the local cache .*hub"):
+        _ = ClipEncoder("ViT-B-32/openai").dim
+
+
+def test_without_open_clip_the_extra_is_named(monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    monkeypatch.setattr("fewshot.validation.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"clip: models need open_clip: pip install 'fewshot\[clip\]'"):
+        _ = ClipEncoder(folder).dim
+
+
+def test_vectors_do_not_change_with_threads(folder):
+    encoder, before = ClipEncoder(folder, batch_size=1), torch.get_num_threads()
+    alone = encoder.encode([png(RED), png(BLUE)])
+    torch.set_num_threads(2)
+    try:
+        np.testing.assert_allclose(encoder.encode([png(RED), png(BLUE)]), alone, atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
