@@ -17,10 +17,12 @@ class TextPrior:
     """How far the texts say where the classes' means lie.
 
     With class means p_c of unit vectors, around m, and unit vectors of texts t_c, around their mean u, the means of the
-    classes are taken to be normal around m + b (t_c - u). The posterior mean of a class with n_c examples is then, but
-    for its length around m,
+    classes are taken to be normal around m + b (t_c - u). Seen from m, the posterior mean of a class with n_c examples
+    has then the direction of
 
-        p_c + alpha(n_c) (t_c - u),    alpha(n) = k b / n,    k = within-class variance / variance around the texts.
+        p_c - m + alpha(n_c) (t_c - u),    alpha(n) = k b / n,    k = within-class / between-class variance,
+
+    the latter around the texts.
 
     Both are estimated in closed form: b by least squares of p_c - m on t_c - u, at least 0. It is 0, too, where the
     examples object: where predicted without them, each left out in turn, they lie no closer with the texts.
@@ -83,9 +85,10 @@ class TextPrior:
 def towards_texts(
     support: NDArray[np.float32], codes: NDArray[np.int64], texts: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Move examples so that the mean of each class is its posterior mean under ``TextPrior``.
+    """Move examples so that the mean of each class has the direction of its posterior mean under ``TextPrior``.
 
-    Their variation within classes stays. A class without examples gets one, m + spread (t_c - u).
+    Its distance from m, and the variation within classes, stay: shrinking means would look like classes that are hard
+    to tell apart. A class without examples gets one, m + spread (t_c - u).
 
     Parameters
     ----------
@@ -106,10 +109,29 @@ def towards_texts(
     counts = np.bincount(codes, minlength=len(texts))
     c = int(np.count_nonzero(counts))
     said = texts - prior.text_center
-    moves = prior.alpha(counts[:c].astype(np.float64))[:, None] * said[:c]
     others = prior.center + prior.spread * said[c:]
-    moved = np.concatenate([units + moves[codes], others]) if len(codes) else others
+    moved = (
+        others if not c else np.concatenate([units + _moves(prior, units, codes, counts[:c], said[:c])[codes], others])
+    )
     return moved.astype(np.float32), np.concatenate([codes, np.arange(c, len(texts))])
+
+
+def _moves(
+    prior: TextPrior,
+    units: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    said: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """How far the means (c, d) of unit vectors move."""
+    apart = np.zeros_like(said)
+    if not prior.slope:
+        return apart
+    np.add.at(apart, codes, units)
+    apart = apart / counts[:, None] - prior.center
+    wanted = apart + prior.alpha(counts.astype(np.float64))[:, None] * said
+    lengths = np.linalg.norm(apart, axis=1), np.linalg.norm(wanted, axis=1)
+    return np.asarray(wanted * (lengths[0] / np.maximum(lengths[1], 1e-12))[:, None] - apart)
 
 
 def _strength(

@@ -114,7 +114,12 @@ class ClipEncoder(ImageTransformer):
                 return found
 
         batches = embedded_batches(
-            lambda one: loaded.preprocess(open_image(one)), embed, source, total, size=self._size(), device=loaded.device
+            lambda one: loaded.preprocess(open_image(one)),
+            embed,
+            source,
+            total,
+            size=self._size(),
+            device=loaded.device,
         )
         with Progress(total, "encode") as bar:
             return gathered(batches, loaded.dim, bar.advance)
@@ -185,7 +190,9 @@ class ClipEncoder(ImageTransformer):
         except Exception as error:
             raise EncoderNotFound(self._reason(error)) from error
         model = model.float().eval().requires_grad_(False)
-        identity = json.dumps([values_hash(model), model.visual.preprocess_cfg, _described(tokenizer)], sort_keys=True, default=str)
+        identity = json.dumps(
+            [values_hash(model), model.visual.preprocess_cfg, _described(tokenizer)], sort_keys=True, default=str
+        )
         with torch.inference_mode():
             dim = int(model.encode_text(tokenizer(["a"])).shape[1])
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:32]

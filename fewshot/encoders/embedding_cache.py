@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -74,6 +74,12 @@ class EmbeddingCache(ImageTransformer):
     def spec(self) -> dict[str, Any]:
         """How to load the encoder again; {} where the encoder has no ``spec``."""
         return getattr(self.encoder, "spec", {})
+
+    @property
+    def encode_texts(self) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+        """The encoder's own, where it has one: texts are not cached."""
+        own: Callable[[Sequence[str]], NDArray[np.float32]] = self.encoder.encode_texts  # type: ignore[attr-defined]
+        return own
 
     def encode_valid(self, images: Iterable[Source]) -> Encoded:
         """Embed the examples that can be read, and list the others; each chunk is stored as soon as it is embedded."""

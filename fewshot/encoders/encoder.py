@@ -31,6 +31,8 @@ class Encoder(Protocol):
         Changes whenever the vectors would: two encoders with one fingerprint give comparable vectors.
     modality : {"image", "text", "audio"}, optional
         What it embeds; without this attribute images.
+    encode_texts : callable, optional
+        Embeds n texts (n, d) in the space of the images, for ``ClassRegistry.describe``.
 
     Examples
     --------

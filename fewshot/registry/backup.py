@@ -12,10 +12,35 @@ from pathlib import Path
 from fewshot.errors import RegistryError
 from fewshot.files import code_of, replacing, unwritable
 from fewshot.progress import Progress
+from fewshot.registry.class_descriptions import sound_description
 from fewshot.registry.schema import APPLICATION_ID, DAMAGE, checksum, is_busy, noun_of, open_set_checksum
 from fewshot.registry.store import RegistryStore
 
 _PAGES_AT_ONCE = 1024
+
+
+class BackupAndCheck:
+    """The part of ``ClassRegistry`` that keeps it safe."""
+
+    _store: RegistryStore
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the registry to a file, whole or not at all, while others may write; returns its bytes.
+
+        Raises
+        ------
+        RegistryError : if the registry is damaged; an older copy at ``path`` then stays.
+        """
+        return backup(self._store, path)
+
+    def check(self) -> list[str]:
+        """Compare the whole file with its checksums; returns what is wrong, a sentence each."""
+        return problems_of(self._store)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file."""
+        return self._store.remedy
 
 
 def backup(store: RegistryStore, path: str | os.PathLike[str]) -> int:
@@ -108,6 +133,9 @@ def _changed(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"{kind} {id_}, {source}, is not what was stored"
         elif data is not None and hashlib.sha256(data).digest() != sha256:
             yield f"the {noun_of(connection)} of {kind} {id_}, {source}, has changed in the file"
+    for row in connection.execute("SELECT label, text, vector, checksum FROM descriptions"):
+        if not sound_description(*row):
+            yield f"the description of {row[0]!r} is not what was stored"
     for sha256, data in connection.execute("SELECT sha256, data FROM images"):
         if hashlib.sha256(data).digest() != sha256:
             yield f"the {noun_of(connection)} {sha256.hex()[:8]} has changed in the file"

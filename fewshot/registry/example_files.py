@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot.errors import EncoderMismatch
+from fewshot.registry.class_descriptions import exported_descriptions, missing_descriptions, write_descriptions
 from fewshot.registry.encoder_identity import described, encoder_meta, name_of
 from fewshot.registry.ingest import add_examples
 from fewshot.registry.results import AddReport
@@ -24,7 +25,7 @@ def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str |
     with store.read():
         meta = described(store)
         snapshot = snapshots.current()
-        origins = store.origins()
+        origins, descriptions = store.origins(), exported_descriptions(store)
     feature_files.write(
         Path(place),
         feature_files.Exported(
@@ -37,6 +38,7 @@ def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str |
             encoder=meta["encoder"],
             metric=meta["metric"],
             modality=store.modality,
+            descriptions=descriptions,
         ),
     )
     return len(snapshot)
@@ -59,7 +61,7 @@ def import_examples(
         for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
     ]
     dim = read.vectors.shape[1]
-    with store.write(append=True):
+    with store.write(append=True) as connection:
         held = store.meta()
         new = "fingerprint" not in held
         meta = encoder_meta(encoder) if new and encoder is not None else held
@@ -73,4 +75,5 @@ def import_examples(
             store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim, modality=read.modality)
             if "metric_asked" not in held:
                 store.set_meta(metric=read.metric)
+        write_descriptions(connection, missing_descriptions(store, read.descriptions, dim))
         return add_examples(store, examples, allow_conflict=allow_conflict)

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.media import medium_of
+from fewshot.registry.class_descriptions import ClassTexts
 from fewshot.registry.classifier_choice import classifier_of, take_parts
 from fewshot.registry.encoder_identity import check_settings
-from fewshot.registry.results import ONE_CLASS, Neighbor, Prediction
+from fewshot.registry.results import NO_EXAMPLE, ONE_CLASS, Neighbor, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_count
@@ -70,6 +71,7 @@ class RegistryPredictor:
         self._lock = threading.RLock()
         self._classifier: FewShotClassifier | None = None
         self._fitted: Snapshot | None = None
+        self._with_texts: tuple[Snapshot, ClassTexts, FewShotClassifier] | None = None
         self._task: Future[_Made] | None = None
         self._closed = False
 
@@ -93,20 +95,29 @@ class RegistryPredictor:
         top: int,
         nearest: int,
         beside: Beside | None = None,
+        texts: ClassTexts | None = None,
     ) -> list[Prediction]:
-        """Rank the classes of each vector (q, d), made by ``encoder``; ``beside`` is ``FewShotClassifier.rank``'s."""
+        """Rank the classes of each vector (q, d), made by ``encoder``; ``beside`` is ``FewShotClassifier.rank``'s.
+
+        With ``texts`` the classes are theirs.
+        """
         from fewshot.calibration import shipped_calibration
 
         check_count("top", top)
         check_count("nearest", nearest, minimum=0)
         if not len(vectors):
             return []
+        labels = snapshot.labels if texts is None else texts.labels
         with self._lock:
-            classifier = self._up_to_date_classifier(snapshot, encoder)
+            if texts is None:
+                classifier = self._up_to_date_classifier(snapshot, encoder)
+            else:
+                classifier, beside = self._classifier_with_texts(snapshot, encoder, texts), None  # its means are others
             ranking = classifier.rank(vectors, max(top, nearest), shipped_calibration(encoder.fingerprint), beside)
             near = self._neighbors(classifier, snapshot, vectors, ranking.classes, nearest)
-        alone, noun = len(snapshot.labels) == 1, medium_of(snapshot.settings.get("modality", "image")).noun
-        note = ONE_CLASS.replace("image", noun)
+        note = None if len(snapshot) else NO_EXAMPLE
+        if len(labels) == 1:
+            note = ONE_CLASS.replace("image", medium_of(snapshot.settings.get("modality", "image")).noun)
         predictions = []
         for codes, scores, probability, closest in zip(
             ranking.classes[:, :top].tolist(),
@@ -115,9 +126,9 @@ class RegistryPredictor:
             near,
             strict=True,
         ):
-            best = tuple((snapshot.labels[code], score) for code, score in zip(codes, scores, strict=True))
+            best = tuple((labels[code], score) for code, score in zip(codes, scores, strict=True))
             one = Prediction(*best[0], best, closest)
-            predictions.append(replace(one, note=note) if alone else replace(one, probability=probability))
+            predictions.append(replace(one, note=note) if note else replace(one, probability=probability))
         return predictions
 
     def _up_to_date_classifier(self, snapshot: Snapshot, encoder: Encoder) -> FewShotClassifier:
@@ -149,6 +160,26 @@ class RegistryPredictor:
         self._classifier, self._fitted = classifier, snapshot
         self._start_renewal(classifier, snapshot, asked_before=fitted is not None)
         return classifier
+
+    def _classifier_with_texts(self, snapshot: Snapshot, encoder: Encoder, texts: ClassTexts) -> FewShotClassifier:
+        """Return a classifier of examples that were moved towards texts; without any, prototypes that are the texts."""
+        from sklearn.base import clone
+
+        from fewshot.classifiers import PrototypeClassifier, towards_texts
+
+        held = self._with_texts
+        same = held is not None and held[1] is texts and _made_of(held[0]) == _made_of(snapshot)
+        if held is None or not (same and snapshot.same_examples(held[0])):
+            self._classifier = self._fitted = self._with_texts = None
+            check_settings(self._store, snapshot.settings)
+            if not len(snapshot):
+                classifier: FewShotClassifier = PrototypeClassifier()
+            else:
+                classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
+            take_parts(classifier, encoder)
+            classifier.fit(*towards_texts(snapshot.vectors, snapshot.codes, texts.vectors), copy=False)
+            held = self._with_texts = snapshot, texts, classifier
+        return held[2]
 
     def _start_renewal(self, classifier: FewShotClassifier, snapshot: Snapshot, *, asked_before: bool) -> None:
         from sklearn.base import clone
@@ -209,7 +240,9 @@ class RegistryPredictor:
         for codes in ranked.T[:k]:
             for code in np.unique(codes):
                 asking = [q for q in np.flatnonzero(codes == code).tolist() if len(found[q]) < k]
-                rows = snapshot.examples_of(np.array([code])) if asking else np.empty(0, np.int64)
+                if not asking or code >= len(snapshot.labels):  # which has no examples, but a description
+                    continue
+                rows = snapshot.examples_of(np.array([code]))
                 size = max(1, _MOST_SCORES // max(1, len(rows)))
                 for some in (asking[at : at + size] for at in range(0, len(asking), size)):
                     where, scores = top_k(classifier.example_scores(vectors[some], snapshot.vectors[rows]), k)

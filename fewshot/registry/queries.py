@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
 from fewshot.media import medium_of
-from fewshot.registry.backup import problems_of
+from fewshot.registry.class_descriptions import delete_description, rename_description
 from fewshot.registry.classifier_choice import classifier_name
 from fewshot.registry.encoder_identity import check_settings
 from fewshot.registry.reindex import image_of
@@ -69,7 +69,7 @@ class RegistryQueries:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no example."""
+        """Whether there is neither an example nor a description."""
         return self._store.is_empty()
 
     def __len__(self) -> int:
@@ -107,7 +107,10 @@ class RegistryQueries:
         )
 
     def classes(self) -> dict[str, int]:
-        """Return the registered labels, in the order they came, with the number of examples of each."""
+        """Return the registered labels, in the order they came, with the number of examples of each.
+
+        Those that have a description only, and so 0 examples, come last.
+        """
         return self._store.classes()
 
     def examples(self, label: str) -> list[tuple[int, str]]:
@@ -235,13 +238,14 @@ class RegistryQueries:
         ------
         KeyError : if there is no such class, with close matches.
         """
-        with self._store.write():
+        with self._store.write() as connection:
             ids = [id_ for id_, _ in self._store.examples(label)]
             self._store.delete(ids)
+            delete_description(connection, label)
         return len(ids)
 
     def remove_example(self, example: int) -> str:
-        """Remove one example by its id, and its class with the last one; returns the label.
+        """Remove one example by its id, and its class with the last one, unless described; returns the label.
 
         Raises
         ------
@@ -265,8 +269,9 @@ class RegistryQueries:
         ValueError : if the name is taken, or can be none.
         """
         new = check_label(new)
-        with self._store.write():
+        with self._store.write() as connection:
             self._store.rename(label, new)
+            rename_description(connection, label, new)
 
     def move_example(self, example: int, label: str) -> StoredExample:
         """Give an example to another class, known or new, in one transaction.
@@ -334,7 +339,11 @@ class RegistryQueries:
                     _drop_twins(self._store, connection, twins)
                     connection.execute("UPDATE examples SET class_id = ? WHERE class_id = ?", (target, source))
                     connection.execute("DELETE FROM classes WHERE id = ?", (source,))
+            for label in labels:
+                rename_description(connection, label, into)
             (count,) = connection.execute("SELECT count(*) FROM examples WHERE class_id = ?", (target,)).fetchone()
+            if not count:  # of classes that are only described
+                connection.execute("DELETE FROM classes WHERE id = ?", (target,))
             return int(count)
 
     def list_negatives(self, *, after: int = 0, limit: int = 100) -> list[StoredExample]:
@@ -367,15 +376,6 @@ class RegistryQueries:
             gone = connection.execute("DELETE FROM outsiders WHERE kind = 'negative' AND id = ?", (negative,)).rowcount
             if not gone:
                 raise KeyError(f"no negative {negative} in {self.path}")
-
-    def check(self) -> list[str]:
-        """Compare the whole file with its checksums; returns what is wrong, a sentence each."""
-        return problems_of(self._store)
-
-    @property
-    def remedy(self) -> str:
-        """What to do about a damaged file."""
-        return self._store.remedy
 
 
 def _stored(store: RegistryStore, rows: Iterable[Sequence[Any]]) -> list[StoredExample]:

@@ -16,7 +16,8 @@ from fewshot.media import LabelledImages, Medium, Modality, Source, Sources, lab
 from fewshot.registry import encoder_identity
 from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
-from fewshot.registry.backup import backup
+from fewshot.registry.backup import BackupAndCheck
+from fewshot.registry.class_descriptions import ClassDescriptions, TextReader
 from fewshot.registry.classifier_choice import ClassifierChoice, remember, remembered_and_own
 from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class ClassRegistry(RegistryQueries, ClassifierChoice):
+class ClassRegistry(RegistryQueries, ClassifierChoice, ClassDescriptions, BackupAndCheck):
     """A growing set of classes of images, texts or sounds in one SQLite file.
 
     Parameters
@@ -107,6 +108,7 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         self._snapshots = SnapshotCache(self._store)
         self._own_classifier, self._predictor = own, RegistryPredictor(self._store, own)
         self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)
+        self._texts = TextReader(self._store, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
@@ -303,12 +305,15 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         """Recognise examples by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
         encoder = self.encoder
         query = check_vectors(vectors, encoder.dim)
-        snapshot = self._snapshots.current()
-        encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another process may have reindexed
-        if not len(snapshot):
+        with self.reading():
+            snapshot = self._snapshots.current()
+            encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another may have reindexed
+            texts = self._texts.current(snapshot)
+        if not len(snapshot) and texts is None:
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
         pending = self.rejection.pending(snapshot, query)
-        answers = self._predictor.predict(snapshot, query, encoder, top=top, nearest=nearest, beside=pending)
+        how = {"top": top, "nearest": nearest, "beside": pending, "texts": texts}
+        answers = self._predictor.predict(snapshot, query, encoder, **how)
         return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)
 
     @property
@@ -365,15 +370,6 @@ class ClassRegistry(RegistryQueries, ClassifierChoice):
         count = reindex(self._store, encoder)
         self._encoder = encoder
         return count
-
-    def backup(self, path: str | os.PathLike[str]) -> int:
-        """Copy the registry to a file, whole or not at all, while others may write; returns its bytes.
-
-        Raises
-        ------
-        RegistryError : if the registry is damaged; an older copy at ``path`` then stays.
-        """
-        return backup(self._store, path)
 
     def close(self, *, patience: float | None = None) -> None:
         """Close the file; the object is of no use afterwards.

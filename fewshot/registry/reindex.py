@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fewshot.errors import ExampleError, RegistryError
 from fewshot.media import medium_of
 from fewshot.progress import Progress
+from fewshot.registry.class_descriptions import described_texts, embedded_again, write_descriptions
 from fewshot.registry.encoder_identity import encoder_meta
 from fewshot.registry.store import RegistryStore
 from fewshot.registry.synthetic_views import encode_examples
@@ -36,11 +37,14 @@ def reindex(store: RegistryStore, encoder: Encoder) -> int:
     """
     vectors: dict[int, NDArray[np.float32]] = {}
     while True:
+        described = embedded_again(store, encoder)
         ids = _example_ids(store)
         vectors.update(embedded(store, [id_ for id_ in ids if id_ not in vectors], encoder))
-        with store.write():
-            ids = _example_ids(store)
-            if all(id_ in vectors for id_ in ids):  # else others came meanwhile: embed those too
+        with store.write() as connection:
+            ids, texts = _example_ids(store), described_texts(store)
+            same = texts == {label: one.text for label, one in described.items()}
+            if same and all(id_ in vectors for id_ in ids):  # else others came meanwhile: embed those too
+                write_descriptions(connection, described)
                 store.set_vectors({id_: vectors[id_] for id_ in ids})
                 store.set_meta(**encoder_meta(encoder))
                 return len(ids)

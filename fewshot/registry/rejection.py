@@ -222,7 +222,7 @@ class Rejection:
 
     def pending(self, snapshot: Snapshot, vectors: NDArray[np.float32]) -> PendingScores | None:
         """Return the unknown scores of vectors (q, d) that are made of products with all prototypes, if they are."""
-        return self._current(snapshot).scorer.pending(vectors) if len(vectors) else None
+        return self._current(snapshot).scorer.pending(vectors) if len(vectors) and len(snapshot) else None
 
     def judge(
         self,
@@ -247,8 +247,8 @@ class Rejection:
         pending : PendingScores or None
             The ``pending`` unknown scores of these vectors, if others have made them.
         """
-        if not predictions:
-            return []
+        if not predictions or (not len(snapshot) and max_false_accept in (None, 1.0)):
+            return predictions
         model = self._current(snapshot)
         limit = snapshot.settings.get(_LIMIT) if max_false_accept is None else max_false_accept
         threshold = None
@@ -296,7 +296,7 @@ class Rejection:
         if snapshot is None:
             snapshot = self._snapshots.current()  # first: what changes meanwhile is read with the next question
         if not len(snapshot):
-            raise NoClasses(f"{self._store.path} holds no classes; add some first")
+            raise NoClasses(f"{self._store.path} holds no classes with examples; add some first")
         others = self._others(encoder, snapshot, given)
         center = shipped_center(encoder.fingerprint)
         scorer = scorer_of(snapshot, others.background, center, None if before is None else before.scorer)

@@ -17,6 +17,7 @@ from fewshot.errors import RegistryError
 from fewshot.files import replacing
 from fewshot.progress import Progress
 from fewshot.registry.backup import problems_in, written
+from fewshot.registry.class_descriptions import sound_description
 from fewshot.registry.schema import APPLICATION_ID, DAMAGE, MIGRATIONS, checksum, noun_of, open_set_checksum
 from fewshot.registry.synthetic_views import AUGMENTS
 
@@ -27,8 +28,9 @@ _LEAST_ROW = 16
 # take minutes.
 _PATIENCE = 20_000
 _HEADER = 100
-# The schemas from which on there are annotations, checksums of negatives and background, and examples with views.
-_WITH_ANNOTATIONS, _WITH_OPEN_SET_CHECKSUMS, _WITH_AUGMENT = 4, 5, 9
+# The schemas from which on there are annotations, checksums of negatives and background, examples with views,
+# and descriptions.
+_WITH_ANNOTATIONS, _WITH_OPEN_SET_CHECKSUMS, _WITH_AUGMENT, _WITH_DESCRIPTIONS = 4, 5, 9, 11
 _NUMBER, _TEXT = (int, type(None)), (str, type(None))
 _TAUGHT: dict[str, dict[str, Any]] = {
     "annotations": {"id": int, "task": _NUMBER, "updated": int, "state": str, "body": _TEXT, "reason": _TEXT},
@@ -99,6 +101,7 @@ def repair_registry(path: str | os.PathLike[str], new: str | os.PathLike[str]) -
             _images(old, fresh, lost)
             _open_set(old, fresh, 4 * dim, lost)
             _annotations(old, fresh, lost)
+            _descriptions(old, fresh, 4 * dim, lost)
             fresh.execute("DELETE FROM classes WHERE id NOT IN (SELECT class_id FROM examples)")
             fresh.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
             fresh.execute("COMMIT")
@@ -284,6 +287,19 @@ def _annotations(old: sqlite3.Connection, fresh: sqlite3.Connection, lost: list[
     fresh.execute("UPDATE lessons SET negative = NULL WHERE negative NOT IN (SELECT id FROM outsiders)")
     if missing:
         lost.append("some of the annotations: learn their project from its export again")
+
+
+def _descriptions(old: sqlite3.Connection, fresh: sqlite3.Connection, size: int, lost: list[str]) -> None:
+    (version,) = old.execute("PRAGMA user_version").fetchone()
+    missing = False
+    columns = ["id", "label", "text", "vector", "checksum"]
+    for row in _salvaged(old, "descriptions", "id", columns) if version >= _WITH_DESCRIPTIONS else ():
+        if row is None or not (sound_description(*row[1:]) and len(row[3]) == size):
+            missing = True
+        else:
+            fresh.execute("INSERT OR IGNORE INTO descriptions VALUES (?, ?, ?, ?, ?)", row)
+    if missing:
+        lost.append("some of the descriptions of classes")
 
 
 def _salvaged(

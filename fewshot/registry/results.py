@@ -19,6 +19,9 @@ ONE_CLASS = (
 )
 """The note of a ``Prediction`` where only one class is registered."""
 
+NO_EXAMPLE = "no probability: the classes have descriptions and no examples; add examples"
+"""The note of a ``Prediction`` by texts alone."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -108,7 +111,7 @@ class Prediction:
     probability : float or None
         Of the closest class, if it is of one of the known ones, in [0, 1]: over many, answers given
         with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. None where only one class
-        is registered, for a probability is one among alternatives.
+        is registered, for a probability is one among alternatives, and where no class has an example.
     note : str or None
         What to know about the answer, in words, such as why it has no probability.
 

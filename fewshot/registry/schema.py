@@ -226,6 +226,19 @@ def m010_changes(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO changes (kind, id) SELECT 'rewrites', value FROM meta WHERE key = 'rewrites'")
 
 
+def m011_descriptions(connection: sqlite3.Connection) -> None:
+    """Make room for descriptions of classes in words, some of which have no example."""
+    # vector: of the text, by the registry's encoder; checksum: of label, text and vector
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS descriptions (
+            id INTEGER PRIMARY KEY,
+            label TEXT NOT NULL UNIQUE,
+            text TEXT NOT NULL,
+            vector BLOB NOT NULL,
+            checksum INTEGER NOT NULL)"""
+    )
+
+
 _LOG = "INSERT INTO changes (kind, id) VALUES"
 CHANGE_TRIGGERS = (
     f"CREATE TEMP TRIGGER example_changed AFTER UPDATE ON main.examples BEGIN {_LOG} ('example', OLD.id); END",
@@ -250,5 +263,6 @@ MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m008_modality,
     m009_augment,
     m010_changes,
+    m011_descriptions,
 ]
 """Each brings a file from version n to n + 1, and may return what its owner should know. Append only."""

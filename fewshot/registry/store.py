@@ -35,6 +35,11 @@ from fewshot.validation import normalised_label
 _BUSY_SECONDS = 120.0
 # Labels compared with one that is not there: each takes quadratic time in its length.
 _COMPARED = 200
+_ID_OF = "SELECT id FROM classes WHERE label = ?1 UNION ALL SELECT 0 FROM descriptions WHERE label = ?1 ORDER BY 1 DESC"
+_DESCRIBED_ONLY = (
+    "SELECT label FROM descriptions WHERE NOT EXISTS "
+    "(SELECT 1 FROM classes JOIN examples ON class_id = classes.id WHERE classes.label = descriptions.label)"
+)
 
 
 @dataclass(frozen=True)
@@ -184,27 +189,29 @@ class RegistryStore:
             return [label for (label,) in found]
 
     def classes(self) -> dict[str, int]:
-        """Return each class, in the order they came, with the number of its examples."""
+        """Return each class, in the order they came, with the number of its examples; then those only described."""
         with self.read() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT label, count(*) FROM classes JOIN examples ON class_id = classes.id "
-                    "GROUP BY classes.id ORDER BY classes.id"
-                ).fetchall()
-            )
+            found = connection.execute(
+                "SELECT label, count(*) FROM classes JOIN examples ON class_id = classes.id "
+                "GROUP BY classes.id ORDER BY classes.id"
+            ).fetchall()
+            return dict(found) | {label: 0 for (label,) in connection.execute(_DESCRIBED_ONLY)}
 
     def is_empty(self) -> bool:
-        """Whether there is no example."""
+        """Whether there is neither an example nor a description."""
         with self.read() as connection:
-            return connection.execute("SELECT 1 FROM examples LIMIT 1").fetchone() is None
+            some = "SELECT EXISTS (SELECT 1 FROM examples) OR EXISTS (SELECT 1 FROM descriptions)"
+            return connection.execute(some).fetchone() == (0,)
 
     def counts(self) -> tuple[int, int, int]:
         """Return the numbers of classes, examples and images kept."""
         with self.read() as connection:
             (row,) = connection.execute(
-                "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), (SELECT count(*) FROM images)"
+                "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), (SELECT count(*) FROM images), "
+                f"(SELECT count(*) FROM ({_DESCRIBED_ONLY}))"
             )
-        return tuple(row)
+        classes, examples, images, described = row
+        return classes + described, examples, images
 
     def examples(self, label: str) -> list[tuple[int, str]]:
         """Return (id, source) of each example of a class."""
@@ -219,9 +226,9 @@ class RegistryStore:
             return connection.execute("SELECT sha256, source FROM examples ORDER BY id").fetchall()
 
     def class_id(self, label: str) -> int:
-        """Return a class's number, or raise KeyError naming close matches."""
+        """Return a class's number, 0 of one only described, or raise KeyError naming close matches."""
         with self.read() as connection:
-            row = connection.execute("SELECT id FROM classes WHERE label = ?", (normalised_label(label),)).fetchone()
+            row = connection.execute(_ID_OF, (normalised_label(label),)).fetchone()
             if row is None:
                 close = difflib.get_close_matches(label, self._similar_labels(label), n=3)
                 hint = f"did you mean {', '.join(map(repr, close))}?" if close else self._others()
@@ -304,7 +311,7 @@ class RegistryStore:
     def rename(self, label: str, new: str) -> None:
         """Give a class a name that is not taken; inside ``write``."""
         class_id = self.class_id(label)
-        if self._connection.execute("SELECT 1 FROM classes WHERE label = ?", (new,)).fetchone():
+        if self._connection.execute(_ID_OF, (new,)).fetchone():
             raise ValueError(f"there is a class {new!r} already; to join the two: merge {label!r} into {new!r}")
         self._connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,12 @@ class BatchingEncoder:
     def queued(self) -> int:
         """How many images wait."""
         return self._batcher.queued
+
+    @property
+    def encode_texts(self) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+        """The encoder's own, where it has one, in the calling thread: descriptions are few."""
+        own: Callable[[Sequence[str]], NDArray[np.float32]] = self.loaded().encode_texts  # type: ignore[attr-defined]
+        return own
 
     def encode(self, images: Iterable[Source]) -> NDArray[np.float32]:
         """Embed n images: (n, d) float32; raises ExampleError as the encoder would."""

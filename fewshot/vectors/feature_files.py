@@ -16,7 +16,7 @@ from fewshot.media import MODALITIES
 from fewshot.validation import METRICS, check_choice, check_extra, check_label, check_vectors
 
 _FEATURE_COLUMNS = ("vectors", "labels", "sources", "groups")
-_TEXTS = ("fingerprint", "encoder", "metric", "modality")
+_TEXTS = ("fingerprint", "encoder", "metric", "modality", "descriptions")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Exported:
     encoder: str
     metric: str
     modality: str = "image"
+    descriptions: str = "{}"  # JSON, from a label to the text and the base64 of its vector (d,), float32
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _check_columns(exported: Exported) -> None:
     check_choice("metric", exported.metric, METRICS)
     check_choice("modality", exported.modality, MODALITIES)
     json.loads(exported.encoder)
+    for label in json.loads(exported.descriptions):
+        check_label(label)
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -169,6 +172,7 @@ def _write_npz(target: Path, exported: Exported) -> None:
             encoder=np.array(exported.encoder),
             metric=np.array(exported.metric),
             modality=np.array(exported.modality),
+            descriptions=np.array(exported.descriptions),
         )
 
 

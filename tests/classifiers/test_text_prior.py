@@ -40,8 +40,7 @@ def _mean_accuracies(kind=WhitenedPrototypeClassifier, **how):
 
 
 def test_four_classes_by_hand():
-    # Means e1 .. e4 with one example each, and texts of the same four directions: m = u = (1, 1, 1, 1) / 4, b = 1. The
-    # variance within is 2/3 of the total, that between 1/3 of it, so k is at most ... by hand below.
+    # Means e1 .. e4 with one example each, and texts of the same four directions: m = u = (1, 1, 1, 1) / 4, b = 1.
     axes = np.eye(4, dtype=np.float32)
     prior = TextPrior.of(axes, np.arange(4), axes)
     assert_allclose([prior.slope, prior.spread], 1.0)
@@ -49,8 +48,21 @@ def test_four_classes_by_hand():
     assert prior.strength == 8.0
     assert_allclose(prior.alpha(np.array([1.0, 2.0, 100.0])), [8.0, 4.0, 0.08])
     moved, codes = towards_texts(2 * axes, np.arange(4), 3 * axes)
-    assert_allclose(moved, axes + 8 * (axes - 0.25))
+    assert_allclose(moved, axes, atol=1e-6)  # they lie where the texts say
     assert_array_equal(codes, np.arange(4))
+
+
+def test_a_class_is_turned_by_alpha_and_keeps_its_distance_from_the_centre():
+    axes = np.eye(4, dtype=np.float32)
+    support = axes.copy()
+    support[0] = np.sqrt([0.5, 0.5, 0, 0])  # half of it looks like the second class
+    prior = TextPrior.of(support, np.arange(4), axes)
+    moved, _ = towards_texts(support, np.arange(4), axes)
+    before, after, said = support - support.mean(0), moved - support.mean(0), axes - 0.25
+    assert prior.slope > 0.5
+    assert_allclose(np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), rtol=1e-5)
+    wanted = before + prior.strength * prior.slope * said
+    assert_allclose(_units(after), _units(wanted), atol=1e-5)
 
 
 def test_a_class_without_examples_lies_where_its_text_says_beside_the_others():

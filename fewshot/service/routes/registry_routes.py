@@ -116,7 +116,7 @@ async def list_classes(request: Request, registry: Name) -> payloads.ClassList:
         with opened.reading():
             first = opened.first_examples(_MAX_LISTED_IDS)
             return [
-                payloads.ClassSummary(label=label, examples=count, example_ids=first[label])
+                payloads.ClassSummary(label=label, examples=count, example_ids=first.get(label, []))
                 for label, count in opened.classes().items()
             ]
 
