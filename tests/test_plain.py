@@ -34,6 +34,7 @@ EXTRAS = {
     "heic": ("pillow_heif",),
     "text": ("sentence_transformers",),
     "audio": ("soundfile", "soxr", "transformers"),
+    "clip": ("open_clip",),
 }
 
 
@@ -167,6 +168,7 @@ def test_a_registrys_encoder_is_tuned_for_a_step(registry):
         ("parquet", "pyarrow", "export none.fewshot new.parquet"),
         ("parquet", "pyarrow", "import new.fewshot none.parquet"),
         ("parquet", "pyarrow", "bench none.parquet --out out"),
+        ("clip", "open_clip", "describe new.fewshot beans --encoder clip:ViT-B-32/openai"),
         ("plot", "matplotlib", "calibrate none.npz --out new.json --picture new.png"),
         ("text", "sentence_transformers", "add new.fewshot a --text b --encoder st:all-MiniLM-L6-v2"),
         ("audio", "transformers", "add new.fewshot a b.wav --encoder audio:laion/clap-htsat-unfused"),

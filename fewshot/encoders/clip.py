@@ -221,8 +221,8 @@ class ClipEncoder(ImageTransformer):
         known = ["/".join(pair) for pair in open_clip.list_pretrained()]
         close = difflib.get_close_matches(self.name, known, n=3, cutoff=0.4)
         return (
-            f"no CLIP {self.name!r}: give ARCHITECTURE/WEIGHTS, as {', '.join(close or known[:3])}, hf-hub:OWNER/REPO, or "
-            "the path of a folder with open_clip_config.json"
+            f"no CLIP {self.name!r}: give ARCHITECTURE/WEIGHTS, as {', '.join(close or known[:3])}, hf-hub:OWNER/REPO, "
+            "or the path of a folder with open_clip_config.json"
         )
 
     def _reason(self, error: Exception) -> str:

@@ -73,8 +73,8 @@ class ClassDescriptions:
 
         Raises
         ------
-        RegistryError : if the encoder reads no texts, or the registry's metric is not "cosine".
-        ValueError : for a label that can be none, or an empty text.
+        ValueError : for a label that can be none, or an empty text; if the encoder reads no texts, or the registry's
+            metric is not "cosine".
         """
         label = check_label(label)
         text = name_text(label) if text is None else text.strip()
@@ -82,7 +82,7 @@ class ClassDescriptions:
             raise ValueError(f"the description of {label!r} is empty")
         encoder, metric = self.encoder, self._store.meta()["metric"]
         if metric != "cosine":
-            raise RegistryError(
+            raise ValueError(
                 f"{self._store.path} compares by {metric}, and texts can be compared with images by cosine only: "
                 "register them in a new file"
             )
@@ -166,12 +166,12 @@ def encoded_texts(encoder: Encoder, texts: Sequence[str], what: str) -> NDArray[
 
     Raises
     ------
-    RegistryError : if the encoder reads no texts.
+    ValueError : if the encoder reads no texts.
     """
     encode = getattr(encoder, "encode_texts", None)
     if encode is None:
         name = getattr(encoder, "spec", {}).get("name", f"of type {type(encoder).__name__}")
-        raise RegistryError(
+        raise ValueError(
             f"the encoder {name} reads no texts, which is needed to {what}: take one with a text tower, such as "
             "clip:ViT-B-32/laion2b_s34b_b79k (pip install 'fewshot[clip]')"
         )
@@ -224,7 +224,7 @@ def embedded_again(store: RegistryStore, encoder: Encoder) -> dict[str, Descript
 
     Raises
     ------
-    RegistryError : if it reads no texts.
+    ValueError : if it reads no texts.
     """
     held = read_descriptions(store)
     if not held:

@@ -312,8 +312,9 @@ class ClassRegistry(RegistryQueries, ClassifierChoice, ClassDescriptions, Backup
         if not len(snapshot) and texts is None:
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
         pending = self.rejection.pending(snapshot, query)
-        how = {"top": top, "nearest": nearest, "beside": pending, "texts": texts}
-        answers = self._predictor.predict(snapshot, query, encoder, **how)
+        answers = self._predictor.predict(
+            snapshot, query, encoder, top=top, nearest=nearest, beside=pending, texts=texts
+        )
         return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)
 
     @property

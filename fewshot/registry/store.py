@@ -201,14 +201,14 @@ class RegistryStore:
         """Whether there is neither an example nor a description."""
         with self.read() as connection:
             some = "SELECT EXISTS (SELECT 1 FROM examples) OR EXISTS (SELECT 1 FROM descriptions)"
-            return connection.execute(some).fetchone() == (0,)
+            return not connection.execute(some).fetchone()[0]
 
     def counts(self) -> tuple[int, int, int]:
         """Return the numbers of classes, examples and images kept."""
         with self.read() as connection:
             (row,) = connection.execute(
-                "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), (SELECT count(*) FROM images), "
-                f"(SELECT count(*) FROM ({_DESCRIBED_ONLY}))"
+                "SELECT (SELECT count(*) FROM classes), (SELECT count(*) FROM examples), "
+                f"(SELECT count(*) FROM images), (SELECT count(*) FROM ({_DESCRIBED_ONLY}))"
             )
         classes, examples, images, described = row
         return classes + described, examples, images

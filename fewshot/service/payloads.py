@@ -42,6 +42,12 @@ class ClassUpdate(_RequestBody):
     merge: bool = Field(default=False, description="Merge the classes if there is one of that label already.")
 
 
+class DescriptionUpdate(_RequestBody):
+    """A class in words."""
+
+    text: str | None = Field(max_length=1000, description='As "a red tin of beans"; null: remove it.')
+
+
 class ExampleUpdate(_RequestBody):
     """A new label for an example."""
 
@@ -122,6 +128,7 @@ class ClassSummary(BaseModel):
     label: Label
     examples: int
     example_ids: list[int] = Field(description="The first 12.")
+    description: str | None = Field(default=None, description="In words; absent without one.")
 
 
 class ClassList(BaseModel):
@@ -135,6 +142,13 @@ class RenamedClass(BaseModel):
 
     label: Label
     examples: int
+
+
+class DescribedClass(BaseModel):
+    """A class and its description."""
+
+    label: Label
+    description: str | None
 
 
 class RemovedCount(BaseModel):

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 
+import numpy as np
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from PIL import Image
 from service_client import PARTS, client, files, problem
@@ -116,3 +117,37 @@ def test_a_registry_is_described_with_a_revision_that_increases_with_every_chang
     before = about["revision"]
     filled.delete(f"{PARTS}/examples/1")
     assert filled.get(PARTS).json()["revision"] == before + 1
+
+
+class Reading(FakeEncoder):
+    """Reads the names of colours, too."""
+
+    def encode_texts(self, texts):
+        return np.float32([{"red": RED, "green": GREEN, "blue": BLUE}[text] for text in texts]) / 255
+
+
+def test_a_class_is_described_listed_recognised_and_forgotten(tmp_path):
+    with client(tmp_path / "parts.fewshot", encoder=Reading(name="colours")) as http:
+        url = f"{PARTS}/classes/description"
+        for label, text in {"leaf": "green", "sky": "blue"}.items():
+            answer = http.put(url, params={"label": label}, json={"text": text})
+            assert answer.json() == {"label": label, "description": text}
+        http.post(f"{PARTS}/examples", data={"label": "tomato"}, files=files(png(RED)))
+        http.post(f"{PARTS}/examples", data={"label": "sky"}, files=files(png(BLUE)))
+        http.put(url, params={"label": "tomato"}, json={"text": "red"})
+        assert http.get(f"{PARTS}/classes").json()["classes"] == [
+            {"label": "tomato", "examples": 1, "example_ids": [1], "description": "red"},
+            {"label": "sky", "examples": 1, "example_ids": [2], "description": "blue"},
+            {"label": "leaf", "examples": 0, "example_ids": [], "description": "green"},
+        ]
+        found = http.post(f"{PARTS}/predict", files=files(png(GREEN), png(RED))).json()["predictions"]
+        assert [one["label"] for one in found] == ["leaf", "tomato"]
+        renamed = http.patch(f"{PARTS}/classes", params={"label": "leaf"}, json={"label": "grass"})
+        assert renamed.json() == {"label": "grass", "examples": 0}
+        assert http.put(url, params={"label": "grass"}, json={"text": None}).json()["description"] is None
+        assert "grass" in problem(http.put(url, params={"label": "grass"}, json={"text": None}), 404)
+
+
+def test_an_encoder_that_reads_no_texts_is_said_so(filled):
+    answer = filled.put(f"{PARTS}/classes/description", params={"label": "red"}, json={"text": "red"})
+    assert "the encoder colours reads no texts, which is needed to describe classes of parts" in problem(answer, 422)

@@ -108,15 +108,17 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryDet
     return await run_in_registry(request, registry, details)
 
 
-@router.get("/{registry}/classes", tags=["classes"], operation_id="list_classes")
+@router.get("/{registry}/classes", tags=["classes"], operation_id="list_classes", response_model_exclude_none=True)
 async def list_classes(request: Request, registry: Name) -> payloads.ClassList:
     """List the classes, in the order in which they were added."""
 
     def summaries(opened: ClassRegistry) -> list[payloads.ClassSummary]:
         with opened.reading():
-            first = opened.first_examples(_MAX_LISTED_IDS)
+            first, texts = opened.first_examples(_MAX_LISTED_IDS), opened.descriptions()
             return [
-                payloads.ClassSummary(label=label, examples=count, example_ids=first.get(label, []))
+                payloads.ClassSummary(
+                    label=label, examples=count, example_ids=first.get(label, []), description=texts.get(label)
+                )
                 for label, count in opened.classes().items()
             ]
 
@@ -146,6 +148,22 @@ async def rename_class(
 async def remove_class(request: Request, registry: Name, label: Class) -> payloads.RemovedCount:
     """Remove a class with all its examples."""
     return payloads.RemovedCount(removed=await run_in_registry(request, registry, lambda opened: opened.remove(label)))
+
+
+@router.put("/{registry}/classes/description", tags=["classes"], operation_id="describe_class")
+async def describe_class(
+    request: Request, registry: Name, label: Class, body: payloads.DescriptionUpdate
+) -> payloads.DescribedClass:
+    """Describe a class, known or new, in words; by an encoder that reads texts."""
+
+    def describe(opened: ClassRegistry) -> payloads.DescribedClass:
+        known = check_label(label)
+        if body.text is None:
+            opened.forget_description(known)
+            return payloads.DescribedClass(label=known, description=None)
+        return payloads.DescribedClass(label=known, description=opened.describe(known, body.text))
+
+    return await run_in_registry(request, registry, describe)
 
 
 @router.get("/{registry}/examples", tags=["examples"], operation_id="list_examples")
