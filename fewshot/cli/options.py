@@ -56,7 +56,7 @@ def encoder_options(command: F) -> F:
             "--encoder",
             "name",
             metavar="NAME",
-            help="pocket (bundled), a timm name, a folder, or clip:NAME; of texts st:NAME, of sounds audio:NAME or voice.",
+            help="pocket (bundled), a timm name, a folder, clip:NAME; of texts st:NAME, of sounds audio:NAME or voice.",
         ),
         click.option("--layer", callback=_number_or_name, help="Use the features of this block (number or name)."),
         click.option("--pool", type=click.Choice(["avg", "max", "cls", "cls+avg"]), help="Pooling of the feature map."),
