@@ -107,7 +107,7 @@ class ClassIndex:
         directions = [normalize((query - self._center) @ self._root, dim=-1)]
         if other is not None:
             directions.append(normalize(torch.linalg.solve_triangular(self._root, other.mT, upper=False).mT, dim=-1))
-        found = self._position[self._codes.search(torch.cat(directions).numpy(), _CANDIDATES)]
+        found = self._closest(torch.cat(directions).numpy())
         candidates = torch.from_numpy(np.concatenate(np.split(found, len(directions)), axis=1)).sort(dim=1).values
         first = candidates >= 0
         first[:, 1:] &= candidates[:, 1:] != candidates[:, :-1]
@@ -118,3 +118,14 @@ class ClassIndex:
         others = candidates.gather(1, at) != sample
         share = (self.n_classes - first.sum(1, keepdim=True)) / others.sum(1, keepdim=True).clamp_min(1)
         return SomeClasses(candidates.clamp_min(0), sample, torch.cat([first.float(), others * share], dim=1))
+
+    def _closest(self, directions: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Positions (n, r) of the classes closest to directions (n, d); -1 last, where fewer were found."""
+        k = _CANDIDATES
+        found = self._position[self._codes.search(directions, k)]
+        # Many of them may be of no class, where one class has changed many times: more are asked for then.
+        while 4 * int((found >= 0).sum(1).min()) < 3 * _CANDIDATES and k < len(self._codes):
+            k *= 4
+            found = self._position[self._codes.search(directions, k)]
+        places = np.argsort(found < 0, axis=1, kind="stable")[:, :_CANDIDATES]
+        return np.take_along_axis(found, places, axis=1)

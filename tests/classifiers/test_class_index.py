@@ -88,6 +88,18 @@ def test_after_changes_in_any_order_it_ranks_as_if_all_were_compared(rng):
         same_ranking(classifier, queries_of(rng, vectors[-200:]))
 
 
+def test_a_class_that_has_changed_many_times_hides_no_other_ones(rng):
+    vectors = vectors_of(rng, C)
+    found = indexed(vectors)
+    for _ in range(390):  # a few less than a tenth of the examples, beyond which all is learned anew
+        found.partial_fit(vectors[[7]] + 0.1 * rng.normal(size=(1, D)).astype(np.float32), [7])
+    assert found.class_index is not None
+    query = vectors[[7] * 30] + 0.1 * rng.normal(size=(30, D)).astype(np.float32)
+    ranked, expected = found.rank(query, 5), all_compared(found, query, 5)
+    assert (ranked.classes == expected.classes).mean() >= 0.99
+    assert_allclose(ranked.probability, expected.probability, atol=0.01)
+
+
 def test_unknown_scores_are_close_to_those_of_all_classes(rng):
     vectors = vectors_of(rng, C)
     classifier, units = indexed(vectors), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
