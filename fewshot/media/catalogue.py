@@ -58,7 +58,7 @@ def _cut_out(image: Image.Image, name: str) -> Image.Image:
     if plain < _PLAIN:
         raise ImageError(
             name,
-            f"no catalogue picture: {plain:.0%} of its border has one colour, {_PLAIN:.0%} are needed; add it without "
+            f"no catalogue picture: {plain:.1%} of its border has one colour, {_PLAIN:.0%} are needed; add it without "
             "augment, or the object before a plain background",
         )
     parts, _ = ndimage.label(np.abs(pixels - colour).max(2) <= _TOLERANCE)
@@ -67,10 +67,11 @@ def _cut_out(image: Image.Image, name: str) -> Image.Image:
     if not _SMALLEST < shown.mean() < _LARGEST:
         raise ImageError(
             name,
-            f"no catalogue picture: what differs from its background is {shown.mean():.0%} of it, {_SMALLEST:.0%} to "
+            f"no catalogue picture: what differs from its background is {shown.mean():.1%} of it, {_SMALLEST:.0%} to "
             f"{_LARGEST:.0%} are needed; add it without augment",
         )
-    alpha = ndimage.gaussian_filter(ndimage.binary_erosion(shown).astype(np.float32), 0.7)
+    inner = ndimage.binary_erosion(shown)  # without its seam with the background, where more than that is left
+    alpha = ndimage.gaussian_filter((inner if 2 * inner.sum() > shown.sum() else shown).astype(np.float32), 0.7)
     cut = np.dstack([np.asarray(image), (255 * alpha).astype(np.uint8)])
     return Image.fromarray(cut).crop(Image.fromarray(shown).getbbox())
 
