@@ -246,11 +246,16 @@ CHANGE_TRIGGERS = (
     f"CREATE TEMP TRIGGER class_changed AFTER UPDATE ON main.classes BEGIN {_LOG} ('class', OLD.id); END",
     f"CREATE TEMP TRIGGER class_removed AFTER DELETE ON main.classes BEGIN {_LOG} ('class', OLD.id); END",
     f"""CREATE TEMP TRIGGER rewritten AFTER UPDATE ON main.meta WHEN NEW.key = 'rewrites' BEGIN
+        DELETE FROM changes WHERE OLD.value IS NOT
+            (SELECT id FROM changes WHERE kind = 'rewrites' ORDER BY number DESC LIMIT 1);
         {_LOG} ('rewrites', NEW.value);
         DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - {MOST_CHANGES};
     END""",
 )
-"""What lists the changes of a connection; not in the file, whose tables' list so stays on its first page."""
+"""What lists the changes of a connection; not in the file, whose tables' list so stays on its first page.
+
+A list that lacks some, as of a version that opened the file before there was one, is begun anew.
+"""
 
 MIGRATIONS: list[Callable[[sqlite3.Connection], list[str] | None]] = [
     m001_tables,

@@ -94,7 +94,7 @@ class SnapshotCache:
         return found
 
     def _changed(self, connection: sqlite3.Connection, settings: Mapping[str, Any], held: Snapshot) -> Snapshot:
-        changes = _changes_since(connection, int(held.settings["rewrites"]))
+        changes = _changes_since(connection, int(held.settings["rewrites"]), int(settings["rewrites"]))
         ids, class_ids, checksums = _listed(connection, held, changes)
         n = len(ids)
         at = np.searchsorted(held.ids, ids).clip(max=len(held) - 1)
@@ -192,12 +192,14 @@ class _Changes:
     classes: NDArray[np.int64]
 
 
-def _changes_since(connection: sqlite3.Connection, rewrites: int) -> _Changes | None:
-    """What has changed since the file was at ``rewrites``; None where it does not say, or too much."""
-    (seen,) = connection.execute(
-        "SELECT max(number) FROM changes WHERE kind = 'rewrites' AND id = ?", (rewrites,)
-    ).fetchone()
-    if seen is None:
+def _changes_since(connection: sqlite3.Connection, rewrites: int, now: int) -> _Changes | None:
+    """What has changed since the file was at ``rewrites``; None where it does not say, or too much.
+
+    Nor does it say where the last change is not listed, as one by who opened it before changes were.
+    """
+    numbers = dict(connection.execute("SELECT id, max(number) FROM changes WHERE kind = 'rewrites' GROUP BY id"))
+    seen, last = numbers.get(rewrites), numbers.get(now)
+    if seen is None or last is None or last < max(numbers.values()):
         return None
     found = connection.execute("SELECT DISTINCT kind, id FROM changes WHERE number > ?", (seen,)).fetchall()
     examples, classes = ([id_ for kind, id_ in found if kind == wanted] for wanted in ("example", "class"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -150,6 +152,26 @@ def test_who_has_seen_none_of_the_listed_changes_compares_all(store):
         connection.execute("DELETE FROM changes WHERE number <= (SELECT max(number) FROM changes) - 3")
     same(cache.current(), SnapshotCache(store).current())
     same(other.current(), SnapshotCache(store).current())
+
+
+@pytest.mark.parametrize("then", ["nothing", "a rename"])
+def test_a_change_that_is_not_listed_is_noticed(store, then):
+    """Whoever opened the file before changes were listed goes on changing it."""
+    insert(store, ["a", "b", "c"])
+    cache = SnapshotCache(store)
+    cache.current()
+    with store.write():
+        store.rename("a", "A")
+    cache.current()
+    with closing(sqlite3.connect(store.path)) as other, other:
+        other.execute("DELETE FROM examples WHERE id = 2")
+        other.execute("UPDATE meta SET value = value + 1 WHERE key IN ('revision', 'rewrites')")
+    if then == "a rename":
+        with store.write():
+            store.rename("c", "C")
+    found = cache.current()
+    assert list(found.labels) == ["A", "C" if then == "a rename" else "c"]
+    same(found, SnapshotCache(store).current())
 
 
 def test_a_class_is_another_once_its_examples_are(store):
