@@ -82,7 +82,9 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.option("--negative", is_flag=True, help="They are of none of the classes: REGISTRY --negative FILE...")
 @click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
 @click.option("--metric", type=click.Choice(_METRICS), help="Of a new registry; by default cosine.")
-@click.option("--classifier", metavar="NAME", help="Remembered; see fewshot classifier. By default whitened.")
+@click.option(
+    "--classifier", metavar="NAME", help="Remembered; see fewshot classifier. By default whitened, of texts logistic."
+)
 @click.option(
     "--augment",
     type=click.Choice(("catalogue",)),

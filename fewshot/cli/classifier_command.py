@@ -32,8 +32,8 @@ def classifier(
     """Show, choose or compare what answers for a registry.
 
     NAME is whitened (cosine to class means where the variation within classes is whitened; the default), prototype
-    (closest class mean), nearest (closest examples), ridge, logistic or discriminant. It is remembered; no image is
-    embedded again.
+    (closest class mean), nearest (closest examples), ridge, logistic (the default for up to 2,000 texts) or
+    discriminant. It is remembered; nothing is embedded again.
     """
     if name is not None and compare:
         raise click.UsageError("--compare changes nothing: give it without NAME")

@@ -29,6 +29,9 @@ CLASSIFIERS = {
     "discriminant": "LinearDiscriminantClassifier",
 }
 """Short names of the types that a registry may use."""
+MOST_TEXTS = 2_000
+"""Up to so many texts logistic regression, which learns anew after each change, is the default."""
+_C = 10.0
 _FOLDS, _MOST_CLASSES = 10, 500
 
 
@@ -77,7 +80,8 @@ class ClassifierChoice:
 
             own: FewShotClassifier = clone(self._own_classifier)
             return own
-        return classifier_of(self._store.meta())
+        with self._store.read():
+            return classifier_of(self._store.meta(), self._store.counts()[1])
 
     def set_classifier(self, classifier: str | FewShotClassifier) -> None:
         """Choose the classifier that answers from now on, everywhere; no image is embedded again.
@@ -139,9 +143,9 @@ class ClassifierChoice:
         held_out = _held_out(codes)
         if not held_out:
             raise ValueError(f"no class of {self._store.path} has two examples, so that none can be left out")
-        chosen = classifier_name(snapshot.settings)
+        chosen = classifier_name(snapshot.settings, len(snapshot))
         candidates = {name: _made(kind, {}, snapshot.metric) for name, kind in CLASSIFIERS.items()}
-        candidates.setdefault(chosen, classifier_of(snapshot.settings))
+        candidates.setdefault(chosen, classifier_of(snapshot.settings, len(snapshot)))
         for classifier in candidates.values():
             take_parts(classifier, reader)
         found = []
@@ -154,16 +158,20 @@ class ClassifierChoice:
         return sorted(found, key=lambda one: -one.accuracy)
 
 
-def classifier_of(settings: Mapping[str, Any]) -> FewShotClassifier:
-    """Make the classifier that a registry's settings name; by default whitened prototypes, or prototypes in the metric.
+def classifier_of(settings: Mapping[str, Any], n_examples: int) -> FewShotClassifier:
+    """Make the classifier that a registry's settings name.
+
+    By default whitened prototypes, or prototypes in another metric than the cosine; of up to 2,000 texts logistic
+    regression with C=10.
 
     Raises
     ------
     RegistryError : if the settings name none that this version knows.
     """
-    text, metric = settings.get("classifier"), settings.get("metric", "cosine")
-    if text is None:
-        return _made(CLASSIFIERS["whitened" if metric == "cosine" else "prototype"], {}, metric)
+    text, metric = (
+        settings.get("classifier", default_classifier(settings, n_examples)),
+        settings.get("metric", "cosine"),
+    )
     try:
         spec = json.loads(text)
         return _made(spec["type"], spec["params"], metric)
@@ -213,14 +221,20 @@ def remembered_and_own(
     return spec, None
 
 
-def classifier_name(settings: Mapping[str, Any]) -> str:
-    """Return the short name of the classifier that settings name, with its parameters; nothing is loaded."""
-    text = settings.get("classifier")
-    if text is None:
-        return "whitened" if settings.get("metric", "cosine") == "cosine" else "prototype"
-    spec = json.loads(text)
+def classifier_name(settings: Mapping[str, Any], n_examples: int) -> str:
+    """Return the short name of ``classifier_of``, with its parameters; nothing is loaded."""
+    spec = json.loads(settings.get("classifier", default_classifier(settings, n_examples)))
     short: str = {kind: name for name, kind in CLASSIFIERS.items()}.get(spec["type"], spec["type"])
     return short + (f" ({', '.join(f'{k}={v!r}' for k, v in spec['params'].items())})" if spec["params"] else "")
+
+
+def default_classifier(settings: Mapping[str, Any], n_examples: int) -> str:
+    """Return the description of the classifier that answers where none was chosen."""
+    if settings.get("metric", "cosine") != "cosine":
+        return json.dumps({"type": CLASSIFIERS["prototype"], "params": {}})
+    if settings.get("modality") == "text" and n_examples <= MOST_TEXTS:
+        return json.dumps({"type": CLASSIFIERS["logistic"], "params": {"C": _C}})
+    return json.dumps({"type": CLASSIFIERS["whitened"], "params": {}})
 
 
 def remember(store: RegistryStore, spec: str | None) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fewshot.media import medium_of
 from fewshot.registry.class_descriptions import ClassTexts
-from fewshot.registry.classifier_choice import classifier_of, take_parts
+from fewshot.registry.classifier_choice import classifier_of, default_classifier, take_parts
 from fewshot.registry.encoder_identity import check_settings
 from fewshot.registry.results import NO_EXAMPLE, ONE_CLASS, Neighbor, Prediction
 from fewshot.registry.snapshot import Snapshot
@@ -149,7 +149,9 @@ class RegistryPredictor:
             classifier.exchange(snapshot.vectors, snapshot.codes, snapshot.classes_in(fitted), copy=False)
         else:
             check_settings(self._store, snapshot.settings)
-            classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
+            classifier = (
+                classifier_of(snapshot.settings, len(snapshot)) if self._template is None else clone(self._template)
+            )
             take_parts(classifier, encoder)
             classifier.defer_renewal = True
             classifier.fit(snapshot.vectors, snapshot.codes, copy=False)
@@ -175,7 +177,9 @@ class RegistryPredictor:
             if not len(snapshot):
                 classifier: FewShotClassifier = PrototypeClassifier()
             else:
-                classifier = classifier_of(snapshot.settings) if self._template is None else clone(self._template)
+                classifier = (
+                    classifier_of(snapshot.settings, len(snapshot)) if self._template is None else clone(self._template)
+                )
             take_parts(classifier, encoder)
             classifier.fit(*towards_texts(snapshot.vectors, snapshot.codes, texts.vectors), copy=False)
             held = self._with_texts = snapshot, texts, classifier
@@ -261,5 +265,6 @@ class RegistryPredictor:
 
 
 def _made_of(snapshot: Snapshot) -> tuple[object, object]:
-    """What a fitted classifier stays of use for: the classifier chosen, and the encoder of the vectors."""
-    return snapshot.settings.get("classifier"), snapshot.settings.get("fingerprint")
+    """What a fitted classifier stays of use for: the registry's classifier, and the encoder of the vectors."""
+    settings = snapshot.settings
+    return settings.get("classifier", default_classifier(settings, len(snapshot))), settings.get("fingerprint")

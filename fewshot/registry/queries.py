@@ -102,7 +102,7 @@ class RegistryQueries:
             images_kept=images,
             bytes=os.path.getsize(self._store.file),
             max_false_accept=None if limit is None else float(limit),
-            classifier=classifier_name(meta),
+            classifier=classifier_name(meta, examples),
             modality=self._store.modality,
         )
 

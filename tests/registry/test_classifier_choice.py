@@ -6,12 +6,14 @@ import sqlite3
 import numpy as np
 import pytest
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
+from media_examples import FILMS, SOUPS, text_encoder
 from numpy.testing import assert_allclose
 
 import fewshot.registry.classifier_choice
 from fewshot import (
     ClassRegistry,
     LinearDiscriminantClassifier,
+    LogisticRegressionClassifier,
     NearestNeighborClassifier,
     PrototypeClassifier,
     RidgeClassifier,
@@ -263,3 +265,28 @@ def test_a_comparison_needs_a_class_of_two_examples(path):
         registry.add("blue", [png(BLUE)])
         with pytest.raises(ValueError, match=r"no class of .*r\.fewshot has two examples"):
             registry.compare_classifiers()
+
+
+def test_few_texts_are_answered_by_logistic_regression_and_many_by_whitened_prototypes(tmp_path, monkeypatch):
+    monkeypatch.setattr(fewshot.registry.classifier_choice, "MOST_TEXTS", 6)
+    encoder = text_encoder()
+    with ClassRegistry(tmp_path / "texts.fewshot", encoder=encoder) as registry:
+        registry.add("film", FILMS[:3])
+        registry.add("soup", SOUPS[:3])
+        assert registry.info().classifier == "logistic (C=10.0)"
+        labels = ["film"] * 3 + ["soup"] * 3
+        asked = encoder.encode([FILMS[3], SOUPS[3]])
+        alone = LogisticRegressionClassifier(C=10.0).fit(encoder.encode([*FILMS[:3], *SOUPS[:3]]), labels)
+        scores = [one.score for one in registry.predict([FILMS[3], SOUPS[3]])]
+        assert scores == pytest.approx(alone.scores(asked).max(axis=1), abs=1e-5)
+
+        registry.add("soup", SOUPS[3])
+        assert registry.info().classifier == "whitened"
+        vectors = encoder.encode([*FILMS[:3], *SOUPS[:4]])
+        alone = WhitenedPrototypeClassifier().fit(vectors, [*labels, "soup"])
+        scores = [one.score for one in registry.predict([FILMS[3], SOUPS[3]])]
+        assert scores == pytest.approx(alone.scores(asked).max(axis=1), abs=1e-5)
+        assert isinstance(registry.classifier, WhitenedPrototypeClassifier)
+
+        registry.set_classifier("logistic")
+        assert registry.info().classifier == "logistic"

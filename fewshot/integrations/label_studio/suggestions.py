@@ -73,7 +73,7 @@ class LabelSuggester:
             self._binary = [_BinaryClassifier(label, vectors, [label in given for given in labels]) for label in known]
         elif known:
             single = [(vector, label) for vector, given in zip(vectors, labels, strict=True) for label in given]
-            classifier = classifier_of(snapshot.examples.settings)
+            classifier = classifier_of(snapshot.examples.settings, len(single))
             take_parts(classifier, encoder)
             self._classifier = classifier.fit(
                 np.stack([vector for vector, _ in single]), [label for _, label in single]
