@@ -65,7 +65,7 @@ OURS = {
     "discriminant": LinearDiscriminantClassifier,
     "logistic": lambda: LogisticRegressionClassifier(C=10.0),
 }
-DEFAULT = "logistic"  # of a registry of up to 2,000 texts
+OUR_DEFAULT = "logistic"  # of a registry of up to 2,000 texts
 THEIRS = {
     "sklearn logistic": [LogisticRegression(C=C, max_iter=300) for C in (1.0, 10.0, 100.0)],
     "sklearn discriminant": [LinearDiscriminantAnalysis("lsqr", shrinkage=a) for a in (0.3, 0.6, 0.9)],
@@ -149,7 +149,7 @@ def frozen(options: argparse.Namespace) -> dict[str, Any]:
         for name in [*OURS, *THEIRS]:
             mine = {n: values for (other, n), values in found.items() if other == name}
             best = max(mine, key=lambda n: float(np.mean(mine[n])))
-            gain = np.subtract(found[DEFAULT, 0], mine[best])
+            gain = np.subtract(found[OUR_DEFAULT, 0], mine[best])
             half = float(student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5)
             row = {"data": title, "shots": shots, "method": name, "draws": options.draws}
             row |= {"accuracy": round(float(np.mean(mine[best])), 4)}
