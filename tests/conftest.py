@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 # On the tests' small tensors, threads of one operator only wait for each other, the longer the busier the cores are.
 # Before torch, scikit-learn and faiss start theirs. What spreads its work itself is given two where it is tested: these
@@ -18,6 +20,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FEWSHOT_SHARED", ROOT.parent / "shared"))
 os.environ["FEWSHOT_DATA"] = str(SHARED / "data")  # where named data sets are looked for
+
+# A registry's every commit waits for the disk, and the tests make thousands: their files lie in memory, where there is
+# some and programs may be started from it, unless TMPDIR says where.
+MEMORY = "/dev/shm"
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK | os.X_OK):
+    volume = os.statvfs(MEMORY)
+    if volume.f_bavail * volume.f_frsize >= 2**30 and not volume.f_flag & os.ST_NOEXEC:
+        tempfile.tempdir = os.environ["TMPDIR"] = MEMORY
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options
@@ -61,28 +71,31 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-_POCKETS: dict[object, object] = {}
-
-
 @pytest.fixture(scope="module")
 def pocket_stays() -> Iterator[None]:
-    """Load the bundled network once for all modules that ask for this: commands load it for longer than they then work.
+    """Load the bundled network once for all modules that ask for this."""
+    from shared_pocket import shared_pocket
 
-    It needs an internal, ``TimmEncoder._load``: no public door lets encoders share a network.
-    """
-    from fewshot import TimmEncoder
-
-    load = TimmEncoder._load
-
-    def once(encoder):
-        if encoder.name != "pocket" or encoder._given() is not None:
-            return load(encoder)
-        if encoder._asked() not in _POCKETS:
-            _POCKETS[encoder._asked()] = load(encoder)
-        return _POCKETS[encoder._asked()]
-
-    with patch.object(TimmEncoder, "_load", once):
+    with shared_pocket():
         yield
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory) -> Iterator[list[str]]:
+    """The words before ``-m`` or ``-c`` that start a Python with its libraries loaded; elsewhere than on Linux, any."""
+    if sys.platform != "linux":
+        yield [sys.executable]
+        return
+    script = str(ROOT / "tests" / "warm_python.py")
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    place = tmp_path_factory.mktemp("warm") / "socket"
+    command = [sys.executable, script, str(place)]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout.readline() == b"ready\n"
+            yield [sys.executable, "-S", script, str(place)]
+        finally:
+            server.kill()
 
 
 @pytest.fixture

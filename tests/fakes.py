@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,13 @@ def classes(path) -> dict[str, int]:
         return registry.classes()
 
 
-def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that finds these fakes and ``benchmarks/``."""
+def run_python(
+    code: str, *arguments: object, python: Sequence[str] = (sys.executable,)
+) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter, a fresh one unless one is given, that finds these fakes and ``benchmarks/``."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")])
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [*python, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,7 +1,8 @@
 """README's shell blocks run as typed, in bash: commands, REST requests and what goes to other programs.
 
-Three things stand between a block and the machine: free ports for those that it names, a training of one epoch, and
-stand-ins for other programs, which check what they are given. ``test_docs`` runs the block of the first commands.
+Four things stand between a block and the machine: free ports for those that it names, a training of one epoch, commands
+whose libraries are loaded when they start, and stand-ins for other programs, which check what they are given.
+``test_docs`` runs the block of the first commands.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -46,9 +48,9 @@ cd() {{ builtin cd "${{1/#\\/data/{folder}\\/data}}"; }}
 SHIMS = {
     "python": 'exec {python} "$@"',
     "fewshot": """case "$1" in
-    serve) exec {python} -m fewshot "$@" --port {port} ;;
-    train) exec {python} -m fewshot "$@" --epochs 1 --size 16 --arch conv4 --batch-size 32 --device cpu ;;
-    *) exec {python} -m fewshot "$@" ;;
+    serve) exec {warm} -m fewshot "$@" --port {port} ;;
+    train) exec {warm} -m fewshot "$@" --epochs 1 --size 16 --arch conv4 --batch-size 32 --device cpu ;;
+    *) exec {warm} -m fewshot "$@" ;;
 esac""",
     "curl": """words=("${{@//localhost:8000/localhost:{port}}}")
 words=("${{words[@]//127.0.0.1:8080/127.0.0.1:{other}}}")
@@ -116,14 +118,15 @@ def folder(photos, tmp_path):
     return home
 
 
-def run(block, folder, other):
+def run(block, folder, other, warm):
     """Run a block in bash; returns its standard output."""
     for program in ("bash", "curl", "jq"):
         if (program == "bash" or f"{program} " in block) and shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     programs = folder / "bin"
     programs.mkdir()
-    values = {"python": sys.executable, "port": free_port(), "other": other, "curl": shutil.which("curl") or ""}
+    values = {"python": sys.executable, "warm": shlex.join(warm), "curl": shutil.which("curl") or ""}
+    values |= {"port": free_port(), "other": other}
     for name, text in SHIMS.items():
         (programs / name).write_text(f"#!{shutil.which('bash')}\n{text.format(**values)}\n")
         (programs / name).chmod(0o755)
@@ -156,9 +159,9 @@ def test_only_blocks_that_install_something_are_not_run():
 
 
 @pytest.mark.parametrize("block", RUN, ids=named)
-def test_a_shell_block_runs_as_typed(block, folder, received):
+def test_a_shell_block_runs_as_typed(block, folder, received, warm_python):
     posted, other = received
-    printed = run(block, folder, other)
+    printed = run(block, folder, other, warm_python)
     name = named(block)
     if name == "rest":
         assert '"label":"nut"' in printed.partition('"predictions"')[2]
@@ -180,6 +183,6 @@ def test_a_shell_block_runs_as_typed(block, folder, received):
         assert name in ("cvat", "cvat-boxes")
 
 
-def test_a_block_that_fails_is_noticed(folder, received):
+def test_a_block_that_fails_is_noticed(folder, received, warm_python):
     with pytest.raises(AssertionError, match=r"there is no registry none\.fewshot"):
-        run("fewshot predict none.fewshot new.jpg\ntrue\n", folder, received[1])
+        run("fewshot predict none.fewshot new.jpg\ntrue\n", folder, received[1], warm_python)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -32,9 +31,9 @@ def many(tmp_path_factory):
     return folder
 
 
-def interrupted(command, started):
+def interrupted(warm_python, command, started):
     """Run a command, and send it SIGINT once ``started()`` is true; returns its exit status and standard error."""
-    line = [sys.executable, "-m", "fewshot", *map(str, command)]
+    line = [*warm_python, "-m", "fewshot", *map(str, command)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not started():
             time.sleep(0.005)
@@ -52,9 +51,9 @@ def count(path):
         return 0
 
 
-def test_add_says_how_many_images_are_registered_and_the_same_command_adds_the_rest(many, tmp_path):
+def test_add_says_how_many_images_are_registered_and_the_same_command_adds_the_rest(many, tmp_path, warm_python):
     path = tmp_path / "r.fewshot"
-    status, told = interrupted(["add", path, "--from-folder", many], lambda: count(path) >= 64)
+    status, told = interrupted(warm_python, ["add", path, "--from-folder", many], lambda: count(path) >= 64)
     done = count(path)
     assert status == 130
     assert 64 <= done < N
@@ -79,10 +78,10 @@ def test_the_report_of_an_interrupted_add_is_that_of_the_chunks_before(tmp_path)
         assert registry.info().examples == 64
 
 
-def test_bench_says_where_its_results_are(many, tmp_path):
+def test_bench_says_where_its_results_are(many, tmp_path, warm_python):
     options = "--encoder pocket --methods prototype --queries 5 --episodes 100000".split()
     started = (tmp_path / "out" / "vectors.sqlite").exists
-    status, told = interrupted(["bench", many, "--out", tmp_path / "out", *options], started)
+    status, told = interrupted(warm_python, ["bench", many, "--out", tmp_path / "out", *options], started)
     assert status == 130
     assert told.splitlines()[-1] == (
         f"Interrupted: what is finished is in {tmp_path / 'out'}; run the same command again to compute the rest"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
-from fakes import ROOT, FakeEncoder, png
+from fakes import FakeEncoder, png, run_python
 from no_locks import without_locks
 
 from fewshot import ClassRegistry, RegistryBusy, RegistryError
@@ -28,9 +27,11 @@ def locked(path):
 
 
 _CLOSED_WHILE_READ = """
-import sys, threading
+import faulthandler, sys, threading
 from fakes import FakeEncoder, png
 from fewshot import ClassRegistry, RegistryError
+
+faulthandler.enable()
 
 def read(registry, said):
     try:
@@ -55,12 +56,8 @@ for _ in range(40):
 """
 
 
-def test_a_registry_closed_while_threads_read_it_tells_them_and_the_process_lives(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    ended = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", _CLOSED_WHILE_READ, str(tmp_path / "r.fewshot")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+def test_a_registry_closed_while_threads_read_it_tells_them_and_the_process_lives(tmp_path, warm_python):
+    ended = run_python(_CLOSED_WHILE_READ, tmp_path / "r.fewshot", python=warm_python)
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 

@@ -619,8 +619,8 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ch
 """
 
 
-def test_two_processes_that_make_and_fill_a_registry_at_once_both_succeed(path):
-    done = run_python(TWO_PROCESSES, path)
+def test_two_processes_that_make_and_fill_a_registry_at_once_both_succeed(path, warm_python):
+    done = run_python(TWO_PROCESSES, path, python=warm_python)
     assert json.loads(done.stdout) == [0, 0], done.stderr
     with ClassRegistry(path, create=False) as registry:
         assert dict(sorted(registry.classes().items())) == {**{f"class {n}": 10 for n in range(5)}, "shared": 5}

@@ -179,11 +179,11 @@ server_process.run(create_app(sys.argv[1], encoder=Slow()), bound,
 
 
 @contextmanager
-def running(script, *args):
+def running(warm_python, script, *args):
     """A server process, its URL, and the lines that it logs, once it has ended."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     server = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, args)],
+        [*warm_python, "-c", script, *map(str, args)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     log = []
@@ -195,9 +195,9 @@ def running(script, *args):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_on_sigterm_it_finishes_requests_in_progress_accepts_no_more_and_exits_with_0(tmp_path):
+def test_on_sigterm_it_finishes_requests_in_progress_accepts_no_more_and_exits_with_0(tmp_path, warm_python):
     started, go = tmp_path / "started", tmp_path / "go"
-    with running(_SERVER, tmp_path / "parts.fewshot", started, go) as (server, url, log):
+    with running(warm_python, _SERVER, tmp_path / "parts.fewshot", started, go) as (server, url, log):
         answers = []
         asking = threading.Thread(target=lambda: answers.append(add(url)))
         asking.start()
@@ -227,9 +227,11 @@ server_process.run(create_app(sys.argv[1], encoder=FakeEncoder(), limits=Limits(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_on_sigterm_requests_that_wait_for_a_locked_registry_are_answered_with_503_and_it_exits_with_0(tmp_path):
+def test_on_sigterm_requests_that_wait_for_a_locked_registry_are_answered_with_503_and_it_exits_with_0(
+    tmp_path, warm_python
+):
     answers = []
-    with running(_SHORT_GRACE, tmp_path / "parts.fewshot") as (server, url, log):
+    with running(warm_python, _SHORT_GRACE, tmp_path / "parts.fewshot") as (server, url, log):
         wait_for(lambda: answers_at(url, "readyz"))
         with closing(sqlite3.connect(tmp_path / "parts.fewshot", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
@@ -261,10 +263,10 @@ ClassRegistry.classes = stuck
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_a_request_still_in_progress_when_the_graceful_time_is_over_is_answered_with_503(tmp_path):
+def test_a_request_still_in_progress_when_the_graceful_time_is_over_is_answered_with_503(tmp_path, warm_python):
     started, go, answers = tmp_path / "started", tmp_path / "go", []
     script = _SHORT_GRACE.replace("\nserver_process._GRACE", f"{_STUCK}\nserver_process._GRACE")
-    with running(script, tmp_path / "parts.fewshot", started, go) as (server, url, log):
+    with running(warm_python, script, tmp_path / "parts.fewshot", started, go) as (server, url, log):
         asking = threading.Thread(target=lambda: answers.append(refused(url)))
         asking.start()
         wait_for(started.exists)
