@@ -90,12 +90,10 @@ def warm_python(tmp_path_factory) -> Iterator[list[str]]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     place = tmp_path_factory.mktemp("warm") / "socket"
     command = [sys.executable, script, str(place)]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE) as server:
-        try:
-            assert server.stdout.readline() == b"ready\n"
-            yield [sys.executable, "-S", script, str(place)]
-        finally:
-            server.kill()
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, **streams) as server:
+        assert server.stdout.readline() == b"ready\n"
+        yield [sys.executable, "-S", script, str(place)]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -45,7 +46,7 @@ def serve(path: str) -> None:
         listening.listen()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        while True:
+        while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:  # which ends with whoever started this
             connection, _ = listening.accept()
             if os.fork() == 0:
                 follow(connection)
@@ -81,6 +82,7 @@ def run(streams: list[int], words: list[str], folder: str, environment: dict[str
         os.dup2(stream, number)
         os.close(stream)
     sys.stdin = os.fdopen(0)  # multiprocessing has closed it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have it ignored
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -97,6 +99,7 @@ if __name__ == "__main__":
     _, where, *given = sys.argv
     if not given:
         serve(where)
+        os._exit(0)  # at once
     status = ask(where, given)
     if status == -signal.SIGKILL:
         os.kill(os.getpid(), signal.SIGKILL)
