@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 # The variance between classes is at most and at least so many times that within; it is taken to be ``_RATIO`` times,
 # which counts as ``_PRIOR`` residuals: as of ``WhitenedPrototypeClassifier``.
 _MOST_RATIO, _LEAST_RATIO, _RATIO, _PRIOR = 2.0, 0.125, 0.5, 2.0
+# Examples that are left out in turn, at equal distances among all.
+_MOST_LEFT_OUT = 2_000
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,12 @@ class TextPrior:
         if size <= np.finfo(np.float32).eps * c:  # the texts are all the same
             return cls(0.0, 0.0, center, text_center, 1.0)
         slope = max(0.0, agreement / size)
-        strength = _strength(support - means[codes], counts, apart, apart - slope * said)
-        if slope and _object(support.astype(np.float64), codes, counts, means, said, agreement, size, strength):
+        squares = float(np.einsum("ij,ij->", support, support, dtype=np.float64))
+        within = max(0.0, squares - float((counts * np.square(means).sum(1)).sum()))
+        strength = _strength(within, counts, apart, apart - slope * said)
+        some = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_LEFT_OUT), dtype=np.int64))
+        left_out = support[some].astype(np.float64), codes[some]
+        if slope and _object(*left_out, counts, means, said, agreement, size, strength):
             slope = 0.0
         return cls(slope, strength, center, text_center, float(np.sqrt((apart * apart).sum() / size)) or 1.0)
 
@@ -109,11 +115,11 @@ def towards_texts(
     counts = np.bincount(codes, minlength=len(texts))
     c = int(np.count_nonzero(counts))
     said = texts - prior.text_center
-    others = prior.center + prior.spread * said[c:]
+    others = (prior.center + prior.spread * said[c:]).astype(np.float32)
     moved = (
         others if not c else np.concatenate([units + _moves(prior, units, codes, counts[:c], said[:c])[codes], others])
     )
-    return moved.astype(np.float32), np.concatenate([codes, np.arange(c, len(texts))])
+    return moved, np.concatenate([codes, np.arange(c, len(texts))])
 
 
 def _moves(
@@ -122,24 +128,24 @@ def _moves(
     codes: NDArray[np.int64],
     counts: NDArray[np.int64],
     said: NDArray[np.float64],
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """How far the means (c, d) of unit vectors move."""
     apart = np.zeros_like(said)
     if not prior.slope:
-        return apart
+        return apart.astype(np.float32)
     np.add.at(apart, codes, units)
     apart = apart / counts[:, None] - prior.center
     wanted = apart + prior.alpha(counts.astype(np.float64))[:, None] * said
     lengths = np.linalg.norm(apart, axis=1), np.linalg.norm(wanted, axis=1)
-    return np.asarray(wanted * (lengths[0] / np.maximum(lengths[1], 1e-12))[:, None] - apart)
+    return np.asarray(wanted * (lengths[0] / np.maximum(lengths[1], 1e-12))[:, None] - apart, np.float32)
 
 
 def _strength(
-    residuals: NDArray[np.float64], counts: NDArray[np.float64], apart: NDArray[np.float64], left: NDArray[np.float64]
+    within: float, counts: NDArray[np.float64], apart: NDArray[np.float64], left: NDArray[np.float64]
 ) -> float:
     """k: the variance within classes over what is ``left`` (c, d) of that between them, with a prior on both."""
     n, c = counts.sum(), len(counts)
-    within, between = float(np.square(residuals).sum()), float((counts[:, None] * np.square(apart)).sum())
+    between = float((counts[:, None] * np.square(apart)).sum())
     one = (within + _PRIOR * (within + between) / (n * (1.0 + _RATIO))) / (n - c + _PRIOR)
     around = np.square(left).sum() / (c - 1.0) - one * float((1.0 / counts).mean())
     ratio = around / one if one > 0.0 else _MOST_RATIO

@@ -30,6 +30,8 @@ from fewshot.validation import check_count, check_extra
 
 _CPU_BATCH, _GPU_BATCH = 16, 128
 _FOLDER, _HUB = "local-dir:", "hf-hub:"
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -204,14 +206,28 @@ class ClipEncoder(ImageTransformer):
 
         if folder := self._folder():
             return _FOLDER + folder, {}
+        # Where there is no network, what was fetched before is looked up here: open_clip would retry for a minute.
+        offline = not hub_reachable()
         if self.name.startswith(_HUB):
-            return self.name, {}
+            cached = _cached(self.name.removeprefix(_HUB), (_CONFIG,)) if offline else None
+            if offline and cached is None:
+                raise EncoderNotFound(self._unreachable())
+            return (self.name if cached is None else _FOLDER + os.path.dirname(cached)), {}
         architecture, _, weights = self.name.rpartition("/")
         config = open_clip.get_pretrained_cfg(architecture, weights) if architecture else None
         if not config:
             raise EncoderNotFound(self._unknown())
         # OpenAI's weights were trained with another GELU than open_clip's architecture of their name has.
-        return architecture, {"pretrained": weights, "force_quick_gelu": bool(config.get("quick_gelu"))}
+        settings = {"pretrained": weights, "force_quick_gelu": bool(config.get("quick_gelu"))}
+        if offline:
+            repository, name = os.path.split(str(config.get("hf_hub", "")))
+            settings["pretrained"] = cached = _cached(repository, (name,) if name else _WEIGHTS)
+            if cached is None:
+                raise EncoderNotFound(self._unreachable())
+            named = {"mean": "image_mean", "std": "image_std"}
+            named |= {"interpolation": "image_interpolation", "resize_mode": "image_resize_mode"}
+            settings |= {argument: config[key] for key, argument in named.items() if key in config}
+        return architecture, settings
 
     def _unknown(self) -> str:
         import difflib
@@ -222,7 +238,13 @@ class ClipEncoder(ImageTransformer):
         close = difflib.get_close_matches(self.name, known, n=3, cutoff=0.4)
         return (
             f"no CLIP {self.name!r}: give ARCHITECTURE/WEIGHTS, as {', '.join(close or known[:3])}, hf-hub:OWNER/REPO, "
-            "or the path of a folder with open_clip_config.json"
+            f"or the path of a folder with {_CONFIG}"
+        )
+
+    def _unreachable(self) -> str:
+        return (
+            f"the weights of {self.name!r} are not in the local cache and could not be fetched: the hub cannot be "
+            f"reached from here. Connect once, or give the path of a folder with {_CONFIG} and weights"
         )
 
     def _reason(self, error: Exception) -> str:
@@ -230,12 +252,15 @@ class ClipEncoder(ImageTransformer):
             return f"no CLIP in the folder {folder!r}: {first_line(error)}"
         if refused := why_not_fetched(self.name, error):
             return refused
-        if not hub_reachable():
-            return (
-                f"the weights of {self.name!r} are not in the local cache and could not be fetched: the hub cannot be "
-                "reached from here. Connect once, or give the path of a folder with open_clip_config.json and weights"
-            )
         return f"no CLIP {self.name!r}: {first_line(error)}"
+
+
+def _cached(repository: str, names: Sequence[str]) -> str | None:
+    """Return the path of the first of some files of a repository of the Hub that is in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repository, name) for name in names if repository)
+    return next((path for path in found if isinstance(path, str)), None)
 
 
 def _described(tokenizer: Any) -> list[Any]:

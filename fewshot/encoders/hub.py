@@ -85,8 +85,8 @@ def check_config(folder: Path) -> None:
         )
 
 
-def why_not_fetched(name: str, error: Exception) -> str | None:
-    """Return what the Hub refuses and what to do about it; None if that is not what failed."""
+def why_not_fetched(name: str, error: BaseException) -> str | None:
+    """Return what the Hub refuses and what to do about it; None if that is no cause of the error."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -99,7 +99,8 @@ def why_not_fetched(name: str, error: Exception) -> str | None:
         return f"there is no {repository} on the Hub, or it is private: look at {page}; if it is private, {log_in}"
     if isinstance(error, RevisionNotFoundError):
         return f"{repository} has no revision {revision!r}: look at {page}"
-    return None
+    cause = error.__cause__ or error.__context__
+    return None if cause is None else why_not_fetched(name, cause)
 
 
 def misfit(folder: Path, network: nn.Module) -> str | None:

@@ -73,11 +73,8 @@ def _reason(name: str, error: Exception, *, folder: bool, offline: bool) -> str:
         return f"no encoder in the folder {name!r}: {first_line(error)}"
     if os.path.isabs(name) or name.startswith((".", "~")):
         return f"no encoder {name!r}: there is no such folder"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, Exception) and (refused := why_not_fetched(name, cause)):
-            return refused
-        cause = cause.__cause__ or cause.__context__
+    if refused := why_not_fetched(name, error):
+        return refused
     if offline:
         return (
             f"the model {name!r} is not in the local cache and could not be fetched: the hub cannot be reached from "

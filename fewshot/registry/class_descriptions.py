@@ -6,6 +6,7 @@ import base64
 import json
 import sqlite3
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,9 @@ from fewshot.validation import check_label, check_vectors, normalised_label
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
+
+MOST_DESCRIBED = 20_000
+"""Beside more classes than these, of which an index finds candidates, there are no texts."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,16 @@ class ClassDescriptions:
 
         Raises
         ------
-        ValueError : for a label that can be none, or an empty text; if the encoder reads no texts, or the registry's
-            metric is not "cosine".
+        ValueError : for a label that can be none, or an empty text; if the encoder reads no texts, the registry's
+            metric is not "cosine", or it has more than 20,000 classes.
         """
         label = check_label(label)
         text = name_text(label) if text is None else text.strip()
         if not text:
             raise ValueError(f"the description of {label!r} is empty")
         encoder, metric = self.encoder, self._store.meta()["metric"]
+        if (count := self._store.counts()[0]) > MOST_DESCRIBED:
+            raise ValueError(_too_many(self._store, count))
         if metric != "cosine":
             raise ValueError(
                 f"{self._store.path} compares by {metric}, and texts can be compared with images by cosine only: "
@@ -125,16 +131,29 @@ class TextReader:
         self._lock = threading.Lock()
         self._held: tuple[tuple[int, int], Mapping[str, Description]] | None = None
         self._made: tuple[Snapshot, ClassTexts] | None = None
+        self._warned = False
         self._names: dict[tuple[str, str], NDArray[np.float32]] = {}
 
-    def current(self, snapshot: Snapshot) -> ClassTexts | None:
-        """Return the texts of a snapshot's classes and of those without examples; None where nothing is described."""
+    def described(self, snapshot: Snapshot) -> Mapping[str, Description]:
+        """Return the descriptions of a snapshot's state, which is the file's: both are read in one transaction."""
         with self._lock:
             if self._held is None or self._held[0] != snapshot.state:
-                self._held, self._made = (snapshot.state, read_descriptions(self._store)), None
-            described = self._held[1]
-            if not described:
-                return None
+                self._held = snapshot.state, read_descriptions(self._store)
+            return self._held[1]
+
+    def of(self, snapshot: Snapshot, described: Mapping[str, Description]) -> ClassTexts | None:
+        """Return the texts of a snapshot's classes and of those without examples; None where nothing is described.
+
+        Not in a transaction: names may be many, and others want to write.
+        """
+        if not described:
+            return None
+        if len(snapshot.labels) > MOST_DESCRIBED:
+            if not self._warned:
+                warnings.warn(_too_many(self._store, len(snapshot.labels)), stacklevel=4)
+            self._warned = True
+            return None
+        with self._lock:
             if self._made is None or self._made[0] is not snapshot:
                 self._made = snapshot, self._texts_of(snapshot, described)
             return self._made[1]
@@ -149,6 +168,13 @@ class TextReader:
             self._names.update(((key, label), vector) for label, vector in zip(unread, made, strict=True))
         vectors = [described[label].vector if label in described else self._names[key, label] for label in labels]
         return ClassTexts(labels, np.stack(vectors))
+
+
+def _too_many(store: RegistryStore, count: int) -> str:
+    return (
+        f"{store.path} has {count:,} classes, and descriptions are a prior beside at most {MOST_DESCRIBED:,}: it "
+        "answers without them"
+    )
 
 
 def name_text(label: str) -> str:

@@ -71,7 +71,7 @@ class RegistryPredictor:
         self._lock = threading.RLock()
         self._classifier: FewShotClassifier | None = None
         self._fitted: Snapshot | None = None
-        self._with_texts: tuple[Snapshot, ClassTexts, FewShotClassifier] | None = None
+        self._with_texts: tuple[ClassTexts, FewShotClassifier] | None = None
         self._task: Future[_Made] | None = None
         self._closed = False
 
@@ -170,8 +170,7 @@ class RegistryPredictor:
         from fewshot.classifiers import PrototypeClassifier, towards_texts
 
         held = self._with_texts
-        same = held is not None and held[1] is texts and _made_of(held[0]) == _made_of(snapshot)
-        if held is None or not (same and snapshot.same_examples(held[0])):
+        if held is None or held[0] is not texts:  # which are of one snapshot
             self._classifier = self._fitted = self._with_texts = None
             check_settings(self._store, snapshot.settings)
             if not len(snapshot):
@@ -182,8 +181,8 @@ class RegistryPredictor:
                 )
             take_parts(classifier, encoder)
             classifier.fit(*towards_texts(snapshot.vectors, snapshot.codes, texts.vectors), copy=False)
-            held = self._with_texts = snapshot, texts, classifier
-        return held[2]
+            held = self._with_texts = texts, classifier
+        return held[1]
 
     def _start_renewal(self, classifier: FewShotClassifier, snapshot: Snapshot, *, asked_before: bool) -> None:
         from sklearn.base import clone

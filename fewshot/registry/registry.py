@@ -309,7 +309,8 @@ class ClassRegistry(RegistryQueries, ClassifierChoice, ClassDescriptions, Backup
         with self.reading():
             snapshot = self._snapshots.current()
             encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another may have reindexed
-            texts = self._texts.current(snapshot)
+            described = self._texts.described(snapshot)
+        texts = self._texts.of(snapshot, described)
         if not len(snapshot) and texts is None:
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
         pending = self.rejection.pending(snapshot, query)

@@ -81,13 +81,47 @@ def test_a_folder_without_weights_is_refused_not_drawn_at_random(folder, tmp_pat
 
 def test_weights_that_cannot_be_fetched_are_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("fewshot.encoders.clip.hub_reachable", lambda: False)
+    for name in ("ViT-B-32/openai", "hf-hub:nobody/nothing"):
+        with pytest.raises(EncoderNotFound, match=rf"^the weights of '{name}' are not in the local cache .*hub"):
+            _ = ClipEncoder(name).dim
 
-    def refuse(*_, **__):
-        raise RuntimeError("no network")
 
-    monkeypatch.setattr(open_clip, "create_model_from_pretrained", refuse)
-    with pytest.raises(EncoderNotFound, match=r"^the weights of 'ViT-B-32/openai' are not in the local cache .*hub"):
-        _ = ClipEncoder("ViT-B-32/openai").dim
+def _in_cache(monkeypatch, tmp_path, repository):
+    """Make a folder of a repository in a cache of the Hub's, which is then the only one."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("fewshot.encoders.clip.hub_reachable", lambda: False)
+    place = tmp_path / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    return place / "snapshots" / ("0" * 40)
+
+
+def test_what_was_fetched_before_is_there_without_a_network(monkeypatch, tmp_path, folder):
+    shutil.copytree(folder, _in_cache(monkeypatch, tmp_path, "tiny/clip"))
+    encoder = ClipEncoder("hf-hub:tiny/clip")
+    assert encoder.fingerprint == ClipEncoder(folder).fingerprint
+    assert encoder.spec == {"name": "clip:hf-hub:tiny/clip"}
+
+
+def test_cached_weights_of_a_name_are_prepared_for_as_their_tag_says(monkeypatch, tmp_path):
+    place = _in_cache(monkeypatch, tmp_path, "timm/ViT-B-16-SigLIP")
+    place.mkdir(parents=True)
+    (place / "open_clip_model.safetensors").write_bytes(b"weights")
+    given = []
+
+    def create(name, **settings):
+        given.append((name, settings))
+        raise RuntimeError("no weights")
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    with pytest.raises(EncoderNotFound, match="no CLIP 'ViT-B-16-SigLIP/webli': no weights"):
+        _ = ClipEncoder("ViT-B-16-SigLIP/webli").dim
+    ((name, settings),) = given
+    assert name == "ViT-B-16-SigLIP"
+    assert settings["pretrained"] == str(place / "open_clip_model.safetensors")
+    assert (settings["image_mean"], settings["image_resize_mode"]) == ((0.5, 0.5, 0.5), "squash")
 
 
 def test_without_open_clip_the_extra_is_named(monkeypatch, folder):

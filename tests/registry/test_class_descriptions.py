@@ -323,3 +323,16 @@ def test_a_registry_from_before_descriptions_is_brought_up_to_date(tmp_path):
     with ClassRegistry(path, encoder=Towers()) as registry:
         registry.describe("sky", "blue")
         assert json.dumps(registry.descriptions()) == '{"sky": "blue"}'
+
+
+def test_beside_too_many_classes_descriptions_are_refused_and_said_to_be_left_out(registry, monkeypatch):
+    for label, colour in {"tomato": RED, "leaf": GREEN}.items():
+        registry.add(label, png(colour))
+    before = registry.predict([png(BLUE)])
+    registry.describe("sky", "blue")
+    monkeypatch.setattr("fewshot.registry.class_descriptions.MOST_DESCRIBED", 1)
+    with pytest.raises(ValueError, match=r"has 3 classes, and descriptions are a prior beside at most 1: it answers"):
+        registry.describe("coal", "black")
+    with pytest.warns(UserWarning, match="has 2 classes, and descriptions are a prior beside at most 1"):
+        assert registry.predict([png(BLUE)]) == before
+    assert registry.predict([png(BLUE)]) == before  # said once: warnings are errors here

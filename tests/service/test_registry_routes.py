@@ -132,6 +132,8 @@ def test_a_class_is_described_listed_recognised_and_forgotten(tmp_path):
         for label, text in {"leaf": "green", "sky": "blue"}.items():
             answer = http.put(url, params={"label": label}, json={"text": text})
             assert answer.json() == {"label": label, "description": text}
+        answer = http.post(f"{PARTS}/predict?max_false_accept=0.1", files=files(png(GREEN)))
+        assert "no classes with examples" in problem(answer, 409)
         http.post(f"{PARTS}/examples", data={"label": "tomato"}, files=files(png(RED)))
         http.post(f"{PARTS}/examples", data={"label": "sky"}, files=files(png(BLUE)))
         http.put(url, params={"label": "tomato"}, json={"text": "red"})
