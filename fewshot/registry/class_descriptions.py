@@ -256,8 +256,8 @@ def embedded_again(store: RegistryStore, encoder: Encoder) -> dict[str, Descript
     if not held:
         return {}
     what = (
-        f"embed the {len(held)} descriptions of {store.path} anew; or remove these: fewshot describe {store.path} "
-        "--remove"
+        f"embed the {len(held)} descriptions of {store.path} anew (to remove these: fewshot describe {store.path} "
+        "--remove)"
     )
     vectors = encoded_texts(encoder, [one.text for one in held.values()], what)
     return {label: Description(one.text, v) for (label, one), v in zip(held.items(), vectors, strict=True)}

@@ -236,14 +236,14 @@ class RegistryStore:
         return int(row[0])
 
     def _others(self) -> str:
-        (count,) = self._connection.execute("SELECT count(*) FROM classes").fetchone()
-        return f"it has {count} others; list them with: fewshot classes {shlex.quote(self.path)}"
+        return f"it has {self.counts()[0]} others; list them with: fewshot classes {shlex.quote(self.path)}"
 
     def _similar_labels(self, label: str) -> list[str]:
         """Return the few labels worth comparing, which takes quadratic time: of the same beginning, or length."""
         with self.read() as connection:
             found = connection.execute(
-                "SELECT label FROM classes WHERE length(label) < 200 ORDER BY lower(label) = lower(?1) DESC, "
+                "SELECT label FROM (SELECT label FROM classes UNION ALL SELECT label FROM descriptions) "
+                "WHERE length(label) < 200 ORDER BY lower(label) = lower(?1) DESC, "
                 "lower(substr(label, 1, 2)) = lower(substr(?1, 1, 2)) DESC, abs(length(label) - length(?1)) LIMIT ?2",
                 (label, _COMPARED),
             )

@@ -218,6 +218,9 @@ def test_forgetting_a_description_that_is_not_there_says_so(registry):
         registry.forget_description("leaf")
     with pytest.raises(KeyError, match=r"no class 'loaf' .* did you mean 'leaf'\?"):
         registry.forget_description("loaf")
+    registry.describe("sky", "blue")
+    with pytest.raises(KeyError, match=r"no class 'skye' .* did you mean 'sky'\?"):
+        registry.remove("skye")
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
