@@ -33,6 +33,7 @@ MOST_TEXTS = 2_000
 """Up to so many texts logistic regression, which learns anew after each change, is the default."""
 _C = 10.0
 _FOLDS, _MOST_CLASSES = 10, 500
+_MOST_SIZE = 2**16
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,20 @@ def remembered_and_own(
         spec = json.dumps({"type": kind.__name__, "params": changed}, default=_plain)
     except (TypeError, ValueError):  # an array
         return None, classifier
-    fitted = clone(classifier).fit(np.eye(2), [0, 1])  # refuses parameters that would make every question fail
-    if not np.isfinite(fitted.scores(np.eye(2))).all():
+    two = np.eye(2, _size_of(params))
+    fitted = clone(classifier).fit(two, [0, 1])  # refuses parameters that would make every question fail
+    if not np.isfinite(fitted.scores(two)).all():
         raise ValueError(f"{classifier!r} gives no finite scores")
     return spec, None
+
+
+def _size_of(params: Mapping[str, Any]) -> int:
+    """Return a size of vectors that a classifier's parameters fit: what is wrong with these is its own to say."""
+    parts, center = params.get("parts"), params.get("center")
+    try:
+        return min(max(2, sum(parts or ()), len(center or ())), _MOST_SIZE)
+    except TypeError:
+        return 2
 
 
 def classifier_name(settings: Mapping[str, Any], n_examples: int) -> str:

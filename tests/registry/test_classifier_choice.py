@@ -8,6 +8,7 @@ import pytest
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from media_examples import FILMS, SOUPS, text_encoder
 from numpy.testing import assert_allclose
+from sklearn.base import clone
 
 import fewshot.registry.classifier_choice
 from fewshot import (
@@ -213,6 +214,17 @@ def test_numpy_numbers_among_the_parameters_are_remembered(path):
     with opened(path) as later:
         assert later.info().classifier == "ridge (penalty=0.5)"
         assert_answers_as(later, RidgeClassifier(penalty=0.5))
+
+
+@pytest.mark.parametrize(
+    "own", [WhitenedPrototypeClassifier(parts=(2, 1)), SimpleShotClassifier(center=[0.1, 0.0, 0.2])], ids=type
+)
+def test_a_parameter_with_a_number_for_each_dimension_is_remembered(path, own):
+    with filled(path, classifier=own) as registry:
+        assert_answers_as(registry, clone(own))
+    with opened(path) as registry:
+        assert type(registry.classifier) is type(own)
+        assert_answers_as(registry, clone(own))
 
 
 @pytest.mark.parametrize("kind", [NearestNeighborClassifier, PrototypeClassifier])
