@@ -59,7 +59,7 @@ class TimmEncoder(ImageTransformer):
         token, "cls+avg" both side by side. Without ``layer``: of the last block.
     layers : sequence of int or str, or "auto", optional
         Append the means over these blocks' maps to the network's own embedding, as parts of length 0.1 and 1; "auto"
-        takes three blocks before the last. ``WhitenedPrototypeClassifier(parts=encoder.parts)`` weights them by the
+        takes up to three before the last. ``WhitenedPrototypeClassifier(parts=encoder.parts)`` weights them by the
         support; on images unlike those that the network was trained on they gain several points. Not with ``layer`` or
         ``pool``.
     tta : bool, default False
@@ -145,7 +145,9 @@ class TimmEncoder(ImageTransformer):
         """How to load the same encoder again: ``TimmEncoder(**spec)``; empty for a network that was given."""
         if self._given():
             return {}
-        layers = self.layers if isinstance(self.layers, str | None) else list(self.layers)
+        layers = self.layers
+        if layers is not None and not isinstance(layers, str):
+            layers = [layer if isinstance(layer, str) else int(layer) for layer in layers]  # NumPy's are no JSON
         more = {"layers": layers, "tta": bool(self.tta)}
         return {"name": self.name, "layer": self.layer, "pool": self.pool} | {k: v for k, v in more.items() if v}
 

@@ -8,7 +8,8 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +227,11 @@ def layer_numbers(network: nn.Module, layers: Sequence[int | str] | str) -> list
     n = len(_layer_names(network))
     if not n:
         raise ValueError(f"{type(network).__name__} names no layers in timm; leave out layers")
-    if isinstance(layers, str):
-        if layers != "auto":
-            raise ValueError(f"layers must be 'auto' or a list of blocks, not {layers!r}; {_layers_text(network)}")
+    if isinstance(layers, str) and layers == "auto":
         return sorted({round((n - 1) * part / 4) for part in (1, 2, 3)})
+    listed = isinstance(layers, Iterable) and not isinstance(layers, str)
+    if not listed or not all(isinstance(layer, (str, Integral)) for layer in layers):
+        raise ValueError(f"layers must be 'auto' or a list of blocks, not {layers!r}; {_layers_text(network)}")
     numbers = [_layer_number(network, layer) for layer in layers]
     if wrong := [layer for layer, number in zip(layers, numbers, strict=True) if not -n <= number < n]:
         raise ValueError(f"layer {wrong[0]} does not exist; {_layers_text(network)}")

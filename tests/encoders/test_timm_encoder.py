@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,8 @@ def test_a_transformers_class_token_and_patches_can_be_taken(random_encoder, pic
         ({"layers": ["layer9"]}, "no layer 'layer9'; the layers are 0 "),
         ({"layers": []}, "layers is empty; the layers are 0 "),
         ({"layers": "all"}, "layers must be 'auto' or a list of blocks, not 'all'; the layers are 0 "),
+        ({"layers": [1.5]}, r"layers must be 'auto' or a list of blocks, not \[1.5\]; the layers are 0 "),
+        ({"layers": 2}, "layers must be 'auto' or a list of blocks, not 2; the layers are 0 "),
         ({"layers": "auto", "layer": 1}, "layer=1 replaces: leave out one or the other"),
         ({"layers": "auto", "pool": "max"}, "pool='max' replaces: leave out one or the other"),
         ({"tta": "flip"}, "tta must be True or False, not 'flip'"),
@@ -236,9 +239,10 @@ def test_with_layers_and_flips_too_a_picture_embeds_the_same_alone_and_in_a_batc
 
 
 def test_the_spec_makes_an_encoder_with_layers_and_flips_again():
-    encoder = load_encoder("pocket", layers=(1, "stages.2"), tta=True)
+    encoder = load_encoder("pocket", layers=(np.int64(1), "stages.2"), tta=True)
     assert encoder.spec == {"name": "pocket", "layer": None, "pool": None, "layers": [1, "stages.2"], "tta": True}
     assert load_encoder(**encoder.spec).fingerprint == encoder.fingerprint
+    json.dumps(encoder.spec)
     prints = {
         load_encoder("pocket", **how).fingerprint for how in ({}, {"layers": [1]}, {"layers": [2]}, {"tta": True})
     }
