@@ -237,7 +237,7 @@ def layer_numbers(network: nn.Module, layers: Sequence[int | str] | str) -> list
         raise ValueError(f"layer {wrong[0]} does not exist; {_layers_text(network)}")
     if not numbers:
         raise ValueError(f"layers is empty; {_layers_text(network)}")
-    return sorted({number % n for number in numbers})
+    return sorted({int(number) % n for number in numbers})  # NumPy's would give another fingerprint
 
 
 def _intermediate(network: nn.Module, x: Tensor, number: int) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import EncoderMismatch, NoClasses, RegistryError
@@ -73,7 +73,7 @@ def check_metric(store: RegistryStore, metric: Metric) -> None:
 def check_settings(store: RegistryStore, settings: Mapping[str, Any] | None = None) -> None:
     """Raise RegistryError where a registry's settings, by default the file's, are none that were ever stored."""
     meta = store.meta() if settings is None else settings
-    sound = {
+    sound: dict[str, Callable[[Any], bool]] = {
         "metric": lambda value: value in METRICS,
         "keep_images": lambda value: isinstance(value, int),
         "fingerprint": lambda value: isinstance(value, str),
@@ -81,6 +81,9 @@ def check_settings(store: RegistryStore, settings: Mapping[str, Any] | None = No
         "modality": lambda value: value in MODALITIES,
         "encoder": _is_encoder,
         "classifier": _is_classifier,
+        "max_false_accept": lambda value: isinstance(value, (int, float)) and 0 < value < 1,
+        "revision": lambda value: isinstance(value, int),
+        "rewrites": lambda value: isinstance(value, int),
     }
     for key, is_sound in sound.items():
         if key in meta and not is_sound(meta[key]):

@@ -388,11 +388,15 @@ def test_what_annotations_have_taught_is_had_back_too(path, tmp_path):
         ("encoder", "[]"),
         ("encoder", '{"name": 5}'),
         ("encoder", '{"name": "pocket", "layer": [1]}'),
+        ("max_false_accept", "high"),
+        ("max_false_accept", 7),
+        ("revision", "x"),
+        ("rewrites", None),
     ],
 )
 def test_settings_that_were_never_stored_are_called_damage(key, value, path):
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
         connection.commit()
     with pytest.raises(RegistryError, match=rf"damaged: its settings say {key} is .*fewshot repair") as error:
         ClassRegistry(path)
