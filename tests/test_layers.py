@@ -26,7 +26,7 @@ FILES = {
 ROOMS = (
     "errors", "validation", "files", "progress", "episodes",
     "media", "vectors", "encoders", "calibration", "classifiers", "openset", "datasets", "registry",
-    "domain_adaptation", "benchmark", "training", "finetuning", "integrations", "service", "cli", "__main__",
+    "runtime", "domain_adaptation", "benchmark", "training", "finetuning", "integrations", "service", "cli", "__main__",
 )  # fmt: skip
 FLOORS = {room: floor for floor, room in enumerate(ROOMS)}
 
@@ -53,6 +53,8 @@ OWNERS = {
     "soundfile": {"media"},
     "soxr": {"media"},
     "transformers": {"encoders"},
+    "onnx": {"encoders"},
+    "onnxruntime": {"runtime"},
     "anyio": {"service"},
     "cachetools": {"service"},
     "cvat_sdk": {"integrations"},

@@ -33,6 +33,8 @@ EXTRAS = {
     "cvat": ("cvat_sdk",),
     "heic": ("pillow_heif",),
     "text": ("sentence_transformers",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "runtime": ("onnxruntime",),
     "audio": ("soundfile", "soxr", "transformers"),
     "clip": ("open_clip",),
 }
@@ -171,6 +173,7 @@ def test_a_registrys_encoder_is_tuned_for_a_step(registry):
         ("clip", "open_clip", "describe new.fewshot beans --encoder clip:ViT-B-32/openai"),
         ("plot", "matplotlib", "calibrate none.npz --out new.json --picture new.png"),
         ("text", "sentence_transformers", "add new.fewshot a --text b --encoder st:all-MiniLM-L6-v2"),
+        ("onnx", "onnx", "export none.fewshot new.zip --onnx"),
         ("audio", "transformers", "add new.fewshot a b.wav --encoder audio:laion/clap-htsat-unfused"),
     ],
 )

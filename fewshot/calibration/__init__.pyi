@@ -1,5 +1,6 @@
 from .fitting import CalibrationSet as CalibrationSet
 from .fitting import fit_calibration as fit_calibration
+from .query_calibration import calibration_numbers as calibration_numbers
 from .reliability import Reliability as Reliability
 from .reliability import measure_reliability as measure_reliability
 from .table_files import CalibrationTable as CalibrationTable

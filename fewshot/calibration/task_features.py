@@ -22,7 +22,8 @@ FEATURES = (
 # Numbers of classes and of examples that the shipped parameters were fitted to; features are constant beyond them.
 WAYS_RANGE, SHOTS_RANGE = (5, 20), (1, 5)
 # Values are clipped to what the fits have seen: centred embeddings, for one, have a density of 0.8.
-_SIMILARITY, _CLASS_SIMILARITY, _DENSITY = (-0.2, 1.2), (0.12, 0.95), (0.35, 0.5)
+SIMILARITY_RANGE, MARGIN_RANGE = (-0.2, 1.2), (0.02, 5.0)
+_CLASS_SIMILARITY, _DENSITY = (0.12, 0.95), (0.35, 0.5)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class TaskFeatures:
             "class_similarity": 2.0 * self.class_similarity.clamp(*_CLASS_SIMILARITY).unsqueeze(1) * one - 1.0,
             # squared, so that dense embeddings hardly differ
             "sparsity": (5.0 - 10.0 * self.density.clamp(*_DENSITY)).square().unsqueeze(1) * one,
-            "similarity": similarity.clamp(*_SIMILARITY),
-            "log_margin": mean_margin(margins, weights)[..., 0].clamp(0.02, 5.0).log(),
+            "similarity": similarity.clamp(*SIMILARITY_RANGE),
+            "log_margin": mean_margin(margins, weights)[..., 0].clamp(*MARGIN_RANGE).log(),
         }
         return torch.stack([values[name] for name in FEATURES], dim=-1)
 

@@ -7,6 +7,8 @@ from .cosine_head import CosineHeadClassifier as CosineHeadClassifier
 from .discriminant import LinearDiscriminantClassifier as LinearDiscriminantClassifier
 from .discriminant import MahalanobisClassifier as MahalanobisClassifier
 from .distribution_calibration import DistributionCalibrationClassifier as DistributionCalibrationClassifier
+from .exported_head import ExportedHead as ExportedHead
+from .exported_head import export_head as export_head
 from .laplacian_shot import LaplacianShotClassifier as LaplacianShotClassifier
 from .logistic import LogisticRegressionClassifier as LogisticRegressionClassifier
 from .logistic import Weights as Weights

@@ -9,6 +9,7 @@ import click
 
 from fewshot import __version__
 from fewshot.cli import (
+    bundle_commands,
     calibrate_command,
     class_commands,
     classifier_command,
@@ -91,7 +92,7 @@ for _command in (
     class_commands.rename,
     class_commands.merge,
     describe_command.describe,
-    class_commands.export_,
+    bundle_commands.export_,
     class_commands.import_,
     class_commands.reindex,
     class_commands.tune,

@@ -277,18 +277,6 @@ def merge(registry: str, labels: tuple[str, ...], into: str) -> None:
         print_result({"label": into, "examples": count, "classes": opened.info().classes})
 
 
-@click.command(name="export", epilog="Example: fewshot export parts.fewshot parts.npz")
-@click.argument("registry")
-@click.argument("file")
-def export_(registry: str, file: str) -> None:
-    """Export ids, labels and vectors to FILE, .npz or .parquet."""
-    from fewshot.vectors import feature_files
-
-    feature_files.check_suffix(file)
-    with open_registry(registry) as opened:
-        print_result({"file": file, "examples": opened.export(file)})
-
-
 @click.command(name="import", epilog="Example: fewshot import new.fewshot parts.npz")
 @click.argument("registry")
 @click.argument("file")

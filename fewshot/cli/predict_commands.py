@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot.cli.bundle_commands import predict_with_bundle
 from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
@@ -15,6 +16,7 @@ from fewshot.cli.prediction_output import OutputFormat, check_fits, format_optio
 from fewshot.cli.registry_access import open_registry
 from fewshot.cli.text_rows import read_text_rows
 from fewshot.progress import Progress
+from fewshot.runtime import is_bundle
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
@@ -57,8 +59,9 @@ def predict(
 ) -> None:
     """Predict the classes of images, texts or sounds.
 
-    The answers are in the order given. FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on
-    each line, from standard input, or a text on each line. What cannot be read has an "error" in place of a label.
+    The answers are in the order given. REGISTRY may be a bundle of `fewshot export --onnx`, too. FILE is a file,
+    folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or a text on each
+    line. What cannot be read has an "error" in place of a label.
 
     Formats: table and csv (a row for each), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
@@ -67,6 +70,11 @@ def predict(
     """
     if not (images or texts or from_csv):
         raise click.UsageError("give what to predict: FILE..., --text TEXT, or --from-csv FILE --text COLUMN")
+    if is_bundle(registry):
+        if texts or from_csv:
+            raise click.UsageError(f"{registry} is a bundle, which recognises images: give FILE...")
+        predict_with_bundle(registry, images, encoding, output, top=top, max_false_accept=max_false_accept)
+        return
     with open_registry(registry, encoding) as opened:
         sources = given_examples(opened, images, texts, from_csv)
         medium = registry_medium(opened)

@@ -25,6 +25,9 @@ from .encoder import check_is_encoder as check_is_encoder
 from .encoder import encode_valid as encode_valid
 from .encoder import modality_of as modality_of
 from .encoder_names import load_encoder as load_encoder
+from .exported_encoder import OPSET as OPSET
+from .exported_encoder import ExportedEncoder as ExportedEncoder
+from .exported_encoder import export_encoder as export_encoder
 from .function_encoder import FunctionEncoder as FunctionEncoder
 from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised

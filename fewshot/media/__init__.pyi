@@ -4,6 +4,9 @@ from .image_folders import LabelledImages as LabelledImages
 from .image_folders import find_images as find_images
 from .image_folders import labelled_images as labelled_images
 from .image_folders import normalised_name as normalised_name
+from .image_preparation import RESAMPLING as RESAMPLING
+from .image_preparation import ImagePreparation as ImagePreparation
+from .image_preparation import prepared_pixels as prepared_pixels
 from .images import SUFFIXES as SUFFIXES
 from .images import ImageSource as ImageSource
 from .images import describe as describe

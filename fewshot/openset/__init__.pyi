@@ -13,6 +13,7 @@ from .threshold import LeaveOneOutScores as LeaveOneOutScores
 from .threshold import Threshold as Threshold
 from .threshold import estimate_threshold as estimate_threshold
 from .threshold import leave_one_out_scores as leave_one_out_scores
+from .unknown_scores import CENTERED_SCALE as CENTERED_SCALE
 from .unknown_scores import DEFAULT as DEFAULT
 from .unknown_scores import SCORES as SCORES
 from .unknown_scores import KnownClasses as KnownClasses

@@ -24,7 +24,7 @@ from fewshot.vectors import closeness
 _SCALE = 10.0
 # Of centred cosines: at 5 ways, on Tiny ImageNet's validation classes, 20 and more are alike; with less, many classes
 # that are all somewhat close add up to one that is very close.
-_CENTERED_SCALE = 40.0
+CENTERED_SCALE = 40.0
 # What a shorter vector's squared length is taken to be: it is zero, but for rounding.
 _TINY = 1e-12
 # Of more examples a whitening is made of as many, at equal distances: they tell enough, and cost less.
@@ -216,8 +216,8 @@ def centered(known: KnownClasses, query: Tensor) -> Tensor:
 
 def energy_of(cosines: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return -(1/40) log sum_k w_k exp(40 cos_k) of cosines (..., c) and their weights, by default 1: (...)."""
-    logits = _CENTERED_SCALE * cosines
-    return -(logits if weights is None else logits + weights.log()).logsumexp(dim=-1) / _CENTERED_SCALE
+    logits = CENTERED_SCALE * cosines
+    return -(logits if weights is None else logits + weights.log()).logsumexp(dim=-1) / CENTERED_SCALE
 
 
 def nearer_negative(to_negatives: Tensor, to_classes: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from .registry import ClassRegistry as ClassRegistry
 from .reindex import unavailable as unavailable
 from .repair import repair_registry as repair_registry
 from .results import NONE_OF_THESE as NONE_OF_THESE
+from .results import ONE_CLASS as ONE_CLASS
 from .results import AddReport as AddReport
 from .results import Evaluation as Evaluation
 from .results import Failure as Failure
 from .results import Prediction as Prediction
+from .results import Predictions as Predictions
 from .schema import BY_HAND as BY_HAND
 from .schema import storable as storable

@@ -26,7 +26,7 @@ from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
-    from fewshot.openset import Background, LeaveOneOutScores, PendingScores, Threshold
+    from fewshot.openset import Background, KnownClasses, LeaveOneOutScores, PendingScores, Threshold
 
 _LIMIT = "max_false_accept"
 
@@ -219,6 +219,19 @@ class Rejection:
         """
         limit = self.max_false_accept if max_false_accept is None else max_false_accept
         return None if limit is None else self._threshold(self._current(self._snapshots.current()), limit)
+
+    def known_classes(self) -> tuple[KnownClasses, NDArray[np.float32]]:
+        """Return what the unknown score compares with, and the directions (n, d) of negatives.
+
+        Raises
+        ------
+        ValueError : beside so many classes that only a sample of them is compared with.
+        """
+        model = self._current(self._snapshots.current())
+        known = getattr(model.scorer, "known", None)
+        if known is None:
+            raise ValueError(f"{self._store.path} holds {len(model.snapshot.labels):,} classes, too many for this")
+        return known, model.others.negatives
 
     def pending(self, snapshot: Snapshot, vectors: NDArray[np.float32]) -> PendingScores | None:
         """Return the unknown scores of vectors (q, d) that are made of products with all prototypes, if they are."""

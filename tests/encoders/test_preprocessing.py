@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from timm import get_pretrained_cfg
 from timm.data import create_transform, resolve_model_data_config
+from torchvision.transforms import CenterCrop
 
 import fewshot.encoders.architectures.registration  # noqa: F401
 from fewshot import ImageError, open_image
 from fewshot.encoders.preprocessing import data_config, preparation
+from fewshot.media import ImagePreparation
 
 CONFIG = {"input_size": (3, 64, 64), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -108,3 +110,20 @@ def test_a_configuration_is_read_as_timm_reads_it(name, lacking):
     if lacking:
         network.pretrained_cfg[lacking] = None
     assert data_config(network) == resolve_model_data_config(network)
+
+
+@pytest.mark.parametrize("mode", ["center", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("size", [(64, 64), (71, 200), (201, 72), (30, 41), (64, 91), (500, 333)])
+def test_described_steps_make_the_pixels_of_timms_own(mode, interpolation, size):
+    config = {**CONFIG, "crop_mode": mode, "crop_pct": 0.9, "interpolation": interpolation}
+    image = open_image(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    resize, crop, *_ = create_transform(**config).transforms
+    assert isinstance(preparation(config), ImagePreparation)
+    assert np.array_equal(preparation(config)(image), np.asarray(crop(resize(image))))
+
+
+@pytest.mark.parametrize("crop", [(64, 64), (65, 33), (20, 31)])
+def test_what_a_crop_lacks_is_black_as_torchvision_has_it(crop):
+    image = open_image(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    assert np.array_equal(ImagePreparation(40, crop, "bilinear")(image), np.asarray(CenterCrop(crop)(image)))

@@ -1,0 +1,79 @@
+"""Exporting a registry, and what ``fewshot predict`` does with a bundle in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewshot.cli.example_paths import example_paths
+from fewshot.cli.output import check_writable, exit_if_failed, print_result
+from fewshot.cli.prediction_output import OutputFormat, check_fits, write_predictions
+from fewshot.cli.registry_access import open_registry
+from fewshot.progress import Progress
+
+if TYPE_CHECKING:
+    from fewshot.integrations import ImagePredictions
+
+# So many are answered before the next are read.
+_IMAGES_AT_ONCE = 256
+
+
+def predict_with_bundle(
+    path: str, images: tuple[str, ...], encoding: dict[str, Any], output: OutputFormat, **asked: Any
+) -> None:
+    """Predict the classes of images as ``fewshot predict`` does with a registry; ``asked`` is ``predict_valid``'s."""
+    from fewshot.media import describe, medium_of
+    from fewshot.runtime import Recognizer
+
+    given = [name for name, value in encoding.items() if value is not None]
+    if given:
+        option = "encoder" if given[0] == "name" else given[0].replace("_", "-")
+        raise click.UsageError(f"--{option} is of an encoder, and {path} is a bundle, which holds its own")
+    recognizer, medium = Recognizer(path), medium_of("image")
+    sources: list[Any] = example_paths(images, medium)
+    check_fits(output, sources, medium)
+    asked["top"] = asked["top"] if output.ranked else 2  # the class and the runner-up
+
+    def answers() -> Iterator[ImagePredictions]:
+        with Progress(len(sources), "predict") as bar:
+            for start in range(0, len(sources), _IMAGES_AT_ONCE):
+                part = sources[start : start + _IMAGES_AT_ONCE]
+                answered = recognizer.predict_valid(part, **asked)
+                found = dict(zip(answered.positions, answered.predictions, strict=True))
+                failed = iter(answered.failed)
+                yield [(describe(one), found[n] if n in found else next(failed)) for n, one in enumerate(part)]
+                bar.advance(len(part))
+
+    exit_if_failed(write_predictions(answers(), output, registry=path, classes=lambda: list(recognizer.classes())))
+
+
+@click.command(name="export", epilog="Example: fewshot export parts.fewshot parts.npz")
+@click.argument("registry")
+@click.argument("file")
+@click.option("--onnx", is_flag=True, help="Write a bundle, which recognises images without torch.")
+@click.option("--opset", type=click.IntRange(18), metavar="N", help="With --onnx: version of ONNX's operators.")
+def export_(registry: str, file: str, onnx: bool, opset: int | None) -> None:
+    """Export ids, labels and vectors to FILE, .npz or .parquet; or with --onnx what recognises, to a .zip.
+
+    A bundle holds the encoder, the classes, and the threshold of `fewshot threshold`, but no images, and is given to
+    `fewshot predict` or fewshot.runtime.Recognizer in place of the registry.
+    """
+    if onnx:
+        if not file.endswith(".zip"):
+            raise click.UsageError(f"a bundle is a .zip, not {file!r}")
+        check_writable(file)
+        from fewshot.runtime import export_bundle
+
+        with open_registry(registry) as opened:
+            size = export_bundle(opened, file, opset=opset)
+            print_result({"file": file, "classes": len(opened), "bytes": size})
+        return
+    if opset is not None:
+        raise click.UsageError("--opset is for --onnx")
+    from fewshot.vectors import feature_files
+
+    feature_files.check_suffix(file)
+    with open_registry(registry) as opened:
+        print_result({"file": file, "examples": opened.export(file)})

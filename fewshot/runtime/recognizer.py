@@ -1,0 +1,266 @@
+"""Recognising images with a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from fewshot.errors import ExampleError, ImageError
+from fewshot.media import ImagePreparation, Sources, describe, map_ahead, medium_of
+from fewshot.registry import ONE_CLASS, Failure, Prediction, Predictions
+from fewshot.runtime.bundle_file import Bundle, read_bundle, write_bundle
+from fewshot.runtime.graph_session import GraphSession
+from fewshot.runtime.numpy_head import NumpyHead
+from fewshot.runtime.numpy_unknown import NumpyUnknown
+from fewshot.runtime.self_test import check_self_test, self_test_images
+from fewshot.runtime.vector_map import Vectors, unit
+from fewshot.validation import check_count, check_label, normalised_label
+
+# Images of a forward pass.
+_BATCH = 8
+
+
+class Recognizer:
+    """Recognises images with a bundle that ``fewshot export REGISTRY FILE --onnx`` wrote.
+
+    It answers as the registry does, up to rounding, with onnxruntime, NumPy and Pillow alone.
+
+    Parameters
+    ----------
+    path : path
+    threads : int, optional
+        Of onnxruntime; by default one for each core.
+
+    Raises
+    ------
+    MissingExtra : where onnxruntime is not installed.
+    FileNotFoundError : if there is no such file.
+    ValueError : for a file that is no bundle, is damaged or of a newer version, or whose self-test gives other numbers
+        on this machine.
+
+    Notes
+    -----
+    Classes that are added here are means of their images' embeddings. What a registry learns from all examples together
+    (the whitening, the calibration, the threshold) stays as it was exported: after many additions export the registry
+    again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fewshot import ClassRegistry
+    >>> from fewshot.runtime import Recognizer, export_bundle
+    >>> red, blue = (np.full((32, 32, 3), colour, np.uint8) for colour in ((250, 20, 20), (20, 20, 250)))
+    >>> with ClassRegistry("colours.fewshot") as registry:
+    ...     added = registry.add("red", red) + registry.add("blue", blue)
+    ...     size = export_bundle(registry, "colours.zip")
+    >>> recognizer = Recognizer("colours.zip")
+    >>> recognizer.predict([blue])[0].label
+    'blue'
+    >>> recognizer.add("green", [np.full((32, 32, 3), (20, 250, 20), np.uint8)])
+    1
+    >>> recognizer.classes()
+    {'red': 1, 'blue': 1, 'green': 1}
+    """
+
+    modality = "image"
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        self.path = os.fspath(path)
+        bundle = read_bundle(path)
+        try:
+            self._dim = bundle.arrays["head_vectors"].shape[1]
+            self._prepare = _preparation(bundle.about["preparation"])
+            self._session = GraphSession(bundle.graph, threads=threads)
+            self._use(bundle)
+            pixels = [self._prepare(image) for image in self_test_images()]
+            found = self._session.embed(np.stack(pixels), self._dim)
+            check_self_test(found, bundle.arrays["self_test"], float(bundle.about["self_test"]["least_cosine"]))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{self.path} cannot be used here: {what}") from error
+
+    def _use(self, bundle: Bundle) -> None:
+        self._head, self._unknown = NumpyHead(bundle), NumpyUnknown(bundle)
+        limit = bundle.about["rejection"]
+        self._limit = None if limit is None else (float(limit["value"]), float(limit["false_accept_bound"]))
+        self._bundle = bundle
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The bundle's description: encoder, preprocessing, versions; not a copy."""
+        return self._bundle.about
+
+    @property
+    def max_false_accept(self) -> float | None:
+        """The limit on false accepts that the registry had stored; None without one."""
+        limit = self.about["rejection"]
+        return None if limit is None else float(limit["max_false_accept"])
+
+    def classes(self) -> dict[str, int]:
+        """Return the labels, in the order they came, with the number of examples of each."""
+        return dict(zip(self.about["labels"], self.about["counts"], strict=True))
+
+    def predict(self, images: Sources, *, top: int = 5, max_false_accept: float | None = None) -> list[Prediction]:
+        """Recognise images; as ``ClassRegistry.predict``, but that ``nearest`` is empty: a bundle holds no examples.
+
+        Parameters
+        ----------
+        images : iterable of image sources, or one
+        top : int, default 5
+            How many classes to rank.
+        max_false_accept : float, optional
+            By default the stored limit, if any; 1 gives all a label.
+
+        Raises
+        ------
+        ImageError : naming the first that cannot be read; ``predict_valid`` goes on instead.
+        ValueError : for another limit than the stored one, whose threshold only the registry can estimate.
+        """
+        answered = self.predict_valid(images, top=top, max_false_accept=max_false_accept)
+        if answered.failed:
+            raise ImageError(answered.failed[0].source, answered.failed[0].reason)
+        return list(answered.predictions)
+
+    def predict_valid(self, images: Sources, *, top: int = 5, max_false_accept: float | None = None) -> Predictions:
+        """Recognise the images that can be read, and list the others."""
+        check_count("top", top)
+        limit = self._threshold(max_false_accept)
+        names: list[str] = []
+        kept: list[int] = []
+        failed: list[Failure] = []
+        predictions: list[Prediction] = []
+        for sources, outcomes in self._batches(images):
+            good = [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, ExampleError)]
+            start = len(names) + len(failed)
+            kept += [start + n for n in good]
+            names += [describe(sources[n]) for n in good]
+            failed += [Failure(one.source, one.reason) for one in outcomes if isinstance(one, ExampleError)]
+            if good:
+                predictions += self._judged(self._embedded([outcomes[n] for n in good]), top, limit)
+        return Predictions(tuple(names), tuple(predictions), tuple(failed), tuple(kept))
+
+    def add(self, label: str, images: Sources) -> int:
+        """Add images to a class, known or new, and save the bundle; returns how many there were.
+
+        Raises
+        ------
+        ImageError : naming the first that cannot be read; nothing has changed then.
+        ValueError : for a label that can be none, no images, or a classifier whose classes are no means.
+        """
+        label = check_label(label)
+        if not self.about["head"]["means"]:
+            raise ValueError(
+                f"{self.path} cannot learn {label!r}: the classes of its classifier are weights that are learned from "
+                "all examples together, no means; add the images to the registry and export it again"
+            )
+        vectors = self._all_embedded(images)
+        if not len(vectors):
+            raise ValueError(f"no images of {label!r} were given")
+        about, arrays = dict(self.about), dict(self._bundle.arrays)
+        labels, counts = list(about["labels"]), list(about["counts"])
+        if label not in labels:
+            labels.append(label)
+            counts.append(0)
+        at, n = labels.index(label), len(vectors)
+        for name, made in (("head_vectors", self._head.prepared(vectors)), ("unknown_prototypes", unit(vectors))):
+            if name in arrays:
+                held = arrays[name] if at < len(arrays[name]) else np.vstack([arrays[name], np.zeros_like(made[:1])])
+                mean = (counts[at] * held[at] + made.sum(axis=0)) / (counts[at] + n)
+                arrays[name] = np.concatenate([held[:at], mean[None], held[at + 1 :]]).astype(np.float32)
+        counts[at] += n
+        self._save(about | {"labels": labels, "counts": counts}, arrays)
+        return n
+
+    def remove(self, label: str) -> int:
+        """Remove a class and save the bundle; returns how many examples it had.
+
+        Raises
+        ------
+        KeyError : if there is no such class.
+        ValueError : for the only class.
+        """
+        label, labels = normalised_label(label), self.about["labels"]
+        if label not in labels:
+            raise KeyError(f"no class {label!r} in {self.path}; there are {', '.join(labels[:10])}")
+        if len(labels) == 1:
+            raise ValueError(f"{label!r} is the only class of {self.path}: a bundle without classes recognises nothing")
+        at = labels.index(label)
+        arrays = dict(self._bundle.arrays)
+        for name in ("head_vectors", "head_bias", "unknown_prototypes"):
+            if name in arrays:
+                arrays[name] = np.delete(arrays[name], at, axis=0)
+        count = int(self.about["counts"][at])
+        left = {key: [one for n, one in enumerate(self.about[key]) if n != at] for key in ("labels", "counts")}
+        self._save(dict(self.about) | left, arrays)
+        return count
+
+    def _save(self, about: dict[str, Any], arrays: dict[str, Vectors]) -> None:
+        bundle = replace(self._bundle, about=about, arrays=arrays)
+        write_bundle(bundle, self.path)
+        self._use(bundle)
+
+    def _threshold(self, max_false_accept: float | None) -> tuple[float, float] | None:
+        """The score from which an image gets no label, and the bound; None where all get one."""
+        if max_false_accept == 1:
+            return None
+        if max_false_accept is not None and max_false_accept != self.max_false_accept:
+            raise ValueError(
+                f"{self.path} holds the threshold of max_false_accept={self.max_false_accept}, not of "
+                f"{max_false_accept}: store that limit in the registry (fewshot threshold) and export it again"
+            )
+        return self._limit
+
+    def _batches(self, images: Sources) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Batches of sources, and of their pixels or errors, which are read while others are embedded."""
+        sources = list(medium_of("image").sources(images))
+        outcomes = map_ahead(self._prepare, sources)
+        for start in range(0, len(sources), _BATCH):
+            yield sources[start : start + _BATCH], list(islice(outcomes, _BATCH))
+
+    def _embedded(self, pixels: list[Any]) -> Vectors:
+        return self._session.embed(np.stack(pixels), self._dim)
+
+    def _all_embedded(self, images: Sources) -> Vectors:
+        found = [np.empty((0, self._dim), np.float32)]
+        for _, outcomes in self._batches(images):
+            for one in outcomes:
+                if isinstance(one, ExampleError):
+                    raise one
+            found.append(self._embedded(outcomes))
+        return np.concatenate(found)
+
+    def _judged(self, vectors: Vectors, top: int, limit: tuple[float, float] | None) -> list[Prediction]:
+        scores, labels = self._head.scores(vectors), self.about["labels"]
+        probability = self._head.best_probability(scores)
+        unknown = self._unknown.scores(vectors)
+        found = []
+        for n, order in enumerate(np.argsort(-scores, axis=1, kind="stable")[:, :top]):
+            best = tuple((labels[k], float(scores[n, k])) for k in order.tolist())
+            rejected = limit is not None and unknown[n] >= limit[0]
+            found.append(
+                Prediction(
+                    None if rejected else best[0][0],
+                    best[0][1],
+                    best,
+                    unknown_score=float(unknown[n]),
+                    false_accept_bound=None if limit is None else limit[1],
+                    probability=None if probability is None else float(probability[n]),
+                    note=ONE_CLASS if len(labels) == 1 else None,
+                )
+            )
+        return found
+
+
+def _preparation(about: dict[str, Any]) -> ImagePreparation:
+    resize, crop = about["resize"], about["crop"]
+    sizes = [*crop, *([resize] if isinstance(resize, int) else resize)]
+    if len(crop) != 2 or not all(isinstance(one, int) and 0 < one <= 4096 for one in sizes):
+        raise ValueError(f"its preprocessing to {resize} and {crop} pixels is none")
+    return ImagePreparation(
+        resize if isinstance(resize, int) else (resize[0], resize[1]), tuple(crop), about["interpolation"]
+    )

@@ -1,0 +1,112 @@
+"""A registry is exported to the same bytes each time, without images and paths, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from digit_scans import scan
+from PIL import Image
+
+from fewshot import ClassRegistry, FunctionEncoder
+from fewshot.cli import main
+from fewshot.errors import NoClasses
+from fewshot.runtime import export_bundle
+
+
+def call(*arguments, status=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == status, (result.output, result.exception)
+    return result
+
+
+def test_the_same_registry_gives_the_same_bytes_on_another_day(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    found = json.loads(call("export", exported.registry, tmp_path / "again.zip", "--onnx").stdout)
+    assert found == {
+        "file": str(tmp_path / "again.zip"), "classes": 4, "bytes": exported.bundle.stat().st_size
+    }  # fmt: skip
+    assert (tmp_path / "again.zip").read_bytes() == exported.bundle.read_bytes()
+
+
+def test_it_holds_no_image_and_no_path(exported):
+    data = exported.bundle.read_bytes()
+    for foreign in (b"\x89PNG", b"\xff\xd8\xff", str(exported.bundle.parent).encode(), b"site-packages", b".fewshot"):
+        assert foreign not in data
+    with zipfile.ZipFile(exported.bundle) as file:
+        assert set(file.namelist()) == {
+            "bundle.json", "LICENSE.txt", "encoder.onnx", "head_vectors.npy", "head_center.npy", "head_axes.npy",
+            "head_factors.npy", "unknown_center.npy", "self_test.npy",
+        }  # fmt: skip
+        text = file.read("LICENSE.txt").decode()
+        about = json.loads(file.read("bundle.json"))
+    assert text.startswith("encoder.onnx holds the weights of pocket.\nLicense of the weights: other")
+    assert "non-commercial research and education only" in text
+    assert (about["labels"], about["counts"]) == (["digit 0", "digit 1", "digit 2", "digit 3"], [5, 5, 5, 5])
+    assert about["encoder"]["name"] == "pocket"
+    assert about["preparation"]["interpolation"] == "bicubic"
+
+
+def test_the_command_predicts_with_a_bundle_as_with_the_registry(exported, tmp_path):
+    for n, digit in enumerate((0, 3, 7)):
+        Image.fromarray(scan(digit, 9)).save(tmp_path / f"{n}.png")
+    (tmp_path / "3.png").write_bytes(b"no image")
+    with_registry, with_bundle = (
+        json.loads(call("predict", path, tmp_path, "--nearest", 0, status=1).stdout)
+        for path in (exported.registry, exported.bundle)
+    )
+    assert [one.get("label") for one in with_bundle] == [one.get("label") for one in with_registry]
+    assert "error" in with_bundle[3]
+    for one, other in zip(with_bundle[:3], with_registry[:3], strict=True):
+        assert one.keys() == other.keys()
+        assert abs(one["score"] - other["score"]) < 0.01  # the registry's precision here is the fastest
+    table = call("predict", exported.bundle, tmp_path / "0.png", "--format", "table").stdout
+    assert "digit 0" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--encoder", "pocket"), "--encoder is of an encoder"),
+        (("--text", "a"), "is a bundle, which recognises images"),
+    ],
+)
+def test_options_that_a_bundle_has_no_use_for_are_refused(options, told, exported):
+    assert told in call("predict", exported.bundle, "a.png", *options, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("out.npz", "--onnx"), "a bundle is a .zip, not 'out.npz'"),
+        (("out.npz", "--opset", "20"), "--opset is for --onnx"),
+    ],
+)
+def test_a_wrong_use_is_told_before_any_work(arguments, told, exported):
+    assert told in call("export", exported.registry, *arguments, status=2).stderr
+
+
+def test_a_classifier_that_compares_with_examples_is_refused(float32, tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=float32) as registry:
+        registry.add("a", scan(0, 0))
+        registry.set_classifier("nearest")
+        with pytest.raises(ValueError, match="NearestNeighborClassifier cannot be exported: it compares a query with"):
+            export_bundle(registry, tmp_path / "b.zip")
+        assert not (tmp_path / "b.zip").exists()
+
+
+def test_an_encoder_of_ones_own_is_refused(tmp_path):
+    encoder = FunctionEncoder(lambda images: np.ones((len(images), 4), np.float32), 4, "ones")
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=encoder) as registry:
+        registry.add("a", scan(0, 0))
+        with pytest.raises(ValueError, match="FunctionEncoder cannot be exported: a bundle holds networks of timm"):
+            export_bundle(registry, tmp_path / "b.zip")
+
+
+def test_a_registry_without_classes_is_refused(tmp_path, float32):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=float32) as registry:
+        with pytest.raises(NoClasses, match=r"r\.fewshot holds no classes to export"):
+            export_bundle(registry, tmp_path / "b.zip")

@@ -1,0 +1,188 @@
+"""A bundle that is damaged, foreign or made to do harm is refused in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from fewshot.runtime import Recognizer, is_bundle
+from fewshot.runtime.bundle_file import read_bundle, write_bundle
+
+
+@pytest.fixture(scope="module")
+def entries(exported):
+    with zipfile.ZipFile(exported.bundle) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+@pytest.fixture
+def rebuilt(entries, tmp_path):
+    """Write the bundle again with some entries changed, left out (None) or added."""
+
+    def write(changed, compression=zipfile.ZIP_STORED):
+        with zipfile.ZipFile(tmp_path / "b.zip", "w", compression) as file:
+            for name, data in {**entries, **changed}.items():
+                if data is not None:
+                    file.writestr(name, data)
+        return tmp_path / "b.zip"
+
+    return write
+
+
+def refusal(path):
+    with pytest.raises(ValueError, match=r".") as refused:
+        Recognizer(path)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def described(entries, **changed):
+    return {"bundle.json": json.dumps({**json.loads(entries["bundle.json"]), **changed}).encode()}
+
+
+def array(values):
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.asarray(values), version=(1, 0))
+    return out.getvalue()
+
+
+def test_a_bundle_that_is_rebuilt_unchanged_is_read(rebuilt):
+    assert len(Recognizer(rebuilt({})).classes()) == 4
+
+
+def test_what_is_written_is_read_and_the_same_bytes(exported, tmp_path):
+    size = write_bundle(read_bundle(exported.bundle), tmp_path / "b.zip")
+    assert (tmp_path / "b.zip").read_bytes() == exported.bundle.read_bytes()
+    assert size == exported.bundle.stat().st_size
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_bundle_cut_short_is_refused(share, exported, tmp_path):
+    data = exported.bundle.read_bytes()
+    (tmp_path / "b.zip").write_bytes(data[: int(share * len(data))])
+    assert is_bundle(tmp_path / "b.zip")
+    assert "no bundle that can be used: File is not a zip file; write it again with: fewshot export" in refusal(
+        tmp_path / "b.zip"
+    )
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_a_changed_byte_is_refused(part, exported, tmp_path):
+    data = bytearray(exported.bundle.read_bytes())
+    data[int(part * len(data))] ^= 255
+    (tmp_path / "b.zip").write_bytes(data)
+    assert "Bad CRC-32" in refusal(tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../up.npy", "extra.npy", "encoder.onnx.data", "C:\\x.npy", "head_vectors.npy/"]
+)
+def test_a_foreign_entry_is_refused(name, rebuilt):
+    assert "which no bundle does" in refusal(rebuilt({name: b"x"}))
+
+
+def test_a_compressed_entry_is_refused_before_it_is_unpacked(rebuilt):
+    bomb = rebuilt({"LICENSE.txt": b"\0" * 2**26}, zipfile.ZIP_DEFLATED)
+    assert "is compressed or encrypted" in refusal(bomb)
+
+
+def test_entries_that_claim_more_than_the_file_holds_are_refused(exported, tmp_path):
+    data = bytearray(exported.bundle.read_bytes())
+    start = data.index(b"PK\x01\x02")
+    data[start + 24 : start + 28] = (2**31).to_bytes(4, "little")  # the size unpacked
+    (tmp_path / "b.zip").write_bytes(data)
+    assert "claim to be larger than" in refusal(tmp_path / "b.zip")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_file_that_is_there_twice_is_refused(rebuilt, entries):
+    path = rebuilt({})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("LICENSE.txt", entries["LICENSE.txt"])
+    assert "holds a file twice" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "encoder.onnx", "head_vectors.npy", "self_test.npy", "LICENSE.txt"])
+def test_a_missing_file_is_named(name, rebuilt):
+    assert name in refusal(rebuilt({name: None}))
+
+
+def test_a_newer_version_is_refused(rebuilt, entries):
+    message = refusal(rebuilt(described(entries, version=2)))
+    assert "it is of version 2, and this fewshot reads version 1: update fewshot" in message
+
+
+@pytest.mark.parametrize(
+    "key", ["labels", "counts", "encoder", "preparation", "head", "calibration", "unknown", "self_test"]
+)
+def test_a_description_without_a_part_is_refused(key, rebuilt, entries):
+    about = json.loads(entries["bundle.json"])
+    del about[key]
+    assert key in refusal(rebuilt({"bundle.json": json.dumps(about).encode()}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"labels": ["a"]}, "its labels are not a list of different names"),
+        ({"labels": ["a", "a", "b", "c"]}, "its labels are not a list of different names"),
+        ({"counts": [1, 1, 1, -1]}, "counts of examples are not whole numbers above 0"),
+        ({"head": {"kind": "other", "parts": [], "means": True}}, "its head of kind 'other'"),
+        ({"head": {"kind": "cosine", "parts": [5], "means": True}}, r"has parts (5,)"),
+        ({"head": []}, "cannot be used here"),
+        ({"preparation": {"resize": 10**9, "crop": [64, 64], "interpolation": "bicubic"}}, "its preprocessing to"),
+        ({"preparation": {"resize": 64, "crop": [64, 64], "interpolation": "worst"}}, "worst"),
+        ({"format": "other"}, "is not that of a fewshot bundle"),
+        ({"rejection": {"value": "high"}}, "cannot be used here"),
+    ],
+)
+def test_a_description_that_says_something_else_is_refused(changed, told, rebuilt, entries):
+    assert told in refusal(rebuilt(described(entries, **changed)))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.zeros((3, 384), np.float32), "is of shape (3, 384), not (4, 384)"),
+        (np.zeros((4, 384), np.float64), "says float64"),
+        (np.full((4, 384), np.nan, np.float32), "holds NaN"),
+    ],
+)
+def test_an_array_that_does_not_fit_is_refused(values, told, rebuilt):
+    assert told in refusal(rebuilt({"head_vectors.npy": array(values)}))
+
+
+def test_an_array_that_claims_more_than_it_holds_takes_no_memory(rebuilt):
+    huge = array(np.zeros((4, 384), np.float32)).replace(b"(4, 384), }      ", b"(4, 384000000), }")
+    assert "which its 6,144 bytes are not" in refusal(rebuilt({"head_vectors.npy": huge}))
+
+
+def test_pickled_objects_are_never_loaded(rebuilt):
+    out = io.BytesIO()
+    np.save(out, np.array([{"a": 1}], object), allow_pickle=True)
+    assert "says object" in refusal(rebuilt({"head_vectors.npy": out.getvalue()}))
+
+
+def test_a_graph_that_is_none_is_refused(rebuilt):
+    assert "cannot run its encoder.onnx" in refusal(rebuilt({"encoder.onnx": b"no graph"}))
+
+
+def test_a_self_test_with_other_numbers_is_refused(rebuilt, entries):
+    other = np.random.default_rng(0).normal(size=(3, 384)).astype(np.float32)
+    message = refusal(rebuilt({"self_test.npy": array(other)}))
+    assert "its self-test fails: the embeddings of three images have cosines of" in message
+
+
+def test_a_registry_or_a_folder_is_no_bundle(exported, tmp_path):
+    assert not is_bundle(exported.registry)
+    assert not is_bundle(tmp_path)
+    assert not is_bundle(tmp_path / "none.zip")
+    assert "File is not a zip file" in refusal(exported.registry)
+    with pytest.raises(FileNotFoundError):
+        Recognizer(tmp_path / "none.zip")
