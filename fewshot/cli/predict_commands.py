@@ -16,7 +16,6 @@ from fewshot.cli.prediction_output import OutputFormat, check_fits, format_optio
 from fewshot.cli.registry_access import open_registry
 from fewshot.cli.text_rows import read_text_rows
 from fewshot.progress import Progress
-from fewshot.runtime import is_bundle
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
@@ -70,6 +69,8 @@ def predict(
     """
     if not (images or texts or from_csv):
         raise click.UsageError("give what to predict: FILE..., --text TEXT, or --from-csv FILE --text COLUMN")
+    from fewshot.runtime import is_bundle
+
     if is_bundle(registry):
         if texts or from_csv:
             raise click.UsageError(f"{registry} is a bundle, which recognises images: give FILE...")
