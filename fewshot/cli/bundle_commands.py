@@ -55,14 +55,18 @@ def predict_with_bundle(
 @click.option("--onnx", is_flag=True, help="Write a bundle, which recognises images without torch.")
 @click.option("--opset", type=click.IntRange(18), metavar="N", help="With --onnx: version of ONNX's operators.")
 def export_(registry: str, file: str, onnx: bool, opset: int | None) -> None:
-    """Export ids, labels and vectors to FILE, .npz or .parquet; or with --onnx what recognises, to a .zip.
+    """Export ids, labels and vectors, or what recognises.
 
-    A bundle holds the encoder, the classes, and the threshold of `fewshot threshold`, but no images, and is given to
-    `fewshot predict` or fewshot.runtime.Recognizer in place of the registry.
+    FILE is a .npz or .parquet; with --onnx it is a .zip, a bundle. That holds the encoder, the classes, and the
+    threshold of `fewshot threshold`, but no images, and is given to `fewshot predict` or fewshot.runtime.Recognizer in
+    place of the registry.
     """
     if onnx:
         if not file.endswith(".zip"):
             raise click.UsageError(f"a bundle is a .zip, not {file!r}")
+        from fewshot.validation import check_extra
+
+        check_extra("onnx", "exporting needs", "onnx", "onnxscript", "onnxruntime")  # before a registry is opened
         check_writable(file)
         from fewshot.runtime import export_bundle
 
