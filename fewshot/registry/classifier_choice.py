@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,23 @@ def take_parts(classifier: FewShotClassifier, encoder: Encoder | None) -> None:
     parts = getattr(encoder, "parts", ())
     if len(parts) > 1 and classifier.get_params(deep=False).get("parts", ()) is None:
         classifier.set_params(parts=parts)
+
+
+def check_size(store: RegistryStore, dim: int) -> None:
+    """Refuse embeddings of another size than the parameters of the remembered classifier are for.
+
+    Raises
+    ------
+    RegistryError : naming the parameter, both sizes and the remedy.
+    """
+    spec = json.loads(store.meta().get("classifier", "{}"))
+    for name, size in (("parts", sum), ("center", len)):
+        given = spec.get("params", {}).get(name)
+        if given and size(given) != dim:
+            raise RegistryError(
+                f"the classifier of {store.path} has {name} of {size(given)} dimensions, and the encoder's embeddings "
+                f"have {dim}: choose another first: fewshot classifier {shlex.quote(str(store.path))} whitened"
+            )
 
 
 def remembered_and_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fewshot.classifiers import Beside, ClassIndex, FewShotClassifier
     from fewshot.encoders import Encoder
 
@@ -190,11 +193,15 @@ class RegistryPredictor:
         if self._task is not None or self._closed:
             return
         if classifier.renewal_due:
-            self._task = self._executor.submit(self._renew, clone(classifier), snapshot)
+            self._submit(self._renew, clone(classifier), snapshot)
         elif asked_before and classifier.class_index is None and len(snapshot.labels) > self._index_from:
             index = classifier.class_index = classifier.new_class_index()
             if index is not None:
-                self._task = self._executor.submit(self._fill, index, snapshot)
+                self._submit(self._fill, index, snapshot)
+
+    def _submit(self, task: Callable[..., _Made], *given: object) -> None:
+        with contextlib.suppress(RuntimeError):  # closed by another thread meanwhile
+            self._task = self._executor.submit(task, *given)
 
     def _renew(self, classifier: FewShotClassifier, snapshot: Snapshot) -> _Made:
         """Fit a classifier, outside the lock, for the next question."""

@@ -18,7 +18,7 @@ from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import BackupAndCheck
 from fewshot.registry.class_descriptions import ClassDescriptions, TextReader
-from fewshot.registry.classifier_choice import ClassifierChoice, remember, remembered_and_own
+from fewshot.registry.classifier_choice import ClassifierChoice, check_size, remember, remembered_and_own
 from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.ingest import add_images, add_in_chunks
@@ -366,10 +366,11 @@ class ClassRegistry(RegistryQueries, ClassifierChoice, ClassDescriptions, Backup
 
         Raises
         ------
-        RegistryError : naming those that are neither kept nor where they were; for an encoder of another modality.
+        RegistryError : naming those that cannot be found; for an encoder of another modality, or of a wrong size.
         """
         encoder = encoder_identity.loaded_encoder(encoder)
         encoder_identity.described(self._store)
+        check_size(self._store, encoder.dim)
         count = reindex(self._store, encoder)
         self._encoder = encoder
         return count

@@ -302,3 +302,13 @@ def test_few_texts_are_answered_by_logistic_regression_and_many_by_whitened_prot
 
         registry.set_classifier("logistic")
         assert registry.info().classifier == "logistic"
+
+
+def test_an_encoder_of_another_size_than_the_classifiers_parameters_is_refused_before_anything_is_embedded(path):
+    with filled(path, classifier=SimpleShotClassifier(center=[0.0] * FakeEncoder().dim)) as registry:
+        before = registry.info()
+        with pytest.raises(RegistryError, match=r"center of 3 dimensions, .* have 5: .*fewshot classifier .* whitened"):
+            registry.reindex(FakeEncoder(more=2))
+        assert registry.info() == before
+        registry.set_classifier("whitened")
+        assert registry.reindex(FakeEncoder(more=2)) == 6
