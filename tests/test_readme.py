@@ -38,7 +38,7 @@ RUN = [block for block in BLOCKS if block not in INSTALLS]
 NAMES = {
     "v1/registries": "rest", "/api/ml": "connect", "answers.csv": "spreadsheet",
     "tasks.json": "label-studio", "--conf-threshold": "cvat", "detector=str": "cvat-boxes", "annotations.json": "coco",
-    "fewshot train": "train",
+    "fewshot train": "train", "--onnx": "bundle",
 }  # fmt: skip
 
 PRELUDE = """set -eu
@@ -176,6 +176,10 @@ def test_a_shell_block_runs_as_typed(block, folder, received, warm_python):
     elif name == "coco":
         assert len(json.loads((folder / "annotations.json").read_text())["images"]) == 10
         assert len(json.loads((folder / "labels.json").read_text())["labels"]) == 10
+    elif name == "bundle":
+        exported, answered = map(json.loads, printed.splitlines())
+        assert exported["file"] == "parts.zip"
+        assert answered[0]["label"] == "flower"
     elif name == "train":
         lines = [json.loads(line) for line in printed.splitlines()]
         assert (lines[0]["epochs"], lines[1]["added"]) == (1, 1)

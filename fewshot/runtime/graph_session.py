@@ -36,9 +36,8 @@ class GraphSession:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails is raised
-        options.intra_op_num_threads = (
-            threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0  # onnxruntime counts itself
+        options.intra_op_num_threads = threads or cores
         try:
             self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own types, which share no base
