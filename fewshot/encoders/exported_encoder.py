@@ -69,6 +69,10 @@ def export_encoder(encoder: Encoder, *, opset: int = OPSET) -> ExportedEncoder:
     ValueError : for an encoder, a preprocessing or an operator that cannot be exported, saying which.
     """
     check_extra("onnx", "exporting needs", "onnx", "onnxscript")
+    from onnx.defs import onnx_opset_version
+
+    if not OPSET <= opset <= onnx_opset_version():
+        raise ValueError(f"opset must be {OPSET} to {onnx_opset_version()}, those of the onnx installed, not {opset}")
     if not isinstance(encoder, TimmEncoder):
         raise ValueError(
             f"{type(encoder).__name__} cannot be exported: a bundle holds networks of timm (TimmEncoder), whose "
@@ -136,6 +140,9 @@ def _graph(encoder: TimmEncoder, opset: int) -> bytes:
         raise ValueError(f"{encoder.name!r} cannot be exported to ONNX (opset {opset}): {why}") from error
     assert program is not None
     model = program.model_proto
+    made = next(one.version for one in model.opset_import if one.domain == "")
+    if made != opset:
+        raise ValueError(f"{encoder.name!r} cannot be exported in opset {opset}: torch's exporter gives opset {made}")
     _forget_sources(model.graph)
     for function in model.functions:
         _forget_sources(function)

@@ -209,9 +209,10 @@ class Recognizer:
         if max_false_accept == 1:
             return None
         if max_false_accept is not None and max_false_accept != self.max_false_accept:
+            holds = "no threshold" if self._limit is None else f"that of max_false_accept={self.max_false_accept}"
             raise ValueError(
-                f"{self.path} holds the threshold of max_false_accept={self.max_false_accept}, not of "
-                f"{max_false_accept}: store that limit in the registry (fewshot threshold) and export it again"
+                f"{self.path} holds {holds}, not the threshold of {max_false_accept}: store that limit in the registry "
+                "(fewshot threshold) and export it again"
             )
         return self._limit
 

@@ -54,6 +54,12 @@ def test_a_preprocessing_that_is_no_crop_of_the_centre_is_refused(monkeypatch):
         export_encoder(encoder_of())
 
 
+@pytest.mark.parametrize("opset", [17, 99])
+def test_versions_of_operators_that_the_library_does_not_know_are_refused(opset):
+    with pytest.raises(ValueError, match=rf"opset must be 18 to \d+, those of the onnx installed, not {opset}"):
+        export_encoder(encoder_of(), opset=opset)
+
+
 class Bessel(nn.Module):
     """Computes with an operator that ONNX has not."""
 

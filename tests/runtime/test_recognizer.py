@@ -139,7 +139,9 @@ def test_what_cannot_be_read_is_listed_and_the_others_answered(exported, tmp_pat
 def test_another_limit_than_the_stored_one_is_refused(exported):
     recognizer = Recognizer(exported.bundle)
     assert recognizer.max_false_accept == 0.25
-    with pytest.raises(ValueError, match=r"max_false_accept=0\.25, not of 0\.1: .*fewshot threshold"):
+    with pytest.raises(
+        ValueError, match=r"that of max_false_accept=0\.25, not the threshold of 0\.1: .*fewshot threshold"
+    ):
         recognizer.predict(scan(0, 9), max_false_accept=0.1)
 
 
