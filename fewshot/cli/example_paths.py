@@ -87,7 +87,7 @@ def _standard_input(medium: Medium) -> list[Source]:
     data = sys.stdin.buffer.read()
     if medium.modality == "text":
         try:
-            return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
+            return [line.rstrip("\r") for line in data.decode("utf-8-sig").split("\n") if line.strip()]
         except UnicodeDecodeError as error:
             raise ValueError(f"standard input is not UTF-8 (byte {error.start}); give texts as UTF-8") from None
     if b"\0" in data:

@@ -36,11 +36,14 @@ def read_text_rows(path: str, text: str, label: str | None = None) -> list[TextR
         for where, row in rows(path):
             missing = [name for name in (text, label) if name is not None and name not in row]
             if missing:
-                raise ValueError(f"{where} has no column {missing[0]!r}; it has {', '.join(map(repr, row))}")
+                has = f"{', '.join(map(repr, row))}{_hint(row)}"
+                raise ValueError(f"{where} has no column {missing[0]!r}; it has {has}")
             of_class = "" if label is None else _cell(row[label])
             found.append(TextRow(f"{path}, {where}", _cell(row[text]), of_class))
     except FileNotFoundError:
         raise FileNotFoundError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, not a table; a folder of texts is added with: --from-folder") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from None
     except (ValueError, csv.Error) as error:
@@ -48,6 +51,12 @@ def read_text_rows(path: str, text: str, label: str | None = None) -> list[TextR
     if not found:
         raise ValueError(f"{path} holds no rows")
     return found
+
+
+def _hint(row: Mapping[str, Any]) -> str:
+    """Say how cells are separated, where all columns were read as one."""
+    joined = len(row) == 1 and any(sign in next(iter(row)) for sign in "\t;|")
+    return ". Cells are separated by commas in a .csv, by tabs in a .tsv: save or name it so" if joined else ""
 
 
 def _cell(value: Any) -> str:
@@ -59,6 +68,9 @@ def _csv(path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        columns = reader.fieldnames or []
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise ValueError(f"it has two columns {twice[0]!r}; rename one")
         for number, row in enumerate(reader, start=1):
             if None in row:
                 raise ValueError(f"row {number} has more cells than there are columns; quote texts that hold commas")

@@ -80,6 +80,7 @@ class Sound:
         Raises
         ------
         MissingExtra : if soxr, which changes the rate, is not installed.
+        SoundError : where no sample is left at that rate.
         """
         return np.concatenate(list(self._at_rate(sampling_rate)))
 
@@ -108,9 +109,14 @@ class Sound:
         import soxr
 
         stream = soxr.ResampleStream(self.sampling_rate, sampling_rate, 1, dtype="float32")
+        count = 0
         for block in self._decode():
-            yield stream.resample_chunk(block)
-        yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+            count += len(changed := stream.resample_chunk(block))
+            yield changed
+        rest = stream.resample_chunk(np.empty(0, np.float32), last=True)
+        if not count + len(rest):
+            raise SoundError(self.name, f"is too short: {rates}, which is none of its {self.n_samples}")
+        yield rest
 
 
 def is_samples(source: object) -> bool:

@@ -130,6 +130,8 @@ def test_standard_input_is_one_text_a_line(texts):
     rows = answer("predict", texts, "-", stdin=b"a fine old film\n\nboil onions\n")
     assert [(row["text"], row["label"]) for row in rows] == [("a fine old film", "film"), ("boil onions", "soup")]
     assert answer("add", texts, "soup", "-", stdin=b"stir\r\nsimmer\n")["added"] == 2
+    odd = "a fine\u2028old film\x0cboil onions"  # ends of a line to Python alone
+    assert [row["text"] for row in answer("predict", texts, "-", stdin=odd.encode())] == [odd]
     assert "no texts in -" in call("predict", texts, "-", stdin=b"\n", status=1).stderr
     assert "standard input is not UTF-8 (byte 0)" in call("predict", texts, "-", stdin=b"\xff", status=1).stderr
 

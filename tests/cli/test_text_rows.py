@@ -35,6 +35,8 @@ def test_tabs_separate_in_tsv_and_each_line_of_jsonl_is_a_row(tmp_path):
         ("a.csv", b"text,label\na,b\n", "row 1 has no column 'review'; it has 'text', 'label'"),
         ("a.csv", b"review\na, b\n", "row 1 has more cells than there are columns; quote texts that hold commas"),
         ("a.csv", b"review\n", "holds no rows"),
+        ("a.csv", b"review,review\na,b\n", "it has two columns 'review'; rename one"),
+        ("a.csv", b"review;label\na;b\n", "'review;label'. Cells are separated by commas in a .csv, by tabs in a .tsv"),
         ("a.csv", b'review\n"a', "unexpected end of data"),
         ("a.csv", b"review\ncaf\xe9\n", "is not UTF-8 (invalid continuation byte); save it as UTF-8"),
         ("a.jsonl", b'{"review": "a"}\n[1]\n', "line 2 is no JSON object"),
@@ -54,3 +56,8 @@ def test_a_table_that_cannot_be_read_is_refused_with_where_and_why(tmp_path, nam
 def test_a_table_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: nowhere\.csv"):
         read_text_rows("nowhere.csv", "text")
+
+
+def test_a_folder_is_refused_with_the_option_for_one(tmp_path):
+    with pytest.raises(ValueError, match="is a folder, not a table; a folder of texts is added with: --from-folder"):
+        read_text_rows(str(tmp_path), "review")

@@ -151,3 +151,12 @@ def test_another_kind_of_thing_is_a_type_error_that_says_what_a_sound_may_be():
 
 def test_samples_are_named_by_their_shape_and_rate():
     assert describe_sound((tone(), RATE)) == "<samples of shape (8000,) at 16000 Hz>"
+
+
+def test_a_sound_of_which_nothing_is_left_at_another_rate_is_refused():
+    pytest.importorskip("soxr", reason="needs the extra audio")
+    sound = open_sound((np.array([0.5, -0.5], np.float32), 768_000))
+
+    for read in (lambda: sound.samples(16_000), lambda: list(sound.windows(1.0, 16_000))):
+        with pytest.raises(SoundError, match="too short: 768,000 samples a second, and the encoder reads 16,000"):
+            read()
