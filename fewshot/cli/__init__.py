@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -22,12 +24,29 @@ from fewshot.cli import (
 )
 from fewshot.cli.interrupt import exit_interrupted
 from fewshot.cli.loading_notice import loading_notice
-from fewshot.cli.output import format_option
+from fewshot.cli.output import format_option, note
 from fewshot.cli.text_table import printable
 from fewshot.errors import FewShotError
 from fewshot.files import DISK, unwritable
 
 __all__ = ["main"]
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show a library's warnings to users as messages, without a line of its source."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*decompression bomb")  # Pillow's; such images are refused anyway
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category is UserWarning:
+                note(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = shown
+        yield
 
 
 class Commands(click.Group):
@@ -39,9 +58,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; FewShotError, OSError, ValueError, TypeError and KeyError become one line on stderr."""
-        warnings.filterwarnings("ignore", message=".*decompression bomb")  # Pillow's; such images are refused anyway
         try:
-            with loading_notice():
+            with _warnings_as_notes(), loading_notice():
                 return super().invoke(ctx)
         except click.NoSuchOption as error:
             command = error.ctx.command if error.ctx is not None else self

@@ -192,13 +192,16 @@ def encoded_texts(encoder: Encoder, texts: Sequence[str], what: str) -> NDArray[
 
     Raises
     ------
-    ValueError : if the encoder reads no texts.
+    ValueError : if the encoder does not read both images and texts.
     """
     encode = getattr(encoder, "encode_texts", None)
     if encode is None:
+        from fewshot.encoders import modality_of
+
         name = getattr(encoder, "spec", {}).get("name", f"of type {type(encoder).__name__}")
+        reads = {"image": "no texts", "text": "no images", "audio": "sounds alone"}[modality_of(encoder)]
         raise ValueError(
-            f"the encoder {name} reads no texts, which is needed to {what}: take one with a text tower, such as "
+            f"the encoder {name} reads {reads}, and images and texts are needed to {what}: take one of both, such as "
             "clip:ViT-B-32/laion2b_s34b_b79k (pip install 'fewshot[clip]')"
         )
     vectors = check_vectors(cast(Any, encode)(texts), encoder.dim)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import warnings
 from xml.etree import ElementTree
 
 import pytest
@@ -134,6 +135,27 @@ def test_standard_input_is_one_text_a_line(texts):
     assert [row["text"] for row in answer("predict", texts, "-", stdin=odd.encode())] == [odd]
     assert "no texts in -" in call("predict", texts, "-", stdin=b"\n", status=1).stderr
     assert "standard input is not UTF-8 (byte 0)" in call("predict", texts, "-", stdin=b"\xff", status=1).stderr
+
+
+def test_a_warning_of_the_encoder_is_one_line_without_its_source(texts, monkeypatch):
+    encoder = load_test_encoder("test-text")
+    function = encoder.function
+
+    def warn(opened):
+        warnings.warn("1 of 1 texts reach the limit", UserWarning, stacklevel=1)
+        return function(opened)
+
+    encoder.function = warn
+    monkeypatch.setattr(fewshot.encoders, "load_encoder", lambda *_, **__: encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = call("predict", texts, "--text", "a fine film")
+    assert "1 of 1 texts reach the limit" in result.stderr.splitlines()
+
+
+def test_classes_of_texts_are_not_described_and_the_reason_is_said(texts):
+    message = "reads no images, and images and texts are needed to describe classes of"
+    assert message in call("describe", texts, "film", "about a film", status=1).stderr
 
 
 def test_files_folders_zips_and_patterns_of_texts_are_read(texts, tmp_path):

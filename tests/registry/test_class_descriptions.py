@@ -272,7 +272,7 @@ def test_reindex_embeds_descriptions_anew_or_refuses_an_encoder_that_reads_no_te
 
 def test_an_encoder_without_texts_another_metric_and_empty_texts_are_refused(tmp_path, registry):
     with ClassRegistry(tmp_path / "blind.fewshot", encoder=Towers(reads=False)) as blind:
-        with pytest.raises(ValueError, match=r"reads no texts, which is needed to describe .*clip:ViT-B-32"):
+        with pytest.raises(ValueError, match=r"reads no texts, and images and texts are needed .*clip:ViT-B-32"):
             blind.describe("sky", "blue")
         assert blind.is_empty
     with ClassRegistry(tmp_path / "far.fewshot", encoder=Towers(), metric="sqeuclidean") as far:
