@@ -283,11 +283,18 @@ def missing_descriptions(store: RegistryStore, exported: str, dim: int) -> dict[
     ------
     ValueError : if it is something else.
     """
+    read = json.loads(exported)
+    if not isinstance(read, dict):
+        raise ValueError(f"descriptions are an object from labels to texts and vectors, not {exported[:60]!r}")
     held, found = described_texts(store), {}
-    for label, (text, vector) in json.loads(exported).items():
-        values = np.frombuffer(base64.b64decode(vector), "<f4")
+    for label, pair in read.items():
+        try:
+            text, vector = pair
+            values = check_vectors(np.frombuffer(base64.b64decode(vector), "<f4")[None], dim)[0]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the description of {label!r} cannot be read: {error}") from error
         if label not in held:
-            found[check_label(label)] = Description(str(text), check_vectors(values[None], dim)[0])
+            found[check_label(label)] = Description(str(text), values)
     return found
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyio import CapacityLimiter, move_on_after
+from anyio import move_on_after
 from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware import Middleware
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -26,7 +26,7 @@ from fewshot.service.readiness import Readiness
 from fewshot.service.registry_pool import RegistryPool
 from fewshot.service.routes import classifier_routes, prediction_routes, registry_routes, rejection_routes
 from fewshot.service.thumbnails import ThumbnailCache
-from fewshot.service.worker_threads import run_in_thread
+from fewshot.service.worker_threads import WorkerThreads, run_in_thread
 from fewshot.validation import check_extra
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.workers.start()
         warming = asyncio.get_running_loop().run_in_executor(None, app.state.readiness.check)
         try:
             yield
@@ -101,6 +102,7 @@ def create_app(
                 await asyncio.to_thread(registries.close)
             except RuntimeError:  # there is no memory for a thread
                 registries.close()
+            app.state.workers.stop()
 
     app = FastAPI(
         title="fewshot",
@@ -119,7 +121,7 @@ def create_app(
     document = cache(lambda: openapi.describe(app, token=token is not None))
     app.openapi = document  # type: ignore[method-assign]
     app.state.registries, app.state.metrics, app.state.limits = registries, metrics, limits
-    app.state.limiter = CapacityLimiter(limits.max_requests)
+    app.state.workers = WorkerThreads(limits.max_requests)
     app.state.thumbnails = ThumbnailCache()
     app.state.readiness = Readiness(registries)
     problems.install_handlers(app)

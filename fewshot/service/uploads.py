@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anyio import to_thread
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -20,6 +19,7 @@ from fewshot.registry import AddReport, ClassRegistry
 from fewshot.service.limits import Limits
 from fewshot.service.payloads import FailedImage, ImageConflict, ImageList
 from fewshot.service.problems import HTTPProblem
+from fewshot.service.worker_threads import WorkerThreads
 
 Body = TypeVar("Body", bound=ImageList)
 
@@ -98,7 +98,8 @@ async def read_upload(request: Request, model: type[Body]) -> Upload:
         return await _read_form(request, model, limits)
     if kind == "application/json":
         body = await request.body()
-        return await to_thread.run_sync(_read_json, body, model, limits.max_images)
+        workers: WorkerThreads = request.app.state.workers
+        return await workers.run(lambda: _read_json(body, model, limits.max_images))
     if kind == "text/plain" or kind.startswith("audio/"):
         return _one(await request.body(), kind, _checked(model, _known(model, request.query_params), 1))
     raise HTTPProblem(

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
+import fewshot.classifiers.ranking
 import fewshot.vectors.distances
 from fewshot.classifiers.base import FewShotClassifier
 from fewshot.classifiers.membership import Membership
@@ -189,7 +190,7 @@ def test_a_ranking_is_the_sorted_scores_and_the_largest_probability_block_by_blo
     X, y, query = clouds([3, 4, 2, 5, 1])
     clf = kind().fit(X, y)
     scores, shares = clf.scores_and_probabilities(query)
-    monkeypatch.setattr(fewshot.classifiers.base, "_MOST_SCORES", 2 * len(clf.classes_))  # two queries at once
+    monkeypatch.setattr(fewshot.classifiers.ranking, "_MOST_SCORES", 2 * len(clf.classes_))  # two queries at once
     found = clf.rank(query, k)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     assert found.classes.tolist() == order.tolist()

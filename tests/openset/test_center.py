@@ -15,7 +15,7 @@ from unknown_data import drawn, line_of, scores_of
 from fewshot import ClassRegistry, EpisodeSampler
 from fewshot.benchmark.openset_runner import run_openset_benchmark
 from fewshot.cli import main
-from fewshot.encoders.timm_encoder import load_encoder
+from fewshot.encoders import load_encoder
 from fewshot.openset import center as center_module
 from fewshot.openset.background import Background
 from fewshot.openset.center import Center, shipped_center, write_center

@@ -339,3 +339,22 @@ def test_beside_too_many_classes_descriptions_are_refused_and_said_to_be_left_ou
     with pytest.warns(UserWarning, match="has 2 classes, and descriptions are a prior beside at most 1"):
         assert registry.predict([png(BLUE)]) == before
     assert registry.predict([png(BLUE)]) == before  # said once: warnings are errors here
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "says"),
+    [
+        ("[]", r"descriptions are an object from labels to texts and vectors, not '\[\]'"),
+        ('{"sky": 5}', "the description of 'sky' cannot be read"),
+        ('{"sky": ["blue", "AAAA"]}', "the description of 'sky' cannot be read"),
+    ],
+)
+def test_descriptions_of_an_exported_file_that_are_none_are_refused(registry, tmp_path, descriptions, says):
+    _describe_colours(registry)
+    registry.add("tomato", png(RED))
+    registry.export(tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as held:
+        arrays = dict(held)
+    np.savez(tmp_path / "bad.npz", **{**arrays, "descriptions": np.array(descriptions)})
+    with ClassRegistry(tmp_path / "copy.fewshot", encoder=Towers()) as copy, pytest.raises(ValueError, match=says):
+        copy.import_examples(tmp_path / "bad.npz")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakes import BLUE, RED, FakeEncoder, png, run_python
-from service_client import PARTS, client, files, problem, scope
+from service_client import PARTS, client, files, problem, ready, scope
 
 from fewshot.service.app import create_app
+from fewshot.service.registry_pool import RegistryPool
 
 JSON = {"Content-Type": "application/json"}
 
@@ -119,12 +122,40 @@ def test_too_little_memory_outside_of_a_registry_is_a_503_too(tmp_path, monkeypa
         raise RuntimeError("can't start new thread")
 
     with client(tmp_path / "parts.fewshot") as http:
-        monkeypatch.setattr("anyio.to_thread.run_sync", short)
+        monkeypatch.setattr("fewshot.service.worker_threads.WorkerThreads.run", short)
         assert "too little memory" in problem(http.get(f"{PARTS}/classes"), 503)
         monkeypatch.setattr("fewshot.service.routes.prediction_routes.read_upload", short)
         assert "too little memory" in problem(http.post(f"{PARTS}/predict", files=files(png(RED))), 503)
         monkeypatch.undo()
         assert http.get(f"{PARTS}/classes").status_code == 200
+
+
+def test_requests_begin_no_threads_in_the_event_loop(tmp_path, monkeypatch):
+    arrived = threading.Semaphore(0)  # Python waits for ever for a thread that has no memory to begin
+    with client(tmp_path / "parts.fewshot") as http:
+        ready(http)
+        loop, begin = http.portal.call(threading.current_thread), threading.Thread.start
+        begun = []
+
+        def start(thread):
+            begun.extend([thread.name] * (threading.current_thread() is loop))
+            begin(thread)
+
+        def names(registries):
+            arrived.release()
+            assert all_there.wait(10)
+            return []
+
+        all_there = threading.Event()
+        monkeypatch.setattr(threading.Thread, "start", start)
+        monkeypatch.setattr(RegistryPool, "names", names)
+        with ThreadPoolExecutor(4) as pool:
+            answers = [pool.submit(http.get, "/v1/registries") for _ in range(4)]
+            for _ in answers:
+                assert arrived.acquire(timeout=10)
+            all_there.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+        assert begun == []
 
 
 _LITTLE_MEMORY = """

@@ -20,6 +20,7 @@ from fewshot.service.batching import DEADLINE, set_torch_threads
 from fewshot.service.label_studio_backend import LabelStudioBackend
 from fewshot.service.problems import HTTPProblem, without_folders
 from fewshot.service.registry_pool import RegistryPool
+from fewshot.service.worker_threads import WorkerThreads
 
 R = TypeVar("R")
 
@@ -139,7 +140,7 @@ async def _body(request: Request, limiter: CapacityLimiter) -> dict[str, Any]:
     """Read a request's body, which may be large, in a worker thread."""
     data = await request.body()
     try:
-        body = await to_thread.run_sync(json.loads, data, limiter=limiter)
+        body = await request.app.state.workers.run(lambda: json.loads(data), limiter=limiter)
     except (ValueError, RecursionError):
         raise HTTPProblem(422, "the body is not JSON") from None
     if not isinstance(body, dict):
@@ -167,4 +168,5 @@ async def _answer(
             said = str(error).replace(f"{request.app.state.registries.folder}{os.sep}", "")
             raise HTTPProblem(503, without_folders(said), retry_after=5) from error
 
-    return await to_thread.run_sync(run, limiter=limiter)
+    workers: WorkerThreads = request.app.state.workers
+    return await workers.run(run, limiter=limiter)
