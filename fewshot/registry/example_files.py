@@ -54,6 +54,7 @@ def import_examples(
     Raises
     ------
     EncoderMismatch : if the file's vectors come from another encoder.
+    ValueError : for another file, or a damaged one.
     """
     read = feature_files.read(Path(place))
     examples = [
@@ -75,5 +76,9 @@ def import_examples(
             store.set_meta(encoder=read.encoder, fingerprint=read.fingerprint, dim=dim, modality=read.modality)
             if "metric_asked" not in held:
                 store.set_meta(metric=read.metric)
-        write_descriptions(connection, missing_descriptions(store, read.descriptions, dim))
+        try:
+            described = missing_descriptions(store, read.descriptions, dim)
+        except ValueError as error:
+            raise ValueError(f"{place} is not an export of a registry: {error}") from error
+        write_descriptions(connection, described)
         return add_examples(store, examples, allow_conflict=allow_conflict)

@@ -356,5 +356,8 @@ def test_descriptions_of_an_exported_file_that_are_none_are_refused(registry, tm
     with np.load(tmp_path / "e.npz") as held:
         arrays = dict(held)
     np.savez(tmp_path / "bad.npz", **{**arrays, "descriptions": np.array(descriptions)})
-    with ClassRegistry(tmp_path / "copy.fewshot", encoder=Towers()) as copy, pytest.raises(ValueError, match=says):
+    with (
+        ClassRegistry(tmp_path / "copy.fewshot", encoder=Towers()) as copy,
+        pytest.raises(ValueError, match=f"bad.npz is not an export of a registry: {says}"),
+    ):
         copy.import_examples(tmp_path / "bad.npz")
