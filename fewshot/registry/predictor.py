@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 INDEX_FROM = 20_000
 """Beside more classes than these an index finds candidates for the closest ones."""
 # Scores of examples held at once, and classes put into an index.
-_MOST_SCORES, _CLASSES_AT_ONCE = 2**24, 2**13
+_MOST_SCORES, _CLASSES_AT_ONCE = 2**24, 2**11
 
 
 @dataclass(frozen=True)
