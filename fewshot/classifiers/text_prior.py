@@ -45,7 +45,7 @@ class TextPrior:
     References
     ----------
     Fay & Herriot 1979, doi:10.1080/01621459.1979.10482505 (class means shrunk to a regression, empirical Bayes).
-    Huang et al. 2024, arXiv:2404.02285, eq. 3 (LP++: class weights p_c + alpha_c t_c). Bendou et al. 2025,
+    Huang et al. 2024, arXiv:2404.02285 (LP++: class weights p_c + alpha_c t_c). Bendou et al. 2025,
     arXiv:2501.11175 (ProKeR: closed form around the zero-shot answer). Liang et al. 2022, arXiv:2203.02053 (images and
     texts lie apart, hence the two centres). That alpha is k b / n, and the objection, are ours.
     """
