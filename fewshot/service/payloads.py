@@ -12,6 +12,7 @@ NAME_SCHEMA: dict[str, JsonValue] = {"pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,
 _LABEL = "A class label: any text without control characters."
 _CONTROL, _INVISIBLE = r"\u0000-\u001f\u007f-\u009f", r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 # As NAME_SCHEMA, for clients: something to read, and control characters only where they are blanks at the ends.
+_NOT_BLANK = r"[^\s\x1c-\x1f]"
 _LABEL_SCHEMA: dict[str, JsonValue] = {"pattern": rf"^\s*[^{_CONTROL}]*[^\s{_CONTROL}{_INVISIBLE}][^{_CONTROL}]*\s*$"}
 Label = Annotated[str, Field(description=_LABEL)]
 NewLabel = Annotated[str, Field(max_length=1000, description=_LABEL, json_schema_extra=_LABEL_SCHEMA)]
@@ -45,7 +46,9 @@ class ClassUpdate(_RequestBody):
 class DescriptionUpdate(_RequestBody):
     """A class in words."""
 
-    text: str | None = Field(max_length=1000, description='As "a red tin of beans"; null: remove it.')
+    text: Annotated[str, Field(max_length=1000, pattern=_NOT_BLANK)] | None = Field(
+        description='As "a red tin of beans"; null: remove it.'
+    )
 
 
 class ExampleUpdate(_RequestBody):
