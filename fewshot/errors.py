@@ -78,6 +78,10 @@ class NoClasses(RegistryError, TooFewExamples):
     """A registry holds no class yet."""
 
 
+class NotDescribable(RegistryError, ValueError):
+    """A registry's classes cannot be described in words: by its encoder, its metric, or as there are too many."""
+
+
 class RegistryBusy(RegistryError):
     """A registry is in use for longer than is waited for; try again later."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import RegistryError
+from fewshot.errors import NotDescribable, RegistryError
 from fewshot.registry.encoder_identity import check_encoder, remember_encoder
 from fewshot.registry.schema import checksum
 from fewshot.registry.snapshot import Snapshot
@@ -77,8 +77,9 @@ class ClassDescriptions:
 
         Raises
         ------
-        ValueError : for a label that can be none, or an empty text; if the encoder reads no texts, the registry's
-            metric is not "cosine", or it has more than 20,000 classes.
+        ValueError : for a label that can be none, or an empty text.
+        NotDescribable : if the encoder reads no texts, the registry's metric is not "cosine", or it has more than
+            20,000 classes.
         """
         label = check_label(label)
         text = name_text(label) if text is None else text.strip()
@@ -86,9 +87,9 @@ class ClassDescriptions:
             raise ValueError(f"the description of {label!r} is empty")
         encoder, metric = self.encoder, self._store.meta()["metric"]
         if (count := self._store.counts()[0]) > MOST_DESCRIBED:
-            raise ValueError(_too_many(self._store, count))
+            raise NotDescribable(_too_many(self._store, count))
         if metric != "cosine":
-            raise ValueError(
+            raise NotDescribable(
                 f"{self._store.path} compares by {metric}, and texts can be compared with images by cosine only: "
                 "register them in a new file"
             )
@@ -192,7 +193,7 @@ def encoded_texts(encoder: Encoder, texts: Sequence[str], what: str) -> NDArray[
 
     Raises
     ------
-    ValueError : if the encoder does not read both images and texts.
+    NotDescribable : if the encoder does not read both images and texts.
     """
     encode = getattr(encoder, "encode_texts", None)
     if encode is None:
@@ -200,7 +201,7 @@ def encoded_texts(encoder: Encoder, texts: Sequence[str], what: str) -> NDArray[
 
         name = getattr(encoder, "spec", {}).get("name", f"of type {type(encoder).__name__}")
         reads = {"image": "no texts", "text": "no images", "audio": "sounds alone"}[modality_of(encoder)]
-        raise ValueError(
+        raise NotDescribable(
             f"the encoder {name} reads {reads}, and images and texts are needed to {what}: take one of both, such as "
             "clip:ViT-B-32/laion2b_s34b_b79k (pip install 'fewshot[clip]')"
         )
@@ -253,7 +254,7 @@ def embedded_again(store: RegistryStore, encoder: Encoder) -> dict[str, Descript
 
     Raises
     ------
-    ValueError : if it reads no texts.
+    NotDescribable : if it reads no texts.
     """
     held = read_descriptions(store)
     if not held:

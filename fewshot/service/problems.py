@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from fewshot.errors import ExampleError, FewShotError, NoClasses, RegistryBusy, TooFewExamples
+from fewshot.errors import ExampleError, FewShotError, NoClasses, NotDescribable, RegistryBusy, TooFewExamples
 from fewshot.service.batching import Overloaded
 
 log = logging.getLogger("fewshot.service")
@@ -73,7 +73,7 @@ def problem_of(error: Exception, path: str, name: str) -> HTTPProblem | None:
         return HTTPProblem(503, detail, retry_after=1)
     if isinstance(error, KeyError):
         return HTTPProblem(404, detail)
-    if isinstance(error, (FileExistsError, NoClasses, TooFewExamples)):
+    if isinstance(error, (FileExistsError, NoClasses, NotDescribable, TooFewExamples)):
         return HTTPProblem(409, detail)
     if isinstance(error, ExampleError):  # of a registered image: those of a request are reported one by one
         return HTTPProblem(404, without_folders(detail))

@@ -153,4 +153,4 @@ def test_a_class_is_described_listed_recognised_and_forgotten(tmp_path):
 def test_an_encoder_that_reads_no_texts_is_said_so(filled):
     answer = filled.put(f"{PARTS}/classes/description", params={"label": "red"}, json={"text": "red"})
     reason = "the encoder colours reads no texts, and images and texts are needed to describe classes of parts"
-    assert reason in problem(answer, 422)
+    assert reason in problem(answer, 409)
