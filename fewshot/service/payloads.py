@@ -13,9 +13,9 @@ _LABEL = "A class label: any text without control characters."
 _CONTROL, _INVISIBLE = r"\u0000-\u001f\u007f-\u009f", r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 # As NAME_SCHEMA, for clients: something to read, and control characters only where they are blanks at the ends.
 _NOT_BLANK = r"[^\s\x1c-\x1f]"
-_LABEL_SCHEMA: dict[str, JsonValue] = {"pattern": rf"^\s*[^{_CONTROL}]*[^\s{_CONTROL}{_INVISIBLE}][^{_CONTROL}]*\s*$"}
+LABEL_SCHEMA: dict[str, JsonValue] = {"pattern": rf"^\s*[^{_CONTROL}]*[^\s{_CONTROL}{_INVISIBLE}][^{_CONTROL}]*\s*$"}
 Label = Annotated[str, Field(description=_LABEL)]
-NewLabel = Annotated[str, Field(max_length=1000, description=_LABEL, json_schema_extra=_LABEL_SCHEMA)]
+NewLabel = Annotated[str, Field(max_length=1000, description=_LABEL, json_schema_extra=LABEL_SCHEMA)]
 MaxFalseAccept = Annotated[
     float, Field(ge=1e-6, lt=1, description="Largest accepted share of the images of unknown classes.")
 ]

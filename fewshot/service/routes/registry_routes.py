@@ -27,6 +27,9 @@ from fewshot.validation import check_label, normalised_label
 router = APIRouter(prefix="/v1/registries", responses=PROBLEMS)
 
 Class = Annotated[str, Query(alias="label", description="The class.")]
+KnownOrNewClass = Annotated[
+    str, Query(alias="label", max_length=1000, description="The class.", json_schema_extra=payloads.LABEL_SCHEMA)
+]
 After = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only ids above this one: next of the previous page.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -152,7 +155,7 @@ async def remove_class(request: Request, registry: Name, label: Class) -> payloa
 
 @router.put("/{registry}/classes/description", tags=["classes"], operation_id="describe_class")
 async def describe_class(
-    request: Request, registry: Name, label: Class, body: payloads.DescriptionUpdate
+    request: Request, registry: Name, label: KnownOrNewClass, body: payloads.DescriptionUpdate
 ) -> payloads.DescribedClass:
     """Describe a class, known or new, in words; by an encoder that reads texts."""
 
