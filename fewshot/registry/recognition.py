@@ -1,0 +1,121 @@
+"""What a registry recognises: the classes of images, texts and sounds, or of their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from fewshot.errors import NoClasses
+from fewshot.media import Medium, Modality, Source, Sources, medium_of
+from fewshot.registry import encoder_identity
+from fewshot.registry.class_descriptions import TextReader
+from fewshot.registry.predictor import RegistryPredictor
+from fewshot.registry.queries import RegistryQueries
+from fewshot.registry.rejection import Rejection
+from fewshot.registry.results import Failure, Prediction, Predictions
+from fewshot.registry.snapshot_cache import SnapshotCache
+from fewshot.registry.store import RegistryStore
+from fewshot.validation import check_vectors
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from fewshot.encoders import Encoder
+
+
+class Recognition(RegistryQueries):
+    """The part of ``ClassRegistry`` that predicts."""
+
+    rejection: Rejection
+    _store: RegistryStore
+    _snapshots: SnapshotCache
+    _predictor: RegistryPredictor
+    _texts: TextReader
+
+    @property
+    def encoder(self) -> Encoder:
+        """See ``ClassRegistry``."""
+        raise NotImplementedError
+
+    @property
+    def modality(self) -> Modality:
+        """See ``ClassRegistry``."""
+        raise NotImplementedError
+
+    def _sources(self, given: Sources) -> tuple[Medium, Iterable[Source]]:
+        """The medium, and sources as they are, one alone as a list, of a table of one column that."""
+        from fewshot.encoders import check_image_batch
+
+        medium = medium_of(self.modality)
+        return medium, check_image_batch(medium.sources(given), medium.modality)
+
+    def predict(
+        self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
+        """Recognise images, texts or sounds.
+
+        Parameters
+        ----------
+        images : iterable of sources, or one
+            As of ``add``.
+        top : int, default 5
+            How many classes to rank.
+        nearest : int, default 3
+            How many examples to name that the answer rests on, those of its class first; 0 for none.
+        max_false_accept : float, optional
+            The largest share of unknown ones to give a label, in (0, 1); by default ``rejection.set``'s, if any;
+            1 gives all a label. ``rejection.threshold`` gives the bound.
+
+        Returns
+        -------
+        list of Prediction, in the order given; of one alone, too.
+
+        Raises
+        ------
+        ExampleError : ImageError, TextError or SoundError, naming the first that cannot be read; ``predict_valid`` goes
+            on instead.
+        RegistryError : if no class is registered.
+        """
+        answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        if answered.failed:
+            first = answered.failed[0]
+            raise medium_of(self.modality).error(first.source, first.reason)
+        return list(answered.predictions)
+
+    def predict_valid(
+        self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> Predictions:
+        """Recognise the examples that can be read, and list the others."""
+        from fewshot.encoders import encode_valid
+
+        if self._store.is_empty():
+            raise NoClasses(f"{self.path} holds no classes yet; register some with: fewshot add {self.path} ...")
+        encoder_identity.check_encoder(self._store, self.encoder)
+        medium, given = self._sources(images)
+        sources = list(given)
+        encoded = encode_valid(self.encoder, sources)
+        failed = tuple(
+            Failure(medium.describe(sources[n]), medium.explained(sources[n], e.reason)) for n, e in encoded.failed
+        )
+        names = tuple(medium.describe(sources[n]) for n in encoded.kept.tolist())
+        predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        return Predictions(names, tuple(predictions), failed, tuple(encoded.kept.tolist()))
+
+    def predict_vectors(
+        self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
+        """Recognise examples by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+        encoder = self.encoder
+        query = check_vectors(vectors, encoder.dim)
+        with self.reading():
+            snapshot = self._snapshots.current()
+            encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another may have reindexed
+            described = self._texts.described(snapshot)
+        texts = self._texts.of(snapshot, described)
+        if not len(snapshot) and texts is None:
+            raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
+        pending = self.rejection.pending(snapshot, query)
+        answers = self._predictor.predict(
+            snapshot, query, encoder, top=top, nearest=nearest, beside=pending, texts=texts
+        )
+        return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)
