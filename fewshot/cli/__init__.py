@@ -19,6 +19,7 @@ from fewshot.cli import (
     experiment_commands,
     maintenance_commands,
     predict_commands,
+    remove_command,
     serve_command,
     threshold_commands,
 )
@@ -106,7 +107,7 @@ for _command in (
     predict_commands.predict,
     predict_commands.evaluate,
     class_commands.classes,
-    class_commands.remove,
+    remove_command.remove,
     class_commands.rename,
     class_commands.merge,
     describe_command.describe,

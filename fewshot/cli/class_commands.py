@@ -226,32 +226,6 @@ def classes(registry: str, label: str | None, negatives: bool) -> None:
             print_result([{"example": id_, "source": source} for id_, source in opened.examples(label)])
 
 
-@click.command(epilog="Example: fewshot remove parts.fewshot bolt; or: fewshot remove parts.fewshot --example 17")
-@click.argument("registry")
-@click.argument("label", required=False)
-@click.option("--example", type=int, help="Remove one example, by its id in `fewshot classes REGISTRY LABEL`.")
-@click.option(
-    "--negative",
-    type=int,
-    help="Remove one negative, by its id in `fewshot classes REGISTRY --negatives`.",
-)
-def remove(registry: str, label: str | None, example: int | None, negative: int | None) -> None:
-    """Remove a class, one example, or one negative."""
-    if sum(given is not None for given in (label, example, negative)) != 1:
-        raise click.UsageError("give one of LABEL, --example ID and --negative ID")
-    with open_registry(registry) as opened:
-        if label is not None:
-            count = opened.remove(label)
-        elif example is not None:
-            label, count = opened.remove_example(example), 1
-        else:
-            assert negative is not None
-            opened.remove_negative(negative)
-            print_result({"label": None, "removed": 1, "negatives": opened.rejection.n_negatives})
-            return
-        print_result({"label": label, "removed": count, "classes": opened.info().classes})
-
-
 @click.command(epilog="Example: fewshot rename parts.fewshot blot bolt")
 @click.argument("registry")
 @click.argument("label")

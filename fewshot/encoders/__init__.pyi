@@ -17,6 +17,7 @@ from .device import best_device as best_device
 from .device import best_precision as best_precision
 from .device import usable_device as usable_device
 from .embedding_cache import EmbeddingCache as EmbeddingCache
+from .embedding_cache import erase_cached as erase_cached
 from .encoder import Encoded as Encoded
 from .encoder import Encoder as Encoder
 from .encoder import all_or_raise as all_or_raise

@@ -6,13 +6,16 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.encoders.device import Precision
 from fewshot.encoders.encoder import Encoded, Encoder, check_image_batch, check_is_encoder, encode_valid, modality_of
 from fewshot.encoders.image_transformer import ImageTransformer
 from fewshot.errors import ExampleError
@@ -21,6 +24,7 @@ from fewshot.media import Medium, Modality, Source, map_ahead, medium_of
 
 _CHUNK = 1024
 _BUSY_SECONDS = 60.0
+_PRECISIONS = ("", *get_args(Precision))
 
 
 class EmbeddingCache(ImageTransformer):
@@ -124,8 +128,7 @@ class EmbeddingCache(ImageTransformer):
     def _key(self, medium: Medium, example: Source) -> bytes:
         # Path strings repeated within a run are read again on purpose: the file may have changed.
         precision = getattr(self.encoder, "resolved_precision", "")
-        content = hashlib.sha256(medium.content(example)).digest()
-        return hashlib.sha256(f"{self.fingerprint}/{precision}/".encode() + content).digest()
+        return _cache_key(self.fingerprint, precision, hashlib.sha256(medium.content(example)).digest())
 
     def _look_up(self, keys: set[bytes]) -> dict[bytes, NDArray[np.float32]]:
         found: dict[bytes, NDArray[np.float32]] = {}
@@ -143,6 +146,41 @@ class EmbeddingCache(ImageTransformer):
 
     def _open(self) -> _Connection:
         return _Connection(os.fspath(self.path))
+
+
+def erase_cached(path: str | os.PathLike[str], contents: Iterable[bytes], fingerprint: str) -> int | None:
+    """Erase the embeddings of contents, given by their SHA-256, that the encoder of a fingerprint made.
+
+    What was deleted is overwritten with zeros, and the file made smaller.
+
+    Returns
+    -------
+    int or None
+        How many there were; None of a file that is no cache, which is left alone.
+
+    Raises
+    ------
+    ValueError : if another process has been writing to it for long.
+    """
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            columns = [row[1] for row in connection.execute("SELECT * FROM pragma_table_info('vectors')")]
+        except sqlite3.DatabaseError:
+            return None
+    if columns != ["key", "vector"]:
+        return None
+    keys = [(_cache_key(fingerprint, precision, one),) for one in contents for precision in _PRECISIONS]
+    with _Connection(os.fspath(path)) as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        erased = connection.executemany("DELETE FROM vectors WHERE key = ?", keys).rowcount
+        connection.commit()
+        if erased:
+            connection.execute("VACUUM")
+    return max(0, erased)
+
+
+def _cache_key(fingerprint: str, precision: str, content: bytes) -> bytes:
+    return hashlib.sha256(f"{fingerprint}/{precision}/".encode() + content).digest()
 
 
 class _Connection:

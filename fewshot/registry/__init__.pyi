@@ -19,6 +19,7 @@ from .repair import repair_registry as repair_registry
 from .results import NONE_OF_THESE as NONE_OF_THESE
 from .results import ONE_CLASS as ONE_CLASS
 from .results import AddReport as AddReport
+from .results import ErasureReport as ErasureReport
 from .results import Evaluation as Evaluation
 from .results import Failure as Failure
 from .results import Prediction as Prediction

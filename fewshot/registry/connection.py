@@ -85,6 +85,29 @@ class SharedConnection:
                 if not is_busy(error):
                     raise
 
+    def run_alone(self, statement: str) -> None:
+        """Run a statement that no transaction may surround, such as VACUUM; waits for others that read or write.
+
+        Raises
+        ------
+        RegistryBusy, RegistryError : as of ``transaction``; also inside a transaction of this thread.
+        """
+        for left in self._waiting():
+            if not self._lock.acquire(timeout=left):
+                raise self._busy("another thread of this process, which has been using it")
+            try:
+                if self.closing:
+                    raise self.refusal()
+                if self.raw.in_transaction:
+                    raise RegistryError(f"{self._path} is being read here: end the block that reads it first")
+                self.raw.execute(statement).fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+            finally:
+                self._lock.release()
+
     @contextmanager
     def closed(self, patience: float | None = None) -> Iterator[None]:
         """Close the connection at the end of the block, in which no other thread is inside a transaction.

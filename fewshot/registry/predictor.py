@@ -270,7 +270,11 @@ class RegistryPredictor:
         ]
 
 
-def _made_of(snapshot: Snapshot) -> tuple[object, object]:
-    """What a fitted classifier stays of use for: the registry's classifier, and the encoder of the vectors."""
+def _made_of(snapshot: Snapshot) -> tuple[object, ...]:
+    """What a fitted classifier stays of use for: the registry's classifier, the encoder, and the last erasure."""
     settings = snapshot.settings
-    return settings.get("classifier", default_classifier(settings, len(snapshot))), settings.get("fingerprint")
+    return (
+        settings.get("classifier", default_classifier(settings, len(snapshot))),
+        settings.get("fingerprint"),
+        settings.get("erased"),
+    )

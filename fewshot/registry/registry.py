@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fewshot.errors import RegistryError
@@ -19,6 +18,7 @@ from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import BackupAndCheck
 from fewshot.registry.class_descriptions import ClassDescriptions, TextReader
 from fewshot.registry.classifier_choice import ClassifierChoice, check_size, remember, remembered_and_own
+from fewshot.registry.erasure import Erasure
 from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.ingest import add_images, add_in_chunks
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class ClassRegistry(Recognition, ClassifierChoice, ClassDescriptions, BackupAndCheck):
+class ClassRegistry(Recognition, ClassifierChoice, ClassDescriptions, BackupAndCheck, Erasure):
     """A growing set of classes of images, texts or sounds in one SQLite file.
 
     Parameters
@@ -310,9 +310,7 @@ class ClassRegistry(Recognition, ClassifierChoice, ClassDescriptions, BackupAndC
     def __enter__(self) -> ClassRegistry:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._predictor.close()
         self._store.close(unmake=error is not None)  # so that a first `add` that fails leaves no empty file
 

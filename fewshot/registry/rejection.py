@@ -297,6 +297,9 @@ class Rejection:
 
     def _current(self, snapshot: Snapshot) -> _Model:
         with self._lock:
+            held = self._model
+            if held is not None and held.snapshot.settings.get("erased") != snapshot.settings.get("erased"):
+                self._model = None  # nothing that was computed of what was erased stays
             if self._model is None or self._model.snapshot is not snapshot:
                 self._model = self._made(snapshot, None)
             return self._model

@@ -216,6 +216,43 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class ErasureReport:
+    """What was erased from a registry, how that was verified, and what was not reached.
+
+    Attributes
+    ----------
+    examples, negatives, descriptions, annotations, cached : int
+        How many were erased; of annotations what the registry held of them, of ``cached`` embeddings those in caches
+        beside the registry.
+    searched : tuple of str
+        The files whose raw bytes were searched.
+    traces : int
+        For so many byte strings: hashes, and samples of pictures, vectors, names and labels. Of an erasure that was cut
+        short and finished by another call, 0: what was to be erased is not known any more.
+    estimated_again : tuple of str
+        What was computed from all examples, and how it is made without the erased ones.
+    originals : tuple of str
+        Files that examples were registered from, and that are still there.
+    remaining : tuple of str
+        What was found elsewhere, by name, a sentence each.
+    not_known : tuple of str
+        Where else there may be something of it.
+    """
+
+    examples: int = 0
+    negatives: int = 0
+    descriptions: int = 0
+    annotations: int = 0
+    cached: int = 0
+    searched: tuple[str, ...] = ()
+    traces: int = 0
+    estimated_again: tuple[str, ...] = ()
+    originals: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
+    not_known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RegistryInfo:
     """What a registry is made of; sizes in bytes, ``encoder`` as given to ``TimmEncoder``."""
 

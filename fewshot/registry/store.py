@@ -89,10 +89,10 @@ class RegistryStore:
         self._check_file(create)
         try:
             wait = _BUSY_SECONDS if busy_seconds is None else busy_seconds
-            self._shared = SharedConnection(self.path, self.file, wait, on_wait)
+            self.shared = SharedConnection(self.path, self.file, wait, on_wait)
         except sqlite3.OperationalError as error:
             raise RegistryError(f"cannot open {self.path}: {why_not(error)}") from error
-        self._connection = self._shared.raw
+        self._connection = self.shared.raw
         self._identity = identity_of(self.file)
         try:
             if self._identity is None or found not in (None, self._identity):
@@ -118,7 +118,7 @@ class RegistryStore:
         patience : float, optional
             Seconds after which those threads are interrupted; by default they are not.
         """
-        with self._shared.closed(patience):
+        with self.shared.closed(patience):
             if unmake and self._made:
                 with suppress(sqlite3.Error, OSError):
                     self._remove_if_bare()
@@ -130,7 +130,7 @@ class RegistryStore:
         With ``append`` examples are only added, with ``silent`` nothing changes that an answer depends on.
         """
         try:
-            with self._shared.transaction("IMMEDIATE") as connection:
+            with self.shared.transaction("IMMEDIATE") as connection:
                 self._settings, self._writing = None, True
                 try:
                     if self._identity != identity_of(self.file):  # what goes to a removed file is lost at its closing
@@ -140,7 +140,7 @@ class RegistryStore:
                         connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'revision'")
                     if not append and not silent:
                         connection.execute("UPDATE meta SET value = abs(random() / 2) WHERE key = 'rewrites'")
-                    self._shared.commit()
+                    self.shared.commit()
                 finally:
                     self._writing = False
         except sqlite3.DatabaseError as error:
@@ -150,7 +150,7 @@ class RegistryStore:
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the file."""
         try:
-            with self._shared.transaction("DEFERRED") as connection:
+            with self.shared.transaction("DEFERRED") as connection:
                 yield connection
         except DAMAGE as error:
             raise self._unreadable(error) from error
@@ -316,14 +316,14 @@ class RegistryStore:
         self._connection.execute("UPDATE classes SET label = ? WHERE id = ?", (new, class_id))
 
     def _refusal(self, error: Exception) -> RegistryError:
-        if self._shared.closing:  # interrupted
-            return self._shared.refusal()
+        if self.shared.closing:  # interrupted
+            return self.shared.refusal()
         why = str(error) if code_of(error) is None else why_not(error)
         return RegistryError(f"{self.path} was left as it is: {why}")
 
     def _unreadable(self, error: Exception) -> RegistryError:
-        if self._shared.closing:
-            return self._shared.refusal()
+        if self.shared.closing:
+            return self.shared.refusal()
         return RegistryError(f"{self.path} cannot be read: {error}. {self.remedy}")
 
     def _remove_if_bare(self) -> None:
@@ -333,7 +333,7 @@ class RegistryStore:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             self._connection.execute("BEGIN EXCLUSIVE")
-        if (self._shared.lockless and not size) or is_bare(self._connection):
+        if (self.shared.lockless and not size) or is_bare(self._connection):
             os.unlink(self.file)
 
     def _check_file(self, create: bool) -> None:
@@ -353,22 +353,22 @@ class RegistryStore:
     def _migrate(self) -> None:
         notes: list[str] = []
         try:
-            with self._shared.transaction("DEFERRED"):
+            with self.shared.transaction("DEFERRED"):
                 newest = self._version() == len(MIGRATIONS)
             # With FULL, the default, a power cut may bring the removed journal back, which undoes the last change.
             self._connection.execute("PRAGMA synchronous = EXTRA")
             if not newest:
-                with self._shared.transaction("IMMEDIATE"):
+                with self.shared.transaction("IMMEDIATE"):
                     # Read again: another process may have migrated while this one waited.
                     for version in range(self._version(), len(MIGRATIONS)):
                         notes += MIGRATIONS[version](self._connection) or []
                         self._connection.execute(f"PRAGMA user_version = {version + 1}")
                     self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    self._shared.commit()
-            with self._shared.transaction("DEFERRED"):
+                    self.shared.commit()
+            with self.shared.transaction("DEFERRED"):
                 for statement in CHANGE_TRIGGERS:
                     self._connection.execute(statement)
-                self._shared.commit()
+                self.shared.commit()
         except DAMAGE as error:
             if code_of(error) in (*DISK, errno.EACCES):  # no room, or no right, to bring it up to date
                 raise self._refusal(error) from error

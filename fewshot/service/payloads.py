@@ -160,6 +160,15 @@ class RemovedCount(BaseModel):
     removed: int
 
 
+class ErasedCount(RemovedCount):
+    """How many examples or negatives were erased, and what of them was found elsewhere or cannot be known."""
+
+    traces: int = Field(description="So many byte strings are in no part of the registry's file.")
+    estimated_again: list[str]
+    remaining: list[str]
+    not_known: list[str]
+
+
 class Example(BaseModel):
     """A registered image, text or sound."""
 

@@ -41,6 +41,11 @@ class ThumbnailCache:
             self._cache[key] = data
         return data
 
+    def clear(self) -> None:
+        """Forget all thumbnails."""
+        with self._lock:
+            self._cache.clear()
+
 
 def image_response(request: Request, data: bytes, kind: str, etag: str) -> Response:
     """Return an image, or 304 if the client has it already; caches may keep it, and must revalidate it."""

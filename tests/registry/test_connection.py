@@ -74,7 +74,7 @@ def test_closing_waits_for_a_thread_that_reads_and_refuses_those_that_come_later
         reading = threads.submit(reads)
         assert inside.wait(20)
         shutting = threads.submit(store.close)
-        while not store._shared.closing:  # no door says that closing has begun
+        while not store.shared.closing:
             pass
         later = threads.submit(store.classes)
         assert not shutting.done()

@@ -154,3 +154,19 @@ def test_an_encoder_that_reads_no_texts_is_said_so(filled):
     answer = filled.put(f"{PARTS}/classes/description", params={"label": "red"}, json={"text": "red"})
     reason = "the encoder colours reads no texts, and images and texts are needed to describe classes of parts"
     assert reason in problem(answer, 409)
+
+
+def test_examples_classes_and_negatives_are_forgotten(filled, tmp_path):
+    filled.post(f"{PARTS}/negatives", files=files(png(GREEN)))
+    filled.get(f"{PARTS}/examples/1/thumbnail")
+    answer = filled.delete(f"{PARTS}/examples/1", params={"forget": "true"}).json()
+    assert (answer["removed"], answer["remaining"]) == (1, [])
+    assert answer["traces"] > 0
+    assert filled.delete(f"{PARTS}/classes", params={"label": "blue", "forget": "true"}).json()["removed"] == 1
+    assert filled.delete(f"{PARTS}/negatives/1", params={"forget": "true"}).json()["removed"] == 1
+    assert "no example 1" in problem(filled.delete(f"{PARTS}/examples/1", params={"forget": "true"}), 404)
+    filled.post(f"{PARTS}/examples", data={"label": "green"}, files=files(png(GREEN)))
+    with ClassRegistry(tmp_path / "parts.fewshot", create=False) as registry:
+        registry.backup(tmp_path / "copy.fewshot")
+    (told,) = filled.delete(f"{PARTS}/classes", params={"label": "green", "forget": "true"}).json()["remaining"]
+    assert told.startswith("copy.fewshot holds the ")  # not the server's folder

@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from fewshot.media import medium_of
 from fewshot.registry import ClassRegistry, StoredExample, name_of
 from fewshot.service import payloads
+from fewshot.service.erasing import Forget, erased
 from fewshot.service.openapi import PROBLEMS, images_body
 from fewshot.service.problems import HTTPProblem
 from fewshot.service.registry_pool import RegistryPool
@@ -148,8 +149,12 @@ async def rename_class(
 
 
 @router.delete("/{registry}/classes", tags=["classes"], operation_id="remove_class")
-async def remove_class(request: Request, registry: Name, label: Class) -> payloads.RemovedCount:
+async def remove_class(
+    request: Request, registry: Name, label: Class, forget: Forget = False
+) -> payloads.RemovedCount | payloads.ErasedCount:
     """Remove a class with all its examples."""
+    if forget:
+        return await erased(request, registry, lambda opened: opened.forget(label))
     return payloads.RemovedCount(removed=await run_in_registry(request, registry, lambda opened: opened.remove(label)))
 
 
@@ -233,8 +238,12 @@ async def move_example(request: Request, registry: Name, id: Id, body: payloads.
 
 
 @router.delete("/{registry}/examples/{id}", tags=["examples"], operation_id="remove_example")
-async def remove_example(request: Request, registry: Name, id: Id) -> payloads.RemovedCount:
+async def remove_example(
+    request: Request, registry: Name, id: Id, forget: Forget = False
+) -> payloads.RemovedCount | payloads.ErasedCount:
     """Remove an example, and its class with the last one."""
+    if forget:
+        return await erased(request, registry, lambda opened: opened.forget(examples=[id]))
     await run_in_registry(request, registry, lambda opened: opened.remove_example(id))
     return payloads.RemovedCount(removed=1)
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fewshot.media import medium_of
 from fewshot.registry import ClassRegistry, StoredExample
 from fewshot.service import payloads
+from fewshot.service.erasing import Forget, erased
 from fewshot.service.openapi import PROBLEMS, images_body
 from fewshot.service.problems import HTTPProblem
 from fewshot.service.uploads import conflicts, read_upload
@@ -121,7 +122,11 @@ async def remove_negatives(request: Request, registry: Name) -> payloads.Removed
 
 
 @router.delete("/negatives/{id}", operation_id="remove_negative")
-async def remove_negative(request: Request, registry: Name, id: Id) -> payloads.RemovedCount:
+async def remove_negative(
+    request: Request, registry: Name, id: Id, forget: Forget = False
+) -> payloads.RemovedCount | payloads.ErasedCount:
     """Remove one negative."""
+    if forget:
+        return await erased(request, registry, lambda opened: opened.forget(negatives=[id]))
     await run_in_registry(request, registry, lambda opened: opened.remove_negative(id))
     return payloads.RemovedCount(removed=1)
