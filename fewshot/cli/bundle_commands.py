@@ -54,12 +54,20 @@ def predict_with_bundle(
 @click.argument("file")
 @click.option("--onnx", is_flag=True, help="Write a bundle, which recognises images without torch.")
 @click.option("--opset", type=click.IntRange(18), metavar="N", help="With --onnx: version of ONNX's operators.")
-def export_(registry: str, file: str, onnx: bool, opset: int | None) -> None:
+@click.option("--web", metavar="DIR", help="With --onnx: write a page, too, which recognises in the browser.")
+@click.option(
+    "--onnxruntime-web", "package", metavar="PATH", help="With --web: the .tgz of `npm pack onnxruntime-web`."
+)
+def export_(registry: str, file: str, onnx: bool, opset: int | None, web: str | None, package: str | None) -> None:
     """Export ids, labels and vectors, or what recognises.
 
     FILE is a .npz or .parquet; with --onnx it is a .zip, a bundle. That holds the encoder, the classes, and the
     threshold of `fewshot threshold`, but no images, and is given to `fewshot predict` or fewshot.runtime.Recognizer in
     place of the registry.
+
+    DIR is put on any web server, or tried with `python -m http.server -d DIR`: pictures stay in the browser. What runs
+    the network there is Microsoft's onnxruntime-web, whose package from npm is given by --onnxruntime-web, as the .tgz
+    or unpacked; without it the page says which two files it needs.
     """
     if onnx:
         if not file.endswith(".zip"):
@@ -68,14 +76,22 @@ def export_(registry: str, file: str, onnx: bool, opset: int | None) -> None:
 
         check_extra("onnx", "exporting needs", "onnx", "onnxscript", "onnxruntime")  # before a registry is opened
         check_writable(file)
-        from fewshot.runtime import export_bundle
+        from fewshot.runtime import check_web_page, export_bundle, write_web_page
 
+        if web is not None:
+            check_web_page(web, package)
+        elif package is not None:
+            raise click.UsageError("--onnxruntime-web is for --web")
         with open_registry(registry) as opened:
             size = export_bundle(opened, file, opset=opset)
-            print_result({"file": file, "classes": len(opened), "bytes": size})
+            found: dict[str, Any] = {"file": file, "classes": len(opened), "bytes": size}
+        if web is not None:
+            found |= {"web": web, "web_files": list(write_web_page(file, web, onnxruntime_web=package))}
+        print_result(found)
         return
-    if opset is not None:
-        raise click.UsageError("--opset is for --onnx")
+    for name, value in (("opset", opset), ("web", web), ("onnxruntime-web", package)):
+        if value is not None:
+            raise click.UsageError(f"--{name} is for --onnx")
     from fewshot.vectors import feature_files
 
     feature_files.check_suffix(file)

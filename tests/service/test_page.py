@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 import time
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import CONTRAST, chromium, wait
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
 from media_examples import FILMS, HIGH, LOW, SOUPS, sound_encoder, text_encoder, tone_file
 
@@ -25,15 +25,8 @@ TOKEN = "a token that nobody knows".replace(" ", "-")
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("needs chromium, as of: apt-get install chromium")
-    arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=arguments)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 def serve(folder, token=None, encoder=None):
@@ -59,14 +52,6 @@ def server(tmp_path_factory):
     yield url
     running.should_exit = True
     thread.join(10)
-
-
-def wait(page, expression, arg=None):
-    """Wait until it is true; Playwright's own way is to eval it in the page, which the page's policy forbids."""
-    end = time.monotonic() + 20
-    while not page.evaluate(expression, arg):
-        assert time.monotonic() < end, f"never true: {expression} {arg or ''}"
-        page.wait_for_timeout(10)
 
 
 def ask(url, path, body=None, method=None):
@@ -516,39 +501,6 @@ def test_the_token_is_asked_for_kept_for_the_session_and_sent_for_thumbnails(bro
         page.close()
         running.should_exit = True
         thread.join(10)
-
-
-CONTRAST = """() => {
-  const parse = (text) => {
-    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
-    return [r, g, b, a];
-  };
-  const light = ([r, g, b]) => {
-    const [x, y, z] = [r, g, b].map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const ratio = (a, b) => {
-    const [dark, bright] = [light(a), light(b)].sort((x, y) => x - y);
-    return (bright + 0.05) / (dark + 0.05);
-  };
-  const ground = (one) => {
-    for (; one; one = one.parentElement) {
-      const colour = parse(getComputedStyle(one).backgroundColor);
-      if (colour[3]) return colour;
-    }
-  };
-  const found = [];
-  for (const one of document.querySelectorAll("body *")) {
-    if (!one.checkVisibility()) continue;
-    const style = getComputedStyle(one);
-    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (own) found.push([ratio(parse(style.color), ground(one)), 4.5, one.tagName, one.textContent.slice(0, 30)]);
-    if (one.matches("button, .button, input, select") && style.borderTopWidth !== "0px") {
-      found.push([ratio(parse(style.borderTopColor), ground(one.parentElement)), 3, one.tagName, "border"]);
-    }
-  }
-  return found;
-}"""
 
 
 def test_texts_and_borders_have_contrast_in_light_and_in_dark(shown):
