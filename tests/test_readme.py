@@ -179,6 +179,7 @@ def test_a_shell_block_runs_as_typed(block, folder, received, warm_python):
     elif name == "bundle":
         exported, answered = map(json.loads, printed.splitlines())
         assert exported["file"] == "parts.zip"
+        assert (folder / "page" / "bundle.zip").exists()
         assert answered[0]["label"] == "flower"
     elif name == "train":
         lines = [json.loads(line) for line in printed.splitlines()]
