@@ -29,7 +29,7 @@ def learn2learn_maml() -> Any:
     except ImportError as error:
         raise MissingExtra(
             f"maml and anil need learn2learn ({error}), which plain pip does not build on Python 3.11 and later: "
-            "the three commands that do are in the README, under 'Training an encoder of your own'"
+            "the three commands that do are in docs/pages/tutorials/train.md"
         ) from None
     return MAML
 

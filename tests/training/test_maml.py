@@ -1,4 +1,4 @@
-"""MAML and ANIL through learn2learn, where it is installed; the README says how."""
+"""MAML and ANIL through learn2learn, where it is installed; docs/pages/tutorials/train.md says how."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fewshot.training.recipe import Recipe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # learn2learn imports gym, which warns of its age
-    pytest.importorskip("learn2learn", reason="learn2learn is not installed: the README says how", exc_type=ImportError)
+    pytest.importorskip("learn2learn", reason="learn2learn is not installed", exc_type=ImportError)
 
 EPISODES = {"batch_size": (2,), "queries": 3, "inner_steps": 2, "epochs": 1}
 

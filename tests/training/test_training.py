@@ -305,7 +305,7 @@ def test_learn2learn_is_asked_for_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "learn2learn", None)
     monkeypatch.setitem(sys.modules, "learn2learn.algorithms", None)
     for method in ("maml", "anil"):
-        with pytest.raises(MissingExtra, match=r"learn2learn.*README, under 'Training an encoder of your own'"):
+        with pytest.raises(MissingExtra, match=r"learn2learn.*docs/pages/tutorials/train\.md"):
             train(tmp_path / "out", method=method)
     assert list(tmp_path.iterdir()) == []
 
