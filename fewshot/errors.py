@@ -91,7 +91,7 @@ class EncoderMismatch(RegistryError):
 
 
 class PartlyAdded(RegistryError):
-    """Some images were registered before an error, its ``__cause__``, stopped the others.
+    """Some examples were registered before an error, its ``__cause__``, stopped the others.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class PartlyAdded(RegistryError):
 
 
 class AddInterrupted(KeyboardInterrupt):
-    """Ctrl-C came while images were added; those of earlier chunks are registered.
+    """Ctrl-C came while examples were added; those of earlier chunks are registered.
 
     Attributes
     ----------

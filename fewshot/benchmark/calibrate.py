@@ -38,6 +38,7 @@ from fewshot.calibration import (
     shipped_calibration,
 )
 from fewshot.classifiers import FewShotClassifier
+from fewshot.datasets import Dataset
 from fewshot.episodes import EpisodeSampler
 
 # Two examples are the fewest of which one can be left out.
@@ -87,7 +88,7 @@ class CalibrationReport:
 
 
 def run_calibration(
-    data: str,
+    data: str | Dataset,
     *,
     encoder: str | None = None,
     methods: Sequence[str] = ("whitened",),
@@ -107,10 +108,10 @@ def run_calibration(
 
     Parameters
     ----------
-    data : path or name
+    data : path, name or Dataset
         As ``run_suite`` takes it; a class needs 5 + ``queries`` examples, and there must be 10 classes.
     encoder : str, optional
-        Embeds images, by default "pocket"; embeddings need none.
+        Embeds examples, by default "pocket", which reads images; embeddings need none.
     methods : sequence of names
         Of ``fewshot.benchmark.methods.METHODS``.
     queries : int, optional
@@ -129,7 +130,7 @@ def run_calibration(
     try:
         source = open_source(data, split=split or "train")
     except ValueError:
-        if split is not None or not os.path.exists(data):
+        if split is not None or isinstance(data, Dataset) or not os.path.exists(data):
             raise
         source = open_source(data, split="test")  # class folders without splits are read whole
     protocol = _checked(source, queries, episodes, seed, note)

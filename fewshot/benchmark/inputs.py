@@ -114,13 +114,15 @@ def check_reads(encoder: Encoder, name: str, modality: Modality, place: str) -> 
         )
 
 
-def open_source(name: str, *, split: str) -> Source:
-    """Open labelled data: a folder, zip, feature file or registry by its path, or a data set by its name.
+def open_source(name: str | Dataset, *, split: str) -> Source:
+    """Open labelled data: a folder, zip, feature file or registry by its path, a data set by its name, or as it is.
 
     Raises
     ------
     FileNotFoundError, ValueError : if there is none, or it has no labels.
     """
+    if isinstance(name, Dataset):
+        return Source(name.name, name.labels, name.groups, name)
     if (file := _vectors_of(name)) is not None:
         if file.labels is None:
             raise ValueError(f"{name} holds no labels; a benchmark needs one for each vector")
@@ -287,7 +289,7 @@ class Inputs:
 
     @classmethod
     def open(
-        cls, data: Sequence[str], *, encoders: Sequence[str], base: str | None, split: str, device: str | None
+        cls, data: Sequence[str | Dataset], *, encoders: Sequence[str], base: str | None, split: str, device: str | None
     ) -> Inputs:
         """Open each of the data once; two of one name are distinguished by the names that were given.
 
@@ -296,11 +298,11 @@ class Inputs:
         FileNotFoundError, ValueError : for a device, data or a base that are not there, or images without an encoder.
         """
         method_device = str(usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        given = list(dict.fromkeys(data))
+        given = [one for n, one in enumerate(data) if one not in data[:n]]
         opened = [open_source(name, split=split) for name in given]
         names = [source.name for source in opened]
         sources = tuple(
-            replace(source, name=name) if names.count(source.name) > 1 else source
+            replace(source, name=name) if names.count(source.name) > 1 and isinstance(name, str) else source
             for name, source in zip(given, opened, strict=True)
         )
         for source in sources:
@@ -375,7 +377,7 @@ def _vectors_of(name: str) -> FeatureFile | None:
             return None
     with ClassRegistry(name, create=False) as registry, tempfile.TemporaryDirectory() as folder:
         if registry.is_empty:
-            raise ValueError(f"{name} holds no examples yet; add some with: fewshot add {name} LABEL IMAGE...")
+            raise ValueError(f"{name} holds no examples yet; add some with: fewshot add {name} LABEL FILE...")
         export = Path(folder) / "vectors.npz"
         registry.export(export)
         return read_features(export)

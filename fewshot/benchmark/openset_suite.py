@@ -13,6 +13,7 @@ from fewshot.benchmark.protocol import Count, Protocol
 from fewshot.benchmark.result_files import OpenSetRow
 from fewshot.benchmark.result_store import Result, ResultStore, SuiteReport
 from fewshot.benchmark.tables import openset_tables, percent
+from fewshot.datasets import Dataset
 from fewshot.episodes import EpisodeSampler
 from fewshot.openset import SCORES, Background, Center, shipped_center
 
@@ -21,7 +22,7 @@ BASELINE = "softmax"
 
 
 def run_openset_suite(
-    data: Sequence[str],
+    data: Sequence[str | Dataset],
     out: str | Path,
     *,
     encoders: Sequence[str] = (),

@@ -19,12 +19,13 @@ from fewshot.benchmark.result_store import Result, ResultStore, SuiteReport
 from fewshot.benchmark.runner import run_benchmark
 from fewshot.benchmark.tables import leaders, method_tables, percent
 from fewshot.classifiers import FewShotClassifier
+from fewshot.datasets import Dataset
 from fewshot.episodes import EpisodeSampler
 from fewshot.errors import MissingExtra
 
 
 def run_suite(
-    data: Sequence[str],
+    data: Sequence[str | Dataset],
     out: str | Path,
     *,
     encoders: Sequence[str] = (),
@@ -46,12 +47,12 @@ def run_suite(
 
     Parameters
     ----------
-    data : sequence of paths or names
-        A folder or zip of class folders, a feature file (.npz or .parquet), or a data set's name.
+    data : sequence of paths, names or Dataset
+        A folder or zip of class folders, a feature file (.npz or .parquet), a data set's name, or one that was read.
     out : path
         A folder; made if it does not exist.
     encoders : sequence of names
-        What embeds images; feature files need none.
+        What embeds examples; feature files need none.
     methods : sequence of names
         As ``fewshot.benchmark.methods.select_methods`` takes them; "all", "inductive" and "transductive" name many.
     ways, shots : sequences of int, or of "various", optional

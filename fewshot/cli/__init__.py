@@ -69,7 +69,7 @@ class Commands(click.Group):
                 raise
             raise click.UsageError(
                 f"{error.format_message()} A label or file that begins with '-' is given after --, as in: "
-                "fewshot add REGISTRY -- -lemon IMAGE...",
+                "fewshot add REGISTRY -- -lemon FILE...",
                 error.ctx,
             ) from error
         except KeyboardInterrupt as error:

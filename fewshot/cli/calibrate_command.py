@@ -9,10 +9,11 @@ import click
 
 from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.output import check_writable, note, print_result
+from fewshot.cli.text_rows import labelled_table, table_options
 
 
 @click.command(epilog="Example: fewshot calibrate my-photos/ --encoder pocket --out calibration.json")
-@click.argument("data", metavar="DATA")
+@click.argument("data", metavar="[DATA]", required=False)
 @click.option("--encoder", metavar="NAME", help="Embeds the data: pocket (bundled, default), or another name.")
 @click.option("--methods", default="whitened", show_default=True, help="m1,m2,... or all, inductive, transductive.")
 @click.option("--queries", type=click.IntRange(1), help="Queries of each class; by default 15, or what the data allow.")
@@ -20,19 +21,34 @@ from fewshot.cli.output import check_writable, note, print_result
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the halves and the episodes."
 )
-@click.option("--base", metavar="DATA", help="Images or vectors of base classes, for methods that need them.")
+@table_options("In place of DATA, the texts")
+@click.option("--base", metavar="DATA", help="Examples or vectors of base classes, for methods that need them.")
 @click.option("--split", help="Of data that have splits; by default train.")
 @click.option("--cache", metavar="FILE", help="Embedding cache; by default FILE.vectors beside --out.")
 @click.option("--device", help="For the encoder: cuda, mps or cpu; by default the first available.")
 @click.option("--picture", metavar="PNG", help="Draw reliability diagrams.")
 @click.option("--out", required=True, metavar="FILE", help="The table, for predict_proba(X, calibration=...).")
-def calibrate(data: str, methods: str, cache: str | None, picture: str | None, out: str, **settings: Any) -> None:
+def calibrate(
+    data: str | None,
+    from_csv: str | None,
+    text: str | None,
+    label: str | None,
+    methods: str,
+    cache: str | None,
+    picture: str | None,
+    out: str,
+    **settings: Any,
+) -> None:
     """Calibrate the probabilities of methods on your own data.
 
     They are fitted at 1 to 5 examples of each class. DATA is a folder or zip of class folders, a registry, a feature
     file (.npz or .parquet with vectors and labels), or a data set's name. The reliability is that of a fit to half of
     the classes, measured on the other half; FILE is fitted to all.
     """
+    table = labelled_table(from_csv, text, label)
+    given = data or table
+    if given is None or (data and table):
+        raise click.UsageError("give either DATA, or --from-csv FILE --text COLUMN --label COLUMN")
     from fewshot.benchmark import check_matplotlib, run_calibration
     from fewshot.calibration import write_calibration
 
@@ -44,7 +60,7 @@ def calibrate(data: str, methods: str, cache: str | None, picture: str | None, o
     cache = cache or f"{out}.vectors"
     keep_on_interrupt(f"no table was written; the embeddings so far are in {cache}, for the same command")
     report = run_calibration(
-        data,
+        given,
         methods=[name.strip() for name in methods.split(",") if name.strip()],
         cache=cache,
         note=note,

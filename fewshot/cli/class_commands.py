@@ -15,7 +15,7 @@ from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import counted, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry, requested_encoder
-from fewshot.cli.text_rows import read_text_rows
+from fewshot.cli.text_rows import listed, read_text_rows
 from fewshot.errors import AddInterrupted
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def _report(report: AddReport, registry: ClassRegistry, **first: Any) -> None:
             {"path": c.source, "label": c.label, "held_by": list(c.held_by)} for c in report.conflicts
         ]
         _note_conflicts(report, registry, negative=first.get("label", "") is None)
+    if "file" in first and report.repeated:
+        note(f"added already: {listed(list(report.repeated))}")
     if report.failed:
         answer["failed"] = [{"path": f.source, "reason": f.reason} for f in report.failed]
         for failure in report.failed:
@@ -77,7 +79,7 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.argument("images", nargs=-1, metavar="[FILE]...")
 @click.option("--from-folder", metavar="DIR", help="Add a folder or zip with one subfolder per class.")
 @click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
-@click.option("--from-csv", metavar="FILE", help="Add the texts of a .csv, .tsv or .jsonl file: --text and --label.")
+@click.option("--from-csv", metavar="FILE", help="Add the texts of a .csv, .tsv or .jsonl file, or of - (stdin).")
 @click.option("--label", "label_column", metavar="COLUMN", help="The column of labels of --from-csv.")
 @click.option("--negative", is_flag=True, help="They are of none of the classes: REGISTRY --negative FILE...")
 @click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
@@ -124,17 +126,19 @@ def add(
             option = "--allow-conflict" if allow_conflict else "--augment"
             raise click.UsageError(f"{option} does not go with --negative: an example is of a class or of none")
         if from_folder is not None or from_csv is not None or not (label or texts):
-            raise click.UsageError("--negative takes files, not a folder of classes: REGISTRY --negative IMAGE...")
+            raise click.UsageError("--negative takes files, not a folder of classes: REGISTRY --negative FILE...")
         names = () if label is None else (label, *images)
         _add_negatives(registry, names, texts, encoding=encoding, **settings)
         return
     if sum(given is not None for given in (from_folder, from_csv, label)) != 1:
-        raise click.UsageError("give either LABEL IMAGE... or --from-folder DIR, or --negative IMAGE...")
+        raise click.UsageError("give one of LABEL FILE..., --from-folder DIR, --from-csv FILE and --negative FILE...")
     if label is not None:
         from fewshot.validation import check_label
 
         if not images and not texts:
-            raise click.UsageError(f"give the images of {label!r}: fewshot add {registry} {label} IMAGE...")
+            raise click.UsageError(
+                f"give the examples of {label!r}: fewshot add {registry} {label} FILE..., or --text TEXT"
+            )
         label = check_label(label)
     with open_registry(registry, encoding, create=True, classifier=classifier, **settings) as opened:
         if from_folder is not None:
@@ -153,20 +157,18 @@ def add(
 
 
 def _add_rows(registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, **how: Any) -> None:
-    """Add the texts of a table under the labels of another column; rows without either are listed as failed."""
+    """Add the texts of a table under the labels of another column; rows that fail are named."""
     from fewshot.registry import AddReport, Failure
 
     if len(texts) != 1 or label is None:
         raise click.UsageError("--from-csv needs the columns: --text COLUMN --label COLUMN")
     check_holds_texts(registry)
     rows = read_text_rows(path, texts[0], label)
-    pairs = [(row.text, row.label) for row in rows if row.text.strip() and row.label.strip()]
-    with _told_on_interrupt(len(pairs), registry_medium(registry)):
+    medium = registry_medium(registry)
+    pairs = [(row.source, row.label) for row in rows if row.label.strip()]
+    with _told_on_interrupt(len(pairs), medium):
         added = registry.add_labelled(pairs, **how)
-    why = {False: "the text is empty", True: "has no label"}
-    failed = [
-        Failure(row.where, why[bool(row.text.strip())]) for row in rows if not (row.text.strip() and row.label.strip())
-    ]
+    failed = [Failure(medium.describe(row.source), "has no label") for row in rows if not row.label.strip()]
     _report(added + AddReport(failed=tuple(failed)), registry, file=path)
 
 
@@ -319,9 +321,9 @@ def info(registry: str) -> None:
 )
 @click.option("--out", "folder", metavar="DIR", help="Folder of the new encoder; by default beside the registry.")
 def tune(registry: str, folder: str | None, **settings: Any) -> None:
-    """Fine-tune the encoder on a registry's own images.
+    """Fine-tune the encoder on a registry's own images or texts.
 
-    A copy of the encoder is trained, and the images are embedded again with it. If no setting improves on the encoder
+    A copy of the encoder is trained, and the examples are embedded again with it. If no setting improves on the encoder
     in cross-validation of the registry's classifier, nothing is changed. The old encoder is not deleted: `fewshot
     reindex` returns to it.
     """

@@ -40,7 +40,7 @@ def given_examples(
     if from_csv is not None:
         if len(texts) != 1:
             raise click.UsageError("--from-csv needs the column of texts: --text COLUMN")
-        texts = tuple(row.text for row in read_text_rows(from_csv, texts[0]))
+        texts = tuple(row.source for row in read_text_rows(from_csv, texts[0]))
     return [*texts, *(example_paths(names, registry_medium(registry)) if names else ())]
 
 

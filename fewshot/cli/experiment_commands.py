@@ -9,6 +9,7 @@ import click
 from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import counts, training_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
+from fewshot.cli.text_rows import labelled_table, table_options
 
 
 @click.command(epilog="Example: fewshot encoders dinov2")
@@ -25,7 +26,8 @@ def encoders(pattern: str) -> None:
 
 
 @click.command(epilog="Example: fewshot bench photos/ --encoder pocket --methods prototype,ridge --out results/")
-@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.argument("data", nargs=-1, metavar="[DATA]...")
+@table_options("Beside DATA, the texts")
 @click.option("--encoder", "encoders", multiple=True, metavar="NAME", help="Embeds the data; may be repeated.")
 @click.option("--methods", default="all", show_default=True, help="m1,m2,... or all, inductive, transductive.")
 @click.option("--ways", callback=counts, metavar="N", help="Classes per episode: 5,20; by default 5, or all there are.")
@@ -33,10 +35,10 @@ def encoders(pattern: str) -> None:
 @click.option("--queries", type=click.IntRange(1), help="Queries per class; by default 15, or what the data allow.")
 @click.option("--episodes", type=click.IntRange(1), help="Episodes per setting; by default 10000.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
-@click.option("--base", metavar="DATA", help="Images or embeddings of base classes, for methods that use them.")
+@click.option("--base", metavar="DATA", help="Examples or embeddings of base classes, for methods that use them.")
 @click.option("--within-groups", is_flag=True, help="The classes of an episode come from one group, as an alphabet.")
 @click.option("--query-imbalance", type=float, metavar="A", help="Class shares of the queries: Dirichlet(A).")
-@click.option("--no-replacement", is_flag=True, help="No image in two episodes: fewer episodes, honest intervals.")
+@click.option("--no-replacement", is_flag=True, help="No example in two episodes: fewer episodes, honest intervals.")
 @click.option("--split", default="test", show_default=True, help="Split of named data sets.")
 @click.option("--cache", metavar="FILE", help="File of the embeddings; by default vectors.sqlite in DIR.")
 @click.option("--device", help="cuda, mps or cpu; by default the first available.")
@@ -46,6 +48,9 @@ def encoders(pattern: str) -> None:
 @click.option("--out", required=True, metavar="DIR", help="Folder of the results; what is there is not computed again.")
 def bench(
     data: tuple[str, ...],
+    from_csv: str | None,
+    text: str | None,
+    label: str | None,
     out: str,
     methods: str,
     queries: int | None,
@@ -65,17 +70,21 @@ def bench(
     """
     from fewshot.benchmark import Protocol, run_openset_suite, run_suite
 
+    table = labelled_table(from_csv, text, label)
+    given: list[Any] = [*data, *([table] if table else [])]
+    if not given:
+        raise click.UsageError("give DATA..., or --from-csv FILE --text COLUMN --label COLUMN")
     keep_on_interrupt(f"what is finished is in {out}; run the same command again to compute the rest")
     settings["protocol"] = Protocol(queries, episodes, seed, query_imbalance, not no_replacement, within_groups)
     report: Any
     if open_set:
         if methods != "all":
             raise click.UsageError("--open-set compares unknown scores, not methods: leave --methods out")
-        report = run_openset_suite(data, out, note=note, **settings)
+        report = run_openset_suite(given, out, note=note, **settings)
         best = [_named(row, "score") | {"auroc": round(row.metrics["auroc"][0], 6)} for row in report.best()]
     else:
         names = [name.strip() for name in methods.split(",") if name.strip()]
-        report = run_suite(data, out, methods=names, note=note, **settings)
+        report = run_suite(given, out, methods=names, note=note, **settings)
         best = [_named(row, "transductive", "method", "accuracy") for row in report.best()]
     numbers = {"rows": len(report.rows), "computed": report.computed, "skipped": report.skipped}
     answer: dict[str, Any] = {"out": out, **numbers, "best": best}

@@ -30,7 +30,7 @@ def backup(registry: str, file: str) -> None:
 def check(registry: str) -> None:
     """Check a registry for damage.
 
-    Its database, its vectors and images, and the folder of its encoder are checked.
+    Its database, its vectors and examples, and the folder of its encoder are checked.
     """
     from fewshot.registry import lost_encoder
 

@@ -64,7 +64,7 @@ def encoder_options(command: F) -> F:
         click.option("--tta", is_flag=True, default=None, help="Embed mirror images too, for twice the time."),
         click.option("--device", help="cuda, mps or cpu; by default the first available."),
         click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="By default the fastest."),
-        click.option("--batch-size", type=click.IntRange(1), help="Images per forward pass."),
+        click.option("--batch-size", type=click.IntRange(1), help="Examples per forward pass."),
         click.option("--cache", metavar="FILE", help="Cache embeddings in this file."),
     ]
     names = ("name", "layer", "pool", "layers", "tta", "device", "precision", "batch_size", "cache")

@@ -14,7 +14,7 @@ from fewshot.cli.options import encoder_options
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 from fewshot.cli.prediction_output import OutputFormat, check_fits, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry
-from fewshot.cli.text_rows import read_text_rows
+from fewshot.cli.text_rows import listed, read_text_rows, table_options
 from fewshot.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ _EVALUATED = ([False, True, True, True], [True, False, False, False])
 @click.argument("registry")
 @click.argument("images", nargs=-1, metavar="[FILE]...")
 @click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
-@click.option("--from-csv", metavar="FILE", help="Predict the texts of a .csv, .tsv or .jsonl file: --text COLUMN.")
+@click.option(
+    "--from-csv",
+    metavar="FILE",
+    help="Texts of a .csv, .tsv or .jsonl file, or of - (stdin): --text COLUMN.",
+)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes to list (json, jsonl).")
 @click.option(
     "--nearest", type=click.IntRange(0), default=3, show_default=True, help="Nearest examples to list (json, jsonl)."
@@ -137,9 +141,7 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
 @click.command(epilog="Example: fewshot evaluate parts.fewshot test-images/ --out results.csv")
 @click.argument("registry")
 @click.argument("folder", required=False, metavar="[DIR]")
-@click.option("--from-csv", metavar="FILE", help="Texts of a .csv, .tsv or .jsonl file, with --text and --label.")
-@click.option("--text", metavar="COLUMN", help="The column of texts of --from-csv.")
-@click.option("--label", metavar="COLUMN", help="The column of labels of --from-csv.")
+@table_options("Texts")
 @click.option("--out", metavar="FILE", help="Write a CSV with one row for each.")
 @encoder_options
 def evaluate(
@@ -202,8 +204,8 @@ def _evaluate_rows(registry: ClassRegistry, path: Any, text: Any, label: Any) ->
     check_holds_texts(registry)
     rows = read_text_rows(path, text, label)
     if without := [row.where for row in rows if not row.label.strip()]:
-        raise ValueError(f"{without[0]} has no label; each text to evaluate needs one")
-    return registry.evaluate([row.text for row in rows], [row.label for row in rows])
+        raise ValueError(f"each text to evaluate needs a label, but none has {listed(without)}")
+    return registry.evaluate([row.source for row in rows], [row.label for row in rows])
 
 
 def _as_share(value: float) -> float | None:

@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _OBJECTS = {"image": "an Image", "text": "a Text", "audio": "an Audio"}  # tags of a labelling configuration
 NO_CLASS = "(none of these)"
-"""In a table, the label of a rejected image."""
+"""In a table, the label of a rejected example."""
 LOCAL_FILES = "/data/local-files/?d="
 """Where a Label Studio server serves its local files."""
 

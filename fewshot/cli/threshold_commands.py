@@ -102,7 +102,7 @@ def _print_threshold(threshold: Threshold, negatives: int, failed: list[Failure]
 def _background(
     place: str, registry: str, encoder: Encoder
 ) -> tuple[NDArray[np.float32], list[str] | None, list[Failure]]:
-    """Embed the background; returns a sample of its vectors, their labels where known, and unreadable images."""
+    """Embed the background; returns a sample of its vectors, their labels where known, and unreadable ones."""
     import numpy as np
 
     from fewshot.benchmark import check_reads, open_base

@@ -28,6 +28,7 @@ from .sounds import Sound as Sound
 from .sounds import describe_sound as describe_sound
 from .sounds import open_sound as open_sound
 from .sounds import sound_bytes as sound_bytes
+from .texts import TableText as TableText
 from .texts import describe_text as describe_text
 from .texts import open_text as open_text
 from .texts import text_bytes as text_bytes

@@ -27,12 +27,35 @@ _KINDS = 'a str, a text file\'s Path, bytes of UTF-8, or a file object opened wi
 TextSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], ZippedImage]
 
 
+class TableText(str):
+    """A text of a table, which messages name by its row.
+
+    Parameters
+    ----------
+    text : str
+    row : str
+        The table and the row, as "train.csv, row 7".
+    """
+
+    __slots__ = ("row",)
+    row: str
+
+    def __new__(cls, text: str, row: str) -> TableText:
+        """Return the text itself, with its row."""
+        made = super().__new__(cls, text)
+        made.row = row
+        return made
+
+
 def describe_text(source: TextSource) -> str:
-    """Name a text for a message: its file, or its beginning in quotation marks."""
+    """Name a text for a message: its file, its row of a table, or its beginning in quotation marks."""
     if isinstance(source, str):
         words = " ".join(source[: 4 * _SHOWN].split())
         cut = len(words) > _SHOWN or len(source) > 4 * _SHOWN
-        return f'"{words[:_SHOWN]}{"..." if cut else ""}"'
+        shown = f'"{words[:_SHOWN]}{"..." if cut else ""}"'
+        if isinstance(source, TableText):
+            return f"{source.row}: {shown}" if words else source.row
+        return shown
     if isinstance(source, os.PathLike):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):

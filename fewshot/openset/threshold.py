@@ -278,7 +278,7 @@ def leave_one_out_scores(
     if background is None and negatives is None and len(counts) == 1:
         raise TooFewExamples(
             "with one class and no background or negatives there is nothing unknown to estimate a threshold from: add "
-            "negatives, images that are not of the class (fewshot add --negative), or register more classes"
+            "negatives, examples that are not of the class (fewshot add --negative), or register more classes"
         )
     rng = np.random.default_rng(random_state)
     with torch.inference_mode():

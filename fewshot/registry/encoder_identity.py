@@ -162,7 +162,7 @@ def described(store: RegistryStore) -> dict[str, Any]:
     """
     meta = store.meta()
     if "fingerprint" not in meta:
-        raise NoClasses(f"{store.path} holds no classes yet; add some with: fewshot add {store.path} LABEL IMAGE...")
+        raise NoClasses(f"{store.path} holds no classes yet; add some with: fewshot add {store.path} LABEL FILE...")
     return meta
 
 

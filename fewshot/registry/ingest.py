@@ -123,24 +123,21 @@ def add_images(
 
 def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_conflict: bool) -> AddReport:
     """Store examples that are neither duplicates nor conflicts; inside ``store.write``."""
-    added = duplicates = 0
-    conflicts: list[Conflict] = []
+    report = AddReport()
     for example in examples:
         # Asked again here, inside the transaction: another process, or an earlier one of these, may have come first.
         refusal = _refusal(store, example.label, example.sha256, example.source, allow_conflict)
         if refusal is None:
             store.insert([example])
-            added += 1
-        else:
-            duplicates += refusal.duplicates
-            conflicts += refusal.conflicts
-    return AddReport(added, duplicates, tuple(conflicts))
+            refusal = AddReport(added=1)
+        report += refusal
+    return report
 
 
 def _refusal(store: RegistryStore, label: str, digest: bytes, source: str, allow_conflict: bool) -> AddReport | None:
     held_by = store.labels_of(digest)
     if label in held_by:
-        return AddReport(duplicates=1)
+        return AddReport(duplicates=1, repeated=(source,))
     with store.read() as connection:
         negative = "SELECT 1 FROM outsiders WHERE kind = 'negative' AND sha256 = ?"
         if connection.execute(negative, (digest,)).fetchone():

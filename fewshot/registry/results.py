@@ -14,8 +14,8 @@ NONE_OF_THESE = "none of these"
 """The label of negatives in a ``Conflict``."""
 
 ONE_CLASS = (
-    "no probability: with one class there is nothing to compare it with; add another class, or images that are not of "
-    "it as negatives and a limit on false accepts"
+    "no probability: with one class there is nothing to compare it with; add another class, or examples that are not "
+    "of it as negatives and a limit on false accepts"
 )
 """The note of a ``Prediction`` where only one class is registered."""
 
@@ -54,6 +54,8 @@ class AddReport:
         Left out because they could not be read.
     ignored : tuple of str
         Files of a folder that are of another kind, or lie in no class folder.
+    repeated : tuple of str
+        The names of the duplicates, in no comparison of reports.
 
     Examples
     --------
@@ -67,6 +69,7 @@ class AddReport:
     conflicts: tuple[Conflict, ...] = ()
     failed: tuple[Failure, ...] = ()
     ignored: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __add__(self, other: AddReport) -> AddReport:
         return AddReport(
@@ -75,6 +78,7 @@ class AddReport:
             self.conflicts + other.conflicts,
             self.failed + other.failed,
             self.ignored + other.ignored,
+            self.repeated + other.repeated,
         )
 
 

@@ -185,7 +185,7 @@ def m006_labels(connection: sqlite3.Connection) -> list[str]:
         connection.execute("DELETE FROM classes WHERE id = ?", (class_id,))
         notes.append(
             f"class {label!a} was merged into {new!a}, the same label written otherwise: {moved} of its "
-            f"{moved + len(twins)} images are new there"
+            f"{moved + len(twins)} examples are new there"
         )
     for row, label in connection.execute("SELECT id, label FROM lessons").fetchall():
         if normalised_label(label) != label:

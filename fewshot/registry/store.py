@@ -344,7 +344,7 @@ class RegistryStore:
         if self._made:
             if not create:
                 raise RegistryError(
-                    f"there is no registry {self.path}; make it with: fewshot add {self.path} LABEL IMAGE..."
+                    f"there is no registry {self.path}; make it with: fewshot add {self.path} LABEL FILE..."
                 )
             parent = os.path.dirname(self.file)
             if not os.path.isdir(parent):

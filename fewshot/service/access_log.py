@@ -38,7 +38,7 @@ class Metrics:
             registry=self.registry,
         )
         self.batches = Histogram(
-            "fewshot_batch_images", "Images embedded in one batch.", buckets=_SIZE_BUCKETS, registry=self.registry
+            "fewshot_batch_images", "Examples embedded in one batch.", buckets=_SIZE_BUCKETS, registry=self.registry
         )
         self.encoder_seconds = Counter("fewshot_encoder_seconds", "Seconds spent on embedding.", registry=self.registry)
         self.disconnected = Counter(
@@ -53,7 +53,7 @@ class Metrics:
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "fewshot_requests_in_flight": ("Requests in progress.", lambda: in_flight.requests),
             "fewshot_request_body_bytes": ("Bytes of their bodies.", lambda: in_flight.bytes),
-            "fewshot_images_queued": ("Images that wait for an encoder.", queued),
+            "fewshot_images_queued": ("Examples that wait for an encoder.", queued),
         }
         for name, (meaning, value) in gauges.items():
             Gauge(name, meaning, registry=self.registry).set_function(value)

@@ -245,7 +245,7 @@ class _TimedResponse:
 
 def too_large(limit: int) -> HTTPProblem:
     """Return the problem of a body of more bytes than its limit."""
-    return HTTPProblem(413, f"this request may hold {limit:,} bytes; send less, as images in several requests")
+    return HTTPProblem(413, f"this request may hold {limit:,} bytes; send less, in several requests")
 
 
 def is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: _problem("There is no such registry, class, example or negative."),
     408: _problem("The body did not arrive in time."),
     409: _problem("The state of the registry does not allow it, as where it holds no class, or texts and not images."),
-    413: _problem("More images, or bytes, than a request may hold."),
+    413: _problem("More examples, or bytes, than a request may hold."),
     415: _problem("Another content type."),
     422: _problem("A missing or wrong field."),
     500: _problem("An internal error of the server."),

@@ -17,7 +17,7 @@ LABEL_SCHEMA: dict[str, JsonValue] = {"pattern": rf"^\s*[^{_CONTROL}]*[^\s{_CONT
 Label = Annotated[str, Field(description=_LABEL)]
 NewLabel = Annotated[str, Field(max_length=1000, description=_LABEL, json_schema_extra=LABEL_SCHEMA)]
 MaxFalseAccept = Annotated[
-    float, Field(ge=1e-6, lt=1, description="Largest accepted share of the images of unknown classes.")
+    float, Field(ge=1e-6, lt=1, description="Largest accepted share of the examples of unknown classes.")
 ]
 
 
@@ -63,7 +63,7 @@ class ImageList(_RequestBody):
     images: list[str] = Field(
         default_factory=list, min_length=1, description="The bytes of each image, sound or text file in base64."
     )
-    texts: list[str] = Field(default_factory=list, min_length=1, description="Texts themselves, in place of images.")
+    texts: list[str] = Field(default_factory=list, min_length=1, description="Texts themselves, in place of files.")
 
 
 class LabelledImages(ImageList):
@@ -76,7 +76,7 @@ class LabelledImages(ImageList):
 class RejectionUpdate(_RequestBody):
     """The limit on false accepts to store."""
 
-    max_false_accept: MaxFalseAccept | None = Field(description="null: remove it; every image gets a label again.")
+    max_false_accept: MaxFalseAccept | None = Field(description="null: remove it; all get a label again.")
 
 
 class ClassifierUpdate(_RequestBody):
@@ -257,14 +257,14 @@ class NearestExample(Example):
 class ImagePrediction(BaseModel):
     """The prediction for one image, text or sound."""
 
-    source: str = Field(description="Name of the file; 'image 3' for the third one in JSON; the beginning of a text.")
+    source: str = Field(description="Name of the file; 'file 3' for the third one in JSON; the beginning of a text.")
     label: Label | None = Field(description="null: none of the known classes.")
     score: float = Field(description="Of the closest class; higher is closer.")
     unknown_score: float | None = Field(
         description="Higher: less likely of a known class; comparable within one revision only."
     )
     false_accept_bound: float | None = Field(
-        description="Upper bound on the share of images of unknown classes that get a label; null: all do."
+        description="Upper bound on the share of examples of unknown classes that get a label; null: all do."
     )
     top: list[RankedClass]
     nearest: list[NearestExample] = Field(
@@ -290,14 +290,14 @@ class PredictionList(BaseModel):
 class ThresholdInfo(BaseModel):
     """The threshold on the unknown score for a limit on false accepts."""
 
-    value: float = Field(description="An image gets no label if its unknown score is at least this.")
+    value: float = Field(description="An example gets no label if its unknown score is at least this.")
     max_false_accept: float = Field(description="The limit.")
     false_accept_bound: float = Field(
-        description="Upper bound on the share of images of unknown classes that get a label."
+        description="Upper bound on the share of examples of unknown classes that get a label."
     )
     met: bool = Field(description="Whether the bound is within the limit.")
     estimated_false_reject: float | None = Field(
-        description="Estimated share of images of known classes that get no label; null: not estimable."
+        description="Estimated share of examples of known classes that get no label; null: not estimable."
     )
     estimated_from: Literal["classes", "background", "negatives"] = Field(
         description="What the threshold is estimated from: each class left out in turn, a background, or the negatives."
@@ -313,7 +313,7 @@ class ThresholdInfo(BaseModel):
 class RejectionSettings(BaseModel):
     """How images of unknown classes are rejected."""
 
-    max_false_accept: float | None = Field(description="The stored limit; null: every image gets a label.")
+    max_false_accept: float | None = Field(description="The stored limit; null: all get a label.")
     threshold: ThresholdInfo | None = Field(description="For the limit of the query, else for the stored one.")
     problem: str | None = Field(description="Why there is no threshold, and what to do.")
     negatives: int = Field(description="Number of negatives.")

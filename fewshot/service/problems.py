@@ -106,7 +106,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def too_little_memory(error: BaseException) -> HTTPProblem:
     """Return the problem of a request that needs more memory than there is."""
-    detail = "the server has too little memory for this request now; send fewer or smaller images, or retry later"
+    detail = "the server has too little memory for this request now; send fewer or smaller examples, or retry later"
     return HTTPProblem(503, detail, retry_after=_BUSY_SECONDS, cause=f"{type(error).__name__}: {error}")
 
 

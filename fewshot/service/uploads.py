@@ -104,7 +104,7 @@ async def read_upload(request: Request, model: type[Body]) -> Upload:
         return _one(await request.body(), kind, _checked(model, _known(model, request.query_params), 1))
     raise HTTPProblem(
         415,
-        "send images as multipart/form-data, or as application/json in base64; one text as text/plain, one sound as "
+        "send files as multipart/form-data, or as application/json in base64; one text as text/plain, one sound as "
         f"audio/wav; not as {kind or '?'}",
     )
 
@@ -150,7 +150,10 @@ async def _read_form(request: Request, model: type[Body], limits: Limits) -> Upl
         for key, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if key not in _FILE_FIELDS:
-                    raise HTTPProblem(422, f"a file came in the field {key!r}; images go in the field 'images'")
+                    raise HTTPProblem(
+                        422,
+                        f"a file came in the field {key!r}; files go in the field 'images'",
+                    )
                 images.append(UploadedImage(await value.read(), printable_name(value.filename)))
             elif key in _FILE_FIELDS:
                 raise HTTPProblem(422, "the field 'images' holds text, not a file with a file name")
@@ -166,12 +169,12 @@ def _read_json(body: bytes, model: type[Body], max_images: int) -> Upload:
     except ValidationError as error:
         raise HTTPProblem(422, _describe(error)) from None
     if checked.images and checked.texts:
-        raise HTTPProblem(422, "give either images or texts: a registry holds one kind of example")
+        raise HTTPProblem(422, "give either 'images' (files) or 'texts': a registry holds one kind of example")
     _check_count(len(checked.images or checked.texts), max_images)
     fields = checked.model_dump(exclude={"images", "texts"})
     if checked.texts:
         return Upload([_uploaded_text(text) for text in checked.texts], fields, "text")
-    return Upload([_decode(text, f"image {number}") for number, text in enumerate(checked.images, start=1)], fields)
+    return Upload([_decode(text, f"file {number}") for number, text in enumerate(checked.images, start=1)], fields)
 
 
 def _decode(text: str, name: str) -> UploadedImage | InvalidImage:
@@ -184,10 +187,10 @@ def _decode(text: str, name: str) -> UploadedImage | InvalidImage:
 def _check_count(count: int, limit: int) -> None:
     if not count:
         raise HTTPProblem(
-            422, "the request holds no image; send each as a file in the field 'images', or texts as JSON in 'texts'"
+            422, "the request holds no example; send each as a file in the field 'images', or texts as JSON in 'texts'"
         )
     if count > limit:
-        raise HTTPProblem(413, f"{count} images in one request; at most {limit}: send the others in further requests")
+        raise HTTPProblem(413, f"{count} examples in one request; at most {limit}: send the others in further requests")
 
 
 def _describe(error: ValidationError) -> str:
@@ -199,7 +202,7 @@ def _describe(error: ValidationError) -> str:
 
 def printable_name(name: str | None) -> str:
     """Return a file's name, or path, as it was sent but without control characters: it is only ever displayed."""
-    return "".join(c for c in name or "" if c.isprintable())[-_MAX_NAME_LENGTH:] or "image"
+    return "".join(c for c in name or "" if c.isprintable())[-_MAX_NAME_LENGTH:] or "file"
 
 
 def conflicts(registry: ClassRegistry, report: AddReport, upload: Upload) -> list[ImageConflict]:

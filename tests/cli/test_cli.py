@@ -280,8 +280,8 @@ def test_pictures_need_not_be_kept(photos, tmp_path):
     ("args", "status", "message"),
     [
         (("predict", "none.fewshot", "a.jpg"), 1, "there is no registry none.fewshot; make it with: fewshot add"),
-        (("add", "r.fewshot"), 2, "give either LABEL IMAGE... or --from-folder DIR"),
-        (("add", "r.fewshot", "cat"), 2, "give the images of 'cat'"),
+        (("add", "r.fewshot"), 2, "give one of LABEL FILE..., --from-folder DIR"),
+        (("add", "r.fewshot", "cat"), 2, "give the examples of 'cat'"),
         (("add", "r.fewshot", "--from-folder", "nowhere"), 1, "no such folder or zip: nowhere"),
         (("add", "r.fewshot", " ", "a.jpg"), 1, "a label must hold something to read"),
         (("add", "r.fewshot", "cat", "a.jpg", "--encoder", "resnte50"), 1, "did you mean resnet50"),
@@ -400,7 +400,7 @@ def test_a_label_that_looks_like_an_option_is_told_where_to_go(option):
     assert "given after --" not in call("info", "r.fewshot", option, status=2).stderr
     told = call("add", "r.fewshot", option, "1.jpg", status=2).stderr
     assert "fewshot add parts.fewshot -- -lemon 1.jpg" in " ".join(call("add", "--help").stdout.split())
-    assert "given after --, as in: fewshot add REGISTRY -- -lemon IMAGE" in told
+    assert "given after --, as in: fewshot add REGISTRY -- -lemon FILE" in told
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

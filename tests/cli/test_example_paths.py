@@ -98,8 +98,75 @@ def test_rows_without_a_text_or_a_label_are_listed_and_the_others_added(tmp_path
     assert added["added"] == 1
     assert added["failed"] == [
         {"path": f"{tmp_path / 'a.csv'}, row 2", "reason": "the text is empty"},
-        {"path": f"{tmp_path / 'a.csv'}, row 3", "reason": "has no label"},
+        {"path": f'{tmp_path / "a.csv"}, row 3: "b"', "reason": "has no label"},
     ]
+
+
+def test_rows_too_long_repeated_or_of_another_class_are_named_by_row(tmp_path):
+    table = tmp_path / "a.csv"
+    long = 1_000_001 * "a"
+    table.write_text(f"t,l\nboil it,soup\nboil it ,soup\nboil it,film\n{long},soup\n", encoding="utf-8")
+    args = ("add", tmp_path / "r.fewshot", "--from-csv", table, "--text", "t", "--label", "l", "--encoder", "test-text")
+
+    result = call(*args, status=1)
+
+    added = json.loads(result.stdout)
+    assert (added["added"], added["duplicates"]) == (1, 1)
+    assert f'added already: {table}, row 2: "boil it"' in result.stderr
+    assert [(row["path"], row["held_by"]) for row in added["conflicts"]] == [(f'{table}, row 3: "boil it"', ["soup"])]
+    (failed,) = added["failed"]
+    assert failed["path"].startswith(f'{table}, row 4: "aaa')
+    assert "1,000,001 characters long, over the limit" in failed["reason"]
+    assert f"not added: {table}, row 4" in result.stderr
+    assert answer("classes", tmp_path / "r.fewshot", "soup")[0]["source"] == f'{table}, row 1: "boil it"'
+
+
+def test_a_table_is_read_from_standard_input(texts):
+    columns = ("--text", "t", "--label", "l")
+    tables = (b"t,l\nstir,soup\n", b"t\tl\nsimmer, then serve\tsoup\n", b'{"t": "boil leeks", "l": "soup"}\n')
+    for table in tables:
+        assert answer("add", texts, "--from-csv", "-", *columns, stdin=table)["added"] == 1
+    (row,) = answer("predict", texts, "--from-csv", "-", "--text", "t", stdin=b"t\nboil onions\n")
+    assert (row["text"], row["label"]) == ("boil onions", "soup")
+    assert answer("evaluate", texts, "--from-csv", "-", *columns, stdin=b"t,l\nboil onions,soup\n")["accuracy"] == 1
+    refused = call("add", texts, "--from-csv", "-", *columns, stdin=b"t,l\n\xff,soup\n", status=1)
+    assert "standard input is not UTF-8" in refused.stderr
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """Return a table of twelve classes of ten texts, the last row as the first."""
+    path = tmp_path / "kinds.csv"
+    rows = [f"{'abcdefghijkl'[c] * 3} number {n},kind{c}" for c in range(12) for n in range(10)]
+    path.write_text("\n".join(["t,l", *rows, rows[0]]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_table_is_benchmarked_and_calibrated_on(tmp_path, kinds):
+    columns = ("--text", "t", "--label", "l", "--encoder", "test-text")
+    args = ("--methods", "prototype", "--episodes", 5, "--out", tmp_path / "results")
+
+    result = call("bench", "--from-csv", kinds, *columns, *args)
+
+    best = json.loads(result.stdout)["best"]
+    assert {(row["data"], row["encoder"], row["method"]) for row in best} == {("kinds", "test-text", "prototype")}
+    assert f"an earlier row has the same text and label: {kinds}, row 121 (as row 1)" in result.stderr
+    args = ("--queries", 5, "--episodes", 5, "--out", tmp_path / "table.json")
+    assert answer("calibrate", "--from-csv", "-", *columns, *args, stdin=kinds.read_bytes())["data"] == "stdin"
+
+
+def test_a_table_that_no_benchmark_can_be_made_of_is_refused_with_its_rows(tmp_path, kinds):
+    columns = ("--text", "t", "--label", "l")
+    out = ("--out", tmp_path / "results")
+    (tmp_path / "a.csv").write_text("t,l\na,\n,x\nb,x\n", encoding="utf-8")
+    refused = call("bench", "--from-csv", tmp_path / "a.csv", *columns, *out, status=1).stderr
+    assert f"{tmp_path / 'a.csv'}, row 1: has no label; {tmp_path / 'a.csv'}, row 2: the text is empty" in refused
+    refused = call("bench", "--from-csv", kinds, *columns, "--encoder", "pocket", *out, status=1).stderr
+    assert "kinds holds texts, and pocket reads images" in refused
+    for command in ("bench", "calibrate"):
+        assert "--from-csv FILE" in call(command, *out, status=2).stderr
+        assert "is given as: --from-csv FILE" in call(command, "--text", "t", *out, status=2).stderr
+    assert "give either DATA" in call("calibrate", "photos", "--from-csv", kinds, *columns, *out, status=2).stderr
 
 
 def test_a_table_of_new_texts_is_answered_row_by_row_in_csv(texts, tmp_path):
@@ -111,7 +178,7 @@ def test_a_table_of_new_texts_is_answered_row_by_row_in_csv(texts, tmp_path):
     assert [row["text"] for row in rows] == ["what a film, a fine one", "", "boil it"]
     assert [row["label"] for row in rows] == ["film", "", "soup"]
     assert rows[1]["error"] == "the text is empty"
-    assert 'no prediction for "": the text is empty' in result.stderr
+    assert f"no prediction for {tmp_path / 'new.csv'}, row 2: the text is empty" in result.stderr
 
 
 def test_a_table_of_labelled_texts_is_evaluated(texts, table, tmp_path):
@@ -119,9 +186,9 @@ def test_a_table_of_labelled_texts_is_evaluated(texts, table, tmp_path):
     found = answer("evaluate", texts, "--from-csv", table, *columns, "--out", tmp_path / "rows.csv")
     assert (found["accuracy"], found["n"], found["also_registered"]) == (1.0, 8, 8)
     rows = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[1].startswith('"""a fine film""",film,film,')
+    assert rows[1].startswith(f'"{table}, row 1: ""a fine film""",film,film,')
     (tmp_path / "no.csv").write_text("review,kind\na,film\nb,\n", encoding="utf-8")
-    message = "no.csv, row 2 has no label; each text to evaluate needs one"
+    message = f"each text to evaluate needs a label, but none has {tmp_path / 'no.csv'}, row 2"
     assert message in call("evaluate", texts, "--from-csv", tmp_path / "no.csv", *columns, status=1).stderr
     for args in ((), ("--from-csv", table, "--text", "review"), (tmp_path, "--from-csv", table, *columns)):
         assert "give either DIR, or --from-csv FILE" in call("evaluate", texts, *args, status=2).stderr
@@ -262,7 +329,7 @@ def test_texts_for_a_registry_of_images_are_refused_with_the_remedy(tmp_path):
         (("--from-csv", "a.csv", "--text", "t"), "--from-csv needs the columns: --text COLUMN --label COLUMN"),
         (("--from-csv", "a.csv", "--label", "t"), "--from-csv needs the columns: --text COLUMN --label COLUMN"),
         (("x", "--text", "t", "--label", "l"), "--label is a column of --from-csv; a label itself is given as"),
-        (("x", "--from-csv", "a.csv", "--text", "t", "--label", "l"), "give either LABEL"),
+        (("x", "--from-csv", "a.csv", "--text", "t", "--label", "l"), "give one of LABEL FILE..."),
         (("--negative", "--from-csv", "a.csv", "--text", "t"), "--negative takes files"),
     ],
 )

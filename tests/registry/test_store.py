@@ -391,8 +391,8 @@ def test_classes_that_older_versions_kept_apart_by_unicode_form_are_merged_with_
     told = sorted(str(warning.message) for warning in warned)
     assert told[0].endswith("class ' Lemon ' is now called 'Lemon'")
     assert told[1].endswith(
-        "class 'Cafe\\u0301' was merged into 'Caf\\xe9', the same label written otherwise: 1 of its 2 images are new "
-        "there"
+        "class 'Cafe\\u0301' was merged into 'Caf\\xe9', the same label written otherwise: 1 of its 2 examples are "
+        "new there"
     )
 
 

@@ -55,10 +55,10 @@ def test_images_in_json_are_predicted_as_files_are(filled):
     asked = [*in_base64(*images), "data:image/png;base64,AAAA"]
     *in_json, bad = filled.post(f"{PARTS}/predict", json={"images": asked}).json()["predictions"]
     as_files = filled.post(f"{PARTS}/predict", files=files(*images)).json()["predictions"]
-    assert [one.pop("source") for one in in_json] == ["image 1", "image 2"]
+    assert [one.pop("source") for one in in_json] == ["file 1", "file 2"]
     assert [one.pop("source") for one in as_files] == ["0.png", "1.png"]
     assert in_json == as_files
-    assert bad["source"] == "image 3"
+    assert bad["source"] == "file 3"
     assert "not base64" in bad["error"]
 
 

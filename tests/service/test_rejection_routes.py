@@ -41,7 +41,7 @@ def test_where_there_is_no_threshold_it_says_why(empty):
     assert "background" in asked["problem"]
     assert "background" in problem(empty.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1}), 409)
     ask = f"{PARTS}/predict?max_false_accept=0.1"
-    assert "add negatives, images that are not of the class" in problem(empty.post(ask, files=files(png(RED))), 409)
+    assert "add negatives, examples that are not of the class" in problem(empty.post(ask, files=files(png(RED))), 409)
 
 
 def test_one_class_and_a_negative_bound_false_accepts_at_a_half(empty):
@@ -64,7 +64,7 @@ def test_negatives_are_added_listed_and_removed_one_by_one_or_all(filled):
     again = filled.post(url, json={"images": in_base64(png(GREEN), png(GREEN, 5), png(GREEN, 6))}).json()
     assert (again["added"], again["duplicates"], again["new_ids"]) == (2, 1, [2, 3])
     page = filled.get(url, params={"limit": 2}).json()
-    assert page == {"negatives": [{"id": 1, "source": "g.png"}, {"id": 2, "source": "image 2"}], "next": 2}
+    assert page == {"negatives": [{"id": 1, "source": "g.png"}, {"id": 2, "source": "file 2"}], "next": 2}
     assert filled.delete(f"{url}/1").json() == {"removed": 1}
     assert "no negative 1 in parts" in problem(filled.delete(f"{url}/1"), 404)
     assert filled.delete(url).json() == {"removed": 2}

@@ -56,9 +56,7 @@ def test_texts_are_predicted_from_json_a_form_base64_and_the_body_itself(texts):
     ]
     form = files(b"a fine old film\n", names=["1.txt"])
     assert predicted(texts.post(f"{PARTS}/predict", files=form)) == [("1.txt", "film")]
-    assert predicted(texts.post(f"{PARTS}/predict", json={"images": in_base64(b"boil onions")})) == [
-        ("image 1", "soup")
-    ]
+    assert predicted(texts.post(f"{PARTS}/predict", json={"images": in_base64(b"boil onions")})) == [("file 1", "soup")]
     assert predicted(texts.post(f"{PARTS}/predict?top=1", **text_body("a fine old film"))) == [
         ('"a fine old film"', "film")
     ]
@@ -128,8 +126,11 @@ def test_texts_and_sounds_for_a_registry_of_images_are_refused(images):
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        ({"texts": ["a"], "images": ["AA=="]}, "give either images or texts: a registry holds one kind of example"),
-        ({}, "the request holds no image; send each as a file in the field 'images', or texts as JSON in 'texts'"),
+        (
+            {"texts": ["a"], "images": ["AA=="]},
+            "give either 'images' (files) or 'texts': a registry holds one kind",
+        ),
+        ({}, "the request holds no example; send each as a file in the field 'images', or texts as JSON in 'texts'"),
         ({"texts": "a"}, "texts: Input should be a valid array"),
     ],
 )

@@ -22,7 +22,7 @@ async def get_classifier(request: Request, registry: Name) -> payloads.ChosenCla
 async def set_classifier(
     request: Request, registry: Name, body: payloads.ClassifierUpdate
 ) -> payloads.ChosenClassifier:
-    """Choose the classifier that answers from now on; no image is embedded again."""
+    """Choose the classifier that answers from now on; nothing is embedded again."""
 
     def update(opened: ClassRegistry) -> payloads.ChosenClassifier:
         opened.set_classifier(body.classifier)

@@ -26,7 +26,7 @@ async def predict(
     top: Annotated[int, Query(ge=1, le=1000, description="How many classes to rank.")] = 5,
     nearest: Annotated[int, Query(ge=0, le=1000, description="How many of the nearest examples to return.")] = 3,
     max_false_accept: Annotated[
-        float | None, Query(ge=1e-6, le=1, description="Instead of the stored limit; 1: every image gets a label.")
+        float | None, Query(ge=1e-6, le=1, description="Instead of the stored limit; 1: all get a label.")
     ] = None,
 ) -> payloads.PredictionList:
     """Predict the classes of images, texts or sounds. One that cannot be read is reported in its place."""

@@ -32,7 +32,7 @@ async def get_rejection(
 
 @router.put("/rejection", operation_id="set_rejection")
 async def set_rejection(request: Request, registry: Name, body: payloads.RejectionUpdate) -> payloads.RejectionSettings:
-    """Store a limit on the share of images of unknown classes that get a label, or remove it."""
+    """Store a limit on the share of examples of unknown classes that get a label, or remove it."""
 
     def update(opened: ClassRegistry) -> payloads.RejectionSettings:
         if opened.is_empty:
@@ -82,7 +82,7 @@ async def list_negatives(
     after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> payloads.NegativePage:
-    """List the negatives, images of none of the classes, by page."""
+    """List the negatives, examples of none of the classes, by page."""
 
     def page(opened: ClassRegistry) -> list[StoredExample]:
         return opened.list_negatives(after=after, limit=limit + 1)
