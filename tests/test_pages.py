@@ -58,6 +58,7 @@ SHIMS = {
     train) exec {warm} -m fewshot "$@" --epochs 1 --size 16 --arch conv4 --batch-size 32 --device cpu ;;
     *) exec {warm} -m fewshot "$@" ;;
 esac""",
+    "docker": '[ "$1" = run ] || test -f "{root}/$3"',
     "curl": """words=("${{@//localhost:8000/localhost:{port}}}")
 words=("${{words[@]//127.0.0.1:8080/127.0.0.1:{other}}}")
 exec {curl} -sS --fail-with-body --retry 60 --retry-delay 1 "${{words[@]}}" """,
@@ -140,7 +141,7 @@ def run_shell(code, folder, other, warm):
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     values = {"python": sys.executable, "warm": shlex.join(warm), "curl": shutil.which("curl") or ""}
-    values |= {"port": free_port(), "other": other}
+    values |= {"port": free_port(), "other": other, "root": ROOT}
     for name, text in SHIMS.items():
         (programs / name).write_text(f"#!{shutil.which('bash')}\n{text.format(**values)}\n")
         (programs / name).chmod(0o755)
@@ -231,7 +232,8 @@ def prints(pattern):
 
 CHECKS = {
     "v1/registries": rest, "/api/ml": connected, "answers.csv": spreadsheet, "tasks.json": tasks,
-    "annotations.json": data_sets, "predict parts.zip": bundle, "--web page": web_page, "fewshot train": trained,
+    "annotations.json": data_sets, "fewshot predict parts.zip": bundle, "--web page": web_page,
+    "fewshot train": trained,
     '"questions.fewshot"': prints("^card$"), '"voices.fewshot"': prints("^anna$"), "def letters": prints("^Dutch$"),
     "prediction.nearest[0].source": prints(r"^temple 0\.\d+ \S*photos/temple/\d\.jpg$"),
     "make_pipeline(TimmEncoder": prints(r"\['flower'\]"), "recognizer.add(": prints("^bolt$"),
