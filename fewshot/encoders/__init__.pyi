@@ -30,6 +30,7 @@ from .exported_encoder import OPSET as OPSET
 from .exported_encoder import ExportedEncoder as ExportedEncoder
 from .exported_encoder import export_encoder as export_encoder
 from .function_encoder import FunctionEncoder as FunctionEncoder
+from .int8_weights import with_int8_weights as with_int8_weights
 from .loaded_network import LoadedNetwork as LoadedNetwork
 from .preprocessing import normalised as normalised
 from .sentence_transformer import SentenceTransformerEncoder as SentenceTransformerEncoder

@@ -5,6 +5,7 @@ from .annotations.annotation_records import ImageLabels as ImageLabels
 from .annotations.annotation_records import LabelledImage as LabelledImage
 from .annotations.annotation_writer import AnnotationWriter as AnnotationWriter
 from .classifier_choice import CLASSIFIERS as CLASSIFIERS
+from .classifier_choice import EncoderComparison as EncoderComparison
 from .classifier_choice import classifier_of as classifier_of
 from .classifier_choice import take_parts as take_parts
 from .encoder_identity import encoder_folder as encoder_folder

@@ -35,6 +35,24 @@ MOST_TEXTS = 2_000
 _C = 10.0
 _FOLDS, _MOST_CLASSES = 10, 500
 _MOST_SIZE = 2**16
+_ENOUGH_LEFT_OUT = 1_000
+
+
+@dataclass(frozen=True)
+class EncoderComparison:
+    """The accuracy of a registry's classifier on examples that were left out, embedded by two encoders.
+
+    Attributes
+    ----------
+    own, other : float
+        Of the registry's encoder, and of the other.
+    n : int
+        How many examples were left out.
+    """
+
+    own: float
+    other: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -142,9 +160,7 @@ class ClassifierChoice:
             anew = dict(embedded(self._store, snapshot.ids[rows].tolist(), encoder))
             there = np.isin(snapshot.ids[rows], list(anew))
             codes, vectors = codes[there], np.stack([anew[id_] for id_ in snapshot.ids[rows][there].tolist()])
-        held_out = _held_out(codes)
-        if not held_out:
-            raise ValueError(f"no class of {self._store.path} has two examples, so that none can be left out")
+        held_out = self._left_out(codes)
         chosen = classifier_name(snapshot.settings, len(snapshot))
         candidates = {name: _made(kind, {}, snapshot.metric) for name, kind in CLASSIFIERS.items()}
         candidates.setdefault(chosen, classifier_of(snapshot.settings, len(snapshot)))
@@ -158,6 +174,48 @@ class ClassifierChoice:
             ci95 = 1.96 * (share * (1 - share) / n) ** 0.5
             found.append(ClassifierAccuracy(name, share, ci95, n, len(np.unique(codes)), name == chosen))
         return sorted(found, key=lambda one: -one.accuracy)
+
+    def compare_encoding(self, encoder: Encoder) -> EncoderComparison:
+        """Return the leave-one-out accuracy of the classifier where an encoder that embeds alike embeds the queries.
+
+        What a left-out example is compared with are the stored embeddings of the others. At most ten of each class are
+        left out, a thousand or a few more in all; of more than 500 classes every n-th is taken.
+
+        Parameters
+        ----------
+        encoder : Encoder
+            Of embeddings close to those of the registry's, as the same network in a lower precision.
+
+        Raises
+        ------
+        ValueError : if no class has two examples.
+        RegistryError : naming the images that cannot be embedded again.
+        """
+        snapshot = self._snapshots.current()
+        rows = np.flatnonzero(snapshot.codes % max(1, -(-len(snapshot.labels) // _MOST_CLASSES)) == 0)
+        codes, vectors, ids = snapshot.codes[rows], snapshot.vectors[rows], snapshot.ids[rows]
+        held_out = self._left_out(codes)
+        enough = int(np.searchsorted(np.cumsum([out.sum() for out in held_out]), _ENOUGH_LEFT_OUT)) + 1
+        held_out = held_out[:enough]
+        anew = dict(embedded(self._store, ids[np.any(held_out, axis=0)].tolist(), encoder))
+        there = np.isin(ids, list(anew))
+        classifier = self.classifier
+        take_parts(classifier, self.encoder)
+        right: list[tuple[bool, bool]] = []
+        for out in held_out:
+            asked = out & there
+            classifier.fit(vectors[~out], codes[~out])
+            again = np.stack([anew[id_] for id_ in ids[asked].tolist()])
+            answers = (classifier.predict(some) == codes[asked] for some in (vectors[asked], again))
+            right += zip(*answers, strict=True)
+        own, other = np.mean(right, axis=0).tolist()
+        return EncoderComparison(own, other, len(right))
+
+    def _left_out(self, codes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
+        held_out = _held_out(codes)
+        if not held_out:
+            raise ValueError(f"no class of {self._store.path} has two examples, so that none can be left out")
+        return held_out
 
 
 def classifier_of(settings: Mapping[str, Any], n_examples: int) -> FewShotClassifier:

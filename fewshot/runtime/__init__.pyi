@@ -1,3 +1,4 @@
+from .bundle_export import BundleReport as BundleReport
 from .bundle_export import export_bundle as export_bundle
 from .bundle_file import is_bundle as is_bundle
 from .recognizer import Recognizer as Recognizer

@@ -34,6 +34,10 @@ _AXES = {
     "unknown_negatives": "nd",
     "self_test": "3d",
 }
+# Those that a bundle in int8 holds in 8 bits, with the scale of each column.
+_IN_INT8 = {"head_axes": "head_axes_scale", "unknown_axes": "unknown_axes_scale"}
+_AXES |= {"head_axes_scale": "r", "unknown_axes_scale": "q"}
+INT8 = "int8 weights"
 _NEEDED = ("head_vectors", "self_test")
 _DESCRIPTION, _GRAPH, _LICENSE = "bundle.json", "encoder.onnx", "LICENSE.txt"
 _FILES = (_DESCRIPTION, _GRAPH, _LICENSE)
@@ -79,9 +83,10 @@ def write_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> int:
         _LICENSE: bundle.license.encode(),
         _GRAPH: bundle.graph,
     }
-    for name, array in sorted(bundle.arrays.items()):
+    int8 = bundle.about["encoder"]["precision"] == INT8
+    for name, array in sorted((_in_int8(bundle.arrays) if int8 else bundle.arrays).items()):
         held = io.BytesIO()
-        np.lib.format.write_array(held, np.ascontiguousarray(array, "<f4"), version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array(held, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
         entries[f"{name}.npy"] = held.getvalue()
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         for name, data in entries.items():
@@ -102,8 +107,9 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
             entries = _entries(file, os.path.getsize(path))
         about = _description(entries.pop(_DESCRIPTION))
         graph, license = entries.pop(_GRAPH), entries.pop(_LICENSE).decode()
-        arrays = {Path(name).stem: _array(name, data) for name, data in entries.items()}
-        _check_shapes(arrays, {"c": len(about["labels"]), "d": int(about["encoder"]["dim"]), "3": 3})
+        found = {Path(name).stem: _array(name, data) for name, data in entries.items()}
+        _check_shapes(found, {"c": len(about["labels"]), "d": int(about["encoder"]["dim"]), "3": 3})
+        arrays = _in_float32(found, int8=about["encoder"]["precision"] == INT8)
     except OSError:
         raise
     except KeyError as error:
@@ -161,22 +167,50 @@ def _description(data: bytes) -> dict[str, Any]:
     return about
 
 
-def _array(name: str, data: bytes) -> NDArray[np.float32]:
-    """Read an array of 32-bit floats whose size is what its header says: no more memory is taken than its bytes."""
+def _array(name: str, data: bytes) -> NDArray[Any]:
+    """Read an array of float32 or int8 whose size is what its header says: no more memory is taken than its bytes."""
     held = io.BytesIO(data)
     if np.lib.format.read_magic(held) != (1, 0):
         raise ValueError(f"{name} is no array of version 1.0")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(held)
     rest = data[held.tell() :]
-    if dtype != np.dtype("<f4") or fortran or min(shape, default=0) < 0 or 4 * math.prod(shape) != len(rest):
+    known = dtype == np.dtype("<f4") or (dtype == np.int8 and Path(name).stem in _IN_INT8)
+    size = dtype.itemsize * math.prod(shape)
+    if not known or fortran or min(shape, default=0) < 0 or size != len(rest):
         raise ValueError(f"{name} says {dtype} of shape {shape}, which its {len(rest):,} bytes are not")
-    found = np.frombuffer(rest, "<f4").reshape(shape)
+    found = np.frombuffer(rest, dtype).reshape(shape)
     if not np.isfinite(found).all():
         raise ValueError(f"{name} holds NaN or infinity")
     return found
 
 
-def _check_shapes(arrays: Mapping[str, NDArray[np.float32]], sizes: dict[str, int]) -> None:
+def _in_int8(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Round the columns of axes to 8 bits; those that were read so are given back as they were."""
+    found: dict[str, NDArray[Any]] = {name: np.asarray(array, "<f4") for name, array in arrays.items()}
+    for name, scale_name in _IN_INT8.items():
+        if name in arrays:
+            scale = np.maximum(np.abs(arrays[name]).max(axis=0), np.float32(1e-30)) / np.float32(127.0)
+            # Up to 12 bits of fraction: 127 times it is exact, so that the same scale is found again.
+            scale = ((scale.view(np.uint32) + 0xFFF) & 0xFFFFF000).view(np.float32)
+            found[name], found[scale_name] = np.round(arrays[name] / scale).astype(np.int8), scale
+    return found
+
+
+def _in_float32(found: dict[str, NDArray[Any]], *, int8: bool) -> dict[str, NDArray[np.float32]]:
+    """Multiply axes in 8 bits by their scales."""
+    arrays = {name: array for name, array in found.items() if name not in _IN_INT8.values()}
+    for name, scale_name in _IN_INT8.items():
+        packed = name in arrays and arrays[name].dtype == np.int8
+        if packed != (scale_name in found) or (name in arrays and packed != int8):
+            raise ValueError(
+                f"its {name}.npy and {scale_name}.npy are not those of a bundle in int8, nor of one without"
+            )
+        if packed:
+            arrays[name] = arrays[name] * found[scale_name]
+    return arrays
+
+
+def _check_shapes(arrays: Mapping[str, NDArray[Any]], sizes: dict[str, int]) -> None:
     for name, array in arrays.items():
         letters: Iterable[str] = _AXES[name]
         wanted = [sizes.setdefault(letter, size) for letter, size in zip(letters, array.shape, strict=False)]

@@ -57,7 +57,7 @@ class Recognizer:
     >>> red, blue = (np.full((32, 32, 3), colour, np.uint8) for colour in ((250, 20, 20), (20, 20, 250)))
     >>> with ClassRegistry("colours.fewshot") as registry:
     ...     added = registry.add("red", red) + registry.add("blue", blue)
-    ...     size = export_bundle(registry, "colours.zip")
+    ...     report = export_bundle(registry, "colours.zip")
     >>> recognizer = Recognizer("colours.zip")
     >>> recognizer.predict([blue])[0].label
     'blue'

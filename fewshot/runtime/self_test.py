@@ -9,8 +9,8 @@ from fewshot.runtime.vector_map import Vectors, unit
 
 _SIZES = ((61, 83), (96, 96), (150, 40))
 _WAVES = ((0.11, 0.07), (0.05, 0.19), (0.31, 0.02))
-LEAST_COSINE = {"float32": 0.999, "int8": 0.95}
-"""To the stored embeddings; processors round 8-bit products differently."""
+LEAST_COSINE = 0.999
+"""To the stored embeddings."""
 
 
 def self_test_images() -> list[NDArray[np.uint8]]:

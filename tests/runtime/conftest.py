@@ -46,9 +46,9 @@ def with_head():
 
     once = cache(lambda fingerprint: export_encoder(TimmEncoder("pocket")))
 
-    def write(registry, path):
+    def write(registry, path, **options):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fewshot.encoders.export_encoder", lambda encoder, opset: once(encoder.fingerprint))
-            return export_bundle(registry, path)
+            return export_bundle(registry, path, **options)
 
     return write

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from PIL import Image
 from fewshot import ClassRegistry, FunctionEncoder
 from fewshot.cli import main
 from fewshot.errors import NoClasses
-from fewshot.runtime import export_bundle
+from fewshot.registry import EncoderComparison
+from fewshot.runtime import BundleReport, Recognizer, export_bundle
+from fewshot.runtime.bundle_file import read_bundle, write_bundle
 
 
 def call(*arguments, status=0):
@@ -83,6 +87,7 @@ def test_options_that_a_bundle_has_no_use_for_are_refused(options, told, exporte
     [
         (("out.npz", "--onnx"), "a bundle is a .zip, not 'out.npz'"),
         (("out.npz", "--opset", "20"), "--opset is for --onnx"),
+        (("out.npz", "--int8"), "--int8 is for --onnx"),
     ],
 )
 def test_a_wrong_use_is_told_before_any_work(arguments, told, exported):
@@ -110,3 +115,79 @@ def test_a_registry_without_classes_is_refused(tmp_path, float32):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=float32) as registry:
         with pytest.raises(NoClasses, match=r"r\.fewshot holds no classes to export"):
             export_bundle(registry, tmp_path / "b.zip")
+
+
+@pytest.fixture(scope="module")
+def in_int8(float32, with_head, tmp_path_factory):
+    """Paths of a registry and of its bundle in int8, and the report."""
+    folder = tmp_path_factory.mktemp("int8")
+    with ClassRegistry(folder / "digits.fewshot", encoder=float32) as registry:
+        for digit in range(10):
+            registry.add(f"digit {digit}", [scan(digit, n) for n in range(5)])
+        registry.rejection.set(max_false_accept=0.1)
+        report = with_head(registry, folder / "digits.zip", int8=True)
+    return SimpleNamespace(registry=folder / "digits.fewshot", bundle=folder / "digits.zip", report=report)
+
+
+def test_int8_answers_as_the_registry_from_a_quarter_of_the_bytes(in_int8, exported, float32):
+    images = [scan(digit, n) for digit in range(10) for n in range(20, 30)]
+    with ClassRegistry(in_int8.registry, encoder=float32) as registry:
+        wanted = registry.predict(images, nearest=0)
+    found = Recognizer(in_int8.bundle).predict(images)
+    assert np.mean([a.top[0][0] == b.top[0][0] for a, b in zip(found, wanted, strict=True)]) >= 0.98
+    assert np.mean([a.label == b.label for a, b in zip(found, wanted, strict=True)]) >= 0.98
+    assert max(abs(a.score - b.score) for a, b in zip(found, wanted, strict=True)) < 0.02
+    assert in_int8.report.size == in_int8.bundle.stat().st_size < 0.3 * exported.bundle.stat().st_size
+
+
+def test_int8_is_measured_by_leaving_out_each_example(in_int8, float32):
+    with ClassRegistry(in_int8.registry, encoder=float32) as registry:
+        (chosen,) = (one for one in registry.compare_classifiers() if one.chosen)
+    found = in_int8.report.leave_one_out
+    assert (found.own, found.n) == (chosen.accuracy, 50)
+    assert abs(found.other - found.own) <= 0.02
+
+
+def test_int8_gives_the_same_bytes_each_time_also_when_it_is_read_and_written(in_int8, float32, with_head, tmp_path):
+    with ClassRegistry(in_int8.registry, encoder=float32) as registry:
+        with_head(registry, tmp_path / "again.zip", int8=True)
+    write_bundle(read_bundle(in_int8.bundle), tmp_path / "copy.zip")
+    for name in ("again.zip", "copy.zip"):
+        assert (tmp_path / name).read_bytes() == in_int8.bundle.read_bytes()
+
+
+def test_a_class_is_added_to_a_bundle_in_int8(in_int8, tmp_path):
+    path = shutil.copy(in_int8.bundle, tmp_path / "b.zip")
+    recognizer = Recognizer(path)
+    recognizer.remove("digit 7")
+    recognizer.add("seven", [scan(7, n) for n in range(3)])
+    assert Recognizer(path).predict(scan(7, 9), max_false_accept=1)[0].label == "seven"
+
+
+def test_the_command_says_what_int8_costs(in_int8, tmp_path, with_head, float32, monkeypatch):
+    def written(registry, path, **options):
+        assert options["int8"]
+        with_head(registry, path, int8=True)
+        return BundleReport(9, *report)
+
+    monkeypatch.setattr("fewshot.runtime.export_bundle", written)
+    report = (EncoderComparison(0.875, 0.85, 40),)
+    told = call("export", in_int8.registry, tmp_path / "b.zip", "--onnx", "--int8")
+    assert json.loads(told.stdout)["leave_one_out"] == {"float32": 0.875, "int8": 0.85, "examples": 40}
+    assert (
+        "accuracy on 40 of the registry's examples: 87.5 % before, 85.0 % in int8: 2.5 points are lost" in told.stderr
+    )
+    report = (EncoderComparison(0.875, 0.866, 40),)
+    told = call("export", in_int8.registry, tmp_path / "b.zip", "--onnx", "--int8")
+    assert "86.6 % in int8" in told.stderr
+    assert "lost" not in told.stderr
+
+
+def test_what_cannot_be_measured_is_said_and_the_bundle_written(float32, with_head, tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=float32) as registry:
+        registry.add("a", scan(0, 0))
+        registry.add("b", scan(1, 0))
+        report = with_head(registry, tmp_path / "b.zip", int8=True)
+    assert report.leave_one_out is None
+    assert "no class of" in report.unmeasured
+    assert Recognizer(tmp_path / "b.zip").predict(scan(1, 9))[0].label == "b"

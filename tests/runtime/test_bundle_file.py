@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fewshot.runtime import Recognizer, is_bundle
-from fewshot.runtime.bundle_file import read_bundle, write_bundle
+from fewshot.runtime.bundle_file import INT8, read_bundle, write_bundle
+from fewshot.runtime.numpy_head import NumpyHead
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,31 @@ def test_an_array_that_does_not_fit_is_refused(values, told, rebuilt):
 def test_an_array_that_claims_more_than_it_holds_takes_no_memory(rebuilt):
     huge = array(np.zeros((4, 384), np.float32)).replace(b"(4, 384), }      ", b"(4, 384000000), }")
     assert "which its 6,144 bytes are not" in refusal(rebuilt({"head_vectors.npy": huge}))
+
+
+def test_arrays_in_int8_without_their_scales_are_refused(rebuilt, entries):
+    rows = len(json.loads(entries["bundle.json"])["labels"]) * 5 - 1
+    packed = {"head_axes.npy": array(np.ones((384, rows), np.int8))}
+    assert "head_axes_scale.npy are not those of a bundle in int8" in refusal(rebuilt(packed))
+    packed["head_axes_scale.npy"] = array(np.ones(rows, np.float32))
+    assert "nor of one without" in refusal(rebuilt(packed))  # whose description says float32
+    assert "says int8" in refusal(rebuilt({"head_vectors.npy": array(np.ones((4, 384), np.int8))}))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_axes_in_int8_score_alike(dense, exported, tmp_path):
+    bundle = read_bundle(exported.bundle)
+    arrays, rng = dict(bundle.arrays), np.random.default_rng(0)
+    if dense:  # as of more examples than an embedding has numbers
+        del arrays["head_factors"]
+        rows = rng.normal(size=(500, 384)) * np.geomspace(1, 0.01, 384)
+        arrays["head_axes"] = np.linalg.inv(np.linalg.cholesky(np.eye(384) + rows.T @ rows)).T.astype(np.float32)
+    bundle = replace(bundle, arrays=arrays)
+    about = bundle.about | {"encoder": bundle.about["encoder"] | {"precision": INT8}}
+    write_bundle(replace(bundle, about=about), tmp_path / "b.zip")
+    queries = rng.normal(size=(50, 384)).astype(np.float32)
+    found, wanted = (NumpyHead(one).scores(queries) for one in (read_bundle(tmp_path / "b.zip"), bundle))
+    assert 0 < np.abs(found - wanted).max() < 1e-2
 
 
 def test_pickled_objects_are_never_loaded(rebuilt):
