@@ -36,7 +36,8 @@ def serve(
 ) -> None:
     """Serve registries over HTTP: a web page and a REST API.
 
-    PATH is a registry NAME.fewshot or a folder of them; it is created if it does not exist. The URL is printed as JSON
+    PATH is a registry NAME.fewshot or a folder of them; it is created if it does not exist. A bundle NAME.zip of
+    `fewshot export --onnx` is served read only, by the REST API alone and without torch. The URL is printed as JSON
     once the server accepts requests; the access log, a JSON object per line, goes to standard error. Ctrl-C or SIGTERM
     stops the server after the requests that it has accepted.
     """
@@ -47,11 +48,23 @@ def serve(
 
     modules = ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client", "cachetools")
     check_extra("serve", "the server needs", *modules)
-    from fewshot.service import create_app, server_process
+    from fewshot.runtime import is_bundle
+    from fewshot.service import server_process
 
+    bundle = path.endswith(".zip") or is_bundle(path)
+    if bundle and (encoder or label_studio):
+        option = "--encoder" if encoder else "--label-studio"
+        raise click.UsageError(f"{option} is for registries, and {path} is a bundle, which is read only")
     token = None if token_file is None else server_process.read_token(token_file)
     server_process.check_host(host, token)
-    app = create_app(path, encoder=encoder, token=token, label_studio=backend if label_studio else None)
+    if bundle:
+        from fewshot.service import create_bundle_app
+
+        app = create_bundle_app(path, token=token)
+    else:
+        from fewshot.service import create_app
+
+        app = create_app(path, encoder=encoder, token=token, label_studio=backend if label_studio else None)
     bound = server_process.listen(host, port)  # before the encoder is loaded, so that a taken port is an error at once
     url = server_process.url_of(bound)
 
@@ -60,5 +73,6 @@ def serve(
         note(f"serving {path} at {url}; stop with Ctrl-C")
 
     with bound:
-        app.state.registries.warm()
+        if not bundle:
+            app.state.registries.warm()
         server_process.run(app, bound, ready)

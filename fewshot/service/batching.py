@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -10,7 +11,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-import torch
 from starlette.requests import ClientDisconnect
 
 from fewshot.errors import FewShotError, RegistryBusy
@@ -42,7 +42,8 @@ def set_torch_threads(number: int) -> None:
     Threads that share an operator wait for each other in a loop: where others want the cores too, a product with a
     matrix of a few rows then takes tens of milliseconds.
     """
-    if torch.get_num_threads() != number:
+    torch: Any = sys.modules.get("torch")  # a bundle is served without it
+    if torch is not None and torch.get_num_threads() != number:
         torch.set_num_threads(number)
 
 

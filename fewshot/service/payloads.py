@@ -125,6 +125,34 @@ class RegistryDetails(BaseModel):
     revision: int = Field(description="Increases with every change.")
 
 
+class BundleDetails(BaseModel):
+    """A bundle, which is read only."""
+
+    name: str
+    encoder: str = Field(description="Name of the encoder.")
+    fingerprint: str = Field(description="Of the encoder of the registry that was exported.")
+    precision: str = Field(description='"float32" or "int8 weights".')
+    dim: int = Field(description="Embedding size d.")
+    modality: Literal["image"] = Field(description="What it recognises.")
+    classes: int
+    examples: int = Field(description="That the classes were made of; none is in the bundle.")
+    max_false_accept: float | None = Field(description="The stored limit; null: every image gets a label.")
+    read_only: Literal[True] = True
+
+
+class BundleClass(BaseModel):
+    """A class of a bundle."""
+
+    label: Label
+    examples: int
+
+
+class BundleClassList(BaseModel):
+    """All classes of a bundle, in the order in which they were added."""
+
+    classes: list[BundleClass]
+
+
 class ClassSummary(BaseModel):
     """A class."""
 
@@ -284,7 +312,7 @@ class PredictionList(BaseModel):
     """The predictions, in the order given."""
 
     predictions: list[ImagePrediction | UnreadableImage]
-    revision: int = Field(description="Of the registry, when they were made.")
+    revision: int = Field(description="Of the registry, when they were made; of a bundle 0.")
 
 
 class ThresholdInfo(BaseModel):

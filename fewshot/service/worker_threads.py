@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from anyio import CancelScope, CapacityLimiter
 from fastapi import Path, Request
 
-from fewshot.registry import ClassRegistry
 from fewshot.service.batching import DISCONNECTED, set_torch_threads
 from fewshot.service.payloads import NAME_SCHEMA
 from fewshot.service.problems import problem_of
-from fewshot.service.registry_pool import RegistryPool
+
+if TYPE_CHECKING:
+    from fewshot.registry import ClassRegistry
+    from fewshot.service.registry_pool import RegistryPool
 
 R = TypeVar("R")
 

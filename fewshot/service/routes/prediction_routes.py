@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from fewshot.registry import ClassRegistry, Prediction
+from fewshot.registry import ClassRegistry, Prediction, Predictions
 from fewshot.service import payloads
 from fewshot.service.openapi import PROBLEMS, images_body
 from fewshot.service.problems import HTTPProblem
@@ -46,13 +47,24 @@ def _predict(
         revision, empty = registry.revision, registry.is_empty
     if empty:
         raise HTTPProblem(409, f"this registry has no class yet; add {noun}s of some first")
+
+    def predicted(images: list[UploadedImage]) -> Predictions:
+        return registry.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
+
+    return prediction_list(upload, predicted, revision)
+
+
+def prediction_list(
+    upload: Upload, predict: Callable[[list[UploadedImage]], Predictions], revision: int
+) -> payloads.PredictionList:
+    """Predict those of an upload that arrived; what cannot be read is reported in its place."""
     # Named by their positions, for two may have one name.
     numbered = [
         UploadedImage(image.getvalue(), str(position))
         for position, image in enumerate(upload.images)
         if isinstance(image, UploadedImage)
     ]
-    found = registry.predict_valid(numbered, top=top, nearest=nearest, max_false_accept=max_false_accept)
+    found = predict(numbered)
     predictions = dict(zip(found.sources, found.predictions, strict=True))
     errors = {failure.source: failure.reason for failure in found.failed}
     entries: list[payloads.ImagePrediction | payloads.UnreadableImage] = []
