@@ -305,13 +305,14 @@ NUMBERS = """async (vectors) => {
     [
         ("whitened", 2, 3, False, True), ("no factors", 2, 3, False, False), ("whitened", 2, 1, True, False),
         ("prototype", 3, 4, True, False), ("ridge", 3, 4, False, False), ("logistic", 3, 4, False, False),
+        ("int8", 2, 3, False, True),
     ],
 )  # fmt: skip
 def test_each_head_scores_as_in_python(
     classifier, shots, classes, negatives, background, float32, queries, with_head, site, tools, tmp_path
 ):
     with ClassRegistry(tmp_path / "r.fewshot", encoder=float32) as registry:
-        registry.set_classifier("whitened" if classifier == "no factors" else classifier)
+        registry.set_classifier("whitened" if classifier in ("no factors", "int8") else classifier)
         for digit in range(classes):
             registry.add(str(digit), [scan(digit, n) for n in range(shots)])
         if negatives:
@@ -319,7 +320,7 @@ def test_each_head_scores_as_in_python(
         others = float32.encode([scan(digit, n) for digit in (6, 7) for n in range(5)]) if background else None
         labels = [*"6666677777"] if background else None
         registry.rejection.set(max_false_accept=0.3, background=others, labels=labels)
-        with_head(registry, site[0] / "other.zip")
+        with_head(registry, site[0] / "other.zip", int8=classifier == "int8")
     if classifier == "no factors":  # as where there are more examples than numbers of an embedding
         bundle = read_bundle(site[0] / "other.zip")
         left = {name: one for name, one in bundle.arrays.items() if name != "head_factors"}

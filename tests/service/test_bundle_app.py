@@ -55,7 +55,7 @@ def test_predictions_are_those_of_the_registrys_service(http, exported):
     images = [in_png(digit, 20) for digit in range(6)]
     found = http.post(f"{DIGITS}/predict", files=files(*images), params={"top": 2}).json()
     assert http.post(f"{DIGITS}/predict", json={"images": in_base64(*images)}, params={"top": 2}).json() == {
-        **found, "predictions": [{**one, "source": f"image {n}"} for n, one in enumerate(found["predictions"], start=1)]
+        **found, "predictions": [{**one, "source": f"file {n}"} for n, one in enumerate(found["predictions"], start=1)]
     }  # fmt: skip
     with TestClient(create_app(exported / "digits.fewshot"), base_url=HERE) as other:
         wanted = other.post(f"{DIGITS}/predict", files=files(*images), params={"top": 2, "nearest": 0}).json()

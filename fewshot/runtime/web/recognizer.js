@@ -36,13 +36,14 @@ function entries(buffer) {
 
 const text = (buffer) => new TextDecoder().decode(buffer);
 
-/** An array of 32-bit floats of NumPy: a vector, or the rows of a matrix. */
+/** An array of NumPy, of 32-bit floats or 8-bit integers: a vector, or the rows of a matrix. */
 function array(name, buffer) {
   const begin = 10 + new DataView(buffer).getUint16(8, true), header = text(buffer.slice(10, begin));
-  const found = header.match(/'descr': '<f4', 'fortran_order': False, 'shape': \((\d+),( \d+)?\)/);
-  const data = new Float32Array(buffer.slice(begin)), [rows, columns] = [Number(found?.[1]), Number(found?.[2] ?? 1)];
+  const found = header.match(/'descr': '(<f4|\|i1)', 'fortran_order': False, 'shape': \((\d+),( \d+)?\)/);
+  const bytes = buffer.slice(begin), [rows, columns] = [Number(found?.[2]), Number(found?.[3] ?? 1)];
+  const data = found?.[1] === "|i1" ? Float32Array.from(new Int8Array(bytes)) : new Float32Array(bytes);
   if (rows * columns !== data.length) throw new Error(`${name} is damaged`);
-  if (found[2] === undefined) return data;
+  if (found[3] === undefined) return data;
   return Array.from({ length: rows }, (_, n) => data.subarray(n * columns, (n + 1) * columns));
 }
 
@@ -173,6 +174,10 @@ export function read(buffer) {
   if (!INTERPOLATIONS.includes(interpolation)) throw new Error(`no resizing by ${interpolation} is known`);
   for (const [name, data] of Object.entries(files)) {
     if (name.endsWith(".npy")) arrays[name.slice(0, -4)] = array(name, data);
+  }
+  for (const name of ["head_axes", "unknown_axes"]) { // of a bundle in int8
+    const scale = arrays[`${name}_scale`];
+    if (scale) arrays[name] = arrays[name].map((row) => row.map((x, k) => x * scale[k]));
   }
   return { about, arrays, graph: new Uint8Array(files["encoder.onnx"]), license: text(files["LICENSE.txt"]) };
 }
