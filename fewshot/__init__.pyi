@@ -47,6 +47,7 @@ from .finetuning import run_finetuning as run_finetuning
 from .media import open_image as open_image
 from .registry import AddReport as AddReport
 from .registry import ClassRegistry as ClassRegistry
+from .registry import GroupPrediction as GroupPrediction
 from .registry import Prediction as Prediction
 from .training import Recipe as Recipe
 from .training import TrainingResult as TrainingResult

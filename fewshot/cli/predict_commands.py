@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot.cli import group_prediction
 from fewshot.cli.bundle_commands import predict_with_bundle
 from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
 from fewshot.cli.options import encoder_options
@@ -47,6 +48,17 @@ _EVALUATED = ([False, True, True, True], [True, False, False, False])
     metavar="RATE",
     help="Largest share of unknown ones that get a label, as 0.05; by default that of `fewshot threshold`; 1: all.",
 )
+@click.option(
+    "--group",
+    metavar="folder|REGEX|COLUMN",
+    help="One answer for several of one object: for each folder, part of a path, or value of a column (--from-csv).",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="With --group: no label where fewer of its members would have that label alone.",
+)
 @format_options
 @encoder_options
 def predict(
@@ -57,10 +69,12 @@ def predict(
     top: int,
     nearest: int,
     max_false_accept: float | None,
+    group: str | None,
+    min_agreement: float | None,
     output: OutputFormat,
     encoding: dict[str, Any],
 ) -> None:
-    """Predict the classes of images, texts or sounds.
+    r"""Predict the classes of images, texts or sounds.
 
     The answers are in the order given. REGISTRY may be a bundle of `fewshot export --onnx`, too. FILE is a file,
     folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or a text on each
@@ -70,20 +84,33 @@ def predict(
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
     FiftyOneImageClassificationDataset). The last three leave out what cannot be read; csv, json and jsonl are written
     while more is read.
+
+    --group tells which are of one object, as frames of a track: 'folder'; a regular expression, of which the part in
+    parentheses counts, as 'track(\d+)'; with --from-csv a column.
     """
     if not (images or texts or from_csv):
         raise click.UsageError("give what to predict: FILE..., --text TEXT, or --from-csv FILE --text COLUMN")
+    _check_group_options(group, min_agreement, images, from_csv, output)
     from fewshot.runtime import is_bundle
 
     if is_bundle(registry):
-        if texts or from_csv:
-            raise click.UsageError(f"{registry} is a bundle, which recognises images: give FILE...")
+        if texts or from_csv or group:
+            raise click.UsageError(f"{registry} is a bundle, which recognises images one by one: give FILE... alone")
         predict_with_bundle(registry, images, encoding, output, top=top, max_false_accept=max_false_accept)
         return
     with open_registry(registry, encoding) as opened:
         sources = given_examples(opened, images, texts, from_csv)
         medium = registry_medium(opened)
         check_fits(output, sources, medium)
+        if group is not None:
+            names = group_prediction.group_names(sources, group, medium, from_csv, "".join(texts))
+            asked = {"top": top, "max_false_accept": max_false_accept, "min_agreement": min_agreement or 0.0}
+            key = "path" if from_csv is None else "text"
+            failed = group_prediction.predict_groups(opened, sources, names, output, key, **asked)
+            if max_false_accept != 1:
+                _note_threshold(opened, max_false_accept)
+            exit_if_failed(failed)
+            return
         all_names, key = _names(sources, medium, output)
         size = len(sources) if opened.classifier.transductive else _IMAGES_AT_ONCE
 
@@ -114,6 +141,19 @@ def predict(
             key=key,
         )
         exit_if_failed(written)
+
+
+def _check_group_options(
+    group: str | None, min_agreement: float | None, images: tuple[str, ...], from_csv: str | None, output: OutputFormat
+) -> None:
+    if group is None:
+        if min_agreement is not None:
+            raise click.UsageError("--min-agreement is for --group")
+        return
+    if output.name not in group_prediction.FORMATS:
+        raise click.UsageError(f"--group answers in {', '.join(group_prediction.FORMATS)}, not {output.name}")
+    if from_csv is not None and images:
+        raise click.UsageError("with --from-csv the --group is a column, which files do not have: leave FILE... out")
 
 
 def _names(sources: list[Any], medium: Medium, output: OutputFormat) -> tuple[list[str], str]:

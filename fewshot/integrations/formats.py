@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from fewshot.registry import Failure, Prediction
+from fewshot.registry import Failure, GroupPrediction, Prediction
 
 if TYPE_CHECKING:
     from fewshot.media import Modality
@@ -86,6 +86,31 @@ def row(name: str, prediction: Prediction | Failure, key: str = "path") -> dict[
             for n in prediction.nearest
         ]
     return found
+
+
+def group_row(group: GroupPrediction, key: str = "path") -> dict[str, Any]:
+    """Return the prediction for a group, as ``fewshot predict --group`` prints it; ``key`` as of ``row``."""
+    members = [_member(name, one, key) for name, one in group.members]
+    if not group.top:
+        return {"group": group.group, "error": "none of its members can be read", "members": members}
+    found: dict[str, Any] = {
+        "group": group.group,
+        "label": group.label,
+        "probability": _rounded(group.probability),
+        "unknown_score": _rounded(group.unknown_score),
+        "false_accept_bound": group.false_accept_bound,
+        "agreement": _rounded(group.agreement),
+        "effective_size": _rounded(group.effective_size),
+        "top": [[label, _rounded(probability)] for label, probability in group.top],
+    }
+    return found | ({} if group.note is None else {"note": group.note}) | {"members": members}
+
+
+def _member(name: str, one: Prediction | Failure, key: str) -> dict[str, Any]:
+    if isinstance(one, Failure):
+        return {key: name, "error": one.reason}
+    unknown, probability = _rounded(one.unknown_score), _rounded(one.probability)
+    return {key: name, "label": one.top[0][0], "probability": probability, "unknown_score": unknown}
 
 
 def to_jsonl(predictions: ImagePredictions, key: str = "path") -> str:

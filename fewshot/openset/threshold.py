@@ -154,6 +154,12 @@ class LeaveOneOutScores:
     source: str
     center: int | None = None
 
+    @property
+    def mean_unknown(self) -> float:
+        """The mean of the unknown scores, each class as one."""
+        _, places, counts = np.unique(self.groups, return_inverse=True, return_counts=True)
+        return float(np.average(self.unknown, weights=1.0 / counts[places.reshape(-1)]))
+
     def threshold(self, max_false_accept: float) -> Threshold:
         """Estimate the threshold below which the expected share of unknown images is ``max_false_accept``.
 

@@ -23,6 +23,7 @@ from .results import AddReport as AddReport
 from .results import ErasureReport as ErasureReport
 from .results import Evaluation as Evaluation
 from .results import Failure as Failure
+from .results import GroupPrediction as GroupPrediction
 from .results import Prediction as Prediction
 from .results import Predictions as Predictions
 from .schema import BY_HAND as BY_HAND

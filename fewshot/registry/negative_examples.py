@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from fewshot.media import Source, map_ahead, medium_of
 from fewshot.registry.encoder_identity import check_encoder
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.registry.schema import open_set_checksum, storable
+from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.store import RegistryStore
 
 if TYPE_CHECKING:
@@ -168,3 +169,15 @@ def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> OpenSetVectors:
 
 def _blob(vector: NDArray[np.float32]) -> bytes:
     return np.asarray(vector, "<f4").tobytes()
+
+
+def not_among(others: OpenSetVectors, registered: Snapshot) -> OpenSetVectors:
+    """Return those that are no registered examples."""
+    if not others.labels:
+        return others
+    some = registered.vectors[np.isin(registered.vectors[:, 0], others.vectors[:, 0])]
+    both = {vector.tobytes() for vector in some}
+    left = [n for n, vector in enumerate(others.vectors) if vector.tobytes() not in both]
+    if len(left) == len(others.labels):
+        return others
+    return replace(others, vectors=others.vectors[left], labels=[others.labels[n] for n in left])

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 INDEX_FROM = 20_000
 """Beside more classes than these an index finds candidates for the closest ones."""
-# Scores of examples held at once, and classes put into an index.
-_MOST_SCORES, _CLASSES_AT_ONCE = 2**24, 2**11
+# Scores of examples, and probabilities, held at once; classes put into an index.
+_MOST_SCORES, _MOST_PROBABILITIES, _CLASSES_AT_ONCE = 2**24, 2**22, 2**11
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,28 @@ class RegistryPredictor:
             one = Prediction(*best[0], best, closest)
             predictions.append(replace(one, note=note) if note else replace(one, probability=probability))
         return predictions
+
+    def each_probability(
+        self,
+        snapshot: Snapshot,
+        vectors: NDArray[np.float32],
+        encoder: Encoder,
+        take: Callable[[NDArray[np.float32]], None],
+        *,
+        texts: ClassTexts | None = None,
+    ) -> None:
+        """Give ``take`` the calibrated probabilities of all classes for vectors (q, d), some at once: (n, c)."""
+        from fewshot.calibration import shipped_calibration
+
+        table = shipped_calibration(encoder.fingerprint)
+        with self._lock:
+            if texts is None:
+                classifier = self._up_to_date_classifier(snapshot, encoder)
+            else:
+                classifier = self._classifier_with_texts(snapshot, encoder, texts)
+            size = max(1, len(vectors) if classifier.transductive else _MOST_PROBABILITIES // len(classifier.classes_))
+            for start in range(0, len(vectors), size):
+                take(classifier.predict_proba(vectors[start : start + size], table))
 
     def _up_to_date_classifier(self, snapshot: Snapshot, encoder: Encoder) -> FewShotClassifier:
         from sklearn.base import clone

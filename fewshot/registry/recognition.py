@@ -20,7 +20,9 @@ from fewshot.validation import check_vectors
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from fewshot.encoders import Encoder
+    from fewshot.encoders import Encoded, Encoder
+    from fewshot.registry.class_descriptions import ClassTexts
+    from fewshot.registry.snapshot import Snapshot
 
 
 class Recognition(RegistryQueries):
@@ -42,11 +44,15 @@ class Recognition(RegistryQueries):
         """See ``ClassRegistry``."""
         raise NotImplementedError
 
+    @property
+    def _medium(self) -> Medium:
+        return medium_of(self.modality)
+
     def _sources(self, given: Sources) -> tuple[Medium, Iterable[Source]]:
         """The medium, and sources as they are, one alone as a list, of a table of one column that."""
         from fewshot.encoders import check_image_batch
 
-        medium = medium_of(self.modality)
+        medium = self._medium
         return medium, check_image_batch(medium.sources(given), medium.modality)
 
     def predict(
@@ -79,13 +85,26 @@ class Recognition(RegistryQueries):
         answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
         if answered.failed:
             first = answered.failed[0]
-            raise medium_of(self.modality).error(first.source, first.reason)
+            raise self._medium.error(first.source, first.reason)
         return list(answered.predictions)
 
     def predict_valid(
         self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
     ) -> Predictions:
         """Recognise the examples that can be read, and list the others."""
+        names, encoded, failed = self._embedded(images)
+        kept = encoded.kept.tolist()
+        predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        return Predictions(tuple(names[n] for n in kept), tuple(predictions), tuple(failed.values()), tuple(kept))
+
+    def predict_vectors(
+        self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+    ) -> list[Prediction]:
+        """Recognise examples by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+        return self._judged(*self._state(), vectors, top, nearest, max_false_accept)
+
+    def _embedded(self, images: Sources) -> tuple[list[str], Encoded, dict[int, Failure]]:
+        """The names of examples, the vectors of those that can be read, and by position why the others cannot."""
         from fewshot.encoders import encode_valid
 
         if self._store.is_empty():
@@ -94,19 +113,13 @@ class Recognition(RegistryQueries):
         medium, given = self._sources(images)
         sources = list(given)
         encoded = encode_valid(self.encoder, sources)
-        failed = tuple(
-            Failure(medium.describe(sources[n]), medium.explained(sources[n], e.reason)) for n, e in encoded.failed
-        )
-        names = tuple(medium.describe(sources[n]) for n in encoded.kept.tolist())
-        predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
-        return Predictions(names, tuple(predictions), failed, tuple(encoded.kept.tolist()))
+        names = list(map(medium.describe, sources))
+        failed = {n: Failure(names[n], medium.explained(sources[n], error.reason)) for n, error in encoded.failed}
+        return names, encoded, failed
 
-    def predict_vectors(
-        self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
-    ) -> list[Prediction]:
-        """Recognise examples by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
+    def _state(self) -> tuple[Snapshot, ClassTexts | None]:
+        """The snapshot of the file as it is, and the texts of its classes."""
         encoder = self.encoder
-        query = check_vectors(vectors, encoder.dim)
         with self.reading():
             snapshot = self._snapshots.current()
             encoder_identity.check_encoder(self._store, encoder, snapshot.settings)  # another may have reindexed
@@ -114,8 +127,20 @@ class Recognition(RegistryQueries):
         texts = self._texts.of(snapshot, described)
         if not len(snapshot) and texts is None:
             raise NoClasses(f"{self.path} holds no classes any more; another process removed them")
+        return snapshot, texts
+
+    def _judged(
+        self,
+        snapshot: Snapshot,
+        texts: ClassTexts | None,
+        vectors: ArrayLike,
+        top: int,
+        nearest: int,
+        max_false_accept: float | None,
+    ) -> list[Prediction]:
+        query = check_vectors(vectors, self.encoder.dim)
         pending = self.rejection.pending(snapshot, query)
         answers = self._predictor.predict(
-            snapshot, query, encoder, top=top, nearest=nearest, beside=pending, texts=texts
+            snapshot, query, self.encoder, top=top, nearest=nearest, beside=pending, texts=texts
         )
         return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)

@@ -21,9 +21,9 @@ from fewshot.registry.classifier_choice import ClassifierChoice, check_size, rem
 from fewshot.registry.erasure import Erasure
 from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
+from fewshot.registry.group_recognition import GroupRecognition
 from fewshot.registry.ingest import add_images, add_in_chunks
 from fewshot.registry.predictor import RegistryPredictor
-from fewshot.registry.recognition import Recognition
 from fewshot.registry.reindex import reindex
 from fewshot.registry.rejection import Rejection
 from fewshot.registry.results import AddReport, Evaluation
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class ClassRegistry(Recognition, ClassifierChoice, ClassDescriptions, BackupAndCheck, Erasure):
+class ClassRegistry(GroupRecognition, ClassifierChoice, ClassDescriptions, BackupAndCheck, Erasure):
     """A growing set of classes of images, texts or sounds in one SQLite file.
 
     Parameters

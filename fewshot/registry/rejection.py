@@ -262,15 +262,7 @@ class Rejection:
         """
         if not predictions or (not len(snapshot) and max_false_accept in (None, 1.0)):
             return predictions
-        model = self._current(snapshot)
-        limit = snapshot.settings.get(_LIMIT) if max_false_accept is None else max_false_accept
-        threshold = None
-        if limit is not None and limit != 1.0:
-            try:
-                threshold = self._threshold(model, float(limit))
-            except ValueError:
-                if max_false_accept is not None:
-                    raise
+        model, threshold = self._current(snapshot), self.applied_threshold(snapshot, max_false_accept)
         scores = model.scorer.scores(vectors) if pending is None else pending.scores(snapshot.class_products)
         if len(model.others.negatives):
             scores = scores + self._nearer_negative(model, vectors)
@@ -283,6 +275,29 @@ class Rejection:
             )
             for p, u in zip(predictions, scores.tolist(), strict=True)
         ]
+
+    def applied_threshold(self, snapshot: Snapshot, max_false_accept: float | None) -> Threshold | None:
+        """Return the threshold that ``judge`` rejects by; None where every one gets a label."""
+        limit = snapshot.settings.get(_LIMIT) if max_false_accept is None else max_false_accept
+        if limit is None or limit == 1.0 or not len(snapshot):
+            return None
+        try:
+            return self._threshold(self._current(snapshot), float(limit))
+        except ValueError:
+            if max_false_accept is not None:
+                raise
+            return None
+
+    def mean_unknown_score(self, snapshot: Snapshot, threshold: Threshold) -> float:
+        """Return the mean score of the unknown ones that a threshold is estimated from, each class as one."""
+        model = self._current(snapshot)
+        if threshold.source == "negatives":
+            if model.of_negatives is None:
+                model.of_negatives = model.scorer.negative_scores(model.others.negatives)
+            found = model.of_negatives
+        else:
+            found = model.leave_one_out = model.leave_one_out or model.scorer.leave_one_out_scores()
+        return threshold.value if found is None else found.mean_unknown
 
     @staticmethod
     def _nearer_negative(model: _Model, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -335,7 +350,7 @@ class Rejection:
             return before
         negatives = negative_examples.load(self._store, encoder, "negative")
         others = given or negative_examples.load(self._store, encoder, "background")
-        fresh = _not_among(others, snapshot)
+        fresh = negative_examples.not_among(others, snapshot)
         shared = len(others.labels) - len(fresh.labels)
         if given is None and before is not None and before.key == key and before.shared == shared == 0:
             return before
@@ -382,15 +397,3 @@ class Rejection:
             model.of_negatives = model.scorer.negative_scores(negatives)
         instead = None if model.of_negatives is None else model.of_negatives.threshold(limit)
         return min((one for one in (found, instead) if one is not None), key=lambda one: one.false_accept_bound)
-
-
-def _not_among(others: negative_examples.OpenSetVectors, registered: Snapshot) -> negative_examples.OpenSetVectors:
-    """Return those that are no registered examples."""
-    if not others.labels:
-        return others
-    some = registered.vectors[np.isin(registered.vectors[:, 0], others.vectors[:, 0])]
-    both = {vector.tobytes() for vector in some}
-    left = [n for n, vector in enumerate(others.vectors) if vector.tobytes() not in both]
-    if len(left) == len(others.labels):
-        return others
-    return replace(others, vectors=others.vectors[left], labels=[others.labels[n] for n in left])

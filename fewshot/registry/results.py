@@ -151,6 +151,51 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class GroupPrediction:
+    """The class recognised in a group of images, texts or sounds of one object.
+
+    Attributes
+    ----------
+    group : str
+        Its name.
+    label : str or None
+        None: none of the known classes, or too few of the members agree, or none can be read.
+    probability : float or None
+        Of the closest class, calibrated as that of ``Prediction``, which says when it is None.
+    top : tuple of (label, probability)
+        The likeliest classes, likeliest first; where ``probability`` is None these rank only.
+    members : tuple of (name, Prediction or Failure)
+        What each of them alone is recognised as, or why it cannot be read, in the order given.
+    unknown_score : float
+        The weighted mean of the members'.
+    false_accept_bound : float or None
+        The expected share of groups of no class that get a label at most; None where every one gets it.
+    agreement : float
+        The share of the members that can be read whose own closest class is ``top[0]``, in [0, 1].
+    effective_size : float
+        As how many independent members they count, 1 to their number.
+    note : str or None
+        As ``Prediction`` has it.
+    """
+
+    group: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...]
+    members: tuple[tuple[str, Prediction | Failure], ...]
+    unknown_score: float = math.nan
+    false_accept_bound: float | None = None
+    agreement: float = 0.0
+    effective_size: float = 0.0
+    note: str | None = None
+
+    @property
+    def failed(self) -> tuple[Failure, ...]:
+        """The members that cannot be read."""
+        return tuple(one for _, one in self.members if isinstance(one, Failure))
+
+
+@dataclass(frozen=True)
 class Judged:
     """One example of an evaluation: its true label, the closest class, and whether the stored limit rejects it."""
 
