@@ -64,6 +64,7 @@ OWNERS = {
     "pydantic": {"service"},
     "starlette": {"service"},
     "uvicorn": {"service"},
+    "watchfiles": {"media"},
 }
 
 # A third party's underscored name, where it has no public one.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot.cli.example_paths import check_holds_texts, given_examples, registry_medium
 from fewshot.cli.output import note, print_json_list, print_result, write
 from fewshot.cli.prediction_output import NO_CLASS, OutputFormat
-from fewshot.cli.text_rows import read_text_rows
+from fewshot.cli.text_rows import listed, read_text_rows
 from fewshot.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,22 +25,34 @@ FORMATS = ("table", "json", "jsonl", "csv")
 _IMAGES_AT_ONCE = 256
 
 
-def group_names(sources: Sequence[Source], group: str, medium: Medium, from_csv: str | None, text: str) -> list[str]:
-    """Return the group of each example: a cell of its row, its folder, or what an expression finds in its path.
+def grouped_examples(
+    registry: ClassRegistry, images: tuple[str, ...], texts: tuple[str, ...], from_csv: str | None, group: str
+) -> tuple[list[Source], list[str]]:
+    """Return examples, and the group of each: a cell of its row, its folder, or what an expression finds in its path.
 
     Raises
     ------
     UsageError : for what is no regular expression.
-    ValueError : for an example without a group, naming the first.
+    ValueError : for examples without a group, naming the first.
     """
+    medium = registry_medium(registry)
     if from_csv is not None:
-        rows = read_text_rows(from_csv, text, group)
+        check_holds_texts(registry)
+        if len(texts) != 1:
+            raise click.UsageError("--from-csv needs the column of texts: --text COLUMN")
+        rows = read_text_rows(from_csv, texts[0], group)
         if without := [row.where for row in rows if not row.label.strip()]:
-            raise ValueError(f"{without[0]} has nothing in column {group!r}; each text needs a group")
-        return [row.label for row in rows]
+            raise ValueError(f"each text needs a group, but there is nothing in column {group!r} of: {listed(without)}")
+        return [row.source for row in rows], [row.label for row in rows]
+    if texts:
+        raise click.UsageError("--group tells files apart by their paths; of texts with --from-csv it is a column")
+    sources = given_examples(registry, images, texts)
     if medium.modality == "text" and any(isinstance(source, str) for source in sources):
         raise ValueError("--group tells files apart by their paths; of texts with --from-csv it is a column")
-    names = list(map(medium.describe, sources))
+    return sources, _groups_of_paths(list(map(medium.describe, sources)), group, medium)
+
+
+def _groups_of_paths(names: Sequence[str], group: str, medium: Medium) -> list[str]:
     if group == "folder":
         return [os.path.dirname(name) or "." for name in names]
     try:

@@ -16,6 +16,7 @@ from fewshot.cli.output import check_writable, exit_if_failed, note, print_resul
 from fewshot.cli.prediction_output import OutputFormat, check_fits, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry
 from fewshot.cli.text_rows import listed, read_text_rows, table_options
+from fewshot.cli.watch_folder import check_watch_options, watch_folder
 from fewshot.progress import Progress
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ _EVALUATED = ([False, True, True, True], [True, False, False, False])
     metavar="SHARE",
     help="With --group: no label where fewer of its members would have that label alone.",
 )
+@click.option(
+    "--watch",
+    metavar="DIR",
+    help="Predict files as they arrive in a folder or its subfolders, until Ctrl-C: a JSON line for each.",
+)
 @format_options
 @encoder_options
 def predict(
@@ -71,6 +77,7 @@ def predict(
     max_false_accept: float | None,
     group: str | None,
     min_agreement: float | None,
+    watch: str | None,
     output: OutputFormat,
     encoding: dict[str, Any],
 ) -> None:
@@ -87,30 +94,36 @@ def predict(
 
     --group tells which are of one object, as frames of a track: 'folder'; a regular expression, of which the part in
     parentheses counts, as 'track(\d+)'; with --from-csv a column.
+
+    --watch predicts a file once it is completely written: half a second after its last change. One that cannot be read
+    is tried again after five seconds. Changes of the registry count from the next file on.
     """
-    if not (images or texts or from_csv):
-        raise click.UsageError("give what to predict: FILE..., --text TEXT, or --from-csv FILE --text COLUMN")
+    if watch is not None:
+        check_watch_options(FILE=images, text=texts, from_csv=from_csv, group=group, min_agreement=min_agreement)
+        with open_registry(registry, encoding) as opened:
+            _note_threshold(opened, max_false_accept)
+            watch_folder(opened, watch, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        return
+    _check_sources(images, texts, from_csv)
     _check_group_options(group, min_agreement, images, from_csv, output)
     from fewshot.runtime import is_bundle
 
     if is_bundle(registry):
-        if texts or from_csv or group:
-            raise click.UsageError(f"{registry} is a bundle, which recognises images one by one: give FILE... alone")
+        _check_bundle(registry, texts=texts, from_csv=from_csv, group=group)
         predict_with_bundle(registry, images, encoding, output, top=top, max_false_accept=max_false_accept)
         return
     with open_registry(registry, encoding) as opened:
-        sources = given_examples(opened, images, texts, from_csv)
-        medium = registry_medium(opened)
-        check_fits(output, sources, medium)
         if group is not None:
-            names = group_prediction.group_names(sources, group, medium, from_csv, "".join(texts))
+            sources, names = group_prediction.grouped_examples(opened, images, texts, from_csv, group)
             asked = {"top": top, "max_false_accept": max_false_accept, "min_agreement": min_agreement or 0.0}
             key = "path" if from_csv is None else "text"
             failed = group_prediction.predict_groups(opened, sources, names, output, key, **asked)
-            if max_false_accept != 1:
-                _note_threshold(opened, max_false_accept)
+            _note_threshold(opened, max_false_accept)
             exit_if_failed(failed)
             return
+        sources = given_examples(opened, images, texts, from_csv)
+        medium = registry_medium(opened)
+        check_fits(output, sources, medium)
         all_names, key = _names(sources, medium, output)
         size = len(sources) if opened.classifier.transductive else _IMAGES_AT_ONCE
 
@@ -129,8 +142,7 @@ def predict(
                     names = all_names[part]
                     yield [(name, found[n] if n in found else next(failed)) for n, name in enumerate(names)]
                     bar.advance(len(names))
-            if max_false_accept != 1:
-                _note_threshold(opened, max_false_accept)
+            _note_threshold(opened, max_false_accept)
 
         written = write_predictions(
             answers(),
@@ -141,6 +153,16 @@ def predict(
             key=key,
         )
         exit_if_failed(written)
+
+
+def _check_sources(images: tuple[str, ...], texts: tuple[str, ...], from_csv: str | None) -> None:
+    if not (images or texts or from_csv):
+        raise click.UsageError("give what to predict: FILE..., --text TEXT, or --from-csv FILE --text COLUMN")
+
+
+def _check_bundle(path: str, **given: object) -> None:
+    if any(given.values()):
+        raise click.UsageError(f"{path} is a bundle, which recognises images one by one: give FILE... alone")
 
 
 def _check_group_options(
@@ -169,6 +191,8 @@ def _names(sources: list[Any], medium: Medium, output: OutputFormat) -> tuple[li
 
 
 def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> None:
+    if max_false_accept == 1:
+        return
     try:
         threshold = registry.rejection.threshold(max_false_accept)
     except ValueError as error:

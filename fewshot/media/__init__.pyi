@@ -1,3 +1,5 @@
+from .arrivals import Arrivals as Arrivals
+from .arrivals import Arrived as Arrived
 from .catalogue import catalogue_views as catalogue_views
 from .image_folders import SPLITS as SPLITS
 from .image_folders import LabelledImages as LabelledImages

@@ -176,6 +176,14 @@ class GroupPrediction:
         As how many independent members they count, 1 to their number.
     note : str or None
         As ``Prediction`` has it.
+
+    Examples
+    --------
+    >>> from fewshot import GroupPrediction, Prediction
+    >>> frames = [(name, Prediction("cup", 0.6, (("cup", 0.6),))) for name in ("1.jpg", "2.jpg")]
+    >>> found = GroupPrediction("track 7", "cup", 0.9, (("cup", 0.9), ("pen", 0.1)), tuple(frames), agreement=1.0)
+    >>> found.label, len(found.members), found.failed
+    ('cup', 2, ())
     """
 
     group: str

@@ -75,7 +75,7 @@ def test_the_command_predicts_with_a_bundle_as_with_the_registry(exported, tmp_p
     ("options", "told"),
     [
         (("--encoder", "pocket"), "--encoder is of an encoder"),
-        (("--text", "a"), "is a bundle, which recognises images"),
+        (("--text", "a"), "is a bundle, which recognises images one by one"),
     ],
 )
 def test_options_that_a_bundle_has_no_use_for_are_refused(options, told, exported):
