@@ -22,6 +22,7 @@ from .classifiers import TransductiveFineTuningClassifier as TransductiveFineTun
 from .classifiers import WhitenedPrototypeClassifier as WhitenedPrototypeClassifier
 from .datasets import Dataset as Dataset
 from .datasets import load_dataset as load_dataset
+from .detection import Detector as Detector
 from .domain_adaptation import DomainAdapter as DomainAdapter
 from .encoders import ClipEncoder as ClipEncoder
 from .encoders import EmbeddingCache as EmbeddingCache

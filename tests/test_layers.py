@@ -26,23 +26,26 @@ FILES = {
 ROOMS = (
     "errors", "validation", "files", "progress", "episodes",
     "media", "vectors", "encoders", "calibration", "classifiers", "openset", "datasets", "registry",
-    "runtime", "domain_adaptation", "benchmark", "training", "finetuning", "integrations", "service", "cli", "__main__",
+    "runtime", "detection", "domain_adaptation", "benchmark", "training", "finetuning", "integrations", "service",
+    "cli", "__main__",
 )  # fmt: skip
 FLOORS = {room: floor for floor, room in enumerate(ROOMS)}
 
 # Everyone may use these; any other library has one owner.
 COMMON = {"numpy", "torch", "sklearn", "typing_extensions", "lazy_loader"}
 OWNERS = {
-    "PIL": {"media", "encoders", "training", "integrations", "cli"},  # only the first opens files
+    "PIL": {"media", "encoders", "training", "detection", "integrations", "cli"},  # only the first opens files
     "timm": {"encoders", "finetuning"},
     "huggingface_hub": {"encoders"},
     "faiss": {"vectors"},
     "filelock": {"files"},
-    "scipy": {"media"},
+    "scipy": {"media", "detection"},
     "tqdm": {"progress"},
+    "yaml": {"detection"},
+    "supervision": {"detection"},
     "click": {"cli"},
     "pyarrow": {"vectors"},
-    "torchvision": {"datasets"},
+    "torchvision": {"datasets", "detection"},
     "matplotlib": {"benchmark"},
     "pandas": {"benchmark"},
     "safetensors": {"encoders", "training", "finetuning"},

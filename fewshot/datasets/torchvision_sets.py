@@ -42,7 +42,7 @@ class TorchvisionImage(LazySource):
 
 def torchvision_names() -> list[str]:
     """Return the class names of torchvision's data sets."""
-    import torchvision.datasets as sets  # type: ignore[import-untyped]
+    import torchvision.datasets as sets
 
     kinds = {name: getattr(sets, name) for name in sets.__all__ if name not in _NO_SETS}
     return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, sets.VisionDataset)]

@@ -18,6 +18,7 @@ from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import BackupAndCheck
 from fewshot.registry.class_descriptions import ClassDescriptions, TextReader
 from fewshot.registry.classifier_choice import ClassifierChoice, check_size, remember, remembered_and_own
+from fewshot.registry.crop_settings import CropSettings
 from fewshot.registry.erasure import Erasure
 from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class ClassRegistry(GroupRecognition, ClassifierChoice, ClassDescriptions, BackupAndCheck, Erasure):
+class ClassRegistry(GroupRecognition, ClassifierChoice, ClassDescriptions, CropSettings, BackupAndCheck, Erasure):
     """A growing set of classes of images, texts or sounds in one SQLite file.
 
     Parameters
