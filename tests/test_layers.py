@@ -41,7 +41,7 @@ OWNERS = {
     "filelock": {"files"},
     "scipy": {"media", "detection"},
     "tqdm": {"progress"},
-    "yaml": {"detection"},
+    "yaml": {"detection", "integrations"},
     "supervision": {"detection"},
     "click": {"cli"},
     "pyarrow": {"vectors"},

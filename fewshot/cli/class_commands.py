@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot.cli.annotated_boxes import BoxOptions, add_annotated_boxes, box_options, read_annotations
 from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
 from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import encoder_options
@@ -93,6 +94,7 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
     help="Images show an object before a plain background: add views of it.",
 )
 @click.option("--keep-images/--no-keep-images", default=None, help="Store the files (default), or their paths only.")
+@box_options
 @encoder_options
 def add(
     registry: str,
@@ -108,6 +110,7 @@ def add(
     classifier: str | None,
     augment: Any,
     keep_images: bool | None,
+    boxes: BoxOptions,
     encoding: dict[str, Any],
 ) -> None:
     """Add images, texts or sounds as examples of a class.
@@ -121,17 +124,18 @@ def add(
     if from_csv is None and label_column is not None:
         raise click.UsageError("--label is a column of --from-csv; a label itself is given as: REGISTRY LABEL FILE...")
     settings: dict[str, Any] = {"metric": metric, "keep_images": keep_images}
+    boxes.check_alone()
     if negative:
-        if allow_conflict or augment:
-            option = "--allow-conflict" if allow_conflict else "--augment"
-            raise click.UsageError(f"{option} does not go with --negative: an example is of a class or of none")
-        if from_folder is not None or from_csv is not None or not (label or texts):
-            raise click.UsageError("--negative takes files, not a folder of classes: REGISTRY --negative FILE...")
+        _check_negative(allow_conflict, augment, from_folder or from_csv or boxes.place, bool(label or texts))
         names = () if label is None else (label, *images)
         _add_negatives(registry, names, texts, encoding=encoding, **settings)
         return
+    if boxes.place is not None:
+        boxes.check_excluded(from_folder, from_csv, texts, augment)
+        _add_boxes(registry, boxes, (label, *images), allow_conflict, encoding, classifier=classifier, **settings)
+        return
     if sum(given is not None for given in (from_folder, from_csv, label)) != 1:
-        raise click.UsageError("give one of LABEL FILE..., --from-folder DIR, --from-csv FILE and --negative FILE...")
+        raise click.UsageError("give one of LABEL FILE..., --from-folder DIR, --from-csv FILE, --from-boxes FILE and --negative FILE...")
     if label is not None:
         from fewshot.validation import check_label
 
@@ -154,6 +158,30 @@ def add(
             with _told_on_interrupt(len(sources), registry_medium(opened)):
                 added = opened.add(label, sources, allow_conflict=allow_conflict, augment=augment)
             _report(added, opened, label=label)
+
+
+def _check_negative(allow_conflict: bool, augment: object, place: str | None, given: bool) -> None:
+    if allow_conflict or augment:
+        option = "--allow-conflict" if allow_conflict else "--augment"
+        raise click.UsageError(f"{option} does not go with --negative: an example is of a class or of none")
+    if place is not None or not given:
+        raise click.UsageError("--negative takes files, not a folder of classes: REGISTRY --negative FILE...")
+
+
+def _add_boxes(
+    path: str,
+    options: BoxOptions,
+    images: tuple[str | None, ...],
+    allow_conflict: bool,
+    encoding: dict[str, Any],
+    **settings: Any,
+) -> None:
+    """Add the boxes of a file of annotations, and boxes of the background as negatives."""
+    read = read_annotations(str(options.place), images)
+    with open_registry(path, encoding, create=True, **settings) as opened:
+        with _told_on_interrupt(sum(read.counts.values()), registry_medium(opened)):
+            added, told = add_annotated_boxes(opened, read, str(images[0]), options, allow_conflict=allow_conflict)
+        _report(added, opened, **told)
 
 
 def _add_rows(registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, **how: Any) -> None:

@@ -41,8 +41,8 @@ class Detector:
         Whether a box also suppresses those of other classes: an object then has one class.
     max_false_accept : float, optional
         As of ``ClassRegistry.predict``: the largest share of boxes of no class that get one.
-    min_probability : float, optional
-        Boxes whose class is less probable are left out, too; they count as of none of the classes.
+    min_confidence : float, optional
+        Boxes of less ``Detection.confidence`` are left out, too; they count as of none of the classes.
 
     Raises
     ------
@@ -71,9 +71,9 @@ class Detector:
         max_overlap: float = 0.5,
         across_classes: bool = False,
         max_false_accept: float | None = None,
-        min_probability: float | None = None,
+        min_confidence: float | None = None,
     ) -> None:
-        for name, share in (("max_overlap", max_overlap), ("min_probability", min_probability)):
+        for name, share in (("max_overlap", max_overlap), ("min_confidence", min_confidence)):
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], not {share!r}")
         if registry.modality != "image":
@@ -82,7 +82,7 @@ class Detector:
         self.registry, self.proposer = registry, load_proposer(proposer)
         self.padding = check_padding(remembered if padding is None else padding)
         self.max_overlap, self.across_classes = max_overlap, across_classes
-        self.max_false_accept, self.min_probability = max_false_accept, min_probability
+        self.max_false_accept, self.min_confidence = max_false_accept, min_confidence
 
     def detect(self, images: ImageSource | Iterable[ImageSource]) -> list[ImageDetections]:
         """Find objects in images, or in one.
@@ -136,8 +136,10 @@ class Detector:
         named = [
             Detection(one.box, answer.label, answer.score, answer.probability, one.score, answer.unknown_score)
             for one, answer in zip(usable, answers, strict=True)
-            if answer.label is not None and self._is_probable(answer)
+            if answer.label is not None
         ]
+        if (least := self.min_confidence) is not None:
+            named = [one for one in named if one.confidence >= least]
         return ImageDetections(
             name,
             *image.size,
@@ -156,13 +158,6 @@ class Detector:
             crops = [crop_box(image, one.box, self.padding) for one in proposals[start : start + size]]
             answers += self.registry.predict(crops, top=1, nearest=0, max_false_accept=self.max_false_accept)
         return answers
-
-    def _is_probable(self, answer: Prediction) -> bool:
-        return (
-            self.min_probability is None
-            or answer.probability is None
-            or answer.probability >= self.min_probability
-        )  # fmt: skip
 
     def _suppressed(self, found: list[Detection]) -> tuple[Detection, ...]:
         if not found:

@@ -1,3 +1,4 @@
+from . import detection_formats as detection_formats
 from . import formats as formats
 from .formats import ImagePredictions as ImagePredictions
 from .formats import LabelStudioNames as LabelStudioNames

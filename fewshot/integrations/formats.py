@@ -180,7 +180,7 @@ def to_label_studio(
             chosen: dict[str, Any] = {"from_name": names.choices, "to_name": names.image, "type": "choices"}
             chosen |= {"value": {"choices": [one.label]}, "meta": {"score": _rounded(one.score)}}
             suggested.append({"model_version": model_version, "result": [chosen], **_confidence("score", one)})
-        tasks.append({"data": {names.data: _address(path, prefix)}, "predictions": suggested})
+        tasks.append({"data": {names.data: task_address(path, prefix)}, "predictions": suggested})
     return tasks
 
 
@@ -254,7 +254,8 @@ def _read_once(predictions: ImagePredictions) -> list[tuple[str, Prediction]]:
     return [(path, one) for path, one in dict(predictions).items() if isinstance(one, Prediction)]
 
 
-def _address(path: str, prefix: str) -> str:
+def task_address(path: str, prefix: str) -> str:
+    """Return where a task finds its image: the prefix, then the path, which must be relative to the prefix's folder."""
     if not prefix:
         return path
     pure = PurePath(os.path.normpath(path))
