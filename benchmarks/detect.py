@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20, help="of examples of true boxes")
     parser.add_argument("--detectors", type=int, default=3, help="draws of annotated pictures, for each a detector")
-    parser.add_argument("--images", type=int, default=20, help="test pictures that are searched")
+    parser.add_argument("--images", type=int, default=16, help="test pictures that are searched")
     parser.add_argument("--tuning", type=int, default=6, help="validation pictures")
     parser.add_argument("--no-save", action="store_true", help="print the result only")
     options = parser.parse_args()

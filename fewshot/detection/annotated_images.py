@@ -35,8 +35,9 @@ class PathIndex(Generic[T]):
         self._held: dict[str, list[tuple[PurePosixPath, T]]] = defaultdict(list)
         for path, thing in entries:
             pure = _pure(path)
-            for key in dict.fromkeys((pure.name, pure.stem)):
-                self._held[key].append((pure, thing))
+            entry = (pure, thing)
+            for key in {pure.name, pure.stem}:
+                self._held[key].append(entry)
 
     def find(self, path: str) -> T | None:
         """Return what belongs to a path; None if nothing does.
@@ -46,13 +47,9 @@ class PathIndex(Generic[T]):
         ValueError : if several may.
         """
         pure = _pure(path)
-        exact = [entry for entry in self._held.get(pure.name, ()) if entry[0].name == pure.name]
-        without = [
-            entry
-            for entry in self._held.get(pure.stem, ())
-            if entry[0].stem == pure.stem and "" in (entry[0].suffix, pure.suffix)
-        ] or [entry for entry in self._held.get(pure.name, ()) if not pure.suffix]
-        found = exact or without
+        near = {id(entry): entry for key in (pure.name, pure.stem) for entry in self._held.get(key, ())}.values()
+        exact = [entry for entry in near if entry[0].name == pure.name]
+        found = exact or [entry for entry in near if entry[0].name == pure.stem or entry[0].stem == pure.name]
         shared = [_shared(pure, other) for other, _ in found]
         best = [entry for entry, n in zip(found, shared, strict=True) if n == max(shared)]
         if len(best) > 1:

@@ -8,8 +8,8 @@ import numpy as np
 
 from fewshot.detection.boxes import Box, padded_square
 
-_TRIES = 60
-_SMALLEST_SIDE = 12
+_TRIES, _MISSES = 60, 5
+_SMALLEST_SIDE = 8
 
 
 def background_boxes(
@@ -37,14 +37,16 @@ def background_boxes(
     """
     found: list[Box] = []
     width, height = image_size
-    while len(found) < count:
+    misses = 0
+    while len(found) < count and misses < _MISSES:
         size = sizes[int(rng.integers(len(sizes)))]
         drawn = None
         for share in (1.0, 0.5, 0.25):
             drawn = drawn or _placed(rng, objects, found, (size[0] * share, size[1] * share), (width, height), padding)
         if drawn is None:
-            break
-        found.append(drawn)
+            misses += 1
+        else:
+            found.append(drawn)
     return found
 
 
@@ -57,8 +59,8 @@ def _placed(
     padding: float,
 ) -> Box | None:
     """Return a free place for a box of whole pixels; None if so many tries found none."""
-    wide, high = (round(side) for side in size)
-    if min(wide, high) < _SMALLEST_SIDE or wide > image_size[0] or high > image_size[1]:
+    wide, high = (max(_SMALLEST_SIDE, round(side)) for side in size)
+    if wide > image_size[0] or high > image_size[1]:
         return None
     for _ in range(_TRIES):
         left = int(rng.integers(image_size[0] - wide + 1))

@@ -60,13 +60,13 @@ class RegionProposer:
         boxes = torch.as_tensor(np.concatenate([np.empty((0, 4)), *_regions(small)]), dtype=torch.float32)
         if not len(boxes):
             return []
-        kept, votes = _distinct(boxes)
+        boxes, votes = _distinct(boxes)
         order = torch.argsort(votes, descending=True, stable=True)[: self.most]
         scale = torch.tensor([image.width / small.width, image.height / small.height] * 2)
         largest = float(votes.max())
         return [
             Proposal(Box(*map(float, box)), float(vote) / largest)
-            for box, vote in zip((boxes[kept][order] * scale).tolist(), votes[order].tolist(), strict=True)
+            for box, vote in zip((boxes[order] * scale).tolist(), votes[order].tolist(), strict=True)
         ]
 
 
@@ -99,8 +99,11 @@ def _parted(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
 
 
 def _distinct(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of boxes that are nearly the same the first, and how many there are of each."""
+    """Of boxes that are nearly the same the mean, and how many there are of each."""
     first = torch.arange(len(boxes), 0, -1, dtype=torch.float32)
-    kept = nms(boxes, first, _SAME)
-    votes = torch.cat([(box_iou(part, boxes) > _SAME).sum(1) for part in torch.split(boxes[kept], 256)])
-    return kept, votes.float()
+    means, votes = [], []
+    for part in torch.split(boxes[nms(boxes, first, _SAME)], 256):
+        same = (box_iou(part, boxes) > _SAME).float()
+        votes.append(same.sum(1))
+        means.append(same @ boxes / votes[-1][:, None])
+    return torch.cat(means), torch.cat(votes)

@@ -1,0 +1,28 @@
+import pytest
+import torch
+from box_examples import picture
+
+from fewshot.detection import TorchvisionProposer
+
+
+@pytest.fixture(scope="module")
+def proposer():
+    """A detector of random weights, which finds boxes at random, on small images."""
+    torch.manual_seed(0)
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    return TorchvisionProposer(name, weights=None, min_score=0.0, device="cpu", box_score_thresh=0.0, min_size=64)
+
+
+def test_a_detector_of_torchvision_proposes_boxes_inside_the_image(proposer):
+    found = proposer.propose(picture(), "a.png")
+    assert found
+    assert all(0 <= one.score <= 1 for one in found)
+    for one in found:
+        left, top, right, bottom = one.box.xyxy
+        assert 0 <= left <= right <= 100
+        assert 0 <= top <= bottom <= 90
+
+
+def test_boxes_of_a_low_score_are_left_out(proposer, monkeypatch):
+    monkeypatch.setattr(proposer, "min_score", 1.1)
+    assert proposer.propose(picture(), "a.png") == []
