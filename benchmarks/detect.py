@@ -48,9 +48,9 @@ CONFIDENCES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20, help="of examples of true boxes")
-    parser.add_argument("--detectors", type=int, default=3, help="draws of annotated pictures, for each a detector")
-    parser.add_argument("--images", type=int, default=16, help="test pictures that are searched")
-    parser.add_argument("--tuning", type=int, default=6, help="validation pictures")
+    parser.add_argument("--detectors", type=int, default=2, help="draws of annotated pictures, for each a detector")
+    parser.add_argument("--images", type=int, default=12, help="test pictures that are searched")
+    parser.add_argument("--tuning", type=int, default=4, help="validation pictures")
     parser.add_argument("--no-save", action="store_true", help="print the result only")
     options = parser.parse_args()
     encoders = {"pocket": "pocket", "mobilenetv2": f"local-dir:{shared_file('weights', 'mobilenetv2_100.tf_in1k')}"}

@@ -97,7 +97,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
     for path in (ROOT / "fewshot").rglob("*.py")
 }
-ROOMS = ("classifiers", "datasets", "domain_adaptation", "encoders", "finetuning", "openset", "registry")
+ROOMS = ("classifiers", "datasets", "detection", "domain_adaptation", "encoders", "finetuning", "openset", "registry")
 
 
 @pytest.mark.parametrize("name", sorted(name for name, text in MODULES.items() if ">>>" in text))

@@ -135,7 +135,9 @@ def add(
         _add_boxes(registry, boxes, (label, *images), allow_conflict, encoding, classifier=classifier, **settings)
         return
     if sum(given is not None for given in (from_folder, from_csv, label)) != 1:
-        raise click.UsageError("give one of LABEL FILE..., --from-folder DIR, --from-csv FILE, --from-boxes FILE and --negative FILE...")
+        raise click.UsageError(
+            "give one of LABEL FILE..., --from-folder DIR, --from-csv FILE, --from-boxes FILE and --negative FILE..."
+        )
     if label is not None:
         from fewshot.validation import check_label
 

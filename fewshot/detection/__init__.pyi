@@ -1,4 +1,4 @@
-from .background_boxes import background_boxes as background_boxes
+from .background_sampling import background_boxes as background_boxes
 from .box_annotations import BoxAnnotations as BoxAnnotations
 from .box_annotations import ImageBoxes as ImageBoxes
 from .box_annotations import LabelledBox as LabelledBox

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fewshot.detection.annotated_images import images_of
-from fewshot.detection.background_boxes import background_boxes
+from fewshot.detection.background_sampling import background_boxes
 from fewshot.detection.box_annotations import BoxAnnotations, ImageBoxes, LabelledBox
 from fewshot.detection.box_files import read_boxes
 from fewshot.detection.boxes import DEFAULT_PADDING, Box, check_padding, crop_name, named_crop

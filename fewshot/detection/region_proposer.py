@@ -46,8 +46,8 @@ class RegionProposer:
     >>> from fewshot.detection import RegionProposer
     >>> image = Image.new("RGB", (100, 80), "white")
     >>> ImageDraw.Draw(image).rectangle((20, 30, 49, 59), fill="navy")
-    >>> RegionProposer().propose(image, "drawn")[0].box
-    Box(left=20.0, top=30.0, right=50.0, bottom=60.0)
+    >>> [round(value) for value in RegionProposer().propose(image, "drawn")[0].box.xyxy]
+    [20, 30, 50, 60]
     """
 
     def __init__(self, most: int = 500) -> None:
