@@ -238,6 +238,8 @@ CHECKS = {
     "prediction.nearest[0].source": prints(r"^temple 0\.\d+ \S*photos/temple/\d\.jpg$"),
     "make_pipeline(TimmEncoder": prints(r"\['flower'\]"), "recognizer.add(": prints("^bolt$"),
     "found.accuracy": prints(r"^[01]\.\d+ 12$"), "missing.jpg": prints(r"missing\.jpg"),
+    "--draw drawn": prints(r'"counts": \{"washer": 1, "pin": 3\}'),
+    "lambda image: [(100": prints(r"^\{'washer': 1, 'pin': 1\}$"),
 }  # fmt: skip
 
 
