@@ -24,6 +24,7 @@ ROOMS = {
     "encoders": "Encoders: images, texts and sounds to embeddings",
     "classifiers": "Few-shot classifiers",
     "openset": "None of these: rejection of unknown examples",
+    "diagnosis": "What examples say about themselves",
     "calibration": "Calibrated probabilities",
     "episodes": "Episodes",
     "benchmark": "Benchmarks",

@@ -25,7 +25,7 @@ FILES = {
 # The order of rooms: a room may import from those before it in this list, through their doors.
 ROOMS = (
     "errors", "validation", "files", "progress", "episodes",
-    "media", "vectors", "encoders", "calibration", "classifiers", "openset", "datasets", "registry",
+    "media", "vectors", "encoders", "calibration", "classifiers", "openset", "diagnosis", "datasets", "registry",
     "runtime", "detection", "domain_adaptation", "benchmark", "training", "finetuning", "integrations", "service",
     "cli", "__main__",
 )  # fmt: skip

@@ -240,6 +240,7 @@ CHECKS = {
     "found.accuracy": prints(r"^[01]\.\d+ 12$"), "missing.jpg": prints(r"missing\.jpg"),
     "--draw drawn": prints(r'"counts": \{"washer": 1, "pin": 3\}'),
     "lambda image: [(100": prints(r"^\{'washer': 1, 'pin': 1\}$"),
+    "found.advice": prints(r" of both classes: about \+"),
 }  # fmt: skip
 
 

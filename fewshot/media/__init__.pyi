@@ -26,6 +26,8 @@ from .medium import medium_of as medium_of
 from .medium import source_path as source_path
 from .prefetch import attempt as attempt
 from .prefetch import map_ahead as map_ahead
+from .previews import Preview as Preview
+from .previews import thumbnail as thumbnail
 from .sounds import Sound as Sound
 from .sounds import describe_sound as describe_sound
 from .sounds import open_sound as open_sound

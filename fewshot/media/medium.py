@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot.errors import ExampleError, ImageError, SoundError, TextError
-from fewshot.media import images, sounds, texts
+from fewshot.media import images, previews, sounds, texts
 from fewshot.media.images import ImageSource
+from fewshot.media.previews import Preview
 from fewshot.media.sounds import SoundSource
 from fewshot.media.texts import TextSource
 from fewshot.media.zips import ZippedImage
@@ -53,6 +54,8 @@ class Medium:
         Sources as they are, and a single one as a list; see ``sources``.
     from_path : callable
         From a file's path to its source.
+    preview : callable
+        From a source to the ``Preview`` that shows it.
     """
 
     modality: Modality
@@ -65,6 +68,7 @@ class Medium:
     describe: Callable[[Any], str]
     one_or_several: Callable[[Any], Iterable[Any]]
     from_path: Callable[[str], str | Path]
+    preview: Callable[[Any], Preview]
 
     def counted(self, count: int) -> str:
         """Return a number of them in words: "1 text", "2 texts"."""
@@ -137,6 +141,7 @@ _MEDIA: dict[str, Medium] = {
         describe=images.describe,
         one_or_several=images.one_or_several,
         from_path=str,
+        preview=previews.image_preview,
     ),
     "text": Medium(
         modality="text",
@@ -149,6 +154,7 @@ _MEDIA: dict[str, Medium] = {
         describe=texts.describe_text,
         one_or_several=texts.one_or_several_texts,
         from_path=Path,
+        preview=previews.text_preview,
     ),
     "audio": Medium(
         modality="audio",
@@ -161,5 +167,6 @@ _MEDIA: dict[str, Medium] = {
         describe=sounds.describe_sound,
         one_or_several=sounds.one_or_several_sounds,
         from_path=str,
+        preview=previews.sound_preview,
     ),
 }

@@ -8,6 +8,13 @@ from .classifier_choice import CLASSIFIERS as CLASSIFIERS
 from .classifier_choice import EncoderComparison as EncoderComparison
 from .classifier_choice import classifier_of as classifier_of
 from .classifier_choice import take_parts as take_parts
+from .diagnosis_fixes import ProposedCommand as ProposedCommand
+from .diagnosis_fixes import proposed_commands as proposed_commands
+from .diagnosis_report import write_diagnosis_report as write_diagnosis_report
+from .diagnosis_results import ClassDiagnosis as ClassDiagnosis
+from .diagnosis_results import DiagnosedExample as DiagnosedExample
+from .diagnosis_results import Diagnosis as Diagnosis
+from .diagnosis_results import Suspect as Suspect
 from .encoder_identity import encoder_folder as encoder_folder
 from .encoder_identity import found_beside as found_beside
 from .encoder_identity import lost_encoder as lost_encoder

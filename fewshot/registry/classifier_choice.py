@@ -33,7 +33,7 @@ CLASSIFIERS = {
 MOST_TEXTS = 2_000
 """Up to so many texts logistic regression, which learns anew after each change, is the default."""
 _C = 10.0
-_FOLDS, _MOST_CLASSES = 10, 500
+_MOST_CLASSES = 500
 _MOST_SIZE = 2**16
 _ENOUGH_LEFT_OUT = 1_000
 
@@ -136,8 +136,9 @@ class ClassifierChoice:
     def compare_classifiers(self, encoder: Encoder | None = None) -> list[ClassifierAccuracy]:
         """Return the leave-one-out accuracy of each named classifier, and of the chosen one, best first.
 
-        Of each class one example at a time is left out, in at most ten rounds, and predicted from the others; classes
-        of one example take part as alternatives. Of more than 500 classes every n-th is taken.
+        Each example is left out once, in at most ten rounds, and predicted from the others: one of a class at a time, a
+        tenth of a class of more than ten. Classes of one example take part as alternatives. Of more than 500 classes
+        every n-th is taken.
 
         Parameters
         ----------
@@ -178,8 +179,8 @@ class ClassifierChoice:
     def compare_encoding(self, encoder: Encoder) -> EncoderComparison:
         """Return the leave-one-out accuracy of the classifier where an encoder that embeds alike embeds the queries.
 
-        What a left-out example is compared with are the stored embeddings of the others. At most ten of each class are
-        left out, a thousand or a few more in all; of more than 500 classes every n-th is taken.
+        What a left-out example is compared with are the stored embeddings of the others. Rounds as of
+        ``compare_classifiers`` go on until a thousand are left out; of more than 500 classes every n-th is taken.
 
         Parameters
         ----------
@@ -212,7 +213,9 @@ class ClassifierChoice:
         return EncoderComparison(own, other, len(right))
 
     def _left_out(self, codes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
-        held_out = _held_out(codes)
+        from fewshot.diagnosis import leave_out_rounds
+
+        held_out = leave_out_rounds(codes)
         if not held_out:
             raise ValueError(f"no class of {self._store.path} has two examples, so that none can be left out")
         return held_out
@@ -347,13 +350,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError
-
-
-def _held_out(codes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
-    """Masks (n,), in each of which one example of every class that has another is left out, as long as there is one."""
-    order = np.argsort(codes, kind="stable")
-    counts = np.bincount(codes)
-    number = np.empty(len(codes), np.int64)
-    number[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    masks = [(number == fold) & (counts[codes] > 1) for fold in range(min(_FOLDS, int(counts.max(initial=0))))]
-    return [mask for mask in masks if mask.any()]

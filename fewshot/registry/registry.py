@@ -17,7 +17,7 @@ from fewshot.registry.annotations.annotation_records import AnnotationSnapshot
 from fewshot.registry.annotations.applied_annotations import read_annotations
 from fewshot.registry.backup import BackupAndCheck
 from fewshot.registry.class_descriptions import ClassDescriptions, TextReader
-from fewshot.registry.classifier_choice import ClassifierChoice, check_size, remember, remembered_and_own
+from fewshot.registry.classifier_choice import check_size, remember, remembered_and_own
 from fewshot.registry.crop_settings import CropSettings
 from fewshot.registry.erasure import Erasure
 from fewshot.registry.evaluation import evaluate
@@ -25,6 +25,7 @@ from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.group_recognition import GroupRecognition
 from fewshot.registry.ingest import add_images, add_in_chunks
 from fewshot.registry.predictor import RegistryPredictor
+from fewshot.registry.registry_diagnosis import RegistryDiagnosis
 from fewshot.registry.reindex import reindex
 from fewshot.registry.rejection import Rejection
 from fewshot.registry.results import AddReport, Evaluation
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from fewshot.encoders import Encoder
 
 
-class ClassRegistry(GroupRecognition, ClassifierChoice, ClassDescriptions, CropSettings, BackupAndCheck, Erasure):
+class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, CropSettings, BackupAndCheck, Erasure):
     """A growing set of classes of images, texts or sounds in one SQLite file.
 
     Parameters

@@ -24,7 +24,13 @@ from fewshot.service.middleware import InFlight, SecurityMiddleware
 from fewshot.service.payloads import ServerStatus
 from fewshot.service.readiness import Readiness
 from fewshot.service.registry_pool import RegistryPool
-from fewshot.service.routes import classifier_routes, prediction_routes, registry_routes, rejection_routes
+from fewshot.service.routes import (
+    classifier_routes,
+    diagnosis_routes,
+    prediction_routes,
+    registry_routes,
+    rejection_routes,
+)
 from fewshot.service.thumbnails import ThumbnailCache
 from fewshot.service.worker_threads import WorkerThreads, run_in_thread
 from fewshot.validation import check_extra
@@ -123,12 +129,14 @@ def create_app(
     app.state.registries, app.state.metrics, app.state.limits = registries, metrics, limits
     app.state.workers = WorkerThreads(limits.max_requests)
     app.state.thumbnails = ThumbnailCache()
+    app.state.diagnoses = diagnosis_routes.DiagnosisCache()
     app.state.readiness = Readiness(registries)
     problems.install_handlers(app)
     app.include_router(registry_routes.router)
     app.include_router(prediction_routes.router)
     app.include_router(rejection_routes.router)
     app.include_router(classifier_routes.router)
+    app.include_router(diagnosis_routes.router)
     app.include_router(_server)
     if label_studio is not None:
         check_extra("serve", "Label Studio's backend needs", "httpx2")

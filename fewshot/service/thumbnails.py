@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ from cachetools import LRUCache
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fewshot.media import open_image
+from fewshot.media import thumbnail
 
 _CONCURRENT = 2
 _CACHE_BYTES = 32 * 2**20
@@ -32,11 +31,7 @@ class ThumbnailCache:
         if cached is not None:
             return cached
         with self._decoding:
-            image = open_image(read())
-            image.thumbnail((size, size))
-            out = io.BytesIO()
-            image.save(out, format="JPEG", quality=85)
-        data = out.getvalue()
+            data = thumbnail(read(), size)
         with self._lock:
             self._cache[key] = data
         return data

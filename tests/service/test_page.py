@@ -631,3 +631,33 @@ def test_sounds_are_added_predicted_and_can_be_played(served):
     page.locator("#classes button.example").first.click()
     wait(page, "document.querySelector('#example-whole audio')?.duration > 0.2")
     page.click("#example-close")
+
+
+def test_the_doctor_finds_a_wrong_label_and_mends_it_and_says_when_it_is_out_of_date(shown):
+    page = shown.page
+    assert page.is_disabled("#examine")  # there is nothing to examine
+    reds = [RED, (200, 60, 30), (220, 30, 60), (250, 80, 90), (20, 240, 20)]
+    shown.add("red", *(image(f"red{n}.png", colour) for n, colour in enumerate(reds)))
+    greens = [GREEN, (60, 200, 10), (30, 220, 70), (90, 240, 40)]
+    shown.add("green", *(image(f"green{n}.png", colour) for n, colour in enumerate(greens)))
+    page.focus("#examine")
+    page.keyboard.press("Enter")
+    shown.says("Examined: 1 example likely mislabelled")
+    assert "red → green" in page.inner_text("#doctor-found")
+    assert "What to add next" in page.inner_text("#doctor-found")
+    assert page.is_hidden("#doctor-stale")
+    assert [one for one in page.evaluate(CONTRAST) if one[0] < one[1]] == []
+    page.get_by_role("button", name="Move to “green”").click()
+    shown.says("Moved from “red” to “green”")
+    assert shown.classes() == {"red": 4, "green": 5}
+    assert page.is_visible("#doctor-stale")
+    page.click("#undo")
+    shown.says("Undone")
+    assert shown.classes() == {"red": 5, "green": 4}
+    page.click("#examine")
+    shown.says("Examined")
+    page.get_by_role("button", name="Open the example of red, red4.png").click()
+    page.wait_for_selector("#example:visible")
+    page.click("#example-close")
+    page.get_by_role("button", name="Leave it in red").click()
+    assert "red → green" not in page.inner_text("#doctor-found")

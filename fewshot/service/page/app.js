@@ -4,6 +4,7 @@ import { call, hooks as service, storeToken, Problem } from "./api.js";
 import { startPrediction } from "./prediction.js";
 import { startClasses } from "./classes.js";
 import { $, ask, showError, el, clearUndo, say, undo } from "./dom.js";
+import { startDoctor } from "./doctor.js";
 import { dropZone, fileInput, filesOf, numbered, partition } from "./images.js";
 import { noun, textFile } from "./kinds.js";
 import { add, predictRest, hooks as predicting, queue } from "./queue.js";
@@ -51,7 +52,7 @@ async function start() {
   const readable = registry.all.find(({ problem }) => !problem)?.name;
   const name = [registry.name, wanted(), readable, names[0]].find((one) => names.includes(one)) ?? null;
   if (name === null) {
-    for (const id of ["add", "predict"]) $(id).inert = true;
+    for (const id of ["add", "predict", "doctor"]) $(id).inert = true;
     say("There is no registry yet: create one");
     if (registry.canCreate) createRegistry();
     return;
@@ -67,7 +68,7 @@ function drawRegistries() {
 }
 
 async function show(name) {
-  for (const id of ["add", "predict"]) $(id).inert = false;
+  for (const id of ["add", "predict", "doctor"]) $(id).inert = false;
   $("registry").value = name;
   document.title = `${name} – fewshot`;
   await choose(name);
@@ -109,6 +110,7 @@ startAdding();
 startClasses();
 startRejection();
 startPrediction();
+startDoctor();
 predicting.onError = showTrouble;
 on("select", clearUndo);
 on("select", updateAddress);
