@@ -180,7 +180,7 @@ class ClassifierChoice:
         """Return the leave-one-out accuracy of the classifier where an encoder that embeds alike embeds the queries.
 
         What a left-out example is compared with are the stored embeddings of the others. Rounds as of
-        ``compare_classifiers`` go on until a thousand are left out; of more than 500 classes every n-th is taken.
+        ``compare_classifiers`` go on until a thousand are left out. Of more than 500 classes every n-th is taken.
 
         Parameters
         ----------
