@@ -18,6 +18,7 @@ from fewshot.cli import (
     describe_command,
     detect_command,
     doctor_command,
+    evaluate_command,
     experiment_commands,
     maintenance_commands,
     move_command,
@@ -108,7 +109,7 @@ def main() -> None:
 for _command in (
     class_commands.add,
     predict_commands.predict,
-    predict_commands.evaluate,
+    evaluate_command.evaluate,
     detect_command.detect,
     doctor_command.doctor,
     class_commands.classes,

@@ -79,6 +79,7 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.argument("label", required=False)
 @click.argument("images", nargs=-1, metavar="[FILE]...")
 @click.option("--from-folder", metavar="DIR", help="Add a folder or zip with one subfolder per class.")
+@click.option("--nested", is_flag=True, help="With --from-folder: the path of folders is the label, as drink/canned.")
 @click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
 @click.option("--from-csv", metavar="FILE", help="Add the texts of a .csv, .tsv or .jsonl file, or of - (stdin).")
 @click.option("--label", "label_column", metavar="COLUMN", help="The column of labels of --from-csv.")
@@ -101,6 +102,7 @@ def add(
     label: str | None,
     images: tuple[str, ...],
     from_folder: str | None,
+    nested: bool,
     texts: tuple[str, ...],
     from_csv: str | None,
     label_column: str | None,
@@ -121,8 +123,7 @@ def add(
     a text on each line. The encoder decides what a new registry holds; the bundled one reads images. A LABEL that
     begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon 1.jpg
     """
-    if from_csv is None and label_column is not None:
-        raise click.UsageError("--label is a column of --from-csv; a label itself is given as: REGISTRY LABEL FILE...")
+    _check_labels(nested, from_folder, label_column, from_csv)
     settings: dict[str, Any] = {"metric": metric, "keep_images": keep_images}
     boxes.check_alone()
     if negative:
@@ -148,7 +149,7 @@ def add(
         label = check_label(label)
     with open_registry(registry, encoding, create=True, classifier=classifier, **settings) as opened:
         if from_folder is not None:
-            found = _class_folders(registry, from_folder, registry_medium(opened))
+            found = _class_folders(registry, from_folder, registry_medium(opened), nested)
             with _told_on_interrupt(len(found.images), registry_medium(opened)):
                 added = opened.add_folder(found, allow_conflict=allow_conflict, augment=augment)
             _report(added, opened, folder=from_folder)
@@ -186,6 +187,13 @@ def _add_boxes(
         _report(added, opened, **told)
 
 
+def _check_labels(nested: bool, from_folder: str | None, label_column: str | None, from_csv: str | None) -> None:
+    if nested and from_folder is None:
+        raise click.UsageError("--nested is for --from-folder")
+    if from_csv is None and label_column is not None:
+        raise click.UsageError("--label is a column of --from-csv; a label itself is given as: REGISTRY LABEL FILE...")
+
+
 def _add_rows(registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, **how: Any) -> None:
     """Add the texts of a table under the labels of another column; rows that fail are named."""
     from fewshot.registry import AddReport, Failure
@@ -202,13 +210,13 @@ def _add_rows(registry: ClassRegistry, path: str, texts: tuple[str, ...], label:
     _report(added + AddReport(failed=tuple(failed)), registry, file=path)
 
 
-def _class_folders(registry: str, place: str, medium: Medium) -> LabelledImages:
+def _class_folders(registry: str, place: str, medium: Medium, nested: bool) -> LabelledImages:
     """The examples of a folder or zip; if it is ambiguous which folders are the classes, the commands for each."""
     from fewshot.errors import AmbiguousFolders
     from fewshot.media import labelled_images
 
     try:
-        found = labelled_images(place, medium.modality)
+        found = labelled_images(place, medium.modality, nested=nested)
     except AmbiguousFolders as error:
         add = f"fewshot add {shlex.quote(registry)}"
         commands = "".join(f"\n  {add} --from-folder {shlex.quote(inside)}" for inside in error.inside)
@@ -216,11 +224,13 @@ def _class_folders(registry: str, place: str, medium: Medium) -> LabelledImages:
         labels = [shlex.quote(os.path.basename(inside)) for inside in whole]
         also = "".join(f"\n  {add} {label} {shlex.quote(i)}" for label, i in zip(labels, whole, strict=True))
         also = f"\nor, if these are the classes themselves:{also}" if also and "splits" not in error.reason else ""
+        also += f"\nor, with paths as labels:\n  {add} --from-folder {shlex.quote(place)} --nested"
         raise ValueError(f"{error.place} {error.reason}. Add what you mean:{commands}{also}") from error
     note_ignored(found.ignored, medium)
     if found.nested:
         listed = ", ".join(found.nested[:3]) + (", ..." if len(found.nested) > 3 else "")
-        note(f"{medium.noun}s in folders inside a class folder count for the class: {listed}")
+        unless = "unless --nested makes paths of folders the labels"
+        note(f"{medium.noun}s in folders inside a class folder count for the class, {unless}: {listed}")
     classes = sorted(set(found.labels))
     note(f"classes ({len(classes)}): {', '.join(classes[:20])}{', ...' if classes[20:] else ''}")
     return found

@@ -123,3 +123,12 @@ def training_options(command: F) -> F:
     for option in reversed(options):
         gathered = option(gathered)
     return gathered  # type: ignore[return-value]
+
+
+roll_up_option = click.option(
+    "--roll-up",
+    type=click.FloatRange(0.5, 1),
+    metavar="P",
+    help="Labels are paths, as drink/canned/coke: answer the deepest level of probability P, as drink/canned.",
+)
+"""Of commands that predict."""

@@ -1,8 +1,7 @@
-"""Commands that predict the classes of images, texts and sounds."""
+"""The command that predicts the classes of images, texts and sounds."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +9,21 @@ import click
 
 from fewshot.cli import group_prediction
 from fewshot.cli.bundle_commands import predict_with_bundle
-from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
-from fewshot.cli.options import encoder_options
-from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
+from fewshot.cli.example_paths import given_examples, registry_medium
+from fewshot.cli.options import encoder_options, roll_up_option
+from fewshot.cli.output import exit_if_failed, note
 from fewshot.cli.prediction_output import OutputFormat, check_fits, format_options, write_predictions
 from fewshot.cli.registry_access import open_registry
-from fewshot.cli.text_rows import listed, read_text_rows, table_options
 from fewshot.cli.watch_folder import check_watch_options, watch_folder
 from fewshot.progress import Progress
 
 if TYPE_CHECKING:
     from fewshot.integrations import ImagePredictions
     from fewshot.media import Medium
-    from fewshot.registry import ClassRegistry, Evaluation
+    from fewshot.registry import ClassRegistry
 
 # So many are answered before the next are read.
 _IMAGES_AT_ONCE = 256
-# What of DIR, --from-csv, --text and --label is left out.
-_EVALUATED = ([False, True, True, True], [True, False, False, False])
 
 
 @click.command(epilog="Example: fewshot predict parts.fewshot new.jpg more/ 'scans/*.png' --top 3")
@@ -65,6 +61,7 @@ _EVALUATED = ([False, True, True, True], [True, False, False, False])
     metavar="DIR",
     help="Predict files as they arrive in a folder or its subfolders, until Ctrl-C: a JSON line for each.",
 )
+@roll_up_option
 @format_options
 @encoder_options
 def predict(
@@ -78,6 +75,7 @@ def predict(
     group: str | None,
     min_agreement: float | None,
     watch: str | None,
+    roll_up: float | None,
     output: OutputFormat,
     encoding: dict[str, Any],
 ) -> None:
@@ -102,20 +100,22 @@ def predict(
         check_watch_options(FILE=images, text=texts, from_csv=from_csv, group=group, min_agreement=min_agreement)
         with open_registry(registry, encoding) as opened:
             _note_threshold(opened, max_false_accept)
-            watch_folder(opened, watch, top=top, nearest=nearest, max_false_accept=max_false_accept)
+            asked = {"max_false_accept": max_false_accept, "roll_up": roll_up}
+            watch_folder(opened, watch, top=top, nearest=nearest, **asked)
         return
     _check_sources(images, texts, from_csv)
     _check_group_options(group, min_agreement, images, from_csv, output)
     from fewshot.runtime import is_bundle
 
     if is_bundle(registry):
-        _check_bundle(registry, texts=texts, from_csv=from_csv, group=group)
+        _check_bundle(registry, texts=texts, from_csv=from_csv, group=group, roll_up=roll_up)
         predict_with_bundle(registry, images, encoding, output, top=top, max_false_accept=max_false_accept)
         return
     with open_registry(registry, encoding) as opened:
         if group is not None:
             sources, names = group_prediction.grouped_examples(opened, images, texts, from_csv, group)
-            asked = {"top": top, "max_false_accept": max_false_accept, "min_agreement": min_agreement or 0.0}
+            asked = {"top": top, "max_false_accept": max_false_accept, "roll_up": roll_up}
+            asked["min_agreement"] = min_agreement or 0.0
             key = "path" if from_csv is None else "text"
             failed = group_prediction.predict_groups(opened, sources, names, output, key, **asked)
             _note_threshold(opened, max_false_accept)
@@ -136,6 +136,7 @@ def predict(
                         top=top if output.ranked else 2,  # the class and the runner-up
                         nearest=nearest if output.ranked else 0,
                         max_false_accept=max_false_accept,
+                        roll_up=roll_up,
                     )
                     found = dict(zip(answered.positions, answered.predictions, strict=True))
                     failed = iter(answered.failed)
@@ -200,78 +201,3 @@ def _note_threshold(registry: ClassRegistry, max_false_accept: float | None) -> 
     else:
         if threshold is not None and not threshold.met:
             note(threshold.describe(registry_medium(registry).noun))
-
-
-@click.command(epilog="Example: fewshot evaluate parts.fewshot test-images/ --out results.csv")
-@click.argument("registry")
-@click.argument("folder", required=False, metavar="[DIR]")
-@table_options("Texts")
-@click.option("--out", metavar="FILE", help="Write a CSV with one row for each.")
-@encoder_options
-def evaluate(
-    registry: str,
-    folder: str | None,
-    from_csv: str | None,
-    text: str | None,
-    label: str | None,
-    out: str | None,
-    encoding: dict[str, Any],
-) -> None:
-    """Measure the accuracy on labelled images, texts or sounds.
-
-    DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
-    registry's, "rejected" is the share that gets no label, and "accepted_accuracy" of the others.
-    """
-    if [folder is None, *(given is None for given in (from_csv, text, label))] not in _EVALUATED:
-        raise click.UsageError("give either DIR, or --from-csv FILE --text COLUMN --label COLUMN")
-    if out is not None:
-        check_writable(out)
-    with open_registry(registry, encoding) as opened:
-        result = opened.evaluate(folder) if folder is not None else _evaluate_rows(opened, from_csv, text, label)
-        medium = registry_medium(opened)
-    note_ignored(result.ignored, medium)
-    if result.unregistered:
-        note(f"not registered, so always wrong: {', '.join(result.unregistered)}")
-    if result.also_registered:
-        note(
-            f"registered examples among the {medium.counted(result.n)}: {result.also_registered}; "
-            f"the accuracy on new {medium.noun}s may be lower"
-        )
-    if out is not None:
-        import csv
-
-        from fewshot.files import replacing
-        from fewshot.integrations import csv_cell
-
-        with replacing(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "predicted", "score", "correct", "rejected"])
-            for r in result.rows:
-                cells = map(csv_cell, (r.source, r.label, r.predicted))
-                writer.writerow([*cells, f"{r.score:.6f}", int(r.correct), int(r.rejected)])
-    print_result(
-        {
-            "accuracy": _as_share(result.accuracy),
-            "accepted_accuracy": _as_share(result.accepted_accuracy),
-            "rejected": _as_share(result.rejected),
-            "n": result.n,
-            "per_class": {label: round(share, 6) for label, share in result.per_class.items()},
-            "unregistered": list(result.unregistered),
-            "also_registered": result.also_registered,
-            "failed": [{"path": f.source, "reason": f.reason} for f in result.failed],
-        }
-    )
-    exit_if_failed(bool(result.failed))
-
-
-def _evaluate_rows(registry: ClassRegistry, path: Any, text: Any, label: Any) -> Evaluation:
-    check_holds_texts(registry)
-    rows = read_text_rows(path, text, label)
-    if without := [row.where for row in rows if not row.label.strip()]:
-        raise ValueError(f"each text to evaluate needs a label, but none has {listed(without)}")
-    return registry.evaluate([row.source for row in rows], [row.label for row in rows])
-
-
-def _as_share(value: float) -> float | None:
-    """Round a share; None for NaN, which JSON has not."""
-    return None if math.isnan(value) else round(value, 6)

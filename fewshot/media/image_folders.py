@@ -117,7 +117,9 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
 
 
-def labelled_images(place: str | os.PathLike[str], modality: Modality | None = "image") -> LabelledImages:
+def labelled_images(
+    place: str | os.PathLike[str], modality: Modality | None = "image", *, nested: bool = False
+) -> LabelledImages:
     """List the images, texts or sounds of a folder, or zip, that holds one subfolder a class.
 
     The classes are the outermost folders that hold such files themselves; what surrounds all of them is no class.
@@ -130,6 +132,8 @@ def labelled_images(place: str | os.PathLike[str], modality: Modality | None = "
     modality : {"image", "text", "audio"} or None, default "image"
         Which files, by their suffixes; None for images or sounds, whichever there are more of, and texts where there
         are neither.
+    nested : bool, default False
+        Whether labels are paths: ``place/drink/coke/1.jpg`` is an image of "drink/coke", whatever surrounds it.
 
     Raises
     ------
@@ -139,25 +143,26 @@ def labelled_images(place: str | os.PathLike[str], modality: Modality | None = "
     """
     names, source, blocking, medium = _files_of(place, modality)
     found = _listed(names, source, medium)
-    depth = _class_depth(os.fspath(place), found, medium)
+    depth = 0 if nested else _class_depth(os.fspath(place), found, medium)
     labels: list[str] = []
     loose: list[str] = []
-    nested: dict[str, None] = {}
+    inside: dict[str, None] = {}
     for name, image in found.items():
         parts = PurePosixPath(name).parts
-        label = normalised_label(parts[depth]) if len(parts) > depth + 1 else ""
+        folders = parts[:-1] if nested else parts[depth:-1][:1]
+        label = "/".join(filter(None, map(normalised_label, folders)))
         labels.append(label)
         if not label:
             loose.append(medium.describe(image))
-        elif len(parts) > depth + 2:
-            nested[str(PurePosixPath(place, *parts[:-1]))] = None
+        elif len(parts) > depth + 2 and not nested:
+            inside[str(PurePosixPath(place, *parts[:-1]))] = None
     if not any(labels):
         held = f"{len(loose)} {medium.noun}s but no class folders" if loose else f"no {medium.noun}s"
         raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<{medium.noun}>")
     kept = [(image, label) for image, label in zip(found.values(), labels, strict=True) if label]
     ignored = (*_others(names, source, medium), *blocking, *loose)
     return LabelledImages(
-        tuple(i for i, _ in kept), tuple(label for _, label in kept), ignored, tuple(nested), medium.modality
+        tuple(i for i, _ in kept), tuple(label for _, label in kept), ignored, tuple(inside), medium.modality
     )
 
 

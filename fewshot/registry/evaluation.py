@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fewshot.media import LabelledImages, Sources, labelled_images, map_ahead, medium_of
-from fewshot.registry.results import Evaluation, Judged
+from fewshot.registry.results import NOT_SURE, Evaluation, Judged
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_label
 
@@ -16,19 +16,32 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    store: RegistryStore, registry: ClassRegistry, examples: Sources, labels: Iterable[str] | None
+    store: RegistryStore,
+    registry: ClassRegistry,
+    examples: Sources | LabelledImages,
+    labels: Iterable[str] | None,
+    roll_up: float | None = None,
 ) -> Evaluation:
     """Recognise labelled examples, or those of a folder; see ``ClassRegistry.evaluate``."""
     medium = medium_of(registry.modality)
-    if labels is None:
+    if isinstance(examples, LabelledImages):
+        found = examples
+    elif labels is None:
         found = labelled_images(examples, medium.modality)  # type: ignore[arg-type]
     else:
         found = _labelled(registry, examples, labels)
     registered = registry.classes()
-    answered = registry.predict_valid(found.images, top=1, nearest=0)
+    answered = registry.predict_valid(found.images, top=1, nearest=0, roll_up=roll_up)
     read = answered.positions
     rows = tuple(
-        Judged(name, found.labels[n], p.top[0][0], p.score, rejected=p.label is None)
+        Judged(
+            name,
+            found.labels[n],
+            p.top[0][0],
+            p.score,
+            rejected=p.label is None and p.note != NOT_SURE,
+            answer=p.label,
+        )
         for n, name, p in zip(read, answered.sources, answered.predictions, strict=True)
     )
     contents = map_ahead(medium.content, [found.images[n] for n in read])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,15 +122,26 @@ class GroupCombiner:
         How many examples a class has.
     k : int
         How many classes to rank.
+    roll_up : callable, optional
+        ``LabelTree.roll_up`` for a share.
 
     Attributes
     ----------
     ranked : list of (classes (k,), probabilities (k,))
         Of each group whose examples are all there.
+    rolled_up : list of (label, probability) or None
+        Of each, where it is asked for.
     """
 
-    def __init__(self, groups: Sequence[GroupEvidence], shots: float, k: int) -> None:
-        self._groups, self._shots, self._k = groups, shots, k
+    def __init__(
+        self,
+        groups: Sequence[GroupEvidence],
+        shots: float,
+        k: int,
+        roll_up: Callable[[NDArray[np.float32]], list[tuple[str, float] | None]] | None = None,
+    ) -> None:
+        self._groups, self._shots, self._k, self._roll_up = groups, shots, k, roll_up
+        self.rolled_up: list[tuple[str, float] | None] = []
         self._sum: NDArray[np.float64] | None = None
         self._seen = 0  # examples of the group that is being added
         self.ranked: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
@@ -152,5 +163,7 @@ class GroupCombiner:
     def _finish(self, group: GroupEvidence, total: NDArray[np.float64]) -> None:
         logits = group.effective_size(self._shots) * total
         shares = np.exp(logits - logits.max())
-        places, values = top_k((shares / shares.sum()).astype(np.float32)[None], self._k)
+        probabilities = (shares / shares.sum()).astype(np.float32)[None]
+        places, values = top_k(probabilities, self._k)
         self.ranked.append((places[0], values[0]))
+        self.rolled_up += [] if self._roll_up is None else self._roll_up(probabilities)

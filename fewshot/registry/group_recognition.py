@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fewshot.media import Sources
 from fewshot.registry.group_evidence import GroupCombiner, GroupEvidence, class_scatter
+from fewshot.registry.label_paths import LabelTree, check_roll_up
 from fewshot.registry.recognition import Recognition
-from fewshot.registry.results import Failure, GroupPrediction, Prediction
+from fewshot.registry.results import NOT_SURE, Failure, GroupPrediction, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.validation import check_count
 
@@ -24,13 +26,20 @@ class _Asked:
     top: int
     max_false_accept: float | None
     min_agreement: float
+    roll_up: float | None
 
 
 class GroupRecognition(Recognition):
     """The part of ``ClassRegistry`` that predicts groups."""
 
     def predict_group(
-        self, images: Sources, *, top: int = 5, max_false_accept: float | None = None, min_agreement: float = 0.0
+        self,
+        images: Sources,
+        *,
+        top: int = 5,
+        max_false_accept: float | None = None,
+        min_agreement: float = 0.0,
+        roll_up: float | None = None,
     ) -> GroupPrediction:
         """Recognise one object by several images, texts or sounds of it; see ``predict_groups``.
 
@@ -45,7 +54,7 @@ class GroupRecognition(Recognition):
             raise ValueError(f"a group holds at least one {self._medium.noun}, not none")
         if len(failed) == len(names):
             raise self._medium.error(failed[0].source, failed[0].reason)
-        asked = _Asked(top, max_false_accept, min_agreement)
+        asked = _Asked(top, max_false_accept, min_agreement, roll_up)
         return self._grouped({"": list(range(len(names)))}, *given, asked)[0]
 
     def predict_groups(
@@ -56,6 +65,7 @@ class GroupRecognition(Recognition):
         top: int = 5,
         max_false_accept: float | None = None,
         min_agreement: float = 0.0,
+        roll_up: float | None = None,
     ) -> list[GroupPrediction]:
         """Recognise objects by several images, texts or sounds of each, such as frames of a track, angles of a part.
 
@@ -77,6 +87,8 @@ class GroupRecognition(Recognition):
         min_agreement : float, default 0
             In [0, 1]: no label where a smaller share of the members that can be read have the group's closest class as
             their own closest one.
+        roll_up : float, optional
+            As of ``predict``.
 
         Returns
         -------
@@ -94,7 +106,7 @@ class GroupRecognition(Recognition):
         if (count := sum(map(len, members.values()))) != len(given[0]):
             medium = self._medium
             raise ValueError(f"{medium.counted(len(given[0]))} but {count} groups; each {medium.noun} needs one")
-        return self._grouped(members, *given, _Asked(top, max_false_accept, min_agreement))
+        return self._grouped(members, *given, _Asked(top, max_false_accept, min_agreement, roll_up))
 
     def _grouped(
         self,
@@ -106,6 +118,7 @@ class GroupRecognition(Recognition):
     ) -> list[GroupPrediction]:
         """Answer for each group of positions in ``names``."""
         check_count("top", asked.top)
+        check_roll_up(asked.roll_up)
         if not 0.0 <= asked.min_agreement <= 1.0:
             raise ValueError(f"min_agreement is a share of a group's members, in [0, 1], not {asked.min_agreement!r}")
         place = {n: row for row, n in enumerate(encoded.kept.tolist())}
@@ -118,9 +131,11 @@ class GroupRecognition(Recognition):
         answers |= failed
         scatter = class_scatter(snapshot)
         evidence = {group: GroupEvidence.of(encoded.vectors[those], scatter) for group, those in rows.items() if those}
-        combiner = GroupCombiner(list(evidence.values()), _shots(snapshot), asked.top)
-        self._predictor.each_probability(snapshot, vectors, self.encoder, combiner.take, texts=texts)
         labels = snapshot.labels if texts is None else texts.labels
+        roll_up = None if asked.roll_up is None else partial(LabelTree(labels).roll_up, share=asked.roll_up)
+        combiner = GroupCombiner(list(evidence.values()), _shots(snapshot), asked.top, roll_up)
+        self._predictor.each_probability(snapshot, vectors, self.encoder, combiner.take, texts=texts)
+        levels = dict(zip(evidence, combiner.rolled_up, strict=True)) if roll_up else {}
         ranked = {
             group: tuple((labels[code], p) for code, p in zip(codes.tolist(), found.tolist(), strict=True))
             for group, (codes, found) in zip(evidence, combiner.ranked, strict=True)
@@ -137,17 +152,20 @@ class GroupRecognition(Recognition):
             unknown = float(weighed.weights @ [one.unknown_score for one in read])
             known = threshold is None or unknown < weighed.threshold(threshold.value, mean)
             agreement = sum(one.top[0][0] == best[0][0] for one in read) / len(read)
+            alone = read[0].probability is None  # one class, or none with examples
+            level = best[0] if alone or not levels else levels[group]
+            label, probability = level or (None, best[0][1])
             return GroupPrediction(
                 group,
-                best[0][0] if known and agreement >= asked.min_agreement else None,
-                None if read[0].probability is None else best[0][1],
+                label if known and agreement >= asked.min_agreement else None,
+                None if alone else probability,
                 best,
                 listed,
                 unknown_score=unknown,
                 false_accept_bound=None if threshold is None else threshold.false_accept_bound,
                 agreement=agreement,
                 effective_size=weighed.effective_size(_shots(snapshot)),
-                note=read[0].note,
+                note=read[0].note if level else NOT_SURE,
             )
 
         return [answer(group, those) for group, those in members.items()]

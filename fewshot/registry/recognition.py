@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fewshot.errors import NoClasses
 from fewshot.media import Medium, Modality, Source, Sources, medium_of
 from fewshot.registry import encoder_identity
 from fewshot.registry.class_descriptions import TextReader
+from fewshot.registry.label_paths import LabelTree, check_roll_up
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.rejection import Rejection
-from fewshot.registry.results import Failure, Prediction, Predictions
+from fewshot.registry.results import NOT_SURE, Failure, Prediction, Predictions
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_vectors
@@ -56,7 +61,13 @@ class Recognition(RegistryQueries):
         return medium, check_image_batch(medium.sources(given), medium.modality)
 
     def predict(
-        self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self,
+        images: Sources,
+        *,
+        top: int = 5,
+        nearest: int = 3,
+        max_false_accept: float | None = None,
+        roll_up: float | None = None,
     ) -> list[Prediction]:
         """Recognise images, texts or sounds.
 
@@ -71,6 +82,9 @@ class Recognition(RegistryQueries):
         max_false_accept : float, optional
             The largest share of unknown ones to give a label, in (0, 1); by default ``rejection.set``'s, if any;
             1 gives all a label. ``rejection.threshold`` gives the bound.
+        roll_up : float, optional
+            A probability in [0.5, 1]: labels are paths, as "drink/canned/coke", and the answer is the deepest level
+            whose classes have it together, as "drink/canned"; None where not even a first level has.
 
         Returns
         -------
@@ -82,26 +96,46 @@ class Recognition(RegistryQueries):
             on instead.
         RegistryError : if no class is registered.
         """
-        answered = self.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        answered = self.predict_valid(
+            images, top=top, nearest=nearest, max_false_accept=max_false_accept, roll_up=roll_up
+        )
         if answered.failed:
             first = answered.failed[0]
             raise self._medium.error(first.source, first.reason)
         return list(answered.predictions)
 
     def predict_valid(
-        self, images: Sources, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self,
+        images: Sources,
+        *,
+        top: int = 5,
+        nearest: int = 3,
+        max_false_accept: float | None = None,
+        roll_up: float | None = None,
     ) -> Predictions:
         """Recognise the examples that can be read, and list the others."""
         names, encoded, failed = self._embedded(images)
         kept = encoded.kept.tolist()
-        predictions = self.predict_vectors(encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        predictions = self.predict_vectors(
+            encoded.vectors, top=top, nearest=nearest, max_false_accept=max_false_accept, roll_up=roll_up
+        )
         return Predictions(tuple(names[n] for n in kept), tuple(predictions), tuple(failed.values()), tuple(kept))
 
     def predict_vectors(
-        self, vectors: ArrayLike, *, top: int = 5, nearest: int = 3, max_false_accept: float | None = None
+        self,
+        vectors: ArrayLike,
+        *,
+        top: int = 5,
+        nearest: int = 3,
+        max_false_accept: float | None = None,
+        roll_up: float | None = None,
     ) -> list[Prediction]:
         """Recognise examples by the vectors, of shape (q, d), that ``encoder`` has made of them; as ``predict``."""
-        return self._judged(*self._state(), vectors, top, nearest, max_false_accept)
+        check_roll_up(roll_up)
+        query = check_vectors(vectors, self.encoder.dim)
+        snapshot, texts = self._state()
+        found = self._judged(snapshot, texts, query, top, nearest, max_false_accept)
+        return found if roll_up is None else self._rolled_up(snapshot, texts, query, found, roll_up)
 
     def _embedded(self, images: Sources) -> tuple[list[str], Encoded, dict[int, Failure]]:
         """The names of examples, the vectors of those that can be read, and by position why the others cannot."""
@@ -133,14 +167,38 @@ class Recognition(RegistryQueries):
         self,
         snapshot: Snapshot,
         texts: ClassTexts | None,
-        vectors: ArrayLike,
+        query: NDArray[np.float32],
         top: int,
         nearest: int,
         max_false_accept: float | None,
     ) -> list[Prediction]:
-        query = check_vectors(vectors, self.encoder.dim)
         pending = self.rejection.pending(snapshot, query)
         answers = self._predictor.predict(
             snapshot, query, self.encoder, top=top, nearest=nearest, beside=pending, texts=texts
         )
         return self.rejection.judge(snapshot, query, answers, max_false_accept, pending)
+
+    def _rolled_up(
+        self,
+        snapshot: Snapshot,
+        texts: ClassTexts | None,
+        query: NDArray[np.float32],
+        predictions: list[Prediction],
+        share: float,
+    ) -> list[Prediction]:
+        """Give each prediction that has a label the deepest level that is sure."""
+        if not predictions or predictions[0].probability is None:  # of one class, or of none with examples
+            return predictions
+        tree = LabelTree(snapshot.labels if texts is None else texts.labels)
+        answers: list[tuple[str, float] | None] = []
+        self._predictor.each_probability(
+            snapshot, query, self.encoder, lambda some: answers.extend(tree.roll_up(some, share)), texts=texts
+        )
+        return [
+            one
+            if one.label is None
+            else replace(one, label=None, note=NOT_SURE)
+            if answer is None
+            else replace(one, label=answer[0], probability=answer[1])
+            for one, answer in zip(predictions, answers, strict=True)
+        ]

@@ -227,7 +227,8 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         ----------
         place : path or LabelledImages
             ``photos/cat/1.jpg`` is an example of "cat"; what surrounds all class folders is no class. Texts are .txt
-            files, sounds .wav, .flac, .ogg and .mp3.
+            files, sounds .wav, .flac, .ogg and .mp3. ``labelled_images(place, nested=True)`` makes paths of folders
+            the labels.
         allow_conflict, all_or_none, augment
             As of ``add``.
 
@@ -250,7 +251,9 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         """Return examples and negatives with the annotations that give them, in one state of the registry."""
         return read_annotations(self._store, self._snapshots, self.encoder)
 
-    def evaluate(self, images: Sources, labels: Iterable[str] | None = None) -> Evaluation:
+    def evaluate(
+        self, images: Sources | LabelledImages, labels: Iterable[str] | None = None, *, roll_up: float | None = None
+    ) -> Evaluation:
         """Recognise examples whose classes are known, and count.
 
         A stored limit on false accepts rejects as in ``predict``; ``accuracy`` is without it, ``accepted_accuracy`` and
@@ -259,16 +262,18 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
 
         Parameters
         ----------
-        images : path, or examples as of ``predict``
+        images : path, LabelledImages, or examples as of ``predict``
             Without labels a folder or zip with one subfolder a class, as of ``add_folder``.
         labels : iterable of str, optional
             The class of each.
+        roll_up : float, optional
+            As of ``predict``; ``Evaluation.levels`` says how deep it answered.
 
         Raises
         ------
         ValueError : for another number of labels than examples.
         """
-        return evaluate(self._store, self, images, labels)
+        return evaluate(self._store, self, images, labels, roll_up)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write ids, labels, vectors, hashes, sources and the fingerprint to .npz or .parquet; returns how many."""

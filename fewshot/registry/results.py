@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fewshot.registry.label_paths import levels_of
+
 if TYPE_CHECKING:
     from fewshot.media import Modality
 
@@ -21,6 +23,9 @@ ONE_CLASS = (
 
 NO_EXAMPLE = "no probability: the classes have descriptions and no examples; add examples"
 """The note of a ``Prediction`` by texts alone."""
+
+NOT_SURE = "no label: not even a first level of the labels is as sure as roll_up asks"
+"""The note of a ``Prediction`` without a label that was not rejected."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ class Prediction:
     Attributes
     ----------
     label : str or None
-        None: none of the known classes, where a limit on false accepts was asked for.
+        With ``roll_up`` the deepest level that is sure, as "drink/canned" of "drink/canned/coke". None: none of the
+        known classes, where a limit on false accepts was asked for, or no level is sure.
     score : float
         The classifier's closeness; for the default one the cosine to the class prototype, in [-1, 1].
     top : tuple of (label, score)
@@ -113,9 +119,9 @@ class Prediction:
     false_accept_bound : float or None
         The expected share of unknown ones that get a label at most; None where every one gets it.
     probability : float or None
-        Of the closest class, if it is of one of the known ones, in [0, 1]: over many, answers given
-        with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. None where only one class
-        is registered, for a probability is one among alternatives, and where no class has an example.
+        Of the closest class, or with ``roll_up`` of the label, if it is of one of the known ones, in [0, 1]: over many,
+        answers given with 0.8 are right in 80 %. ``FewShotClassifier.predict_proba`` says how it is made. None where
+        only one class is registered, for a probability is one among alternatives, and where no class has an example.
     note : str or None
         What to know about the answer, in words, such as why it has no probability.
 
@@ -159,9 +165,10 @@ class GroupPrediction:
     group : str
         Its name.
     label : str or None
-        None: none of the known classes, or too few of the members agree, or none can be read.
+        As ``Prediction`` has it. None, too, where too few of the members agree, or none can be read.
     probability : float or None
-        Of the closest class, calibrated as that of ``Prediction``, which says when it is None.
+        Of the closest class, or with ``roll_up`` of the label, calibrated as that of ``Prediction``, which says when it
+        is None.
     top : tuple of (label, probability)
         The likeliest classes, likeliest first; where ``probability`` is None these rank only.
     members : tuple of (name, Prediction or Failure)
@@ -205,18 +212,51 @@ class GroupPrediction:
 
 @dataclass(frozen=True)
 class Judged:
-    """One example of an evaluation: its true label, the closest class, and whether the stored limit rejects it."""
+    """One example of an evaluation: its true label, the closest class, and whether the stored limit rejects it.
+
+    ``answer`` is the label given: the closest class, with ``roll_up`` the deepest level that is sure, or None.
+    """
 
     source: str
     label: str
     predicted: str
     score: float
     rejected: bool = False
+    answer: str | None = None
 
     @property
     def correct(self) -> bool:
         """Whether the closest class is the true one, rejected or not."""
         return self.label == self.predicted
+
+    @property
+    def answered_right(self) -> bool:
+        """Whether the answer is the true label, or one of its levels."""
+        return self.answer in levels_of(self.label)
+
+
+@dataclass(frozen=True)
+class LevelAccuracy:
+    """How well a level of the labels was recognised; the first is 1, and 0 is that of no label.
+
+    Attributes
+    ----------
+    level : int
+    n : int
+        How many true labels have it.
+    accuracy : float
+        The share of these whose closest class agrees with them so far, without rejection.
+    answered : int
+        How many answers end at it, of all examples; at 0 are those without a label.
+    answered_accuracy : float
+        The share of these that are right; NaN where there is none.
+    """
+
+    level: int
+    n: int
+    accuracy: float
+    answered: int
+    answered_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -265,6 +305,19 @@ class Evaluation:
         return sum(accepted) / len(accepted) if accepted else float("nan")
 
     @property
+    def levels(self) -> tuple[LevelAccuracy, ...]:
+        """How well each level of the labels was recognised, from 0, which is that of no label."""
+        deepest = max((len(levels_of(label)) for row in self.rows for label in (row.label, row.predicted)), default=0)
+        found = []
+        for level in range(deepest + 1):
+            pairs = [(levels_of(row.label)[:level], levels_of(row.predicted)[:level]) for row in self.rows]
+            right = [true == predicted for true, predicted in pairs if len(true) == level]
+            ends = [row for row in self.rows if (len(levels_of(row.answer)) if row.answer else 0) == level]
+            answered = [row.answered_right for row in ends]
+            found.append(LevelAccuracy(level, len(right), _mean(right), len(ends), _mean(answered)))
+        return tuple(found)
+
+    @property
     def per_class(self) -> dict[str, float]:
         """The share recognised of each class of the folder."""
         totals = Counter(row.label for row in self.rows)
@@ -307,6 +360,10 @@ class ErasureReport:
     originals: tuple[str, ...] = ()
     remaining: tuple[str, ...] = ()
     not_known: tuple[str, ...] = ()
+
+
+def _mean(truths: list[bool]) -> float:
+    return sum(truths) / len(truths) if truths else math.nan
 
 
 @dataclass(frozen=True)

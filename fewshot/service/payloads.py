@@ -286,7 +286,10 @@ class ImagePrediction(BaseModel):
     """The prediction for one image, text or sound."""
 
     source: str = Field(description="Name of the file; 'file 3' for the third one in JSON; the beginning of a text.")
-    label: Label | None = Field(description="null: none of the known classes.")
+    label: Label | None = Field(
+        description="null: none of the known classes. With roll_up the deepest sure level; null, too, if none is."
+    )
+    probability: float | None = Field(description="Of the label, or without one of the closest class; null: see note.")
     score: float = Field(description="Of the closest class; higher is closer.")
     unknown_score: float | None = Field(
         description="Higher: less likely of a known class; comparable within one revision only."

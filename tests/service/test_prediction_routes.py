@@ -77,6 +77,21 @@ def test_the_service_stores_and_predicts_as_the_library_does(filled, tmp_path):
     assert answer["false_accept_bound"] is None
 
 
+def test_a_label_rolls_up_to_the_level_that_is_sure_and_has_its_probability(empty):
+    for label, colour in (("warm/red", RED), ("warm/dark", (235, 0, 20)), ("cold", (0, 0, 255))):
+        empty.post(f"{PARTS}/examples", data={"label": label}, files=files(png(colour)))
+    asked = files(png((245, 0, 10)))
+
+    plain = empty.post(f"{PARTS}/predict", files=asked).json()["predictions"][0]
+    rolled = empty.post(f"{PARTS}/predict?roll_up=0.9", files=asked).json()["predictions"][0]
+
+    assert plain["probability"] == plain["top"][0]["probability"] < 0.9
+    assert (rolled["label"], rolled["top"][0]["label"]) == ("warm", plain["label"])
+    assert rolled["probability"] >= 0.9
+    assert rolled["top"][0]["probability"] is None  # it is not that class's
+    assert empty.post(f"{PARTS}/predict?roll_up=0.4", files=asked).status_code == 422
+
+
 def test_of_one_class_the_service_gives_no_probability_and_says_why(empty):
     empty.post(f"{PARTS}/examples", data={"label": "red"}, files=files(png(RED)))
     answer = empty.post(f"{PARTS}/predict", files=files(png(GREEN))).json()["predictions"][0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
@@ -29,19 +29,22 @@ async def predict(
     max_false_accept: Annotated[
         float | None, Query(ge=1e-6, le=1, description="Instead of the stored limit; 1: all get a label.")
     ] = None,
+    roll_up: Annotated[
+        float | None,
+        Query(ge=0.5, le=1, description="Labels are paths, as a/b/c: answer the deepest level of this probability."),
+    ] = None,
 ) -> payloads.PredictionList:
     """Predict the classes of images, texts or sounds. One that cannot be read is reported in its place."""
     upload = await read_upload(request, payloads.ImageList)
 
     def predicted(opened: ClassRegistry) -> payloads.PredictionList:
-        return _predict(opened, upload, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        asked = {"top": top, "nearest": nearest, "max_false_accept": max_false_accept, "roll_up": roll_up}
+        return _predict(opened, upload, asked)
 
     return await run_in_registry(request, registry, predicted, cancellable=True)
 
 
-def _predict(
-    registry: ClassRegistry, upload: Upload, *, top: int, nearest: int, max_false_accept: float | None
-) -> payloads.PredictionList:
+def _predict(registry: ClassRegistry, upload: Upload, asked: dict[str, Any]) -> payloads.PredictionList:
     noun = upload.medium(registry).noun
     with registry.reading():
         revision, empty = registry.revision, registry.is_empty
@@ -49,7 +52,7 @@ def _predict(
         raise HTTPProblem(409, f"this registry has no class yet; add {noun}s of some first")
 
     def predicted(images: list[UploadedImage]) -> Predictions:
-        return registry.predict_valid(images, top=top, nearest=nearest, max_false_accept=max_false_accept)
+        return registry.predict_valid(images, **asked)
 
     return prediction_list(upload, predicted, revision)
 
@@ -79,9 +82,11 @@ def prediction_list(
 
 
 def _payload(source: str, prediction: Prediction) -> payloads.ImagePrediction:
+    probability = None if prediction.probability is None else round(prediction.probability, 4)
     return payloads.ImagePrediction(
         source=source,
         label=prediction.label,
+        probability=probability,
         score=round(prediction.score, _DIGITS),
         unknown_score=None if math.isnan(prediction.unknown_score) else round(prediction.unknown_score, _DIGITS),
         false_accept_bound=prediction.false_accept_bound,
@@ -89,7 +94,7 @@ def _payload(source: str, prediction: Prediction) -> payloads.ImagePrediction:
             payloads.RankedClass(
                 label=label,
                 score=round(score, _DIGITS),
-                probability=None if rank or prediction.probability is None else round(prediction.probability, 4),
+                probability=None if rank or prediction.label not in (label, None) else probability,
             )
             for rank, (label, score) in enumerate(prediction.top)
         ],
