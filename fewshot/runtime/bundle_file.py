@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.files import replacing
+from fewshot.runtime.bundle_description import check_description, parsed_description
 
 FORMAT, VERSION = "fewshot bundle", 1
 # The axes of each array: c classes, d numbers of an embedding, 3 self-test images, and others.
@@ -43,6 +44,7 @@ _DESCRIPTION, _GRAPH, _LICENSE = "bundle.json", "encoder.onnx", "LICENSE.txt"
 _FILES = (_DESCRIPTION, _GRAPH, _LICENSE)
 _LARGEST = 2**32  # bytes
 _LONGEST = 2**26  # bytes of the description: some million labels
+_MOST = 1e15  # whose squares and sums float32 holds
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows: the same bundle has the same bytes
 
 
@@ -103,8 +105,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     ValueError : in one line, for what is none, is damaged, is of a newer version, or holds anything else.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            entries = _entries(file, os.path.getsize(path))
+        with open(path, "rb") as held, zipfile.ZipFile(held) as file:  # once, as another may take its place
+            entries = _entries(file, os.fstat(held.fileno()).st_size)
         about = _description(entries.pop(_DESCRIPTION))
         graph, license = entries.pop(_GRAPH), entries.pop(_LICENSE).decode()
         found = {Path(name).stem: _array(name, data) for name, data in entries.items()}
@@ -150,20 +152,15 @@ def _entries(file: zipfile.ZipFile, size: int) -> dict[str, bytes]:
 
 
 def _description(data: bytes) -> dict[str, Any]:
-    about = json.loads(data)
+    about = parsed_description(data)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"its {_DESCRIPTION} is not that of a {FORMAT}")
     version = about.get("version")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         newer = isinstance(version, int) and version > VERSION
         advice = ": update fewshot" if newer else ""
         raise ValueError(f"it is of version {version!r}, and this fewshot reads version {VERSION}{advice}")
-    labels, counts = about["labels"], about["counts"]
-    fine = isinstance(labels, list) and isinstance(counts, list) and len(labels) == len(counts) > 0
-    if not fine or not all(isinstance(one, str) for one in labels) or len(set(labels)) < len(labels):
-        raise ValueError("its labels are not a list of different names, each with a count")
-    if not all(isinstance(one, int) and one > 0 for one in counts):
-        raise ValueError("its counts of examples are not whole numbers above 0")
+    check_description(about)
     return about
 
 
@@ -179,8 +176,8 @@ def _array(name: str, data: bytes) -> NDArray[Any]:
     if not known or fortran or min(shape, default=0) < 0 or size != len(rest):
         raise ValueError(f"{name} says {dtype} of shape {shape}, which its {len(rest):,} bytes are not")
     found = np.frombuffer(rest, dtype).reshape(shape)
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} holds NaN or infinity")
+    if not (np.abs(found.astype(np.float32)) < _MOST).all():
+        raise ValueError(f"{name} holds NaN, infinity or numbers of {_MOST:g} and more")
     return found
 
 

@@ -28,6 +28,8 @@ class NumpyUnknown:
         self._negatives, self._center = arrays.get("unknown_negatives"), arrays.get("unknown_center")
         self._background, self._scale = bool(about["background"]), float(about["scale"])
         self._center_classes = int(about["center_classes"])
+        if (self._center is not None) != (self._center_classes > 0):
+            raise ValueError(f"its unknown.center_classes is {self._center_classes}, which is not that of its center")
         self._keys = self._map(self.prototypes)
 
     def scores(self, vectors: Vectors) -> NDArray[np.float64]:

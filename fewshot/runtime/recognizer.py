@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,10 +26,26 @@ from fewshot.validation import check_count, check_label, normalised_label
 _BATCH = 8
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a prediction reads: replaced as a whole, so that none sees the labels of one and the vectors of another."""
+
+    bundle: Bundle
+    head: NumpyHead
+    unknown: NumpyUnknown
+    limit: tuple[float, float] | None  # the unknown score from which an image gets no label, and the bound
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> _State:
+        limit = bundle.about["rejection"]
+        numbers = None if limit is None else (float(limit["value"]), float(limit["false_accept_bound"]))
+        return cls(bundle, NumpyHead(bundle), NumpyUnknown(bundle), numbers)
+
+
 class Recognizer:
     """Recognises images with a bundle that ``fewshot export REGISTRY FILE --onnx`` wrote.
 
-    It answers as the registry does, up to rounding, with onnxruntime, NumPy and Pillow alone.
+    It answers as the registry does, up to rounding, with onnxruntime, NumPy and Pillow alone. Threads may share it.
 
     Parameters
     ----------
@@ -71,29 +88,26 @@ class Recognizer:
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         self.path = os.fspath(path)
+        self._stamp, self._changing = _stamp(self.path), threading.Lock()
         bundle = read_bundle(path)
         try:
+            if bundle.about["modality"] != self.modality:
+                raise ValueError(f"it recognises {bundle.about['modality']}s, not {self.modality}s")
             self._dim = bundle.arrays["head_vectors"].shape[1]
             self._prepare = _preparation(bundle.about["preparation"])
             self._session = GraphSession(bundle.graph, threads=threads)
-            self._use(bundle)
+            self._state = _State.of(bundle)
             pixels = [self._prepare(image) for image in self_test_images()]
             found = self._session.embed(np.stack(pixels), self._dim)
             check_self_test(found, bundle.arrays["self_test"], float(bundle.about["self_test"]["least_cosine"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{self.path} cannot be used here: {what}") from error
-
-    def _use(self, bundle: Bundle) -> None:
-        self._head, self._unknown = NumpyHead(bundle), NumpyUnknown(bundle)
-        limit = bundle.about["rejection"]
-        self._limit = None if limit is None else (float(limit["value"]), float(limit["false_accept_bound"]))
-        self._bundle = bundle
 
     @property
     def about(self) -> dict[str, Any]:
         """The bundle's description: encoder, preprocessing, versions; not a copy."""
-        return self._bundle.about
+        return self._state.bundle.about
 
     @property
     def max_false_accept(self) -> float | None:
@@ -103,7 +117,8 @@ class Recognizer:
 
     def classes(self) -> dict[str, int]:
         """Return the labels, in the order they came, with the number of examples of each."""
-        return dict(zip(self.about["labels"], self.about["counts"], strict=True))
+        about = self.about
+        return dict(zip(about["labels"], about["counts"], strict=True))
 
     def predict(self, images: Sources, *, top: int = 5, max_false_accept: float | None = None) -> list[Prediction]:
         """Recognise images; as ``ClassRegistry.predict``, but that ``nearest`` is empty: a bundle holds no examples.
@@ -129,7 +144,8 @@ class Recognizer:
     def predict_valid(self, images: Sources, *, top: int = 5, max_false_accept: float | None = None) -> Predictions:
         """Recognise the images that can be read, and list the others."""
         check_count("top", top)
-        limit = self._threshold(max_false_accept)
+        state = self._state  # the same for all, whatever other threads add
+        limit = self._threshold(state, max_false_accept)
         names: list[str] = []
         kept: list[int] = []
         failed: list[Failure] = []
@@ -141,7 +157,7 @@ class Recognizer:
             names += [describe(sources[n]) for n in good]
             failed += [Failure(one.source, one.reason) for one in outcomes if isinstance(one, ExampleError)]
             if good:
-                predictions += self._judged(self._embedded([outcomes[n] for n in good]), top, limit)
+                predictions += _judged(state, self._embedded([outcomes[n] for n in good]), top, limit)
         return Predictions(tuple(names), tuple(predictions), tuple(failed), tuple(kept))
 
     def add(self, label: str, images: Sources) -> int:
@@ -150,7 +166,8 @@ class Recognizer:
         Raises
         ------
         ImageError : naming the first that cannot be read; nothing has changed then.
-        ValueError : for a label that can be none, no images, or a classifier whose classes are no means.
+        ValueError : for a label that can be none, no images, a classifier whose classes are no means, or a bundle that
+            another program has changed since it was opened.
         """
         label = check_label(label)
         if not self.about["head"]["means"]:
@@ -161,20 +178,25 @@ class Recognizer:
         vectors = self._all_embedded(images)
         if not len(vectors):
             raise ValueError(f"no images of {label!r} were given")
-        about, arrays = dict(self.about), dict(self._bundle.arrays)
+        with self._changing:
+            self._extend(label, vectors)
+        return len(vectors)
+
+    def _extend(self, label: str, vectors: Vectors) -> None:
+        state = self._state
+        about, arrays = state.bundle.about, dict(state.bundle.arrays)
         labels, counts = list(about["labels"]), list(about["counts"])
         if label not in labels:
             labels.append(label)
             counts.append(0)
         at, n = labels.index(label), len(vectors)
-        for name, made in (("head_vectors", self._head.prepared(vectors)), ("unknown_prototypes", unit(vectors))):
+        for name, made in (("head_vectors", state.head.prepared(vectors)), ("unknown_prototypes", unit(vectors))):
             if name in arrays:
                 held = arrays[name] if at < len(arrays[name]) else np.vstack([arrays[name], np.zeros_like(made[:1])])
                 mean = (counts[at] * held[at] + made.sum(axis=0)) / (counts[at] + n)
                 arrays[name] = np.concatenate([held[:at], mean[None], held[at + 1 :]]).astype(np.float32)
         counts[at] += n
         self._save(about | {"labels": labels, "counts": counts}, arrays)
-        return n
 
     def remove(self, label: str) -> int:
         """Remove a class and save the bundle; returns how many examples it had.
@@ -182,39 +204,45 @@ class Recognizer:
         Raises
         ------
         KeyError : if there is no such class.
-        ValueError : for the only class.
+        ValueError : for the only class, or a bundle that another program has changed since it was opened.
         """
-        label, labels = normalised_label(label), self.about["labels"]
+        with self._changing:
+            return self._without(normalised_label(label))
+
+    def _without(self, label: str) -> int:
+        about, arrays = self.about, dict(self._state.bundle.arrays)
+        labels = about["labels"]
         if label not in labels:
             raise KeyError(f"no class {label!r} in {self.path}; there are {', '.join(labels[:10])}")
         if len(labels) == 1:
             raise ValueError(f"{label!r} is the only class of {self.path}: a bundle without classes recognises nothing")
         at = labels.index(label)
-        arrays = dict(self._bundle.arrays)
         for name in ("head_vectors", "head_bias", "unknown_prototypes"):
             if name in arrays:
                 arrays[name] = np.delete(arrays[name], at, axis=0)
-        count = int(self.about["counts"][at])
-        left = {key: [one for n, one in enumerate(self.about[key]) if n != at] for key in ("labels", "counts")}
-        self._save(dict(self.about) | left, arrays)
+        count = int(about["counts"][at])
+        left = {key: [one for n, one in enumerate(about[key]) if n != at] for key in ("labels", "counts")}
+        self._save(about | left, arrays)
         return count
 
     def _save(self, about: dict[str, Any], arrays: dict[str, Vectors]) -> None:
-        bundle = replace(self._bundle, about=about, arrays=arrays)
-        write_bundle(bundle, self.path)
-        self._use(bundle)
+        if _stamp(self.path) != self._stamp:
+            raise ValueError(f"{self.path} was changed by another program since it was opened here; open it again")
+        changed = _State.of(replace(self._state.bundle, about=about, arrays=arrays))
+        write_bundle(changed.bundle, self.path)
+        self._state, self._stamp = changed, _stamp(self.path)
 
-    def _threshold(self, max_false_accept: float | None) -> tuple[float, float] | None:
+    def _threshold(self, state: _State, max_false_accept: float | None) -> tuple[float, float] | None:
         """The score from which an image gets no label, and the bound; None where all get one."""
         if max_false_accept == 1:
             return None
         if max_false_accept is not None and max_false_accept != self.max_false_accept:
-            holds = "no threshold" if self._limit is None else f"that of max_false_accept={self.max_false_accept}"
+            holds = "no threshold" if state.limit is None else f"that of max_false_accept={self.max_false_accept}"
             raise ValueError(
                 f"{self.path} holds {holds}, not the threshold of {max_false_accept}: store that limit in the registry "
                 "(fewshot threshold) and export it again"
             )
-        return self._limit
+        return state.limit
 
     def _batches(self, images: Sources) -> Iterator[tuple[list[Any], list[Any]]]:
         """Batches of sources, and of their pixels or errors, which are read while others are embedded."""
@@ -235,26 +263,36 @@ class Recognizer:
             found.append(self._embedded(outcomes))
         return np.concatenate(found)
 
-    def _judged(self, vectors: Vectors, top: int, limit: tuple[float, float] | None) -> list[Prediction]:
-        scores, labels = self._head.scores(vectors), self.about["labels"]
-        probability = self._head.best_probability(scores)
-        unknown = self._unknown.scores(vectors)
-        found = []
-        for n, order in enumerate(np.argsort(-scores, axis=1, kind="stable")[:, :top]):
-            best = tuple((labels[k], float(scores[n, k])) for k in order.tolist())
-            rejected = limit is not None and unknown[n] >= limit[0]
-            found.append(
-                Prediction(
-                    None if rejected else best[0][0],
-                    best[0][1],
-                    best,
-                    unknown_score=float(unknown[n]),
-                    false_accept_bound=None if limit is None else limit[1],
-                    probability=None if probability is None else float(probability[n]),
-                    note=ONE_CLASS if len(labels) == 1 else None,
-                )
+
+def _judged(state: _State, vectors: Vectors, top: int, limit: tuple[float, float] | None) -> list[Prediction]:
+    scores, labels = state.head.scores(vectors), state.bundle.about["labels"]
+    probability = state.head.best_probability(scores)
+    unknown = state.unknown.scores(vectors)
+    found = []
+    for n, order in enumerate(np.argsort(-scores, axis=1, kind="stable")[:, :top]):
+        best = tuple((labels[k], float(scores[n, k])) for k in order.tolist())
+        rejected = limit is not None and unknown[n] >= limit[0]
+        found.append(
+            Prediction(
+                None if rejected else best[0][0],
+                best[0][1],
+                best,
+                unknown_score=float(unknown[n]),
+                false_accept_bound=None if limit is None else limit[1],
+                probability=None if probability is None else float(probability[n]),
+                note=ONE_CLASS if len(labels) == 1 else None,
             )
-        return found
+        )
+    return found
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Tell whether a file is still the one that was read; None where there is none."""
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _preparation(about: dict[str, Any]) -> ImagePreparation:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import os
 import shutil
+import struct
 import subprocess
 import sys
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +19,9 @@ from digit_scans import scan
 from numpy.testing import assert_allclose
 
 from fewshot import ClassRegistry, ImageError
+from fewshot.media import image_bytes
 from fewshot.runtime import Recognizer
+from fewshot.runtime.bundle_file import read_bundle
 
 HEAVY = ("torch", "timm", "sklearn", "scipy", "faiss", "onnx", "safetensors")
 
@@ -90,8 +99,6 @@ def test_a_class_is_added_as_the_mean_of_its_embeddings_and_saved(exported, floa
     assert [one.label for one in again.predict([scan(7, 9), scan(1, 9)], max_false_accept=1)] == ["seven", "digit 1"]
     vectors = float32.encode(images)
     mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
-    from fewshot.runtime.bundle_file import read_bundle
-
     assert_allclose(read_bundle(path).arrays["head_vectors"][4], mean, atol=1e-5)
 
 
@@ -163,3 +170,116 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)))
     assert told[0] == "digit 2"
     assert '"label": "digit 2"' in told[1]
     assert told[2] == "[]"
+
+
+@pytest.mark.parametrize("label", ["νέος", "ネジ", "क्षत्रिय", "برغي", "a/b\\c", "'; drop", "x" * 1000])
+def test_labels_of_any_script_are_added_and_read_again(label, exported, tmp_path):
+    path = shutil.copy(exported.bundle, tmp_path / "b.zip")
+    Recognizer(path).add(label, [scan(7, 0)])
+    recognizer = Recognizer(path)
+    assert recognizer.predict(scan(7, 0), max_false_accept=1)[0].label == label
+    assert recognizer.remove(f" {label} ") == 1
+
+
+@pytest.mark.parametrize("label", ["", "  ", "a\nb", "\ud800", None])
+def test_what_can_be_no_label_is_refused_and_nothing_is_saved(label, exported, tmp_path):
+    path = shutil.copy(exported.bundle, tmp_path / "b.zip")
+    with pytest.raises((ValueError, TypeError), match="label"):
+        Recognizer(path).add(label, [scan(7, 0)])
+    assert path.read_bytes() == exported.bundle.read_bytes()
+
+
+def test_a_prediction_answers_by_the_classes_that_were_there_when_it_began(exported, tmp_path):
+    path = shutil.copy(exported.bundle, tmp_path / "b.zip")
+    recognizer = Recognizer(path)
+    wanted = recognizer.predict(scan(1, 9), max_false_accept=1)
+
+    class Removing(io.BytesIO):
+        """An image whose reading removes a class."""
+
+        def read(self, *size):
+            if "digit 0" in recognizer.classes():
+                recognizer.remove("digit 0")
+            return super().read(*size)
+
+    image = Removing(image_bytes(scan(1, 9)))
+    assert recognizer.predict([image], max_false_accept=1) == wanted
+    assert list(recognizer.classes()) == ["digit 1", "digit 2", "digit 3"]
+
+
+def test_threads_predict_while_classes_come_and_go(exported, tmp_path):
+    recognizer = Recognizer(shutil.copy(exported.bundle, tmp_path / "b.zip"), threads=1)
+    image = scan(2, 9)
+
+    def predicted(_):
+        return recognizer.predict(image, max_false_accept=1)[0].label
+
+    with ThreadPoolExecutor(3) as threads:
+        answers = threads.map(predicted, range(60))
+        for n in range(5):
+            recognizer.remove("digit 0" if n == 0 else f"more {n - 1}")
+            recognizer.add(f"more {n}", [np.full((40, 40, 3), (200, 30 * n, 20), np.uint8)])  # like no digit
+        assert set(answers) == {"digit 2"}
+        added = list(threads.map(lambda n: recognizer.add("same", [scan(5, n)]), range(6)))
+    assert sum(added) == Recognizer(recognizer.path).classes()["same"] == 6
+
+
+def test_a_bundle_that_another_program_changed_is_not_overwritten(exported, tmp_path):
+    path = shutil.copy(exported.bundle, tmp_path / "b.zip")
+    one, other = Recognizer(path), Recognizer(path)
+    one.add("seven", [scan(7, 0)])
+    for change in (lambda: other.add("eight", [scan(8, 0)]), lambda: other.remove("digit 0")):
+        with pytest.raises(
+            ValueError, match=r"b\.zip was changed by another program since it was opened here; open it"
+        ):
+            change()
+    assert "eight" not in other.classes()
+    one.add("eight", [scan(8, 0)])  # its own changes are no other program's
+    assert {"seven", "eight"} <= Recognizer(path).classes().keys()
+    path.unlink()
+    with pytest.raises(ValueError, match="was changed by another program"):
+        one.remove("eight")
+
+
+def test_a_bundle_is_read_whole_while_others_take_its_place(exported, tmp_path):
+    path = shutil.copy(exported.bundle, tmp_path / "b.zip")
+    Recognizer(path).add("more", [scan(7, 0)])
+    sizes = [exported.bundle.stat().st_size, path.stat().st_size]
+    assert len(set(sizes)) == 2
+    stop = threading.Event()
+
+    def replace():
+        for n in itertools.cycle((exported.bundle, shutil.copy(path, tmp_path / "longer.zip"))):
+            if stop.is_set():
+                return
+            shutil.copy(n, tmp_path / "next.zip")
+            os.replace(tmp_path / "next.zip", path)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        assert {len(read_bundle(path).about["labels"]) for _ in range(20)} <= {4, 5}
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["ü 'q\" $(x).zip", "a\nb.zip", "日本語.zip", "-x.zip"])
+def test_a_bundle_of_an_odd_name_is_read_and_saved(name, exported, tmp_path):
+    path = shutil.copy(exported.bundle, tmp_path / name)
+    Recognizer(path).add("new", [scan(7, 0)])
+    assert "new" in Recognizer(path).classes()
+
+
+def test_an_image_of_too_many_pixels_is_listed_and_the_others_answered(exported, tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    huge = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "huge.png").write_bytes(huge)
+    found = Recognizer(exported.bundle).predict_valid(
+        [tmp_path / "huge.png", scan(1, 9), np.zeros((1, 5000, 3), np.uint8)]
+    )
+    assert found.positions == (1, 2)
+    assert "over the limit of" in found.failed[0].reason
