@@ -65,6 +65,17 @@ def identity_of(path: str) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
+def check_is_another(path: str | os.PathLike[str], source: str | os.PathLike[str] | None) -> None:
+    """Refuse to write over what is read.
+
+    Raises
+    ------
+    ValueError : if both paths are of one file.
+    """
+    if source is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        raise ValueError(f"{os.fspath(path)} is what would be exported, and would be lost; give another file")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what was written there takes its place at the end, on success only.

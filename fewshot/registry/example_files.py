@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot.errors import EncoderMismatch
+from fewshot.files import check_is_another
 from fewshot.registry.class_descriptions import exported_descriptions, missing_descriptions, write_descriptions
 from fewshot.registry.encoder_identity import described, encoder_meta, name_of
 from fewshot.registry.ingest import add_examples
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str | os.PathLike[str]) -> int:
-    """Write all examples, but for what they were made of; returns how many."""
+    """Write all examples, but for what they were made of; returns how many.
+
+    Raises
+    ------
+    ValueError : for the registry's own file.
+    """
+    check_is_another(place, store.path)
     with store.read():
         meta = described(store)
         snapshot = snapshots.current()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewshot.errors import NoClasses, RegistryError
+from fewshot.files import check_is_another
 from fewshot.registry import ClassRegistry, EncoderComparison, ExportedExample, take_parts
 from fewshot.runtime.bundle_file import FORMAT, INT8, VERSION, Bundle, write_bundle
 from fewshot.runtime.graph_session import GraphSession
@@ -73,7 +74,7 @@ def export_bundle(
     Raises
     ------
     MissingExtra : where onnx, onnxscript or onnxruntime is not installed.
-    ValueError : for an encoder or a classifier that cannot be exported, saying why.
+    ValueError : for an encoder or a classifier that cannot be exported, saying why, or the registry's own file.
     NoClasses : for a registry without classes.
     """
     check_extra("onnx", "exporting needs", "onnx", "onnxscript", "onnxruntime")
@@ -82,6 +83,7 @@ def export_bundle(
     from fewshot.encoders import OPSET, export_encoder, with_int8_weights
     from fewshot.openset import CENTERED_SCALE
 
+    check_is_another(path, registry.path)
     if registry.is_empty:
         raise NoClasses(f"{registry.path} holds no classes to export; add some first")
     opset = OPSET if opset is None else opset

@@ -221,6 +221,13 @@ def test_an_export_can_be_imported_and_read_by_others(registry, photos, tmp_path
         assert file["vectors"].shape == (10, answer("info", registry)["dim"])
 
 
+def test_a_registry_is_not_exported_over_itself(registry, tmp_path):
+    own = shutil.copy(registry, tmp_path / "parts.npz")
+    told = call("export", own, own, status=1).stderr
+    assert "parts.npz is what would be exported, and would be lost; give another file" in told
+    assert answer("info", own)["examples"] == 10
+
+
 def test_vectors_are_cached_when_asked(registry, photos, tmp_path):
     options = ("--cache", tmp_path / "vectors", "--precision", "float32", "--batch-size", 4)
     first = answer("predict", registry, photos / "new-photos", *options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import shutil
 import zipfile
 from types import SimpleNamespace
@@ -191,3 +193,12 @@ def test_what_cannot_be_measured_is_said_and_the_bundle_written(float32, with_he
     assert report.leave_one_out is None
     assert "no class of" in report.unmeasured
     assert Recognizer(tmp_path / "b.zip").predict(scan(1, 9))[0].label == "b"
+
+
+def test_the_registry_s_own_file_is_not_replaced_by_its_bundle(exported, tmp_path):
+    registry = shutil.copy(exported.registry, tmp_path / "digits.zip")
+    os.symlink(registry, tmp_path / "link.zip")
+    for target in (registry, tmp_path / "link.zip"):
+        told = call("export", registry, target, "--onnx", status=1).stderr
+        assert f"{target} is what would be exported, and would be lost; give another file" in told
+    assert registry.read_bytes() == exported.registry.read_bytes()

@@ -148,7 +148,7 @@ def test_a_description_without_a_part_is_refused(key, rebuilt, entries):
         ({"calibration": []}, "its calibration is []"),
         ({"unknown": {"background": False, "center_classes": 120, "scale": 0}}, "its unknown.scale is 0"),
         ({"unknown": {"background": False, "center_classes": 0, "scale": 10.0}}, "unknown.center_classes"),
-        ({"encoder": {"name": "pocket", "dim": True}}, "its encoder.dim is True"),
+        ({"encoder": {"name": "pocket", "dim": True, "precision": "float32"}}, "its encoder.dim is True"),
         ({"version": True}, "it is of version True"),
         ({"modality": "sound"}, "it recognises sounds, not images"),
         ({"labels": ["a\x1b[31m", "b", "c", "d"]}, "no control characters, not 'a\\x1b[31m'"),
