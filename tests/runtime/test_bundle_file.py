@@ -214,6 +214,29 @@ def test_a_graph_that_is_none_is_refused(rebuilt):
     assert "cannot run its encoder.onnx" in refusal(rebuilt({"encoder.onnx": b"no graph"}))
 
 
+def test_a_graph_that_names_files_of_this_machine_reads_none(rebuilt, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    monkeypatch.chdir(tmp_path)
+    np.ones((3, 384), "<f4").tofile("secret.bin")
+    for location in ("secret.bin", f"../{tmp_path.name}/secret.bin", str(tmp_path / "secret.bin")):
+        weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[3, 384])
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+        axes = onnx.numpy_helper.from_array(np.array([1, 2]), "axes")
+        make = onnx.helper.make_node
+        nodes = [
+            make("Cast", ["pixels"], ["floats"], to=onnx.TensorProto.FLOAT),
+            make("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
+            make("MatMul", ["means", "w"], ["embeddings"]),
+        ]
+        put_in = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["n", "h", "w_", 3])
+        given = onnx.helper.make_tensor_value_info("embeddings", onnx.TensorProto.FLOAT, ["n", 384])
+        graph = onnx.helper.make_graph(nodes, "g", [put_in], [given], [weights, axes])
+        opsets = [onnx.helper.make_opsetid("", 18)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+        assert "cannot run its encoder.onnx" in refusal(rebuilt({"encoder.onnx": model.SerializeToString()}))
+
+
 def test_a_self_test_with_other_numbers_is_refused(rebuilt, entries):
     other = np.random.default_rng(0).normal(size=(3, 384)).astype(np.float32)
     message = refusal(rebuilt({"self_test.npy": array(other)}))
