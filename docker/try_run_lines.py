@@ -2,7 +2,7 @@
 
 Needs Linux, root, overlayfs and a Python with ``venv``. A stage is an overlay of this machine's root, in which
 /usr/local is a new virtual environment, in place of the image python:slim; what its lines write stays in the overlay,
-and is deleted. Prints what the last stage adds to its base.
+and is deleted. Prints what the last stage adds to its base. The lines run as root: try files that you trust.
 
     python docker/try_run_lines.py docker/runtime.Dockerfile --then 'fewshot --version'
 """
@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CONTEXT = Path(__file__).resolve().parents[1]
-_MOUNTS = ("/proc", "/dev", "/etc/resolv.conf", "/etc/hosts")
+_FOLDER = "TRY_RUN_LINES_FOLDER"
+_SHARED = ("/proc", "/etc/resolv.conf", "/etc/hosts", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
 @dataclass
@@ -71,10 +72,13 @@ class Root:
             made.mkdir(parents=True)
         options = f"lowerdir=/,upperdir={self.written},workdir={folder / 'work'}"
         _do("mount", "-t", "overlay", "overlay", "-o", options, str(self.root))
-        for path in filter(os.path.exists, _MOUNTS):
-            _do("mount", "--bind", path, f"{self.root}{path}")
+        for path in filter(os.path.exists, _SHARED):
+            if not os.path.isdir(path):
+                self.path(path).touch()
+            _do("mount", "--bind", path, str(self.path(path)))
         self.env = {**os.environ, "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
-        self.env.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", _FOLDER):
+            self.env.pop(name, None)
         self.user, self.cwd = "root", "/"
         home = Path(sys.base_prefix)
         for folder in (home, *home.parents):  # the stage's user runs this Python
@@ -139,19 +143,20 @@ def main() -> None:
     parser.add_argument("--then", help="a line to run at the end, as the last stage's user")
     parser.add_argument("--folder", help="for the overlays; by default that of temporary files")
     asked = parser.parse_args()
-    if os.environ.get("TRY_RUN_LINES") != "inside":  # whatever is mounted goes with the namespace
-        inside = {**os.environ, "TRY_RUN_LINES": "inside"}
-        raise SystemExit(subprocess.run(["unshare", "--mount", sys.executable, *sys.argv], env=inside).returncode)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        done: dict[str, Root] = {}
-        for stage in stages(asked.dockerfile):
-            root = done[stage.name] = Root(Path(folder) / stage.name)
-            carry_out(stage, root, done, asked.replace)
-        added = root.megabytes() - root.base
-        if asked.then:
-            root.run(asked.then)
-        print(json.dumps({"dockerfile": str(asked.dockerfile), "base": stage.base, "added_mb": added}))
-        _do("umount", "--recursive", *(str(one.root) for one in done.values()))
+    if _FOLDER not in os.environ:
+        # What is mounted goes with the namespace of a process of its own, and only then is the folder deleted.
+        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+            command = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+            status = subprocess.run(command, env={**os.environ, _FOLDER: folder}).returncode
+        raise SystemExit(status)
+    done: dict[str, Root] = {}
+    for stage in stages(asked.dockerfile):
+        root = done[stage.name] = Root(Path(os.environ[_FOLDER]) / stage.name)
+        carry_out(stage, root, done, asked.replace)
+    added = root.megabytes() - root.base
+    if asked.then:
+        root.run(asked.then)
+    print(json.dumps({"dockerfile": str(asked.dockerfile), "base": stage.base, "added_mb": added}))
 
 
 if __name__ == "__main__":
