@@ -115,6 +115,9 @@ class RegistryDetails(BaseModel):
     fingerprint: str = Field(description="Of the encoder: embeddings of equal fingerprints are comparable.")
     dim: int = Field(description="Embedding size d.")
     modality: Literal["image", "text", "audio"] = Field(description="What its examples are.")
+    describable: bool | None = Field(
+        description="Whether classes can be described in words; null: not known before its encoder is loaded."
+    )
     metric: Literal["cosine", "sqeuclidean", "inner_product"]
     classifier: str = Field(description="What answers.")
     classes: int

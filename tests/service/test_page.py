@@ -316,6 +316,12 @@ def test_an_image_of_another_class_is_not_added_before_a_person_decides(shown):
     assert shown.classes() == {"crimson": 1, "red": 1}
 
 
+def test_classes_cannot_be_described_where_the_encoder_reads_no_texts(shown):
+    shown.add("red", image("a.png", RED))
+    assert shown.api("")["describable"] is False
+    assert shown.page.get_by_role("button", name="Describe red").count() == 0
+
+
 def test_classes_are_renamed_merged_and_deleted_and_what_cannot_be_undone_is_confirmed_first(shown):
     page = shown.page
     shown.add("red", image("a.png", RED))
@@ -558,10 +564,10 @@ def test_a_file_that_makes_markup_of_text_is_noticed():
 
 @pytest.fixture
 def served(tab, tmp_path, request):
-    """A page on a registry that an encoder of texts or sounds has made."""
+    """A page on a registry of an encoder of texts or sounds, or of images and texts."""
     running, thread, url = serve(tmp_path / "registries", encoder=request.param())
     ask(url, "/v1/registries", {"name": "own"})
-    while ask(url, "/v1/registries/own")["modality"] == "image":  # before the encoder is loaded
+    while ask(url, "/v1/registries/own")["describable"] is None:  # before the encoder is loaded
         time.sleep(0.01)
     said = []
     listeners = {"console": lambda one: said.append(one.text), "pageerror": lambda one: said.append(str(one))}
@@ -576,6 +582,38 @@ def served(tab, tmp_path, request):
     running.should_exit = True
     thread.join(10)
     assert said == []
+
+
+class Reading(FakeEncoder):
+    """Reads the names of colours, too."""
+
+    def encode_texts(self, texts):
+        named = {"red": RED, "green": GREEN, "blue": BLUE}
+        return np.float32([named[text.split()[-1]] for text in texts]) / 255
+
+
+@pytest.mark.parametrize("served", [Reading], indirect=True)
+def test_a_class_is_described_by_keys_and_the_description_is_shown_changed_undone_and_removed(served):
+    page = served.page
+    served.add("leaf", image("a.png", GREEN))
+    served.api("/classes/description?label=sky", {"text": "blue"}, "PUT")
+    served.reload()
+    page.get_by_role("button", name="Describe leaf").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("Description").wait_for()
+    page.keyboard.type("something green")
+    page.keyboard.press("Enter")
+    served.says("“leaf” is described as “something green”")
+    told = {one["label"]: one.get("description") for one in served.api("/classes")["classes"]}
+    assert told == {"leaf": "something green", "sky": "blue"}
+    assert page.locator("#classes .description").all_inner_texts() == ["“something green”", "“blue”"]
+    page.get_by_role("button", name="Describe leaf").click()
+    page.fill("#ask-value", "")
+    page.keyboard.press("Enter")
+    served.says("“leaf” has no description any more")
+    page.click("#undo")
+    served.says("Undone: describing “leaf”")
+    assert page.locator("#classes .description").count() == 2
 
 
 def file_of(name, kind, data):

@@ -3,7 +3,9 @@
 import { call, Problem } from "./api.js";
 import { $, ask, pushUndo, showError, el, plural, say } from "./dom.js";
 import { dropZone, fileInput, showThumbnail, thumbnail } from "./images.js";
-import { addExamples, changed, deleteClass, deleteExamples, examples, inOrder, moveExamples, on, path, registry, rename } from "./registry.js";
+import {
+  addExamples, changed, deleteClass, deleteExamples, describe, examples, inOrder, moveExamples, on, path, registry, rename,
+} from "./registry.js";
 import { blobOf, clearWhole, holdsImages, kind, noun, showWhole } from "./kinds.js";
 import { addMore } from "./add.js";
 
@@ -56,7 +58,7 @@ function focusExample(focused) {
 }
 
 function cardOf(about) {
-  const key = JSON.stringify([registry.name, about]);
+  const key = JSON.stringify([registry.name, registry.about.describable, about]);
   const known = cards.get(about.label);
   if (known?.key === key) return known.node;
   const card = { key, node: makeCard(about) };
@@ -64,7 +66,7 @@ function cardOf(about) {
   return card.node;
 }
 
-function makeCard({ label, examples: count, example_ids: ids }) {
+function makeCard({ label, examples: count, example_ids: ids, description = null }) {
   const list = el("ul", { class: "thumbs", "aria-label": `Examples of ${label}` });
   const add = el("input", { type: "file", multiple: true, accept: kind().accept, "aria-label": `Add ${noun()}s to ${label}` });
   fileInput(add, (files) => addMore(label, files));
@@ -77,8 +79,10 @@ function makeCard({ label, examples: count, example_ids: ids }) {
       { class: "row small" },
       el("label", { class: "button" }, add, "Add"),
       el("button", { type: "button", "aria-label": `Rename ${label}`, on: { click: () => askNewName(label, count) } }, "Rename"),
+      ...describeButton(label, description),
       el("button", { type: "button", "aria-label": `Delete ${label}`, on: { click: () => askDelete(label, count) } }, "Delete"),
     ),
+    ...(description === null ? [] : [el("p", { class: "description" }, `“${description}”`)]),
     list,
   );
   dropZone(node, (files) => addMore(label, files));
@@ -89,6 +93,35 @@ function makeCard({ label, examples: count, example_ids: ids }) {
     node.append(more);
   }
   return node;
+}
+
+/** A button to describe a class, where the encoder reads texts, or may. */
+function describeButton(label, description) {
+  const able = description !== null || (registry.about.describable ?? holdsImages());
+  const click = () => askDescription(label, description);
+  return able ? [el("button", { type: "button", "aria-label": `Describe ${label}`, on: { click } }, "Describe")] : [];
+}
+
+function askDescription(label, before) {
+  const set = async (text) => {
+    await inOrder(() => describe(label, text));
+    await changed();
+  };
+  ask({
+    title: `Describe “${label}”`,
+    text: "Words say what its images show, where examples are few. Leave it empty for none.",
+    field: "Description",
+    optional: true,
+    value: before ?? "",
+    yes: "Describe",
+    act: async (words) => {
+      const text = words || null;
+      if (text === before) return;
+      await set(text);
+      pushUndo(`describing “${label}”`, () => set(before));
+      say(text === null ? `“${label}” has no description any more` : `“${label}” is described as “${text}”`);
+    },
+  });
 }
 
 function exampleItem(label, id, n) {

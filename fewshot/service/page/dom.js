@@ -41,8 +41,8 @@ const waiting = [];
 let open = false;
 
 /**
- * Ask for a confirmation, or with `field` for a text; `act` is called with it while the dialog stays open, which shows
- * its error. Resolves to the result of `act`, or to null when cancelled. One dialog at a time.
+ * Ask for a confirmation, or with `field` for a text, which may be empty if `optional`; `act` is called with it while
+ * the dialog stays open, which shows its error. Resolves to the result of `act`, or to null when cancelled. One dialog at a time.
  */
 export function ask(question) {
   return new Promise((resolve) => {
@@ -54,7 +54,8 @@ export function ask(question) {
 function nextQuestion() {
   const next = waiting.shift();
   if (!next) return;
-  const [{ title, text = "", field = null, value = "", secret = false, yes, danger = false, act }, resolve] = next;
+  const [question, resolve] = next;
+  const { title, text = "", field = null, optional = false, value = "", secret = false, yes, danger = false, act } = question;
   open = true;
   const dialog = $("ask");
   const form = dialog.querySelector("form");
@@ -66,7 +67,7 @@ function nextQuestion() {
   $("ask-field").hidden = field === null;
   $("ask-field").querySelector("span").textContent = field ?? "";
   input.type = secret ? "password" : "text";
-  input.required = field !== null;
+  input.required = field !== null && !optional;
   input.value = value;
   buttons[0].textContent = yes;
   buttons[0].classList.toggle("danger", danger);

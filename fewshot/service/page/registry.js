@@ -95,4 +95,8 @@ export const examples = (label, after = null, limit = PAGE_SIZE) =>
 export const rename = (label, to, merge = false) =>
   call("PATCH", path("classes"), { query: { label }, json: merge ? { label: to, merge } : { label: to } });
 
+/** Describe a class in words; with null it has no description any more. */
+export const describe = (label, text) =>
+  call("PUT", path("classes", "description"), { query: { label }, json: { text } });
+
 export const deleteClass = (label) => call("DELETE", path("classes"), { query: { label } });

@@ -93,12 +93,15 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryDet
             info, revision, negatives = opened.info(), opened.revision, opened.rejection.n_negatives
         known = bool(info.fingerprint) or not getattr(opened.encoder, "ready", True)  # that is not waited for
         modality = info.modality if known else opened.modality
+        loaded = getattr(opened.encoder, "ready", True)
+        reads = hasattr(opened.encoder, "encode_texts") if loaded else None
         return payloads.RegistryDetails(
             name=registry,
             encoder=name_of(json.dumps(info.encoder)) if info.fingerprint else "",
             fingerprint=info.fingerprint,
             dim=info.dim,
             modality=modality,
+            describable=reads if info.metric == "cosine" else False,
             metric=info.metric,  # type: ignore[arg-type]
             classifier=info.classifier,
             classes=info.classes,
