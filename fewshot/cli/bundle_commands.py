@@ -65,10 +65,11 @@ def export_(
 ) -> None:
     """Export ids, labels and vectors, or what recognises.
 
-    FILE is a .npz or .parquet; with --onnx it is a .zip, a bundle. That holds the encoder, the classes, and the
-    threshold of `fewshot threshold`, but no images, and is given to `fewshot predict`, `fewshot serve` or
-    fewshot.runtime.Recognizer in place of the registry. With --int8 the leave-one-out accuracy on the registry's
-    examples is printed before and after.
+    FILE is a .npz or .parquet. Texts and descriptions are part of it, images and sounds are not: `fewshot backup`
+    copies these, too. With --onnx FILE is a .zip, a bundle. That holds the encoder, the classes, and the threshold of
+    `fewshot threshold`, but no images, and is given to `fewshot predict`, `fewshot serve` or fewshot.runtime.Recognizer
+    in place of the registry. With --int8 the leave-one-out accuracy on the registry's examples is printed before and
+    after.
 
     DIR is put on any web server, or tried with `python -m http.server -d DIR`: pictures stay in the browser. What runs
     the network there is Microsoft's onnxruntime-web, whose package from npm is given by --onnxruntime-web, as the .tgz

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fewshot.encoders import SentenceTransformerEncoder, TimmEncoder, load_encoder
-from fewshot.errors import ImageError, RegistryError
+from fewshot.errors import ExampleError, RegistryError
 from fewshot.files import unwritable
 from fewshot.finetuning.classifier import FineTuneClassifier
+from fewshot.media import medium_of
 from fewshot.progress import Progress
 from fewshot.registry import unavailable
 
@@ -139,7 +140,7 @@ class _Example:
             self._registry.image(self._id)
         except KeyError:
             return True
-        except ImageError:
+        except ExampleError:
             pass
         return False
 
@@ -151,7 +152,7 @@ def _fit(classifier: FineTuneClassifier, registry: ClassRegistry) -> None:
         try:
             classifier.fit(cast("list[ImageSource]", examples), labels)
             return
-        except ImageError:
+        except ExampleError:
             if not any(example.removed() for example in examples):
                 raise
 
@@ -177,13 +178,14 @@ def _examples(registry: ClassRegistry) -> tuple[list[_Example], list[str]]:
                         example.read()
                     except KeyError:
                         continue  # the example was
-                    except ImageError as error:
+                    except ExampleError as error:
                         missing.append(f"example {id_}, {error}")
                         continue
                     found.append(example)
                     labels.append(label)
     if missing:
-        raise RegistryError(unavailable(missing, len(found) + len(missing), registry.path))
+        noun = medium_of(registry.modality).noun
+        raise RegistryError(unavailable(missing, len(found) + len(missing), registry.path, noun))
     return found, labels
 
 

@@ -159,6 +159,28 @@ class TextReader:
                 self._made = snapshot, self._texts_of(snapshot, described)
             return self._made[1]
 
+    def compared(
+        self,
+        snapshot: Snapshot,
+        described: Mapping[str, Description],
+        codes: NDArray[np.int64],
+        encoder: Encoder | None,
+    ) -> NDArray[np.float32] | None:
+        """Return the texts' vectors (c, d) of some classes of a snapshot and of those without examples, in that order.
+
+        By another encoder, if one is given; None where nothing is described, or where that reads no texts.
+        """
+        texts = self.of(snapshot, described)
+        if texts is None or (encoder is not None and not hasattr(encoder, "encode_texts")):
+            return None
+        wanted = np.concatenate([codes, np.arange(len(snapshot.labels), len(texts.labels))])
+        if encoder is None:
+            found: NDArray[np.float32] = texts.vectors[wanted]
+            return found
+        labels = [texts.labels[n] for n in wanted.tolist()]
+        words = [described[label].text if label in described else name_text(label) for label in labels]
+        return encoded_texts(encoder, words, f"compare the classes of {self._store.path}")
+
     def _texts_of(self, snapshot: Snapshot, described: Mapping[str, Description]) -> ClassTexts:
         known = set(snapshot.labels)
         labels = [*snapshot.labels, *(label for label in described if label not in known)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import RegistryError
+from fewshot.registry.class_descriptions import TextReader
 from fewshot.registry.encoder_identity import check_metric, check_settings
 from fewshot.registry.reindex import embedded
 from fewshot.registry.snapshot_cache import SnapshotCache
@@ -85,6 +86,7 @@ class ClassifierChoice:
 
     _store: RegistryStore
     _snapshots: SnapshotCache
+    _texts: TextReader
     _own_classifier: FewShotClassifier | None
 
     @property
@@ -137,20 +139,25 @@ class ClassifierChoice:
         """Return the leave-one-out accuracy of each named classifier, and of the chosen one, best first.
 
         Each example is left out once, in at most ten rounds, and predicted from the others: one of a class at a time, a
-        tenth of a class of more than ten. Classes of one example take part as alternatives. Of more than 500 classes
-        every n-th is taken.
+        tenth of a class of more than ten. Classes of one example take part as alternatives, and so do those that have a
+        description only: descriptions count as in ``predict``. Of more than 500 classes every n-th is taken.
 
         Parameters
         ----------
         encoder : Encoder, optional
-            Another than the registry's: the images are embedded with it, for this comparison only.
+            Another than the registry's: the images, and descriptions if it reads texts, are embedded with it, for this
+            comparison only.
 
         Raises
         ------
         ValueError : if no class has two examples.
         RegistryError : naming the images that cannot be embedded with another encoder.
         """
-        snapshot = self._snapshots.current()
+        from fewshot.classifiers import towards_texts
+
+        with self._store.read():
+            snapshot = self._snapshots.current()
+            described = self._texts.described(snapshot)
         check_settings(self._store, snapshot.settings)
         # Of all classes, or of every n-th of many.
         rows = np.flatnonzero(snapshot.codes % max(1, -(-len(snapshot.labels) // _MOST_CLASSES)) == 0)
@@ -162,6 +169,10 @@ class ClassifierChoice:
             there = np.isin(snapshot.ids[rows], list(anew))
             codes, vectors = codes[there], np.stack([anew[id_] for id_ in snapshot.ids[rows][there].tolist()])
         held_out = self._left_out(codes)
+        supports = [(vectors[~out], codes[~out]) for out in held_out]
+        if (texts := self._texts.compared(snapshot, described, np.unique(codes), encoder)) is not None:
+            codes = np.unique(codes, return_inverse=True)[1].reshape(-1)
+            supports = [towards_texts(vectors[~out], codes[~out], texts) for out in held_out]
         chosen = classifier_name(snapshot.settings, len(snapshot))
         candidates = {name: _made(kind, {}, snapshot.metric) for name, kind in CLASSIFIERS.items()}
         candidates.setdefault(chosen, classifier_of(snapshot.settings, len(snapshot)))
@@ -169,7 +180,10 @@ class ClassifierChoice:
             take_parts(classifier, reader)
         found = []
         for name, classifier in candidates.items():
-            right = [classifier.fit(vectors[~out], codes[~out]).predict(vectors[out]) == codes[out] for out in held_out]
+            right = [
+                classifier.fit(*support).predict(vectors[out]) == codes[out]
+                for support, out in zip(supports, held_out, strict=True)
+            ]
             hits = np.concatenate(right)
             share, n = float(hits.mean()), len(hits)
             ci95 = 1.96 * (share * (1 - share) / n) ** 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str | os.PathLike[str]) -> int:
-    """Write all examples, but for what they were made of; returns how many.
+    """Write all examples, texts with what they are, images and sounds without; returns how many.
 
     Raises
     ------
@@ -33,6 +34,7 @@ def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str |
         meta = described(store)
         snapshot = snapshots.current()
         origins, descriptions = store.origins(), exported_descriptions(store)
+        texts = _texts(store) if store.modality == "text" else None
     feature_files.write(
         Path(place),
         feature_files.Exported(
@@ -46,6 +48,7 @@ def export_examples(store: RegistryStore, snapshots: SnapshotCache, place: str |
             metric=meta["metric"],
             modality=store.modality,
             descriptions=descriptions,
+            texts=texts,
         ),
     )
     return len(snapshot)
@@ -56,7 +59,8 @@ def import_examples(
 ) -> AddReport:
     """Store the examples of an exported file in one transaction; a new registry takes on its encoder and metric.
 
-    An encoder given must be the file's; a metric asked for when the registry was made stays.
+    An encoder given must be the file's; a metric asked for when the registry was made stays. Texts come with their
+    vectors, and are kept where the registry keeps examples; images and sounds do not.
 
     Raises
     ------
@@ -64,10 +68,17 @@ def import_examples(
     ValueError : for another file, or a damaged one.
     """
     read = feature_files.read(Path(place))
+    keep = bool(store.meta()["keep_images"])
+    kept = [text.encode() if keep and text else None for text in read.texts or [""] * len(read.labels)]
     examples = [
-        NewExample(check_label(label), bytes.fromhex(sha256), source, None, vector, None)
-        for label, sha256, source, vector in zip(read.labels, read.sha256, read.sources, read.vectors, strict=True)
+        NewExample(check_label(label), bytes.fromhex(sha256), source, None, vector, data)
+        for label, sha256, source, vector, data in zip(
+            read.labels, read.sha256, read.sources, read.vectors, kept, strict=True
+        )
     ]
+    for one in examples:
+        if one.data is not None and hashlib.sha256(one.data).digest() != one.sha256:
+            raise ValueError(f"{place} is damaged: the text of {one.source} is not what was exported")
     dim = read.vectors.shape[1]
     with store.write(append=True) as connection:
         held = store.meta()
@@ -89,3 +100,10 @@ def import_examples(
             raise ValueError(f"{place} is not an export of a registry: {error}") from error
         write_descriptions(connection, described)
         return add_examples(store, examples, allow_conflict=allow_conflict)
+
+
+def _texts(store: RegistryStore) -> list[str]:
+    """Return the text of each example, by rising id; "" where the registry does not keep it."""
+    with store.read() as connection:
+        rows = connection.execute("SELECT data FROM examples LEFT JOIN images USING (sha256) ORDER BY examples.id")
+        return ["" if data is None else bytes(data).decode() for (data,) in rows]

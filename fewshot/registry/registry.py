@@ -276,7 +276,10 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         return evaluate(self._store, self, images, labels, roll_up)
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write ids, labels, vectors, hashes, sources and the fingerprint to .npz or .parquet; returns how many."""
+        """Write ids, labels, vectors, hashes, sources, texts and the fingerprint to .npz or .parquet; returns how many.
+
+        Images and sounds are not part of it: ``backup`` copies these, too.
+        """
         return export_examples(self._store, self._snapshots, path)
 
     def import_examples(self, path: str | os.PathLike[str], *, allow_conflict: bool = False) -> AddReport:

@@ -124,7 +124,7 @@ def embedded(store: RegistryStore, ids: list[int], encoder: Encoder) -> Iterator
         raise RegistryError(unavailable(missing, len(ids), store.path, medium_of(store.modality).noun))
 
 
-def unavailable(missing: Sequence[str], total: int, path: str, noun: str = "image") -> str:
+def unavailable(missing: Sequence[str], total: int, path: str, noun: str) -> str:
     """Say which examples are needed and cannot be had."""
     listed = "; ".join(missing[:_LISTED]) + ("; ..." if len(missing) > _LISTED else "")
     without = sum(reason.endswith(_NOT_KEPT) for reason in missing)

@@ -21,7 +21,10 @@ _TEXTS = ("fingerprint", "encoder", "metric", "modality", "descriptions")
 
 @dataclass(frozen=True)
 class Exported:
-    """The columns of an export: n ids, labels, vectors (n, d), hashes and sources; and what made the vectors."""
+    """The columns of an export: n ids, labels, vectors (n, d), hashes and sources; and what made the vectors.
+
+    ``texts`` are those of a registry of texts, "" where it does not keep one; None of anything else.
+    """
 
     ids: NDArray[np.int64]
     labels: list[str]
@@ -33,6 +36,7 @@ class Exported:
     metric: str
     modality: str = "image"
     descriptions: str = "{}"  # JSON, from a label to the text and the base64 of its vector (d,), float32
+    texts: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def _check_columns(exported: Exported) -> None:
     if exported.vectors.ndim != 2:
         raise ValueError(f"its vectors have the shape {exported.vectors.shape}, not (n, d)")
     check_vectors(exported.vectors, exported.vectors.shape[1])
-    for name in ("labels", "vectors", "sha256", "sources"):
+    for name in ("labels", "vectors", "sha256", "sources", *(() if exported.texts is None else ("texts",))):
         if len(getattr(exported, name)) != n:
             raise ValueError(f"it holds {n} ids but {len(getattr(exported, name))} {name}")
     for label in exported.labels:
@@ -160,6 +164,8 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 def _write_npz(target: Path, exported: Exported) -> None:
+    # Of one text, for in an array of many each takes as much as the longest.
+    texts: dict[str, Any] = {} if exported.texts is None else {"texts": np.array(json.dumps(exported.texts))}
     with open(target, "wb") as file:
         np.savez_compressed(
             file,
@@ -173,6 +179,7 @@ def _write_npz(target: Path, exported: Exported) -> None:
             metric=np.array(exported.metric),
             modality=np.array(exported.modality),
             descriptions=np.array(exported.descriptions),
+            **texts,
         )
 
 
@@ -184,6 +191,7 @@ def _read_npz(path: Path) -> Exported:
             vectors=np.asarray(file["vectors"], np.float32),
             sha256=file["sha256"].tolist(),
             sources=file["sources"].tolist(),
+            texts=json.loads(str(file["texts"])) if "texts" in file.files else None,
             **{name: str(file[name]) for name in _TEXTS if name in file.files},
         )
 
@@ -200,6 +208,7 @@ def _write_parquet(target: Path, exported: Exported) -> None:
             "vector": vectors,
             "sha256": exported.sha256,
             "source": exported.sources,
+            **({} if exported.texts is None else {"text": exported.texts}),
         }
     )
     described = json.dumps({name: getattr(exported, name) for name in _TEXTS})
@@ -221,6 +230,7 @@ def _read_parquet(path: Path) -> Exported:
         vectors=vectors,
         sha256=table["sha256"].to_pylist(),
         sources=table["source"].to_pylist(),
+        texts=table["text"].to_pylist() if "text" in table.column_names else None,
         **described,
     )
 

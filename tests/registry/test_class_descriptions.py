@@ -223,6 +223,28 @@ def test_forgetting_a_description_that_is_not_there_says_so(registry):
         registry.remove("skye")
 
 
+def test_classifiers_are_compared_with_the_descriptions_that_count_in_predictions(registry):
+    # Of tomatoes one photograph is purple: what is left out is recognised by the text alone.
+    for label, colour in {"leaf": GREEN, "sky": BLUE, "coal": BLACK, "sun": YELLOW}.items():
+        registry.add(label, [png(colour, shade) for shade in (1, 2, 3)])
+    registry.add("tomato", [png((110, 0, 150)), png((240, 90, 30), 5)])
+
+    def accuracy(encoder=None):
+        return {one.name: (one.accuracy, one.n) for one in registry.compare_classifiers(encoder)}
+
+    before = accuracy()
+    for label, text in {"leaf": "green", "sky": "blue", "coal": "black", "sun": "yellow", "tomato": "red"}.items():
+        registry.describe(label, text)
+    registry.describe("azure")  # without examples, an alternative
+    after = accuracy()
+    vectors = registry.encoder.encode([png((240, 90, 30), 5)])
+    assert before["prototype"][1] == after["prototype"][1] == 14
+    assert after["prototype"][0] > before["prototype"][0]
+    assert accuracy(Towers(name="same")) == after
+    assert accuracy(Towers(reads=False)) == before
+    assert registry.predict_vectors(vectors)[0].label == "tomato"
+
+
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_export_and_import_carry_descriptions(registry, tmp_path, suffix):
     if suffix == "parquet":

@@ -140,6 +140,39 @@ def test_an_export_is_imported_into_a_registry_of_the_same_kind(tmp_path, modali
             assert registry.predict(sources(modality, 0)[3])[0].label == FIRST[modality]
 
 
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_exported_texts_are_kept_where_they_are_imported_unless_no_examples_are_kept(tmp_path, suffix):
+    with filled(tmp_path / "r.fewshot", "text") as registry:
+        registry.export(tmp_path / f"e.{suffix}")
+    for keep, kept in ((True, 6), (False, 0)):
+        with ClassRegistry(tmp_path / f"{keep}.fewshot", encoder=text_encoder(), keep_images=keep) as registry:
+            registry.import_examples(tmp_path / f"e.{suffix}")
+            assert registry.info().images_kept == kept
+            if keep:
+                assert registry.image(1).decode() == FILMS[0]
+                assert registry.reindex(text_encoder()) == 6
+            else:
+                with pytest.raises(RegistryError, match="They came without texts, as `fewshot import` brings them"):
+                    registry.reindex(text_encoder())
+                registry.export(tmp_path / f"none.{suffix}")
+    with ClassRegistry(tmp_path / "new.fewshot", encoder=text_encoder()) as registry:
+        assert registry.import_examples(tmp_path / f"none.{suffix}").added == 6
+        assert registry.info().images_kept == 0
+
+
+def test_a_text_that_was_changed_in_an_export_is_refused(tmp_path):
+    with filled(tmp_path / "r.fewshot", "text") as registry:
+        registry.export(tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as file:
+        held = dict(file)
+    np.savez(tmp_path / "e.npz", **{**held, "texts": np.array(str(held["texts"]).replace("fine", "poor"))})
+    with (
+        ClassRegistry(tmp_path / "new.fewshot", encoder=text_encoder()) as registry,
+        pytest.raises(ValueError, match=r"e\.npz is damaged: the text of \"a fine film\" is not what was exported"),
+    ):
+        registry.import_examples(tmp_path / "e.npz")
+
+
 def test_examples_are_embedded_again_by_another_encoder_of_the_kind(tmp_path, modality):
     other = ENCODERS[modality]()
     other.fingerprint = "another"
