@@ -335,7 +335,7 @@ def info(registry: str) -> None:
 
 @click.command(epilog="Example: fewshot tune parts.fewshot; to undo: fewshot reindex parts.fewshot --encoder pocket")
 @click.argument("registry")
-@click.option("--trainable", default="last-2", show_default=True, help="Layers: last, last-N, all, norms or lora.")
+@click.option("--trainable", help="Layers: last, last-N, all, norms or lora; by default last-2, of texts last-4.")
 @click.option(
     "--loss",
     type=click.Choice(["cross-entropy", "prototypical"]),

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from fewshot.calibration import shipped_calibration
-from fewshot.classifiers import FewShotClassifier, WhitenedPrototypeClassifier
+from fewshot.classifiers import FewShotClassifier, LogisticRegressionClassifier, WhitenedPrototypeClassifier
 from fewshot.encoders import (
     SentenceTransformerEncoder,
     TimmEncoder,
@@ -47,12 +47,12 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     chosen on held-out parts of the support, and the encoder stays untouched where no candidate is better by more than
     chance. The frozen part of the network is computed once for each view.
 
-    The head, by default whitened prototypes, answers on either encoder, and judges between them; on an untouched one
-    with flip test-time augmentation where flipped images stay closest to their own class, unless what is held out
-    speaks against it by more than chance.
+    The head, by default whitened prototypes, and of texts logistic regression, answers on either encoder, and judges
+    between them; on an untouched one with flip test-time augmentation where flipped images stay closest to their own
+    class, unless what is held out speaks against it by more than chance.
 
     Texts are trained on as they are, by a contrastive loss between them (SetFit); ``trainable`` is then "last-N", "all"
-    or "head", rates are chosen among 1e-4 and 3e-4 and steps among 10, 20 and 40, and what is said of views, losses,
+    or "head", the rate is 3e-5 and steps are chosen among 8 and 16, or none, and what is said of views, losses,
     schedules, adapters, memory and flips is of images.
 
     Parameters
@@ -60,10 +60,10 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     encoder : TimmEncoder, SentenceTransformerEncoder or str, default "pocket"
         Never changed. Its own embedding is used: an encoder with ``layer`` is refused, as blocks after it would not
         train.
-    trainable : str, default "last-2"
-        "head": the encoder stays untouched; "last" or "last-N": the last blocks as timm groups them; "all"; "norms":
-        scale and shift of every norm; "lora": low-rank adapters of every linear layer and ungrouped convolution,
-        merged afterwards.
+    trainable : str, optional
+        "head": the encoder stays untouched; "last" or "last-N": the last blocks as timm groups them, by default two,
+        and of texts four; "all"; "norms": scale and shift of every norm; "lora": low-rank adapters of every linear
+        layer and ungrouped convolution, merged afterwards.
     loss : {"cross-entropy", "prototypical"}
         "cross-entropy" (default): of a cosine head that starts at the prototypes and is dropped afterwards.
         "prototypical": of each view against the class means of the support as it is.
@@ -80,7 +80,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     flip : bool, default False
         Whether views may be flipped horizontally: a flipped character is another one.
     head : FewShotClassifier, optional
-        The classifier on the embeddings, not changed; by default ``WhitenedPrototypeClassifier()``.
+        The classifier on the embeddings, not changed; by default ``WhitenedPrototypeClassifier()``, and of texts
+        ``LogisticRegressionClassifier(C=10.0)``, as of a registry.
     tta : bool, optional
         Flip test-time augmentation: whether to add the directions of the image and of its flipped centre; predictions
         then take twice the time. By default chosen where the encoder stays untouched, else False.
@@ -127,7 +128,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         encoder: TimmEncoder | SentenceTransformerEncoder | str = "pocket",
         *,
-        trainable: str = "last-2",
+        trainable: str | None = None,
         loss: str = "cross-entropy",
         schedule: str = "together",
         steps: int | None = None,
@@ -179,11 +180,14 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"fine-tuning tells classes apart, but there is only {classes.tolist()}: give two")
         code = {label: number for number, label in enumerate(classes.tolist())}
         codes = torch.tensor([code[label] for label in labels.tolist()])
-        head = WhitenedPrototypeClassifier() if self.head is None else clone(self.head)
+        of_texts = isinstance(encoder, SentenceTransformerEncoder)
+        default = LogisticRegressionClassifier(C=10.0) if of_texts else WhitenedPrototypeClassifier()
+        head = default if self.head is None else clone(self.head)
         given = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
-        settings = Settings(**{**given, "head": head})
+        trainable = "last-2" if self.trainable is None and not of_texts else self.trainable
+        settings = Settings(**{**given, "head": head, "trainable": trainable})
         splits = hold_out(codes, len(classes), self.random_state)
-        tune = tune_sentence_encoder if isinstance(encoder, SentenceTransformerEncoder) else _tune_image_encoder
+        tune = tune_sentence_encoder if of_texts else _tune_image_encoder
         tuned = tune(encoder, images, codes, splits, settings)
         classifier = head.fit(tuned.embeddings, labels)
         self.classes_, self.encoder_, self._classifier = classifier.classes_, tuned.encoder, classifier
@@ -247,7 +251,8 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def check_parameters(self) -> None:
         """Raise ValueError for wrong parameters, before anything is read or computed."""
-        check_trainable(self.trainable)
+        if self.trainable is not None:
+            check_trainable(self.trainable)
         check_choice("loss", self.loss, LOSSES)
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         if not isinstance(self.flip, (bool, np.bool_)):

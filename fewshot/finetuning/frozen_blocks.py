@@ -9,26 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_DEEPEST = 4  # blocks that train by default
 
-def top_blocks(model: nn.Module, trainable: str) -> tuple[nn.ModuleList | None, int]:
+
+def top_blocks(model: nn.Module, trainable: str | None) -> tuple[nn.ModuleList | None, int]:
     """Return the blocks of a transformer, and how many of them stay as they are; None where all of the model trains.
 
     Parameters
     ----------
     model : nn.Module
-    trainable : {"last", "last-N", "all"}
+    trainable : {"last", "last-N", "all"}, optional
+        By default the last four, or all of fewer blocks.
 
     Raises
     ------
     ValueError : for other parts, or more blocks than there are.
     """
-    if trainable == "all":
-        return None, 0
     lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(set(map(type, one))) == 1]
-    if not lists or not trainable.startswith("last"):
+    if trainable == "all" or (trainable is None and not lists):
+        return None, 0
+    if not lists or not (trainable is None or trainable.startswith("last")):
         able = "'all'" if not lists else "'last', 'last-N' or 'all'"
         raise ValueError(f"of a model of texts trainable is {able}, not {trainable!r}")
     blocks = max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))
+    if trainable is None:
+        return blocks, max(0, len(blocks) - _DEEPEST)
     wanted = int(trainable.partition("-")[2] or 1)
     if (most := len(blocks)) < wanted:
         raise ValueError(f"trainable={trainable!r}, but the model has {most} blocks: give at most last-{most}")

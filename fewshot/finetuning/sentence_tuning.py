@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
     from fewshot.finetuning.tuned_network import Settings
 
-LEARNING_RATES = (1e-4, 3e-4)
-STOPS = (10, 20, 40)
+LEARNING_RATE = 3e-5
+STOPS = (8, 16)
 _FOLDS = 3
 _BATCH, _OF_A_CLASS = 64, 2
-_TEMPERATURE = 0.1
+_TEMPERATURE = 0.05
 _WARM_UP_STEPS = 5
 _WEIGHT_DECAY = 0.01
 _MAX_GRADIENT_NORM = 1.0
@@ -92,7 +92,7 @@ def _search_and_fit(
     settings: Settings,
 ) -> Candidate:
     """Search for steps and learning rate, unless both are given, and train on the whole support."""
-    rates = LEARNING_RATES if settings.learning_rate is None else (settings.learning_rate,)
+    rates = (LEARNING_RATE if settings.learning_rate is None else settings.learning_rate,)
     stops = STOPS if settings.steps is None else (settings.steps,)
     folds = [Fold(train, torch.empty(0), (held,), labels[held]) for train, held in splits]
     trainings = 1 if settings.given else len(rates) + len(folds)
@@ -122,7 +122,7 @@ class SentenceTrainer:
         model: SentenceTransformer,
         texts: Sequence[str],
         labels: Tensor,
-        trainable: str,
+        trainable: str | None,
         head: FewShotClassifier,
         *,
         seed: int,

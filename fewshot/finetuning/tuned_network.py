@@ -37,7 +37,7 @@ _LEAST_OF_A_WORKER = 8
 class Settings:
     """``FineTuneClassifier``'s parameters, but for the encoder, and with the head in any case."""
 
-    trainable: str
+    trainable: str | None
     loss: str
     schedule: str
     steps: int | None
@@ -124,6 +124,7 @@ def tune_network(
     network = encoder.exact_network()
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays
         torch.manual_seed(seed)
+        assert settings.trainable is not None  # which sentence encoders alone take
         blocks = trainable_blocks(network, settings.trainable, settings.rank)
     example = torch.rand(1, 3, *pixels.shape[1:3], generator=torch.Generator().manual_seed(0))
     trunk, top = split_network(network, encoder.pool, example)

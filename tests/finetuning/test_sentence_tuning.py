@@ -10,6 +10,7 @@ from tiny_transformers import sentence_folder
 from torch.nn.functional import normalize
 
 from fewshot import ClassRegistry, FineTuneClassifier, SentenceTransformerEncoder, WhitenedPrototypeClassifier
+from fewshot.classifiers import LogisticRegressionClassifier
 from fewshot.finetuning import tune_registry
 from fewshot.finetuning.search import hold_out
 from fewshot.finetuning.sentence_tuning import SentenceTrainer, contrastive_loss, drawn_pairs, few_folds
@@ -36,9 +37,9 @@ def test_the_loss_is_the_supervised_contrastive_one_text_by_text():
     each = []
     for i in range(5):  # the last is alone of its class
         others = [a for a in range(6) if a != i]
-        total = torch.stack([(unit[i] @ unit[a] / 0.1).exp() for a in others]).sum()
+        total = torch.stack([(unit[i] @ unit[a] / 0.05).exp() for a in others]).sum()
         same = [a for a in others if labels[a] == labels[i]]
-        each.append(-torch.stack([((unit[i] @ unit[a] / 0.1).exp() / total).log() for a in same]).mean())
+        each.append(-torch.stack([((unit[i] @ unit[a] / 0.05).exp() / total).log() for a in same]).mean())
     assert contrastive_loss(vectors, labels) == pytest.approx(float(torch.stack(each).mean()), rel=1e-5)
 
 
@@ -61,21 +62,21 @@ def test_what_many_splits_hold_out_is_joined_to_three_folds():
     assert few_folds([], 4) == []
 
 
-@pytest.mark.parametrize("trainable", ["last", "last-2", "last-3", "all"])
+@pytest.mark.parametrize("trainable", ["last", "last-2", "last-3", "all", None])
 def test_blocks_that_stay_are_computed_once_and_give_the_same_vectors(encoder, trainable):
     model = encoder.exact_model()
     trainer = SentenceTrainer(encoder, model, TEXTS, torch.arange(10), trainable, WhitenedPrototypeClassifier(), seed=0)
     order = torch.tensor([3, 0, 9, 4])
     assert_allclose(trainer.embed(order).numpy(), encoder.encode([TEXTS[n] for n in order]), atol=1e-5)
     trained = sum(parameter.numel() for parameter in trainer.parameters)
-    assert trained == {"last": 2224, "last-2": 4448, "last-3": 6672}.get(trainable, trained)
+    assert trained == {"last": 2224, "last-2": 4448, "last-3": 6672, None: 6672}.get(trainable, trained)
     assert encoder.with_model(trainer.finished()).fingerprint == encoder.fingerprint  # whole again, nothing trained yet
 
 
 def test_given_steps_bring_the_classes_apart_and_the_given_encoder_stays(encoder, tmp_path):
     before = encoder.encode(TEXTS), encoder.fingerprint
-    tuned = FineTuneClassifier(encoder, steps=30, learning_rate=3e-3).fit(TEXTS, LABELS)
-    assert (tuned.choice_.steps, tuned.choice_.parameters) == (30, 4448)
+    tuned = FineTuneClassifier(encoder, steps=30, learning_rate=1e-3).fit(TEXTS, LABELS)
+    assert (tuned.choice_.steps, tuned.choice_.parameters) == (30, 6672)  # all blocks of three
     assert encoder.fingerprint == before[1] != tuned.encoder_.fingerprint
     assert_allclose(encoder.encode(TEXTS), before[0], atol=1e-6)
 
@@ -85,7 +86,7 @@ def test_given_steps_bring_the_classes_apart_and_the_given_encoder_stays(encoder
         cosines = (unit @ unit.T).numpy()
         return cosines[same].mean() - cosines[~same].mean()
 
-    assert gap(tuned.encoder_.encode(TEXTS)) > gap(before[0]) + 0.1
+    assert gap(tuned.encoder_.encode(TEXTS)) > gap(before[0]) + 0.05
     assert tuned.predict(TEXTS).tolist() == LABELS
     tuned.save_encoder(tmp_path / "tuned")
     again = SentenceTransformerEncoder(str(tmp_path / "tuned"))
@@ -98,7 +99,7 @@ def test_where_nothing_can_be_held_out_or_nothing_does_better_the_encoder_stays(
     assert (one_each.choice_.steps, one_each.encoder_) == (0, encoder)
     head = FineTuneClassifier(encoder, trainable="head").fit(TEXTS, LABELS)
     assert head.choice_.steps == 0
-    own = WhitenedPrototypeClassifier().fit(encoder.encode(TEXTS), LABELS)
+    own = LogisticRegressionClassifier(C=10.0).fit(encoder.encode(TEXTS), LABELS)  # as a registry of texts answers
     assert_allclose(head.scores(["a card"]), own.scores(encoder.encode(["a card"])), atol=1e-6)
     random = np.random.default_rng(0).permutation(LABELS).tolist()  # what is learned of these says nothing of others
     assert FineTuneClassifier(encoder, steps=2).fit(TEXTS, random).choice_.steps == 0
