@@ -61,8 +61,8 @@ class ClassDescriptions:
         From the first description on, texts are a prior on the means of all classes (``classifiers.TextPrior``): they
         count the more, the fewer examples a class has, and not at all where the examples object. The text of a class
         without description is its name. A class with a description alone is recognised by it; without any example,
-        images are compared with the texts. Limits on false accepts are estimated from examples, and so mostly reject
-        images of classes that have none.
+        images are compared with the texts. Limits on false accepts are estimated with the texts, too, from classes that
+        have examples.
 
         Parameters
         ----------

@@ -21,6 +21,7 @@ from fewshot.registry.store import RegistryStore
 
 if TYPE_CHECKING:
     from fewshot.encoders import Encoder
+    from fewshot.registry.snapshot import Snapshot
 
 Kind = Literal["negative", "background"]
 
@@ -165,6 +166,18 @@ def load(store: RegistryStore, encoder: Encoder, kind: Kind) -> OpenSetVectors:
     vectors = [anew[row[0]] if row[0] in anew else np.frombuffer(row[3], "<f4") for row in rows]
     stacked = np.stack(vectors).astype(np.float32) if vectors else np.empty((0, encoder.dim), np.float32)
     return OpenSetVectors(stacked, [row[1] for row in rows])
+
+
+def not_among(others: OpenSetVectors, registered: Snapshot) -> OpenSetVectors:
+    """Return those that are no registered examples."""
+    if not others.labels:
+        return others
+    some = registered.vectors[np.isin(registered.vectors[:, 0], others.vectors[:, 0])]
+    both = {vector.tobytes() for vector in some}
+    left = [n for n, vector in enumerate(others.vectors) if vector.tobytes() not in both]
+    if len(left) == len(others.labels):
+        return others
+    return replace(others, vectors=others.vectors[left], labels=[others.labels[n] for n in left])
 
 
 def _blob(vector: NDArray[np.float32]) -> bytes:

@@ -108,8 +108,8 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         self._store = RegistryStore(path, create=create, busy_seconds=busy_seconds, on_wait=on_wait)
         self._snapshots = SnapshotCache(self._store)
         self._own_classifier, self._predictor = own, RegistryPredictor(self._store, own)
-        self.rejection = Rejection(self._store, self._snapshots, lambda: self.encoder)
         self._texts = TextReader(self._store, lambda: self.encoder)
+        self.rejection = Rejection(self._store, self._snapshots, self._texts, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:

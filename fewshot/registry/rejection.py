@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from fewshot.errors import NoClasses, RegistryError
 from fewshot.media import Source, Sources, medium_of
 from fewshot.registry import negative_examples
+from fewshot.registry.class_descriptions import TextReader
 from fewshot.registry.encoder_identity import described, remember_encoder
 from fewshot.registry.ingest import add_in_chunks
 from fewshot.registry.results import AddReport, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
-from fewshot.registry.stored_threshold import Basis, Keys, delete_threshold, read_threshold, write_threshold
+from fewshot.registry.stored_threshold import Basis, Keys, delete_threshold, read_threshold, texts_key, write_threshold
 from fewshot.registry.unknown_scorers import UnknownScorer, scorer_of
 from fewshot.validation import check_vectors
 
@@ -66,7 +67,7 @@ class Rejection:
     Each image's unknown score is ``fewshot.openset.DEFAULT``'s, around the mean of the background if one was given,
     else with the centre that ships for the encoder, if one does, plus how much closer by cosine it is to the closest
     negative than to the closest class, where it is. Beside more than ``fewshot.openset.SAMPLE_CLASSES`` classes it is
-    ``fewshot.openset.ManyClasses``'.
+    ``fewshot.openset.ManyClasses``'. Descriptions move the classes as in predictions, but beside so many.
 
     A threshold is estimated from the background or else from the classes, each left out in turn. Where these are too
     few for the limit, or there is one class, and the negatives give a smaller bound, it is estimated from them.
@@ -84,8 +85,10 @@ class Rejection:
     ['red', None]
     """
 
-    def __init__(self, store: RegistryStore, snapshots: SnapshotCache, encoder: Callable[[], Encoder]) -> None:
-        self._store, self._snapshots, self._encoder = store, snapshots, encoder
+    def __init__(
+        self, store: RegistryStore, snapshots: SnapshotCache, texts: TextReader, encoder: Callable[[], Encoder]
+    ) -> None:
+        self._store, self._snapshots, self._texts, self._encoder = store, snapshots, texts, encoder
         self._lock = threading.RLock()
         self._model: _Model | None = None
 
@@ -141,7 +144,7 @@ class Rejection:
     @property
     def n_shared(self) -> int:
         """How many images of the background a class holds, too, so that they are left out of it."""
-        return self._current(self._snapshots.current()).others.shared
+        return self._current(self._snapshot()).others.shared
 
     @property
     def max_false_accept(self) -> float | None:
@@ -193,7 +196,7 @@ class Rejection:
             # Outside the transaction, for it takes a while; begun again if the registry changes meanwhile.
             threshold = model = None
             if max_false_accept is not None:
-                model = self._current(self._snapshots.current()) if given is None else self._made(None, given)
+                model = self._current(self._snapshot()) if given is None else self._made(self._snapshot(), given)
                 threshold = self._estimate(model, float(max_false_accept))
             with suppress(_Changed), self._store.write(append=True) as connection:
                 if model is not None and model.snapshot.state != self._store.state():
@@ -207,7 +210,9 @@ class Rejection:
                         negative_examples.set_background(self._store, encoder, given.vectors, given.labels)
                     connection.execute("INSERT INTO meta VALUES (?, ?)", (_LIMIT, threshold.max_false_accept))
                     keys = self._keys()
-                    write_threshold(connection, threshold, Basis.of(model.snapshot, keys, self._store.state()[0]))
+                    revision = self._store.state()[0]
+                    basis = Basis.of(model.snapshot, keys, model.basis.texts, revision)
+                    write_threshold(connection, threshold, basis)
                 return threshold
 
     def threshold(self, max_false_accept: float | None = None) -> Threshold | None:
@@ -218,7 +223,7 @@ class Rejection:
         ValueError : for a limit outside (0, 1), or one class and neither background nor negatives.
         """
         limit = self.max_false_accept if max_false_accept is None else max_false_accept
-        return None if limit is None else self._threshold(self._current(self._snapshots.current()), limit)
+        return None if limit is None else self._threshold(self._current(self._snapshot()), limit)
 
     def known_classes(self) -> tuple[KnownClasses, NDArray[np.float32]]:
         """Return what the unknown score compares with, and the directions (n, d) of negatives.
@@ -227,7 +232,7 @@ class Rejection:
         ------
         ValueError : beside so many classes that only a sample of them is compared with.
         """
-        model = self._current(self._snapshots.current())
+        model = self._current(self._snapshot())
         known = getattr(model.scorer, "known", None)
         if known is None:
             raise ValueError(f"{self._store.path} holds {len(model.snapshot.labels):,} classes, too many for this")
@@ -310,6 +315,13 @@ class Rejection:
         to_classes = torch.from_numpy(model.scorer.largest_cosine(vectors))
         return np.asarray(nearer_negative(to_negatives, to_classes.unsqueeze(-1)).numpy())
 
+    def _snapshot(self) -> Snapshot:
+        """Read the registry as it is, with the descriptions of the same state, which are held."""
+        with self._store.read():
+            snapshot = self._snapshots.current()
+            self._texts.described(snapshot)
+        return snapshot
+
     def _current(self, snapshot: Snapshot) -> _Model:
         with self._lock:
             held = self._model
@@ -319,19 +331,19 @@ class Rejection:
                 self._model = self._made(snapshot, None)
             return self._model
 
-    def _made(self, snapshot: Snapshot | None, given: negative_examples.OpenSetVectors | None) -> _Model:
-        """Compute a model with the background given, or else the stored one; by default of the current snapshot."""
+    def _made(self, snapshot: Snapshot, given: negative_examples.OpenSetVectors | None) -> _Model:
+        """Compute a model with the background given, or else the stored one."""
         from fewshot.openset import shipped_center
 
         encoder, before = self._encoder(), self._model
-        if snapshot is None:
-            snapshot = self._snapshots.current()  # first: what changes meanwhile is read with the next question
         if not len(snapshot):
             raise NoClasses(f"{self._store.path} holds no classes with examples; add some first")
         others = self._others(encoder, snapshot, given)
         center = shipped_center(encoder.fingerprint)
-        scorer = scorer_of(snapshot, others.background, center, None if before is None else before.scorer)
-        basis = Basis.of(snapshot, others.keys, snapshot.state[0])
+        of_classes = self._texts.of(snapshot, self._texts.described(snapshot))
+        texts = None if of_classes is None else of_classes.vectors
+        scorer = scorer_of(snapshot, texts, others.background, center, None if before is None else before.scorer)
+        basis = Basis.of(snapshot, others.keys, texts_key(texts), snapshot.state[0])
         model = _Model(snapshot, scorer, others, basis)
         if before is not None and before.others is others and before.basis.holds(basis):
             # Also of the basis: else small changes would add up unseen.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fewshot.registry.snapshot import Snapshot
 
@@ -19,7 +23,7 @@ Keys: TypeAlias = tuple[tuple[int | None, int | None], tuple[int | None, int | N
 
 _KEY = "threshold"
 # Counts the ways in which thresholds have been estimated: one of an older way is estimated again.
-_VERSION = 5
+_VERSION = 6
 # Beside thousands of classes a threshold stays valid until this share of them may have changed.
 _CHANGED_SHARE = 0.1
 
@@ -28,10 +32,10 @@ _CHANGED_SHARE = 0.1
 class Basis:
     """What a threshold was estimated from.
 
-    It stays valid while examples and background are the same, and the negatives where it depends on these. Beside more
-    than ``fewshot.openset.SAMPLE_CLASSES`` classes it does until the numbers of examples or of classes have changed by
-    a tenth, or there have been as many changes as a tenth of the classes: a few more classes hardly move it, and to
-    estimate it anew takes seconds.
+    It stays valid while examples, descriptions and background are the same, and the negatives where it depends on
+    these. Beside more than ``fewshot.openset.SAMPLE_CLASSES`` classes it does until the numbers of examples or of
+    classes have changed by a tenth, or there have been as many changes as a tenth of the classes: a few more classes
+    hardly move it, and to estimate it anew takes seconds.
     """
 
     version: int
@@ -43,10 +47,11 @@ class Basis:
     last: int
     examples: int
     classes: int
+    texts: str
 
     @classmethod
-    def of(cls, snapshot: Snapshot, others: Keys, revision: int) -> Basis:
-        """Describe a snapshot's examples, negatives and background."""
+    def of(cls, snapshot: Snapshot, others: Keys, texts: str, revision: int) -> Basis:
+        """Describe a snapshot's examples, negatives, background and texts, by a hash of these."""
         return cls(
             _VERSION,
             str(snapshot.settings["fingerprint"]),
@@ -56,13 +61,15 @@ class Basis:
             int(snapshot.ids[-1]),
             len(snapshot),
             len(snapshot.labels),
+            texts,
         )
 
     def holds(self, now: Basis) -> bool:
         """Whether a threshold of this basis is valid for another, later one."""
         from fewshot.openset import SAMPLE_CLASSES
 
-        if (self.version, self.fingerprint, self.background) != (now.version, now.fingerprint, now.background):
+        same = (self.version, self.fingerprint, self.background, self.texts)
+        if same != (now.version, now.fingerprint, now.background, now.texts):
             return False
         if min(self.classes, now.classes) <= SAMPLE_CLASSES:
             return (self.rewrites, self.last, self.examples) == (now.rewrites, now.last, now.examples)
@@ -72,6 +79,11 @@ class Basis:
             and abs(now.classes - self.classes) <= share * self.classes
             and 0 <= now.revision - self.revision <= share * self.classes
         )
+
+
+def texts_key(texts: NDArray[np.float32] | None) -> str:
+    """Return a hash of the texts' vectors; "" without any."""
+    return "" if texts is None else hashlib.sha256(texts.tobytes()).hexdigest()[:16]
 
 
 def read_threshold(settings: Mapping[str, Any], now: Basis, max_false_accept: float) -> Threshold | None:

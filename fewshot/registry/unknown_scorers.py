@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.registry.described_scorer import DescribedScorer
 from fewshot.registry.snapshot import Snapshot, mixed
 
 if TYPE_CHECKING:
@@ -38,11 +39,20 @@ class UnknownScorer(Protocol):
 
 
 def scorer_of(
-    snapshot: Snapshot, background: Background | None, center: Center | None, before: UnknownScorer | None
+    snapshot: Snapshot,
+    texts: NDArray[np.float32] | None,
+    background: Background | None,
+    center: Center | None,
+    before: UnknownScorer | None,
 ) -> UnknownScorer:
-    """Return the scorer of a snapshot; what has not changed since the one ``before`` is taken over from it."""
+    """Return the scorer of a snapshot; what has not changed since the one ``before`` is taken over from it.
+
+    ``texts`` (c + z, d) of its classes and of z others count beside few classes only.
+    """
     from fewshot.openset import SAMPLE_CLASSES
 
+    if texts is not None and len(texts) <= SAMPLE_CLASSES:
+        return DescribedScorer.of(snapshot, texts, background, center)
     if len(snapshot.labels) <= SAMPLE_CLASSES:
         return ExactScorer.of(snapshot, background, center)
     return SampledScorer.of(snapshot, background, center, before if isinstance(before, SampledScorer) else None)

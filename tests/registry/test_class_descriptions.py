@@ -328,13 +328,51 @@ def test_a_classifier_of_ones_own_takes_descriptions(tmp_path):
         assert _labels(registry, png(BLUE)) == ["sky"]
 
 
-def test_a_limit_is_of_the_examples_with_descriptions_too(registry):
-    for label, colour in {"tomato": RED, "leaf": GREEN, "sun": YELLOW}.items():
-        registry.add(label, [png(colour, shade) for shade in range(3)])
-    before = registry.predict([png(RED, 9)])[0]
+def _four_colours(registry, shades=3):
+    for label, colour in {"tomato": RED, "leaf": GREEN, "sun": YELLOW, "coal": BLACK}.items():
+        registry.add(label, [png(colour, shade) for shade in range(1, shades + 1)])
+
+
+def test_a_limit_follows_the_descriptions(registry):
+    _four_colours(registry)
+    registry.rejection.set(0.4)
+    before, asked = registry.rejection.threshold(), [png(BLUE, 3), png(BLUE, 4)]
+    assert [one.label for one in registry.predict(asked)] == [None, None]
     registry.describe("sky", "blue")
-    after = registry.predict([png(RED, 9)])[0]
-    assert_allclose(after.unknown_score, before.unknown_score, atol=1e-6)
+    for label, text in {"tomato": "red", "leaf": "green", "sun": "yellow", "coal": "black"}.items():
+        registry.describe(label, text)
+    after = registry.rejection.threshold()
+    assert after.value != before.value
+    assert [one.label for one in registry.predict(asked)] == ["sky", "sky"]
+    with ClassRegistry(registry.path, encoder=Towers()) as again:
+        assert again.rejection.threshold() == after  # read from the file
+        for label in again.descriptions():
+            again.forget_description(label)
+        assert_allclose(again.rejection.threshold().value, before.value, atol=1e-6)
+
+
+def test_with_descriptions_that_examples_contradict_the_limit_is_the_one_without(registry):
+    # Two ways to one number: what is left out corrected in products, and everything made anew without it.
+    _four_colours(registry)
+    before = registry.rejection.set(0.3), registry.predict([png(BLUE), png(RED, 9)])
+    for label, text in {"tomato": "green", "leaf": "yellow", "sun": "black", "coal": "red"}.items():
+        registry.describe(label, text)
+    after = registry.rejection.threshold(), registry.predict([png(BLUE), png(RED, 9)])
+    assert_allclose([one.unknown_score for one in after[1]], [one.unknown_score for one in before[1]], atol=1e-5)
+    assert_allclose(after[0].value, before[0].value, atol=1e-4)
+    assert after[0].n_unknown == before[0].n_unknown == 4
+
+
+def test_negatives_and_backgrounds_serve_beside_descriptions(registry, encoder):
+    _four_colours(registry)
+    registry.describe("sky", "blue")
+    background = encoder.encode([png((200, shade, 200), shade) for shade in range(30, 60)])
+    assert registry.rejection.set(0.2, background=background).source == "background"
+    registry.rejection.set(None)
+    registry.rejection.add_negatives([png((200, 0, 200), shade) for shade in range(30)])
+    assert registry.rejection.set(0.05).source == "negatives"
+    assert registry.predict([png((200, 0, 200), 99)])[0].label is None
+    assert registry.predict([png(BLUE)])[0].top[0][0] == "sky"
 
 
 def test_a_registry_from_before_descriptions_is_brought_up_to_date(tmp_path):
