@@ -75,8 +75,8 @@ def test_blocks_that_stay_are_computed_once_and_give_the_same_vectors(encoder, t
 
 def test_given_steps_bring_the_classes_apart_and_the_given_encoder_stays(encoder, tmp_path):
     before = encoder.encode(TEXTS), encoder.fingerprint
-    tuned = FineTuneClassifier(encoder, steps=30, learning_rate=1e-3).fit(TEXTS, LABELS)
-    assert (tuned.choice_.steps, tuned.choice_.parameters) == (30, 6672)  # all blocks of three
+    tuned = FineTuneClassifier(encoder, trainable="last-2", steps=30, learning_rate=3e-3).fit(TEXTS, LABELS)
+    assert (tuned.choice_.steps, tuned.choice_.parameters) == (30, 4448)
     assert encoder.fingerprint == before[1] != tuned.encoder_.fingerprint
     assert_allclose(encoder.encode(TEXTS), before[0], atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_given_steps_bring_the_classes_apart_and_the_given_encoder_stays(encoder
         cosines = (unit @ unit.T).numpy()
         return cosines[same].mean() - cosines[~same].mean()
 
-    assert gap(tuned.encoder_.encode(TEXTS)) > gap(before[0]) + 0.05
+    assert gap(tuned.encoder_.encode(TEXTS)) > gap(before[0]) + 0.1
     assert tuned.predict(TEXTS).tolist() == LABELS
     tuned.save_encoder(tmp_path / "tuned")
     again = SentenceTransformerEncoder(str(tmp_path / "tuned"))
