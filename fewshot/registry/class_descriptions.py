@@ -18,6 +18,7 @@ from fewshot.errors import NotDescribable, RegistryError
 from fewshot.registry.encoder_identity import check_encoder, remember_encoder
 from fewshot.registry.schema import checksum
 from fewshot.registry.snapshot import Snapshot
+from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_label, check_vectors, normalised_label
 
@@ -141,6 +142,18 @@ class TextReader:
             if self._held is None or self._held[0] != snapshot.state:
                 self._held = snapshot.state, read_descriptions(self._store)
             return self._held[1]
+
+    def current(self, snapshots: SnapshotCache) -> Snapshot:
+        """Read the registry as it is, with the descriptions of the same state, which are held."""
+        with self._store.read():
+            snapshot = snapshots.current()
+            self.described(snapshot)
+        return snapshot
+
+    def vectors(self, snapshot: Snapshot) -> NDArray[np.float32] | None:
+        """Return the vectors (c + z, d) of the texts of a snapshot's classes and of z others; None without any."""
+        texts = self.of(snapshot, self.described(snapshot))
+        return None if texts is None else texts.vectors
 
     def of(self, snapshot: Snapshot, described: Mapping[str, Description]) -> ClassTexts | None:
         """Return the texts of a snapshot's classes and of those without examples; None where nothing is described.

@@ -182,15 +182,3 @@ def not_among(others: OpenSetVectors, registered: Snapshot) -> OpenSetVectors:
 
 def _blob(vector: NDArray[np.float32]) -> bytes:
     return np.asarray(vector, "<f4").tobytes()
-
-
-def not_among(others: OpenSetVectors, registered: Snapshot) -> OpenSetVectors:
-    """Return those that are no registered examples."""
-    if not others.labels:
-        return others
-    some = registered.vectors[np.isin(registered.vectors[:, 0], others.vectors[:, 0])]
-    both = {vector.tobytes() for vector in some}
-    left = [n for n, vector in enumerate(others.vectors) if vector.tobytes() not in both]
-    if len(left) == len(others.labels):
-        return others
-    return replace(others, vectors=others.vectors[left], labels=[others.labels[n] for n in left])

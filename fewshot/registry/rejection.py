@@ -22,7 +22,7 @@ from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.registry.stored_threshold import Basis, Keys, delete_threshold, read_threshold, texts_key, write_threshold
-from fewshot.registry.unknown_scorers import UnknownScorer, scorer_of
+from fewshot.registry.unknown_scorers import UnknownScorer, nearer_negatives, scorer_of
 from fewshot.validation import check_vectors
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Rejection:
     @property
     def n_shared(self) -> int:
         """How many images of the background a class holds, too, so that they are left out of it."""
-        return self._current(self._snapshot()).others.shared
+        return self._current(self._texts.current(self._snapshots)).others.shared
 
     @property
     def max_false_accept(self) -> float | None:
@@ -196,7 +196,8 @@ class Rejection:
             # Outside the transaction, for it takes a while; begun again if the registry changes meanwhile.
             threshold = model = None
             if max_false_accept is not None:
-                model = self._current(self._snapshot()) if given is None else self._made(self._snapshot(), given)
+                snapshot = self._texts.current(self._snapshots)
+                model = self._current(snapshot) if given is None else self._made(snapshot, given)
                 threshold = self._estimate(model, float(max_false_accept))
             with suppress(_Changed), self._store.write(append=True) as connection:
                 if model is not None and model.snapshot.state != self._store.state():
@@ -210,8 +211,7 @@ class Rejection:
                         negative_examples.set_background(self._store, encoder, given.vectors, given.labels)
                     connection.execute("INSERT INTO meta VALUES (?, ?)", (_LIMIT, threshold.max_false_accept))
                     keys = self._keys()
-                    revision = self._store.state()[0]
-                    basis = Basis.of(model.snapshot, keys, model.basis.texts, revision)
+                    basis = Basis.of(model.snapshot, keys, model.basis.texts, self._store.state()[0])
                     write_threshold(connection, threshold, basis)
                 return threshold
 
@@ -223,7 +223,7 @@ class Rejection:
         ValueError : for a limit outside (0, 1), or one class and neither background nor negatives.
         """
         limit = self.max_false_accept if max_false_accept is None else max_false_accept
-        return None if limit is None else self._threshold(self._current(self._snapshot()), limit)
+        return None if limit is None else self._threshold(self._current(self._texts.current(self._snapshots)), limit)
 
     def known_classes(self) -> tuple[KnownClasses, NDArray[np.float32]]:
         """Return what the unknown score compares with, and the directions (n, d) of negatives.
@@ -232,7 +232,7 @@ class Rejection:
         ------
         ValueError : beside so many classes that only a sample of them is compared with.
         """
-        model = self._current(self._snapshot())
+        model = self._current(self._texts.current(self._snapshots))
         known = getattr(model.scorer, "known", None)
         if known is None:
             raise ValueError(f"{self._store.path} holds {len(model.snapshot.labels):,} classes, too many for this")
@@ -270,7 +270,7 @@ class Rejection:
         model, threshold = self._current(snapshot), self.applied_threshold(snapshot, max_false_accept)
         scores = model.scorer.scores(vectors) if pending is None else pending.scores(snapshot.class_products)
         if len(model.others.negatives):
-            scores = scores + self._nearer_negative(model, vectors)
+            scores = scores + nearer_negatives(model.scorer, model.others.negatives, vectors)
         return [
             replace(
                 p,
@@ -304,24 +304,6 @@ class Rejection:
             found = model.leave_one_out = model.leave_one_out or model.scorer.leave_one_out_scores()
         return threshold.value if found is None else found.mean_unknown
 
-    @staticmethod
-    def _nearer_negative(model: _Model, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
-        from fewshot.openset import nearer_negative
-        from fewshot.vectors import closeness
-
-        to_negatives = closeness(torch.from_numpy(vectors), torch.from_numpy(model.others.negatives), "cosine")
-        to_classes = torch.from_numpy(model.scorer.largest_cosine(vectors))
-        return np.asarray(nearer_negative(to_negatives, to_classes.unsqueeze(-1)).numpy())
-
-    def _snapshot(self) -> Snapshot:
-        """Read the registry as it is, with the descriptions of the same state, which are held."""
-        with self._store.read():
-            snapshot = self._snapshots.current()
-            self._texts.described(snapshot)
-        return snapshot
-
     def _current(self, snapshot: Snapshot) -> _Model:
         with self._lock:
             held = self._model
@@ -340,8 +322,7 @@ class Rejection:
             raise NoClasses(f"{self._store.path} holds no classes with examples; add some first")
         others = self._others(encoder, snapshot, given)
         center = shipped_center(encoder.fingerprint)
-        of_classes = self._texts.of(snapshot, self._texts.described(snapshot))
-        texts = None if of_classes is None else of_classes.vectors
+        texts = self._texts.vectors(snapshot)
         scorer = scorer_of(snapshot, texts, others.background, center, None if before is None else before.scorer)
         basis = Basis.of(snapshot, others.keys, texts_key(texts), snapshot.state[0])
         model = _Model(snapshot, scorer, others, basis)

@@ -58,6 +58,20 @@ def scorer_of(
     return SampledScorer.of(snapshot, background, center, before if isinstance(before, SampledScorer) else None)
 
 
+def nearer_negatives(
+    scorer: UnknownScorer, negatives: NDArray[np.float32], query: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return how much closer vectors (q, d) are to the closest negative (n, d) than to the closest class: (q,)."""
+    import torch
+
+    from fewshot.openset import nearer_negative
+    from fewshot.vectors import closeness
+
+    to_negatives = closeness(torch.from_numpy(query), torch.from_numpy(negatives), "cosine")
+    to_classes = torch.from_numpy(scorer.largest_cosine(query))
+    return np.asarray(nearer_negative(to_negatives, to_classes.unsqueeze(-1)).numpy())
+
+
 @dataclass(frozen=True)
 class ExactScorer:
     """Scores by all that is known, as ``fewshot.openset`` defines it."""
