@@ -57,7 +57,7 @@ def influence(
     Parameters
     ----------
     classifier : WhitenedPrototypeClassifier
-        Not fitted.
+        Is fitted.
     vectors : ndarray of shape (n, d), float32
     codes : ndarray of shape (n,), int64
     found : LeftOut
@@ -113,26 +113,26 @@ class _Comparison:
     at: NDArray[np.int64] | None  # (q,), which of the members each is itself, if it is their own class
     products: NDArray[np.float64]  # (q, k)
     squares: NDArray[np.float64]  # (q,)
-    gram: NDArray[np.float64]  # (k, k)
+    sums: NDArray[np.float64]  # (k,), of the products of a member with all
+    lengths: NDArray[np.float64]  # (k,), squared
 
     def cosines(self, *, removed: bool) -> NDArray[np.float64]:
         """Cosines to the class mean without themselves: (q, 1), or ``removed`` (q, k) without each member, too.
 
         NaN where a member is itself, or no member would be left of the own class; -infinity where none is of another.
         """
-        sums = self.gram.sum(axis=1)
-        along, square = self.products.sum(axis=1, keepdims=True), np.full((1, 1), self.gram.sum())
+        along, square = self.products.sum(axis=1, keepdims=True), np.full((1, 1), self.sums.sum())
         rows, left = np.arange(len(self.products)), len(self.members)
         if self.at is not None:
             along = along - self.products[rows, self.at][:, None]
-            square = square - 2.0 * sums[self.at][:, None] + self.gram[self.at, self.at][:, None]
+            square = square - 2.0 * self.sums[self.at][:, None] + self.lengths[self.at][:, None]
             left -= 1
         if removed:
             along = along - self.products
-            square = square - 2.0 * sums + self.gram.diagonal()
+            square = square - 2.0 * self.sums + self.lengths
             left -= 1
             if self.at is not None:
-                square = square + 2.0 * self.gram[self.at]
+                square = square + 2.0 * self.products
         if left == 0:
             return np.full(along.shape, np.nan if self.at is not None else -np.inf)
         cosines = along / np.sqrt((square * self.squares[:, None]).clip(_TINY))
@@ -151,7 +151,7 @@ def _comparisons(space: NDArray[np.float32], codes: NDArray[np.int64], found: Le
     for code, end in enumerate(ends.tolist()):
         members = order[ends[code - 1] if code else 0 : end]
         keys = space[members].astype(np.float64)
-        gram = keys @ keys.T
+        sums, lengths = keys @ keys.sum(axis=0), (keys * keys).sum(axis=1)
         rows, slots = np.divmod(places[starts[code] : starts[code + 1]], columns.shape[1])
         for slot in np.unique(slots).tolist():
             chosen = rows[slots == slot]
@@ -160,7 +160,8 @@ def _comparisons(space: NDArray[np.float32], codes: NDArray[np.int64], found: Le
                 query = space[positions].astype(np.float64)
                 at = np.searchsorted(members, positions) if slot == 0 else None
                 squares = (query * query).sum(axis=1)
-                yield _Comparison(asked, slot - 1 if slot else None, members, at, query @ keys.T, squares, gram)
+                products = query @ keys.T
+                yield _Comparison(asked, slot - 1 if slot else None, members, at, products, squares, sums, lengths)
 
 
 def _mapped(head: ExportedHead, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
