@@ -11,6 +11,7 @@ from .classifiers import LinearDiscriminantClassifier as LinearDiscriminantClass
 from .classifiers import LogisticRegressionClassifier as LogisticRegressionClassifier
 from .classifiers import MahalanobisClassifier as MahalanobisClassifier
 from .classifiers import MatchingClassifier as MatchingClassifier
+from .classifiers import MultiLabelClassifier as MultiLabelClassifier
 from .classifiers import NearestNeighborClassifier as NearestNeighborClassifier
 from .classifiers import PrototypeClassifier as PrototypeClassifier
 from .classifiers import PTMAPClassifier as PTMAPClassifier

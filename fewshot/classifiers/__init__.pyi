@@ -15,6 +15,7 @@ from .logistic import Weights as Weights
 from .matching import MatchingClassifier as MatchingClassifier
 from .membership import Membership as Membership
 from .nearest_neighbor import NearestNeighborClassifier as NearestNeighborClassifier
+from .one_vs_rest import MultiLabelClassifier as MultiLabelClassifier
 from .prototype import PrototypeClassifier as PrototypeClassifier
 from .pt_map import PTMAPClassifier as PTMAPClassifier
 from .ranking import Beside as Beside

@@ -26,6 +26,7 @@ from fewshot.cli import (
     remove_command,
     serve_command,
     threshold_commands,
+    tune_command,
 )
 from fewshot.cli.interrupt import exit_interrupted
 from fewshot.cli.loading_notice import loading_notice
@@ -121,7 +122,7 @@ for _command in (
     bundle_commands.export_,
     class_commands.import_,
     class_commands.reindex,
-    class_commands.tune,
+    tune_command.tune,
     threshold_commands.threshold,
     classifier_command.classifier,
     serve_command.serve,

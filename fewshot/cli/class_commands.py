@@ -83,6 +83,16 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
 @click.option("--from-csv", metavar="FILE", help="Add the texts of a .csv, .tsv or .jsonl file, or of - (stdin).")
 @click.option("--label", "label_column", metavar="COLUMN", help="The column of labels of --from-csv.")
+@click.option(
+    "--multi-label",
+    is_flag=True,
+    default=None,
+    help="Of a new registry: an example may be of several classes, each predicted by a yes or no of its own.",
+)
+@click.option(
+    "--and-label", "others", metavar="LABEL", multiple=True, help="Another class that they are of (multi-label)."
+)
+@click.option("--separator", metavar="TEXT", help="What separates labels in a cell of --from-csv (multi-label).")
 @click.option("--negative", is_flag=True, help="They are of none of the classes: REGISTRY --negative FILE...")
 @click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
 @click.option("--metric", type=click.Choice(_METRICS), help="Of a new registry; by default cosine.")
@@ -106,6 +116,9 @@ def add(
     texts: tuple[str, ...],
     from_csv: str | None,
     label_column: str | None,
+    multi_label: bool | None,
+    others: tuple[str, ...],
+    separator: str | None,
     negative: bool,
     allow_conflict: bool,
     metric: str | None,
@@ -123,8 +136,10 @@ def add(
     a text on each line. The encoder decides what a new registry holds; the bundled one reads images. A LABEL that
     begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon 1.jpg
     """
-    _check_labels(nested, from_folder, label_column, from_csv)
-    settings: dict[str, Any] = {"metric": metric, "keep_images": keep_images}
+    _check_columns(nested, from_folder, label_column, separator, from_csv)
+    if others and (label is None or boxes.place):
+        raise click.UsageError("--and-label names another class of LABEL: LABEL IMAGE... --and-label LABEL")
+    settings: dict[str, Any] = {"metric": metric, "keep_images": keep_images, "multi_label": multi_label}
     boxes.check_alone()
     if negative:
         _check_negative(allow_conflict, augment, from_folder or from_csv or boxes.place, bool(label or texts))
@@ -154,13 +169,15 @@ def add(
                 added = opened.add_folder(found, allow_conflict=allow_conflict, augment=augment)
             _report(added, opened, folder=from_folder)
         elif from_csv is not None:
-            _add_rows(opened, from_csv, texts, label_column, allow_conflict=allow_conflict, augment=augment)
+            how: dict[str, Any] = {"allow_conflict": allow_conflict, "augment": augment}
+            _add_rows(opened, from_csv, texts, label_column, separator, **how)
         else:
             assert label is not None
+            opened.check_labels([label, *others])
             sources = given_examples(opened, images, texts)
             with _told_on_interrupt(len(sources), registry_medium(opened)):
-                added = opened.add(label, sources, allow_conflict=allow_conflict, augment=augment)
-            _report(added, opened, label=label)
+                added = opened.add([label, *others], sources, allow_conflict=allow_conflict, augment=augment)
+            _report(added, opened, label=label, **({"and_labels": list(others)} if others else {}))
 
 
 def _check_negative(allow_conflict: bool, augment: object, place: str | None, given: bool) -> None:
@@ -187,27 +204,45 @@ def _add_boxes(
         _report(added, opened, **told)
 
 
-def _check_labels(nested: bool, from_folder: str | None, label_column: str | None, from_csv: str | None) -> None:
+def _check_columns(
+    nested: bool, from_folder: str | None, label_column: str | None, separator: str | None, from_csv: str | None
+) -> None:
     if nested and from_folder is None:
         raise click.UsageError("--nested is for --from-folder")
     if from_csv is None and label_column is not None:
         raise click.UsageError("--label is a column of --from-csv; a label itself is given as: REGISTRY LABEL FILE...")
+    if from_csv is None and separator is not None:
+        raise click.UsageError("--separator is of --from-csv; other labels of LABEL's images: --and-label LABEL")
 
 
-def _add_rows(registry: ClassRegistry, path: str, texts: tuple[str, ...], label: str | None, **how: Any) -> None:
+def _add_rows(
+    registry: ClassRegistry,
+    path: str,
+    texts: tuple[str, ...],
+    label: str | None,
+    separator: str | None,
+    **how: Any,
+) -> None:
     """Add the texts of a table under the labels of another column; rows that fail are named."""
     from fewshot.registry import AddReport, Failure
 
     if len(texts) != 1 or label is None:
         raise click.UsageError("--from-csv needs the columns: --text COLUMN --label COLUMN")
     check_holds_texts(registry)
+    if separator is not None:
+        registry.require_multi_label("--separator")
     rows = read_text_rows(path, texts[0], label)
     medium = registry_medium(registry)
-    pairs = [(row.source, row.label) for row in rows if row.label.strip()]
+    pairs = [(row.source, part) for row in rows for part in _parts(row.label, separator)]
     with _told_on_interrupt(len(pairs), medium):
         added = registry.add_labelled(pairs, **how)
     failed = [Failure(medium.describe(row.source), "has no label") for row in rows if not row.label.strip()]
     _report(added + AddReport(failed=tuple(failed)), registry, file=path)
+
+
+def _parts(cell: str, separator: str | None) -> list[str]:
+    """The labels of a cell, none of an empty one."""
+    return [part for part in ([cell] if separator is None else cell.split(separator)) if part.strip()]
 
 
 def _class_folders(registry: str, place: str, medium: Medium, nested: bool) -> LabelledImages:
@@ -331,54 +366,3 @@ def info(registry: str) -> None:
 
     with open_registry(registry) as opened:
         print_result(asdict(opened.info()))
-
-
-@click.command(epilog="Example: fewshot tune parts.fewshot; to undo: fewshot reindex parts.fewshot --encoder pocket")
-@click.argument("registry")
-@click.option("--trainable", help="Layers: last, last-N, all, norms or lora; by default last-2, of texts last-4.")
-@click.option(
-    "--loss",
-    type=click.Choice(["cross-entropy", "prototypical"]),
-    default="cross-entropy",
-    show_default=True,
-    help="Training loss.",
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(["together", "progressive"]),
-    default="together",
-    show_default=True,
-    help="Train the layers together, or unfreeze them one after another.",
-)
-@click.option("--steps", type=click.IntRange(1), help="Gradient steps; by default chosen by cross-validation.")
-@click.option("--learning-rate", type=float, help="By default chosen by cross-validation.")
-@click.option("--views", type=click.IntRange(1), default=8, show_default=True, help="Augmented views of each image.")
-@click.option("--rank", type=click.IntRange(1), default=4, show_default=True, help="Rank of lora.")
-@click.option("--flip", is_flag=True, help="Augment by horizontal flips; not for characters.")
-@click.option("--memory", type=float, default=1.0, show_default=True, help="Memory to use, in GiB.")
-@click.option(
-    "--seed", "random_state", type=click.IntRange(0), default=0, show_default=True, help="Seed of views and folds."
-)
-@click.option("--out", "folder", metavar="DIR", help="Folder of the new encoder; by default beside the registry.")
-def tune(registry: str, folder: str | None, **settings: Any) -> None:
-    """Fine-tune the encoder on a registry's own images or texts.
-
-    A copy of the encoder is trained, and the examples are embedded again with it. If no setting improves on the encoder
-    in cross-validation of the registry's classifier, nothing is changed. The old encoder is not deleted: `fewshot
-    reindex` returns to it.
-    """
-    from dataclasses import asdict
-
-    from fewshot.finetuning import tune_registry
-
-    with open_registry(registry) as opened:
-        report = tune_registry(opened, folder=folder, **settings)
-        for why in opened.rejection.renewed():
-            note(why)
-    if report.examples:
-        extras = [f"--{key} {report.was[key]}" for key in ("layer", "pool") if report.was.get(key) is not None]
-        encoder = " ".join([shlex.quote(report.was["name"]), *extras])
-        note(f"to undo: fewshot reindex {shlex.quote(registry)} --encoder {encoder}")
-    else:
-        note("no setting improved on the encoder in cross-validation, so nothing was changed")
-    print_result(asdict(report))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot.cli.example_paths import check_holds_texts, note_ignored, registry_medium
+from fewshot.cli.multi_label_evaluation import evaluate_multi_label
 from fewshot.cli.options import encoder_options, roll_up_option
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
 from fewshot.cli.registry_access import open_registry
@@ -24,6 +25,7 @@ _EVALUATED = ([False, True, True, True], [True, False, False, False])
 @click.argument("registry")
 @click.argument("folder", required=False, metavar="[DIR]")
 @table_options("Texts")
+@click.option("--separator", metavar="TEXT", help="What separates several labels in a cell (multi-label).")
 @click.option("--out", metavar="FILE", help="Write a CSV with one row for each.")
 @roll_up_option
 @click.option("--nested", is_flag=True, help="The path of folders below DIR is the label, as drink/canned/coke.")
@@ -34,6 +36,7 @@ def evaluate(
     from_csv: str | None,
     text: str | None,
     label: str | None,
+    separator: str | None,
     out: str | None,
     roll_up: float | None,
     nested: bool,
@@ -42,25 +45,27 @@ def evaluate(
     """Measure the accuracy on labelled images, texts or sounds.
 
     DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
-    registry's, "rejected" is the share that gets no label, and "accepted_accuracy" of the others.
+    registry's, "rejected" is the share that gets no label, and "accepted_accuracy" of the others. Of a multi-label
+    registry F1 and average precision are measured; what lies in several subfolders is of several classes.
 
     Where labels are paths, as drink/canned/coke, "levels" says how often each level is right; with --roll-up also how
     many answers end at it, and how many of these are right. Level 0 is no label.
     """
-    if [folder is None, *(given is None for given in (from_csv, text, label))] not in _EVALUATED:
-        raise click.UsageError("give either DIR, or --from-csv FILE --text COLUMN --label COLUMN")
-    if nested and folder is None:
-        raise click.UsageError("--nested is for DIR: a column of labels holds paths as they are")
+    _check_given(folder, from_csv, text, label, separator, nested)
     from fewshot.media import labelled_images
 
     if out is not None:
         check_writable(out)
     with open_registry(registry, encoding) as opened:
         medium = registry_medium(opened)
-        if folder is None:
-            result = _evaluate_rows(opened, from_csv, text, label, roll_up)
+        found = None if folder is None else labelled_images(folder, medium.modality, nested=nested)
+        if opened.multi_label:
+            evaluate_multi_label(opened, found, from_csv, text, label, separator, out, roll_up)
+            return
+        if found is None:
+            result = _evaluate_rows(opened, from_csv, text, label, separator, roll_up)
         else:
-            result = opened.evaluate(labelled_images(folder, medium.modality, nested=nested), roll_up=roll_up)
+            result = opened.evaluate(found, roll_up=roll_up)
     note_ignored(result.ignored, medium)
     if result.unregistered:
         note(f"not registered, so always wrong: {', '.join(result.unregistered)}")
@@ -85,6 +90,17 @@ def evaluate(
         }
     )
     exit_if_failed(bool(result.failed))
+
+
+def _check_given(
+    folder: str | None, from_csv: str | None, text: str | None, label: str | None, separator: str | None, nested: bool
+) -> None:
+    if [folder is None, *(given is None for given in (from_csv, text, label))] not in _EVALUATED:
+        raise click.UsageError("give either DIR, or --from-csv FILE --text COLUMN --label COLUMN")
+    if nested and folder is None:
+        raise click.UsageError("--nested is for DIR: a column of labels holds paths as they are")
+    if separator is not None and from_csv is None:
+        raise click.UsageError("--separator is of --from-csv")
 
 
 def _levels(result: Evaluation, roll_up: float | None) -> list[dict[str, Any]]:
@@ -118,7 +134,11 @@ def _write_rows(result: Evaluation, out: str, *, answers: bool) -> None:
             writer.writerow([*row, csv_cell(r.answer or "")] if answers else row)
 
 
-def _evaluate_rows(registry: ClassRegistry, path: Any, text: Any, label: Any, roll_up: float | None) -> Evaluation:
+def _evaluate_rows(
+    registry: ClassRegistry, path: Any, text: Any, label: Any, separator: str | None, roll_up: float | None
+) -> Evaluation:
+    if separator is not None:
+        registry.require_multi_label("--separator")
     check_holds_texts(registry)
     rows = read_text_rows(path, text, label)
     if without := [row.where for row in rows if not row.label.strip()]:

@@ -124,6 +124,8 @@ def predict(
         sources = given_examples(opened, images, texts, from_csv)
         medium = registry_medium(opened)
         check_fits(output, sources, medium)
+        if output.name == "fiftyone":
+            opened.require_single_label("FiftyOneImageClassificationDataset, which holds one label of each image")
         all_names, key = _names(sources, medium, output)
         size = len(sources) if opened.classifier.transductive else _IMAGES_AT_ONCE
 

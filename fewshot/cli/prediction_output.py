@@ -145,10 +145,12 @@ def _write_whole(
     if output.name == "table":
         print_result([_table_row(name, answer, key) for name, answer in answers])
         return
-    labels = [one.label for _, one in answers if not isinstance(one, Failure) and one.label is not None]
+    read = [one for _, one in answers if not isinstance(one, Failure)]
+    labels = [label for one in read for label in one.all_labels]
     known = list(dict.fromkeys([*classes(), *labels]))  # some may have been renamed meanwhile
     if output.name == "label-studio":
-        names = _label_studio_names(output.label_config, known, modality)
+        multiple = any(one.labels is not None for one in read)
+        names = _label_studio_names(output.label_config, known, modality, multiple=multiple)
         prefix = "" if modality == "text" else LOCAL_FILES if output.prefix is None else output.prefix
         version = Path(registry).name
         _write_json(formats.to_label_studio(answers, prefix=prefix, model_version=version, names=names))
@@ -165,6 +167,9 @@ def _table_row(name: str, answer: Prediction | Failure, key: str = "path") -> di
     found = formats.row(name, answer, key)
     if "error" in found:
         return found
+    if "labels" in found:
+        answered = ", ".join(f"{label} {probability:.2f}" for label, probability in found["labels"])
+        return {key: name, "labels": answered or NO_CLASS}
     shown = {name: found[name] for name in (key, "label", "probability", "score")}
     return shown | {"label": found["label"] or NO_CLASS, "second": found["top"][1][0] if found["top"][1:] else None}
 
@@ -205,12 +210,14 @@ def _note_escaped(escaped: Sequence[str]) -> None:
     )
 
 
-def _label_studio_names(label_config: str | None, classes: Sequence[str], modality: Modality) -> LabelStudioNames:
+def _label_studio_names(
+    label_config: str | None, classes: Sequence[str], modality: Modality, *, multiple: bool
+) -> LabelStudioNames:
     from fewshot.integrations import LabelStudioNames
 
     if label_config is None:
         names = LabelStudioNames.of(modality)
-        note(f"a labelling configuration for these predictions: {names.config(classes)}")
+        note(f"a labelling configuration for these predictions: {names.config(classes, multiple=multiple)}")
         return names
     from fewshot.integrations import parse_config
 

@@ -78,6 +78,7 @@ class Detector:
                 raise ValueError(f"{name} is a share in [0, 1], not {share!r}")
         if registry.modality != "image":
             raise ValueError(f"objects are found in images, and {registry.path} holds {registry.modality}s")
+        registry.require_single_label("detector")
         remembered = DEFAULT_PADDING if registry.crop_padding is None else registry.crop_padding
         self.registry, self.proposer = registry, load_proposer(proposer)
         self.padding = check_padding(remembered if padding is None else padding)

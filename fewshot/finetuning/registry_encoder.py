@@ -82,6 +82,7 @@ def tune_registry(
     FileExistsError : if the folder exists and is not empty.
     ValueError : for an encoder that cannot be fine-tuned, or fewer than two classes.
     """
+    registry.require_single_label("fine-tuning")
     encoder = registry.encoder
     if not isinstance(encoder, (TimmEncoder, SentenceTransformerEncoder)):
         raise ValueError(

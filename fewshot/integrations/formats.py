@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
@@ -25,6 +25,9 @@ ImagePredictions: TypeAlias = Sequence[tuple[str, Prediction | Failure]]
 CSV_COLUMNS = (
     "path", "label", "probability", "score", "top_label", "runner_up", "runner_up_score", "unknown_score", "error",
 )  # fmt: skip
+
+LABEL_SEPARATOR = ";"
+"""Between the labels of a multi-label prediction in a cell."""
 
 # A spreadsheet takes a cell that begins so for a formula, which may call programs: OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -51,12 +54,13 @@ class LabelStudioNames:
             "audio": cls("choice", "audio", "audio", "Audio"),
         }[modality]
 
-    def config(self, classes: Sequence[str]) -> str:
-        """Return a labelling configuration of these names, with a choice for each class."""
+    def config(self, classes: Sequence[str], *, multiple: bool = False) -> str:
+        """Return a labelling configuration of these names, with a choice for each class, one or ``multiple``."""
+        several = ' choice="multiple"' if multiple else ""
         choices = "".join(f"<Choice value={quoteattr(label)}/>" for label in classes)
         return (
             f'<View><{self.tag} name="{self.image}" value="${self.data}"/>'
-            f'<Choices name="{self.choices}" toName="{self.image}">{choices}</Choices></View>'
+            f'<Choices name="{self.choices}" toName="{self.image}"{several}>{choices}</Choices></View>'
         )
 
 
@@ -78,6 +82,8 @@ def row(name: str, prediction: Prediction | Failure, key: str = "path") -> dict[
         "unknown_score": _rounded(prediction.unknown_score),
         "top": [[label, _rounded(score)] for label, score in prediction.top],
     }
+    if prediction.labels is not None:
+        found["labels"] = [[label, _rounded(probability)] for label, probability in prediction.labels]
     if prediction.note is not None:
         found["note"] = prediction.note
     if prediction.nearest:
@@ -121,7 +127,8 @@ def to_jsonl(predictions: ImagePredictions, key: str = "path") -> str:
 def to_csv(predictions: ImagePredictions, key: str = "path") -> str:
     """Write a table with the columns of ``CSV_COLUMNS``, one row for each in the order given; failures too.
 
-    ``label`` is empty for a rejected image, ``top_label`` is its closest class all the same; ``runner_up`` is the
+    ``label`` is empty for a rejected image, and holds the labels of a multi-label prediction, separated by
+    ``LABEL_SEPARATOR``; ``top_label`` is its closest class all the same; ``runner_up`` is the
     second closest, empty for a prediction of one class. Text is escaped by ``csv_cell``.
     """
     rows: list[tuple[Any, ...]] = [(key, *CSV_COLUMNS[1:])]
@@ -132,7 +139,17 @@ def to_csv(predictions: ImagePredictions, key: str = "path") -> str:
             runner_up, runner_up_score = one.top[1] if len(one.top) > 1 else ("", math.nan)
             scores = _rounded(one.probability), _rounded(one.score)
             second = runner_up, _rounded(runner_up_score)
-            rows.append((path, one.label or "", *scores, one.top[0][0], *second, _rounded(one.unknown_score), ""))
+            rows.append(
+                (
+                    path,
+                    LABEL_SEPARATOR.join(one.all_labels),
+                    *scores,
+                    one.top[0][0],
+                    *second,
+                    _rounded(one.unknown_score),
+                    "",
+                )
+            )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerows([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells] for cells in rows)
@@ -170,16 +187,18 @@ def to_label_studio(
 
     Notes
     -----
-    A prediction's score is the probability, and is left out where there is none; our score is in the result's ``meta``.
+    A prediction's score is the probability, of several labels the least one's, and is left out where there is none;
+    our score is in the result's ``meta``.
     """
     names = names or LabelStudioNames()
     tasks = []
     for path, one in _read_once(predictions):
         suggested = []
-        if one.label is not None:
+        if each := _one_each(one):
+            least = each[-1]
             chosen: dict[str, Any] = {"from_name": names.choices, "to_name": names.image, "type": "choices"}
-            chosen |= {"value": {"choices": [one.label]}, "meta": {"score": _rounded(one.score)}}
-            suggested.append({"model_version": model_version, "result": [chosen], **_confidence("score", one)})
+            chosen |= {"value": {"choices": list(one.all_labels)}, "meta": {"score": _rounded(least.score)}}
+            suggested.append({"model_version": model_version, "result": [chosen], **_confidence("score", least)})
         tasks.append({"data": {names.data: task_address(path, prefix)}, "predictions": suggested})
     return tasks
 
@@ -205,17 +224,17 @@ def to_coco(
     for number, (path, one) in enumerate(_read_once(predictions), start=1):
         width, height = sizes[path]
         images.append({"id": number, "file_name": PurePath(path).as_posix(), "width": width, "height": height})
-        if one.label is not None:
+        for each in _one_each(one):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
-                    "category_id": category[one.label],
+                    "category_id": category[each.all_labels[0]],
                     "bbox": [0, 0, width, height],
                     "area": width * height,
                     "iscrowd": 0,
-                    **_confidence("score", one),
-                    "attributes": {"score": _rounded(one.score)},
+                    **_confidence("score", each),
+                    "attributes": {"score": _rounded(each.score)},
                 }
             )
     categories = [{"id": number, "name": label} for label, number in category.items()]
@@ -242,6 +261,15 @@ def to_fiftyone(predictions: ImagePredictions, *, classes: Sequence[str]) -> dic
         for path, one in _read_once(predictions)
     }
     return {"classes": list(classes), "labels": labels}
+
+
+def _one_each(prediction: Prediction) -> list[Prediction]:
+    """Return a prediction for each answered class: one or none, of a multi-label registry any number."""
+    if prediction.labels is None:
+        return [] if prediction.label is None else [prediction]
+    return [
+        replace(prediction, label=label, score=p, probability=p, labels=((label, p),)) for label, p in prediction.labels
+    ]
 
 
 def _confidence(key: str, prediction: Prediction) -> dict[str, float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import NotDescribable, RegistryError
 from fewshot.registry.encoder_identity import check_encoder, remember_encoder
+from fewshot.registry.multi_label import require_single_label
 from fewshot.registry.schema import checksum
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.snapshot_cache import SnapshotCache
@@ -82,6 +83,7 @@ class ClassDescriptions:
         NotDescribable : if the encoder reads no texts, the registry's metric is not "cosine", or it has more than
             20,000 classes.
         """
+        require_single_label(self._store, "prior of descriptions")
         label = check_label(label)
         text = name_text(label) if text is None else text.strip()
         if not text:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fewshot.errors import RegistryError
 from fewshot.registry.class_descriptions import TextReader
 from fewshot.registry.encoder_identity import check_metric, check_settings
+from fewshot.registry.multi_label import is_multi_label, require_single_label
 from fewshot.registry.reindex import embedded
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
@@ -120,6 +121,7 @@ class ClassifierChoice:
             among its parameters. Give such a one to ``ClassRegistry(classifier=...)`` each time. Also for parameters
             that a fit refuses, and where the registry was opened with a classifier that the file cannot hold.
         """
+        require_single_label(self._store, "choice of a classifier")
         spec, own = remembered_and_own(classifier)
         if self._own_classifier is not None:
             raise ValueError(
@@ -155,6 +157,7 @@ class ClassifierChoice:
         """
         from fewshot.classifiers import towards_texts
 
+        require_single_label(self._store, "choice of a classifier")
         with self._store.read():
             snapshot = self._snapshots.current()
             described = self._texts.described(snapshot)
@@ -327,6 +330,8 @@ def _size_of(params: Mapping[str, Any]) -> int:
 
 def classifier_name(settings: Mapping[str, Any], n_examples: int) -> str:
     """Return the short name of ``classifier_of``, with its parameters; nothing is loaded."""
+    if is_multi_label(settings):
+        return "multi-label"
     spec = json.loads(settings.get("classifier", default_classifier(settings, n_examples)))
     short: str = {kind: name for name, kind in CLASSIFIERS.items()}.get(spec["type"], spec["type"])
     return short + (f" ({', '.join(f'{k}={v!r}' for k, v in spec['params'].items())})" if spec["params"] else "")

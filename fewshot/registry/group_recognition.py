@@ -48,6 +48,7 @@ class GroupRecognition(Recognition):
         ExampleError : ImageError, TextError or SoundError, if none of them can be read.
         ValueError : for none.
         """
+        self.require_single_label("prediction of groups")
         given = self._embedded(images)
         names, _, failed = given
         if not names:
@@ -99,6 +100,7 @@ class GroupRecognition(Recognition):
         ValueError : for another number of groups than images, or a share outside [0, 1].
         RegistryError : if no class is registered.
         """
+        self.require_single_label("prediction of groups")
         given = self._embedded(images)
         members: dict[str, list[int]] = {}
         for n, group in enumerate(groups):

@@ -11,6 +11,7 @@ from fewshot.errors import AddInterrupted, ExampleError, FewShotError, PartlyAdd
 from fewshot.media import Source, map_ahead, medium_of, source_path
 from fewshot.progress import Progress
 from fewshot.registry.encoder_identity import check_encoder
+from fewshot.registry.multi_label import is_multi_label
 from fewshot.registry.results import NONE_OF_THESE, AddReport, Conflict, Failure
 from fewshot.registry.store import NewExample, RegistryStore
 from fewshot.registry.synthetic_views import encode_examples
@@ -72,6 +73,7 @@ def add_images(
     failed: list[Failure] = []
     fresh: list[tuple[Source, str, bytes, bytes]] = []
     skipped = AddReport()
+    several = is_multi_label(store.meta())
     for (source, label), data in zip(pairs, map_ahead(medium.content, [s for s, _ in pairs]), strict=True):
         if isinstance(data, ExampleError):
             failed.append(Failure(medium.describe(source), medium.explained(source, data.reason)))
@@ -82,7 +84,7 @@ def add_images(
             failed.append(Failure(medium.describe(source), str(error)))
             continue
         digest = hashlib.sha256(data).digest()
-        refusal = _refusal(store, label, digest, medium.describe(source), allow_conflict)
+        refusal = _refusal(store, label, digest, medium.describe(source), allow_conflict, several)
         if refusal is None:
             fresh.append((source, label, digest, data))
         else:
@@ -124,9 +126,10 @@ def add_images(
 def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_conflict: bool) -> AddReport:
     """Store examples that are neither duplicates nor conflicts; inside ``store.write``."""
     report = AddReport()
+    several = is_multi_label(store.meta())
     for example in examples:
         # Asked again here, inside the transaction: another process, or an earlier one of these, may have come first.
-        refusal = _refusal(store, example.label, example.sha256, example.source, allow_conflict)
+        refusal = _refusal(store, example.label, example.sha256, example.source, allow_conflict, several)
         if refusal is None:
             store.insert([example])
             refusal = AddReport(added=1)
@@ -134,10 +137,13 @@ def add_examples(store: RegistryStore, examples: Iterable[NewExample], *, allow_
     return report
 
 
-def _refusal(store: RegistryStore, label: str, digest: bytes, source: str, allow_conflict: bool) -> AddReport | None:
+def _refusal(
+    store: RegistryStore, label: str, digest: bytes, source: str, allow_conflict: bool, several: bool
+) -> AddReport | None:
     held_by = store.labels_of(digest)
     if label in held_by:
         return AddReport(duplicates=1, repeated=(source,))
+    held_by = [] if several else held_by  # which an example may have of a multi-label registry
     with store.read() as connection:
         negative = "SELECT 1 FROM outsiders WHERE kind = 'negative' AND sha256 = ?"
         if connection.execute(negative, (digest,)).fetchone():

@@ -298,5 +298,5 @@ def _made_of(snapshot: Snapshot) -> tuple[object, ...]:
     return (
         settings.get("classifier", default_classifier(settings, len(snapshot))),
         settings.get("fingerprint"),
-        settings.get("erased"),
+        snapshot.erased,
     )

@@ -90,7 +90,6 @@ class RegistryQueries:
         with self._store.read():
             check_settings(self._store)
             meta, (classes, examples, images) = self._store.meta(), self._store.counts()
-        limit = meta.get("max_false_accept")
         return RegistryInfo(
             path=self.path,
             encoder=json.loads(meta.get("encoder", "{}")),
@@ -101,9 +100,10 @@ class RegistryQueries:
             examples=examples,
             images_kept=images,
             bytes=os.path.getsize(self._store.file),
-            max_false_accept=None if limit is None else float(limit),
+            max_false_accept=float(meta["max_false_accept"]) if "max_false_accept" in meta else None,
             classifier=classifier_name(meta, examples),
             modality=self._store.modality,
+            multi_label=bool(meta.get("multi_label")),
         )
 
     def classes(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from fewshot.media import Medium, Modality, Source, Sources, medium_of
 from fewshot.registry import encoder_identity
 from fewshot.registry.class_descriptions import TextReader
 from fewshot.registry.label_paths import LabelTree, check_roll_up
+from fewshot.registry.multi_label import MultiLabel, MultiLabelPredictor, is_multi_label
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.queries import RegistryQueries
 from fewshot.registry.rejection import Rejection
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from fewshot.registry.snapshot import Snapshot
 
 
-class Recognition(RegistryQueries):
+class Recognition(RegistryQueries, MultiLabel):
     """The part of ``ClassRegistry`` that predicts."""
 
     rejection: Rejection
     _store: RegistryStore
     _snapshots: SnapshotCache
     _predictor: RegistryPredictor
+    _labels_predictor: MultiLabelPredictor
     _texts: TextReader
 
     @property
@@ -114,6 +116,10 @@ class Recognition(RegistryQueries):
         roll_up: float | None = None,
     ) -> Predictions:
         """Recognise the examples that can be read, and list the others."""
+        if max_false_accept not in (None, 1):
+            self.require_single_label("limit on false accepts")
+        if roll_up is not None:
+            self.require_single_label("roll-up")
         names, encoded, failed = self._embedded(images)
         kept = encoded.kept.tolist()
         predictions = self.predict_vectors(
@@ -172,6 +178,8 @@ class Recognition(RegistryQueries):
         nearest: int,
         max_false_accept: float | None,
     ) -> list[Prediction]:
+        if is_multi_label(snapshot.settings) and len(snapshot):
+            return self._labels_predictor.predict(snapshot, query, self.encoder, top=top, nearest=nearest)
         pending = self.rejection.pending(snapshot, query)
         answers = self._predictor.predict(
             snapshot, query, self.encoder, top=top, nearest=nearest, beside=pending, texts=texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from fewshot.registry.evaluation import evaluate
 from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.group_recognition import GroupRecognition
 from fewshot.registry.ingest import add_images, add_in_chunks
+from fewshot.registry.multi_label import MultiLabelPredictor, settle_multi_label
 from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.registry_diagnosis import RegistryDiagnosis
 from fewshot.registry.reindex import reindex
@@ -32,7 +33,7 @@ from fewshot.registry.results import AddReport, Evaluation
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.registry.synthetic_views import Augment, check_augment
-from fewshot.validation import Metric, check_label
+from fewshot.validation import Metric
 
 if TYPE_CHECKING:
     from fewshot.classifiers import FewShotClassifier
@@ -57,6 +58,10 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
     keep_images : bool, optional
         Whether the original bytes of examples are kept in the file, else only their paths. By default as when the
         registry was made, at first True.
+    multi_label : bool, optional
+        Whether an example may be of several classes, each then predicted by a yes or no of its own
+        (``MultiLabelClassifier``); fixed with the first example, by default as when the registry was made, at first
+        False. Examples that are negatives are of none.
     create : bool, default True
         Whether a missing file is made; False refuses instead.
     busy_seconds : float, optional
@@ -100,6 +105,7 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         classifier: str | FewShotClassifier | None = None,
         metric: Metric | None = None,
         keep_images: bool | None = None,
+        multi_label: bool | None = None,
         create: bool = True,
         busy_seconds: float | None = None,
         on_wait: Callable[[float], None] | None = None,
@@ -108,12 +114,16 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         self._store = RegistryStore(path, create=create, busy_seconds=busy_seconds, on_wait=on_wait)
         self._snapshots = SnapshotCache(self._store)
         self._own_classifier, self._predictor = own, RegistryPredictor(self._store, own)
+        self._labels_predictor = MultiLabelPredictor(self._store)
         self._texts = TextReader(self._store, lambda: self.encoder)
         self.rejection = Rejection(self._store, self._snapshots, self._texts, lambda: self.encoder)
         self._lock = threading.RLock()
         self._encoder: Encoder | None = None
         try:
             encoder_identity.settle(self._store, getattr(classifier, "metric", None), metric, keep_images)
+            settle_multi_label(self._store, multi_label)
+            if classifier is not None:
+                self.require_single_label("choice of a classifier")
             remember(self._store, chosen)
             if encoder is not None:
                 encoder = encoder_identity.loaded_encoder(encoder)
@@ -157,7 +167,7 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
 
     def add(
         self,
-        label: str,
+        label: str | Sequence[str],
         images: Sources,
         *,
         allow_conflict: bool = False,
@@ -168,7 +178,8 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
 
         Parameters
         ----------
-        label : str
+        label : str, or list or tuple of str
+            Several only in a multi-label registry: each example is of all of them.
         images : iterable of sources, or one
             Images: paths, bytes, file objects, PIL images, arrays or tensors. Texts: ``str``, and the ``pathlib.Path``
             of a text file. Sounds: paths, bytes, or pairs (samples, sampling_rate).
@@ -186,8 +197,8 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         AddReport
             How many were added; the duplicates, conflicts and unreadable ones, which were not.
         """
-        label = check_label(label)
-        pairs = ((source, label) for source in self._sources(images)[1])
+        labels = self.check_labels(label)
+        pairs = ((source, one) for source in self._sources(images)[1] for one in labels)
         return self.add_labelled(pairs, allow_conflict=allow_conflict, all_or_none=all_or_none, augment=augment)
 
     def add_labelled(
@@ -271,8 +282,9 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
 
         Raises
         ------
-        ValueError : for another number of labels than examples.
+        ValueError : for another number of labels than examples; for a multi-label registry, see ``evaluate_labels``.
         """
+        self.require_single_label("accuracy; evaluate_labels gives F1 and average precision")
         return evaluate(self._store, self, images, labels, roll_up)
 
     def export(self, path: str | os.PathLike[str]) -> int:

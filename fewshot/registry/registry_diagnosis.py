@@ -24,6 +24,7 @@ from fewshot.registry.diagnosis_results import (
     Suspect,
 )
 from fewshot.registry.encoder_identity import check_settings
+from fewshot.registry.multi_label import require_single_label
 from fewshot.registry.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class RegistryDiagnosis(ClassifierChoice):
         """
         from fewshot.classifiers import WhitenedPrototypeClassifier
 
+        require_single_label(self._store, "diagnosis")
         snapshot, path = self._snapshots.current(), self._store.path
         if not len(snapshot):
             raise NoClasses(f"{path} holds no examples; add some with: fewshot add {shlex.quote(path)} LABEL FILE...")

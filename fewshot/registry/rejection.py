@@ -17,6 +17,7 @@ from fewshot.registry import negative_examples
 from fewshot.registry.class_descriptions import TextReader
 from fewshot.registry.encoder_identity import described, remember_encoder
 from fewshot.registry.ingest import add_in_chunks
+from fewshot.registry.multi_label import require_single_label
 from fewshot.registry.results import AddReport, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.registry.snapshot_cache import SnapshotCache
@@ -184,6 +185,7 @@ class Rejection:
         """
         from fewshot.openset import Background
 
+        require_single_label(self._store, "limit on false accepts")
         encoder = self._encoder()
         dim = int(described(self._store)["dim"])
         given = None
@@ -306,8 +308,7 @@ class Rejection:
 
     def _current(self, snapshot: Snapshot) -> _Model:
         with self._lock:
-            held = self._model
-            if held is not None and held.snapshot.settings.get("erased") != snapshot.settings.get("erased"):
+            if self._model is not None and self._model.snapshot.erased != snapshot.erased:
                 self._model = None  # nothing that was computed of what was erased stays
             if self._model is None or self._model.snapshot is not snapshot:
                 self._model = self._made(snapshot, None)

@@ -124,6 +124,9 @@ class Prediction:
         only one class is registered, for a probability is one among alternatives, and where no class has an example.
     note : str or None
         What to know about the answer, in words, such as why it has no probability.
+    labels : tuple of (label, probability) or None
+        Of a multi-label registry all classes that are answered, most probable first, perhaps none; ``label`` is the
+        first, and the scores of ``top`` are probabilities. Else None.
 
     Examples
     --------
@@ -141,6 +144,14 @@ class Prediction:
     false_accept_bound: float | None = None
     probability: float | None = None
     note: str | None = None
+    labels: tuple[tuple[str, float], ...] | None = None
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """The answered classes: one or none, of a multi-label registry any number."""
+        if self.labels is not None:
+            return tuple(label for label, _ in self.labels)
+        return () if self.label is None else (self.label,)
 
 
 @dataclass(frozen=True)
@@ -382,3 +393,4 @@ class RegistryInfo:
     max_false_accept: float | None = None
     classifier: str = "whitened"
     modality: Modality = "image"
+    multi_label: bool = False

@@ -61,6 +61,11 @@ class Snapshot:
         return int(self.settings["revision"]), int(self.settings["rewrites"])
 
     @property
+    def erased(self) -> int:
+        """A number drawn anew by each erasure, after which nothing that was computed before may stay."""
+        return int(self.settings.get("erased", 0))
+
+    @property
     def metric(self) -> Metric:
         """The registry's."""
         return cast(Metric, self.settings["metric"])

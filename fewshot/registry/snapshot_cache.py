@@ -54,7 +54,7 @@ class SnapshotCache:
             if held is not None and held.settings["revision"] == settings["revision"]:
                 return held
             self._held = None  # if this is interrupted, the next one begins anew
-            if held is not None and held.settings.get("erased") != settings.get("erased"):
+            if held is not None and held.erased != settings.get("erased", 0):
                 held = None  # nothing of it may stay in memory
             if held is None or not len(held) or held.settings.get("dim") != settings.get("dim"):
                 self._held = self._read_all(connection, settings)

@@ -83,6 +83,7 @@ def export_bundle(
     from fewshot.encoders import OPSET, export_encoder, with_int8_weights
     from fewshot.openset import CENTERED_SCALE
 
+    registry.require_single_label("bundle")
     check_is_another(path, registry.path)
     if registry.is_empty:
         raise NoClasses(f"{registry.path} holds no classes to export; add some first")

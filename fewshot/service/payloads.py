@@ -120,6 +120,7 @@ class RegistryDetails(BaseModel):
     )
     metric: Literal["cosine", "sqeuclidean", "inner_product"]
     classifier: str = Field(description="What answers.")
+    multi_label: bool = Field(description="Whether an example may be of several classes.")
     classes: int
     examples: int
     images_kept: int = Field(description="Examples whose bytes are stored in the registry.")
@@ -285,6 +286,13 @@ class NearestExample(Example):
     score: float = Field(description="Its closeness, as the classifier compares; higher is closer.")
 
 
+class AnsweredLabel(BaseModel):
+    """One of the classes of an image of a multi-label registry."""
+
+    label: Label
+    probability: float = Field(description="That it is of this class, in [0, 1].")
+
+
 class ImagePrediction(BaseModel):
     """The prediction for one image, text or sound."""
 
@@ -293,6 +301,10 @@ class ImagePrediction(BaseModel):
         description="null: none of the known classes. With roll_up the deepest sure level; null, too, if none is."
     )
     probability: float | None = Field(description="Of the label, or without one of the closest class; null: see note.")
+    labels: list[AnsweredLabel] | None = Field(
+        description="Of a multi-label registry all classes that it is of, most probable first, perhaps none; "
+        "`label` is the first, and scores are probabilities. Else null."
+    )
     score: float = Field(description="Of the closest class; higher is closer.")
     unknown_score: float | None = Field(
         description="Higher: less likely of a known class; comparable within one revision only."

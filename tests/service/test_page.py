@@ -16,7 +16,7 @@ from chromium import CONTRAST, chromium, wait
 from fakes import BLACK, BLUE, GREEN, RED, FakeEncoder, png
 from media_examples import FILMS, HIGH, LOW, SOUPS, sound_encoder, text_encoder, tone_file
 
-from fewshot import WhitenedPrototypeClassifier
+from fewshot import ClassRegistry, WhitenedPrototypeClassifier
 
 pytestmark = pytest.mark.browser
 PAGE = Path(__file__).resolve().parents[2] / "fewshot" / "service" / "page"
@@ -699,3 +699,27 @@ def test_the_doctor_finds_a_wrong_label_and_mends_it_and_says_when_it_is_out_of_
     page.click("#example-close")
     page.get_by_role("button", name="Leave it in red").click()
     assert "red → green" not in page.inner_text("#doctor-found")
+
+
+def test_all_labels_of_a_multi_label_registry_are_shown_and_confirmed_together(tab, tmp_path):
+    path = tmp_path / "scenes.fewshot"
+    with ClassRegistry(path, encoder=FakeEncoder(), multi_label=True) as registry:
+        for colour, labels in ((RED, ["red"]), (BLUE, ["blue"]), ((255, 0, 255), ["red", "blue"])):
+            registry.add(labels, [png([max(0, part - 9 * n) for part in colour]) for n in range(3)])
+        registry.rejection.add_negatives([png((0, 9, 0)), png((9, 0, 9))])
+    running, thread, url = serve(path)
+    try:
+        tab.goto(url)
+        opened = OpenPage(tab, url, "scenes", [], [])
+        opened.predict(image("both.png", (250, 0, 250)), image("none.png", BLACK))
+        assert dict(opened.queued())["both.png"] in ("red, blue", "blue, red")
+        assert "none of these" in dict(opened.queued())["none.png"]
+        tab.locator("#queue li", has_text=", ").click()
+        assert re.search(r"red \d+ %", tab.inner_text("#scores"))
+        before = opened.classes()
+        tab.click("#yes")
+        opened.says("Saved: both.png is")
+        assert opened.classes() == {label: n + 1 for label, n in before.items()}
+    finally:
+        running.should_exit = True
+        thread.join(10)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fakes import BLUE, GREEN, RED, FakeEncoder, png
 from numpy.testing import assert_allclose
-from service_client import PARTS, Gated, files, in_base64, problem, queued, scope
+from service_client import PARTS, Gated, client, files, in_base64, problem, queued, scope
 
 from fewshot import ClassRegistry, WhitenedPrototypeClassifier
 from fewshot.service.app import create_app
@@ -141,3 +141,24 @@ def test_predictions_for_a_client_that_has_disconnected_are_not_computed(tmp_pat
     assert encoder.batches == [1]
     assert "fewshot_requests_disconnected_total 1.0" in app.state.metrics.text().decode()
     app.state.registries.close()
+
+
+def test_a_multi_label_registry_answers_all_labels_with_their_probabilities(tmp_path):
+    with ClassRegistry(tmp_path / "parts.fewshot", encoder=FakeEncoder(), multi_label=True) as registry:
+        for colour, labels in ((RED, ["red"]), (BLUE, ["blue"]), ((255, 0, 255), ["red", "blue"])):
+            registry.add(labels, [png([max(0, part - 9 * n) for part in colour]) for n in range(3)])
+        registry.rejection.add_negatives([png((0, 9, 0)), png((9, 0, 9))])
+    with client(tmp_path / "parts.fewshot") as http:
+        assert http.get(PARTS).json()["multi_label"] is True
+        one, refused = (
+            http.post(f"{PARTS}/predict", params=asked, files=files(png((250, 0, 250))))
+            for asked in ({}, {"max_false_accept": 0.1})
+        )
+        (found,) = one.json()["predictions"]
+        assert {label["label"] for label in found["labels"]} == {"red", "blue"}
+        assert found["labels"][0] == {"label": found["label"], "probability": found["top"][0]["probability"]}
+        assert "there is no limit on false accepts" in problem(refused, 422)
+        added = http.post(f"{PARTS}/examples", data={"label": "blue"}, files=files(png(RED)))
+        assert (added.json()["added"], added.json()["conflicts"]) == (1, [])
+        limit = http.put(f"{PARTS}/rejection", json={"max_false_accept": 0.1})
+        assert "there is no limit on false accepts" in limit.json()["detail"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from fewshot.calibration import shipped_calibration
+from fewshot.classifiers import MultiLabelClassifier
 from fewshot.integrations.label_studio.labeling_config import Control
 from fewshot.registry import BY_HAND, AnnotationSnapshot, classifier_of, take_parts
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 CONFIDENT = 0.8
 """A suggestion is confident from this score on; benchmarks/label_studio.py measures how many such are right."""
-
-# Of unit vectors. The log loss on boards of validation classes, after 30, is 0.47, 0.44, 0.44 with 3, 10, 30.
-_INVERSE_PENALTY = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,8 @@ class LabelSuggester:
     examples): without the ones, no new label would be expected as soon as every label has two examples. Where one
     label has examples and there is no other, there is no score.
 
-    Multiple choice: one binary classifier a label, logistic regression of the images with it against those without,
-    with balanced class weights, so that a rare label is suggested too. The score is that of the least likely decision,
-    with the label's prevalence taken into account.
+    Multiple choice: a yes or no for each label by ``MultiLabelClassifier``, whose threshold of the highest F1 suggests
+    rare labels, too. The score is the probability of the least likely decision.
 
     Parameters
     ----------
@@ -65,12 +60,15 @@ class LabelSuggester:
     def __init__(self, control: Control, snapshot: AnnotationSnapshot, encoder: Encoder | None = None) -> None:
         self._calibration = shipped_calibration(None if encoder is None else encoder.fingerprint)
         self._new_label = 0.0  # the chance of a label without examples
-        self._binary: list[_BinaryClassifier] = []
+        self._known: list[str] = []  # of a multiple choice
+        self._each_label: MultiLabelClassifier | None = None
         self._classifier: FewShotClassifier | None = None
         vectors, labels = _labelled(control, snapshot)
         known = dict.fromkeys(label for given in labels for label in sorted(given))
-        if control.multiple:
-            self._binary = [_BinaryClassifier(label, vectors, [label in given for given in labels]) for label in known]
+        if control.multiple and known:
+            self._known = list(known)
+            truth = [[label in given for label in known] for given in labels]
+            self._each_label = MultiLabelClassifier().fit(np.stack(vectors), truth)
         elif known:
             single = [(vector, label) for vector, given in zip(vectors, labels, strict=True) for label in given]
             classifier = classifier_of(snapshot.examples.settings, len(single))
@@ -83,14 +81,15 @@ class LabelSuggester:
     @property
     def is_empty(self) -> bool:
         """Whether no label has an example."""
-        return self._classifier is None and not self._binary
+        return self._classifier is None and self._each_label is None
 
     def suggest(self, vectors: NDArray[np.float32]) -> list[Suggestion]:
         """Suggest labels for each of q queries, given their embeddings (q, d)."""
         if not len(vectors) or self.is_empty:
             return [Suggestion((), 0.0)] * len(vectors)
-        if self._classifier is None:
-            return self._multiple(vectors)
+        if self._each_label is not None:
+            return self._multiple(self._each_label, vectors)
+        assert self._classifier is not None
         probabilities = self._classifier.predict_proba(vectors, self._calibration)
         labels = self._classifier.classes_
         best = probabilities.argmax(axis=1)
@@ -100,14 +99,13 @@ class LabelSuggester:
             for row, c in zip(probabilities, best, strict=True)
         ]
 
-    def _multiple(self, vectors: NDArray[np.float32]) -> list[Suggestion]:
-        labels = [classifier.label for classifier in self._binary]
-        decided = [classifier.predict(vectors) for classifier in self._binary]
-        positive = np.stack([one[0] for one in decided], axis=1)
-        scores = np.stack([one[1] for one in decided], axis=1).min(axis=1)
+    def _multiple(self, classifier: MultiLabelClassifier, vectors: NDArray[np.float32]) -> list[Suggestion]:
+        probabilities = classifier.predict_proba(vectors)
+        applies = probabilities >= classifier.threshold_
+        scores = np.where(applies, probabilities, 1.0 - probabilities).min(axis=1)
         return [
-            Suggestion(tuple(label for label, applies in zip(labels, row, strict=True) if applies), float(score))
-            for row, score in zip(positive, scores, strict=True)
+            Suggestion(tuple(label for label, yes in zip(self._known, row, strict=True) if yes), float(score))
+            for row, score in zip(applies, scores, strict=True)
         ]
 
 
@@ -116,33 +114,6 @@ def _chance_of_new_label(examples: Counter[str], n_labels: int) -> float:
     unseen = 1 - len(examples) / max(len(examples), n_labels)
     once = sum(count == 1 for count in examples.values())
     return min(unseen, (1 + once) / (1 + examples.total()))
-
-
-class _BinaryClassifier:
-    """Whether a label applies, from the embeddings (s, d) of images that have it and of those that do not."""
-
-    def __init__(self, label: str, vectors: Sequence[NDArray[np.float32]], positive: Sequence[bool]) -> None:
-        self.label = label
-        self._prevalence = sum(positive) / len(positive)
-        self._model: LogisticRegression | None = None
-        if self._prevalence < 1.0:  # else there is no negative image to tell it from
-            model = LogisticRegression(C=_INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
-            self._model = model.fit(_unit(np.stack(vectors)), positive)
-
-    def predict(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Return for each of q queries (q, d) whether it applies, and the probability of that decision."""
-        if self._model is None:
-            return np.ones(len(vectors), bool), np.full(len(vectors), 0.5)
-        balanced = self._model.predict_proba(_unit(vectors))[:, 1]  # as if half of all images had the label
-        p = self._prevalence
-        likely = balanced * p / (balanced * p + (1 - balanced) * (1 - p))
-        return balanced >= 0.5, np.where(balanced >= 0.5, likely, 1 - likely)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return found
 
 
 def _labelled(control: Control, snapshot: AnnotationSnapshot) -> tuple[list[NDArray[np.float32]], list[frozenset[str]]]:

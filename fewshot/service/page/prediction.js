@@ -68,8 +68,12 @@ function summary({ prediction }) {
   if (!prediction) return "not predicted yet";
   if (!prediction.top.length) return "no classes yet";
   const [best] = prediction.top;
-  return prediction.label === null ? `none of these (closest: ${best.label}, ${score(best.score)})` : `${prediction.label}, ${score(prediction.score)}`;
+  if (prediction.label === null) return `none of these (closest: ${best.label}, ${score(best.score)})`;
+  return prediction.labels ? answered(prediction) : `${prediction.label}, ${score(prediction.score)}`;
 }
+
+/** The label, or all of a multi-label registry. */
+const answered = ({ label, labels }) => (labels ? labels.map((one) => one.label).join(", ") : label);
 
 const describe = (item) => `${nameOf(item.file)}: ${summary(item)}`;
 
@@ -96,11 +100,11 @@ function drawPanel() {
   }
   drawn = item;
   const [best, second] = prediction.top;
-  $("verdict").textContent = best ? (prediction.label ?? "None of these") : "No classes yet";
+  $("verdict").textContent = best ? (prediction.label === null ? "None of these" : answered(prediction)) : "No classes yet";
   $("verdict").classList.toggle("none", prediction.label === null);
   $("scores").textContent = best ? figures(prediction, best, second) : "Write what it is below; the next one is compared with it.";
   $("yes").hidden = !best;
-  $("yes").textContent = prediction.label === null ? "Yes, none of these" : `Yes, it is ${prediction.label}`;
+  $("yes").textContent = prediction.label === null ? "Yes, none of these" : `Yes, it is ${answered(prediction)}`;
   const hadFocus = $("choices").contains(document.activeElement) || $("nearest").contains(document.activeElement);
   $("choices").replaceChildren(...prediction.top.map(choice), ...(best ? [noneChoice()] : []));
   $("nearest-part").hidden = !prediction.nearest.length;
@@ -109,6 +113,11 @@ function drawPanel() {
 }
 
 function figures(prediction, best, second) {
+  if (prediction.labels) {
+    const said = prediction.labels.map(({ label, probability }) => `${label} ${Math.round(100 * probability)} %`).join(", ");
+    const shown = said || `most probable: ${best.label}, ${Math.round(100 * best.score)} %`;
+    return prediction.note ? `${shown}; ${prediction.note}.` : shown;
+  }
   const parts = [prediction.label === null ? `closest: ${best.label}, score ${score(best.score)}` : `score ${score(best.score)}`];
   if (typeof best.probability === "number") parts.push(`probability ${Math.round(100 * best.probability)} %`);
   const margin = second && score(best.score - second.score);
@@ -186,7 +195,7 @@ function option(item) {
     item.node = el("li", { role: "option", id: `queued-${item.number}` }, preview(item.file), words);
     item.node.item = item;
   }
-  const text = item.prediction ? (item.prediction.label ?? (item.prediction.top.length ? "none of these" : "?")) : "…";
+  const text = item.prediction ? (answered(item.prediction) || (item.prediction.top.length ? "none of these" : "?")) : "…";
   item.node.lastChild.textContent = text;
   item.node.setAttribute("aria-label", describe(item));
   item.node.setAttribute("aria-selected", String(item === queue.current));
@@ -195,10 +204,11 @@ function option(item) {
 
 function confirm() {
   const prediction = queue.current?.prediction;
-  if (prediction?.top.length) assign(prediction.label);
+  if (!prediction?.top.length) return;
+  assign(prediction.labels && prediction.label !== null ? prediction.labels.map(({ label }) => label) : prediction.label);
 }
 
-/** Add the current image to a class, or with null to the negatives, and show the next one by the new predictions. */
+/** Add the current image to a class, or to several, or with null to the negatives, and show the next one by the new predictions. */
 async function assign(label) {
   const item = queue.current;
   if (saving || !item) return;
@@ -207,9 +217,9 @@ async function assign(label) {
   $("prediction-problem").textContent = "";
   const inside = $("predict").contains(document.activeElement);
   try {
-    const undo = await inOrder(() => (label === null ? addNegative(item) : addExample(item, label)));
+    const undo = await inOrder(() => (label === null ? addNegative(item) : Array.isArray(label) ? addToEach(item, label) : addExample(item, label)));
     if (undo === null) return;
-    const what = `${nameOf(item.file)} is ${label === null ? "none of these" : label}`;
+    const what = `${nameOf(item.file)} is ${label === null ? "none of these" : [label].flat().join(", ")}`;
     remove(item);
     item.node = null;
     $("other").value = "";
@@ -238,6 +248,14 @@ async function addExample(item, label) {
   if (report.failed.length) throw new Problem(422, report.failed[0].reason);
   if (report.conflicts.length) return resolveConflict(item, label, report.conflicts[0]);
   return () => deleteExamples(report.new_ids);
+}
+
+async function addToEach(item, labels) {
+  const undone = [];
+  for (const label of labels) undone.push(await addExample(item, label));
+  return async () => {
+    for (const undo of undone.filter(Boolean)) await undo();
+  };
 }
 
 function resolveConflict(item, label, { held_by: held, example_ids: ids }) {

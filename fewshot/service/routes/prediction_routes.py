@@ -87,6 +87,9 @@ def _payload(source: str, prediction: Prediction) -> payloads.ImagePrediction:
         source=source,
         label=prediction.label,
         probability=probability,
+        labels=None
+        if prediction.labels is None
+        else [payloads.AnsweredLabel(label=label, probability=round(p, 4)) for label, p in prediction.labels],
         score=round(prediction.score, _DIGITS),
         unknown_score=None if math.isnan(prediction.unknown_score) else round(prediction.unknown_score, _DIGITS),
         false_accept_bound=prediction.false_accept_bound,

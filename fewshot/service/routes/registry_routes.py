@@ -104,6 +104,7 @@ async def get_registry(request: Request, registry: Name) -> payloads.RegistryDet
             describable=reads if info.metric == "cosine" else False,
             metric=info.metric,  # type: ignore[arg-type]
             classifier=info.classifier,
+            multi_label=info.multi_label,
             classes=info.classes,
             examples=info.examples,
             images_kept=info.images_kept,
