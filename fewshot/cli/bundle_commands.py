@@ -100,7 +100,7 @@ def _export_bundle(
     from fewshot.runtime import check_web_page, export_bundle, write_web_page
 
     if web is not None:
-        check_web_page(web, package)
+        check_web_page(file, web, onnxruntime_web=package)
     elif package is not None:
         raise click.UsageError("--onnxruntime-web is for --web")
     with open_registry(registry) as opened:

@@ -49,9 +49,9 @@ def write_web_page(
     ------
     FileNotFoundError : if there is no such bundle or package, or the package lacks a file.
     ValueError : for what is no bundle of images, or no such package.
-    FileExistsError : if another index.html lies in the folder.
+    FileExistsError : if files of these names lie in the folder that are no such page's.
     """
-    check_web_page(folder, onnxruntime_web)
+    check_web_page(bundle, folder, onnxruntime_web=onnxruntime_web)
     modality = read_bundle(bundle).about["modality"]
     if modality != "image":
         raise ValueError(f"{os.fspath(bundle)} is a bundle of {modality}s; the page recognises images")
@@ -72,16 +72,25 @@ def write_web_page(
     return (*sources, _BUNDLE, *copied)
 
 
-def check_web_page(folder: str | os.PathLike[str], onnxruntime_web: str | os.PathLike[str] | None = None) -> None:
-    """Check, before any work, that a page can be written; the errors are those of ``write_web_page``."""
+def check_web_page(
+    bundle: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    onnxruntime_web: str | os.PathLike[str] | None = None,
+) -> None:
+    """Check, before there is a bundle, that a page can be written; the errors are those of ``write_web_page``."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give a folder for the page")
     if not folder.exists() and not folder.parent.is_dir():
         raise FileNotFoundError(f"cannot make {folder}: there is no folder {folder.parent}")
     index = folder / "index.html"
-    if index.exists() and _GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
-        raise FileExistsError(f"{index} is another page, which is not replaced; give another folder")
+    if not index.exists() or _GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
+        names = sorted(path.name for path in _WEB.iterdir())
+        if os.path.abspath(bundle) != os.path.abspath(folder / _BUNDLE):
+            names.append(_BUNDLE)
+        for name in filter(os.path.lexists, (folder / name for name in names)):
+            raise FileExistsError(f"{name} is no part of such a page, and is not replaced; give another folder")
     if onnxruntime_web is not None:
         with _package(onnxruntime_web) as files:
             for _ in files:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import threading
 from dataclasses import replace
@@ -90,15 +91,30 @@ def test_what_is_no_package_is_refused_before_anything_is_written(exported, tmp_
 
 def test_another_page_is_not_replaced(exported, tmp_path):
     (tmp_path / "index.html").write_text("<title>mine</title>")
-    with pytest.raises(FileExistsError, match=r"index\.html is another page, which is not replaced; give another"):
+    with pytest.raises(FileExistsError, match=r"index\.html is no part of such a page, and is not replaced; give"):
         write_web_page(exported.bundle, tmp_path)
     assert os.listdir(tmp_path) == ["index.html"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "style.css").write_text("p {}")
+    with pytest.raises(FileExistsError, match=r"style\.css is no part of such a page"):
+        write_web_page(exported.bundle, tmp_path / "mine")
+    assert (tmp_path / "mine" / "style.css").read_text() == "p {}"
     with pytest.raises(FileExistsError, match=r"index\.html is a file; give a folder for the page"):
         write_web_page(exported.bundle, tmp_path / "index.html")
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*none"):
         write_web_page(exported.bundle, tmp_path / "none" / "page")
     with pytest.raises(ValueError, match="File is not a zip file"):
         write_web_page(tmp_path / "index.html", tmp_path / "page")
+
+
+def test_a_bundle_that_was_written_where_the_page_has_it_stays(exported, tmp_path):
+    shutil.copy(exported.bundle, tmp_path / "bundle.zip")
+    assert set(write_web_page(tmp_path / "bundle.zip", tmp_path)) == PAGE_FILES
+    shutil.copy(exported.bundle, tmp_path / "b.zip")
+    write_web_page(tmp_path / "b.zip", tmp_path)  # the page's own is replaced
+    (tmp_path / "index.html").unlink()
+    with pytest.raises(FileExistsError, match=r"page\.js is no part"):
+        write_web_page(tmp_path / "b.zip", tmp_path)
 
 
 def test_the_command_writes_bundle_and_page(with_head, float32, tmp_path, monkeypatch):
