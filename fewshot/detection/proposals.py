@@ -61,8 +61,8 @@ class FunctionProposer:
         boxes, scores = _boxes_and_scores(self._function(image))
         if len(boxes) and boxes.max() <= 1 and min(image.size) > 1:
             raise ValueError(
-                f"the proposer's boxes of {name or 'an image'} do not reach beyond 1 pixel, so they are shares of the "
-                f"image; give them in pixels of {image.width} x {image.height}"
+                "the proposer's boxes do not reach beyond 1 pixel, so they are shares of the image; give them in "
+                f"pixels of {image.width} x {image.height}"
             )
         return [
             Proposal(Box(*map(float, box)), None if scores is None else float(scores[n])) for n, box in enumerate(boxes)

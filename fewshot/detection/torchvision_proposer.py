@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,8 @@ class TorchvisionProposer:
         self.name, self.min_score = name, min_score
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            network = models.get_model(name, weights=weights, **settings)
+            with redirect_stdout(sys.stderr):  # where torch tells of a download, amid a command's result
+                network = models.get_model(name, weights=weights, **settings)
         except OSError as error:
             raise OSError(
                 f"torchvision could not load the weights of {name}: {error}. Without a network, put them where "

@@ -42,7 +42,7 @@ def test_what_detectors_return_is_understood(given, proposals):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ([[0.1, 0.2, 0.3, 0.4]], "boxes of a.png do not reach beyond 1 pixel.*give them in pixels of 100 x 80"),
+        ([[0.1, 0.2, 0.3, 0.4]], "boxes do not reach beyond 1 pixel.*give them in pixels of 100 x 80"),
         ([[1, 2, 3]], r"boxes of shape \(n, 4\), or \(n, 5\) with a score, not \(1, 3\)"),
         ("boxes", "boxes of shape .* in pixels, not str"),
         (None, r"boxes of shape"),

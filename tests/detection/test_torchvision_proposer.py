@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from box_examples import picture
@@ -26,3 +28,16 @@ def test_a_detector_of_torchvision_proposes_boxes_inside_the_image(proposer):
 def test_boxes_of_a_low_score_are_left_out(proposer, monkeypatch):
     monkeypatch.setattr(proposer, "min_score", 1.1)
     assert proposer.propose(picture(), "a.png") == []
+
+
+def test_what_torchvision_tells_of_a_download_is_no_part_of_a_result(monkeypatch, capsys):
+    from torchvision import models
+
+    def get_model(name, **settings):
+        sys.stdout.write("Downloading")
+        raise OSError("no network")
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    with pytest.raises(OSError, match=r"could not load the weights of .*: no network\. Without a network, put them"):
+        TorchvisionProposer("fasterrcnn_mobilenet_v3_large_320_fpn")
+    assert capsys.readouterr() == ("", "Downloading")
