@@ -108,7 +108,7 @@ class Detector:
     def detect_valid(self, images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageDetections | Failure]:
         """Find objects in one image after the other, in the order given; a Failure for what cannot be read."""
         classes = tuple(self.registry.classes())
-        if not classes:
+        if self.registry.is_empty:
             raise NoClasses(
                 f"{self.registry.path} holds no classes yet; register some with: fewshot add {self.registry.path} "
                 "--from-boxes FILE IMAGES"
@@ -141,11 +141,12 @@ class Detector:
         ]
         if (least := self.min_confidence) is not None:
             named = [one for one in named if one.confidence >= least]
+        kept = self._suppressed(named)
         return ImageDetections(
             name,
             *image.size,
-            self._suppressed(named),
-            classes,
+            kept,
+            tuple(dict.fromkeys([*classes, *(one.label for one in kept)])),  # some have a description only
             len(proposals),
             len(proposals) - len(usable),
             len(usable) - len(named),

@@ -13,6 +13,7 @@ from torchvision.ops import box_iou, nms
 
 from fewshot.detection.boxes import Box
 from fewshot.detection.proposals import Proposal
+from fewshot.validation import check_count
 
 _LONGEST_SIDE = 640
 _LEVELS = 4
@@ -51,7 +52,7 @@ class RegionProposer:
     """
 
     def __init__(self, most: int = 500) -> None:
-        self.most = most
+        self.most = check_count("most", most)
 
     def propose(self, image: Image.Image, name: str) -> list[Proposal]:
         """Return the boxes of an upright RGB image, those of the highest score first."""
@@ -102,7 +103,7 @@ def _distinct(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of boxes that are nearly the same the mean, and how many there are of each."""
     first = torch.arange(len(boxes), 0, -1, dtype=torch.float32)
     means, votes = [], []
-    for part in torch.split(boxes[nms(boxes, first, _SAME)], 256):
+    for part in torch.split(boxes[nms(boxes, first, _SAME)], 64):
         same = (box_iou(part, boxes) > _SAME).float()
         votes.append(same.sum(1))
         means.append(same @ boxes / votes[-1][:, None])

@@ -162,3 +162,13 @@ def test_a_registry_of_texts_is_refused(tmp_path):
 def test_an_image_without_boxes_has_no_detections(registry):
     (found,) = Detector(registry, lambda image: []).detect(np.full((20, 20, 3), GREEN, np.uint8))
     assert (found.detections, found.proposed) == ((), 0)
+
+
+def test_a_class_that_has_a_description_only_is_counted_too(registry, monkeypatch):
+    from fewshot.registry import Prediction
+
+    monkeypatch.setattr(
+        registry, "predict", lambda crops, **how: [Prediction("kiwi", 0.5, (("kiwi", 0.5),))] * len(crops)
+    )
+    (found,) = Detector(registry, lambda image: BOXES[:1]).detect(picture())
+    assert found.counts == {"red": 0, "blue": 0, "green": 0, "kiwi": 1}
