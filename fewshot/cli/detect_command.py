@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fewshot.registry import ClassRegistry, Failure
 
 _SHARE = click.FloatRange(0, 1)
+_MOST_REJECTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,25 @@ def _check_files(sources: Iterable[Any]) -> None:
 
 
 def _note_limit(registry: ClassRegistry, settings: dict[str, Any]) -> None:
-    """Say what to do where each box gets a class."""
-    limits = (registry.rejection.max_false_accept, settings["max_false_accept"], settings["min_confidence"])
-    if all(limit is None for limit in limits):
+    """Say what to do where each box gets a class, or where most objects are expected to get none."""
+    limit = settings["max_false_accept"]
+    if all(value is None for value in (limit, registry.rejection.max_false_accept, settings["min_confidence"])):
         note(
             "every box gets a class, for the registry has no limit on false accepts: set one with fewshot threshold, "
             "or give --min-confidence"
         )
+    if limit == 1:
+        return
+    try:
+        threshold = registry.rejection.threshold(limit)
+    except ValueError as error:
+        note(f"no box is rejected: {error}")
+    else:
+        if threshold is not None and threshold.estimated_false_reject > _MOST_REJECTED:
+            note(
+                f"the limit of {threshold.max_false_accept:g} false accepts is expected to leave out "
+                f"{threshold.estimated_false_reject:.0%} of the objects themselves; --max-false-accept 1 leaves out none"
+            )
 
 
 def _found(detector: Detector, sources: list[ImageSource], draw: str | None) -> Iterator[ImageDetections | Failure]:

@@ -105,3 +105,14 @@ def test_what_cannot_be_read_is_listed_and_the_others_found(place):
 )
 def test_wrong_usage_is_told(place, words, message, status):
     assert message in call(*words, status=status)[1]
+
+
+def test_a_limit_that_leaves_out_most_objects_is_told(place, monkeypatch):
+    from fewshot.openset import Threshold
+    from fewshot.registry.rejection import Rejection
+
+    found = Threshold(0.0, 0.1, 0.1, 50, "negatives", 0.92)
+    monkeypatch.setattr(Rejection, "threshold", lambda self, limit=None: found)
+    told = "the limit of 0.1 false accepts is expected to leave out 92% of the objects themselves"
+    assert told in call(*DETECT)[1]
+    assert told not in call(*DETECT, "--max-false-accept", 1)[1]
