@@ -143,10 +143,11 @@ def _note_limit(registry: ClassRegistry, settings: dict[str, Any]) -> None:
     except ValueError as error:
         note(f"no box is rejected: {error}")
     else:
-        if threshold is not None and threshold.estimated_false_reject > _MOST_REJECTED:
+        rejected = None if threshold is None else threshold.estimated_false_reject
+        if threshold is not None and rejected is not None and rejected > _MOST_REJECTED:
             note(
-                f"the limit of {threshold.max_false_accept:g} false accepts is expected to leave out "
-                f"{threshold.estimated_false_reject:.0%} of the objects themselves; --max-false-accept 1 leaves out none"
+                f"the limit of {threshold.max_false_accept:g} false accepts is expected to leave out {rejected:.0%} of "
+                "the objects themselves; --max-false-accept 1 leaves out none"
             )
 
 
