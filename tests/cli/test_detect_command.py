@@ -111,7 +111,7 @@ def test_a_limit_that_leaves_out_most_objects_is_told(place, monkeypatch):
     from fewshot.openset import Threshold
     from fewshot.registry.rejection import Rejection
 
-    found = Threshold(0.0, 0.1, 0.1, 50, "negatives", 0.92)
+    found = Threshold(0.0, 0.1, 0.1, 50, "negatives", 0.92, None)
     monkeypatch.setattr(Rejection, "threshold", lambda self, limit=None: found)
     told = "the limit of 0.1 false accepts is expected to leave out 92% of the objects themselves"
     assert told in call(*DETECT)[1]
