@@ -104,7 +104,9 @@ class Root:
 
 
 def _do(*command: str, env: dict[str, str] | None = None) -> None:
-    subprocess.run(command, check=True, env=env, stdout=sys.stderr)
+    status = subprocess.run(command, env=env, stdout=sys.stderr).returncode
+    if status:
+        raise SystemExit(f"exit status {status} of: {command[-1]}")
 
 
 def carry_out(stage: Stage, root: Root, done: dict[str, Root], replace: list[list[str]]) -> None:
