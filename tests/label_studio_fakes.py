@@ -39,6 +39,7 @@ class FakeLabelStudio(ThreadingHTTPServer):
         self.tasks: list[dict] = []
         self.asked: list[tuple[str, str | None]] = []
         self.cookies: list[str | None] = []
+        self.hosts: list[str | None] = []
         self.tokens = {f"Token {TOKEN}"}
         self.fails: int | None = None
         self.drips: bytes | None = None
@@ -58,6 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         path, token = unquote(self.path), self.headers.get("Authorization")
         self.server.asked.append((path, token))
         self.server.cookies.append(self.headers.get("Cookie"))
+        self.server.hosts.append(self.headers.get("Host"))
         if self.server.drips is not None:
             self._drip(self.server.drips)
         elif self.server.fails is not None:

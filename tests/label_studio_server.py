@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from buckets import wait_until_up
+
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-_START_SECONDS = 600.0
 
 
 def free_port() -> int:
@@ -114,11 +114,7 @@ def running(executable: str, folder: Path) -> Iterator[LabelStudio]:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"Label Studio did not start: {log.read_text(errors='replace')[-2000:]}")
+    try:
+        wait_until_up(f"{url}/health", process)
+    except AssertionError:
+        raise AssertionError(f"Label Studio did not start: {log.read_text(errors='replace')[-2000:]}") from None

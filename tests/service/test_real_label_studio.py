@@ -1,7 +1,8 @@
 """With the real Label Studio: an annotator's hour, and what else she does (marker ``labelstudio``).
 
 The server is the one of $FEWSHOT_LABEL_STUDIO, else the ``label-studio`` on PATH; `pip install label-studio` into an
-environment of its own.
+environment of its own. Buckets are of $FEWSHOT_MOTO_SERVER, else the ``moto_server`` on PATH: `pip install
+'moto[server]'`, again in an environment of its own.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from buckets import bucket_server
 from fakes import BLUE, RED, png
 from label_studio_server import LabelStudio, running
 from PIL import Image
@@ -46,9 +50,14 @@ def studio(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory):
-    """A backend with pocket: its address, and the folder it serves."""
-    folder = tmp_path_factory.mktemp("served")
-    command = [sys.executable, "-m", "fewshot", "serve", str(folder), "--label-studio", "--port", "0"]
+    """A backend with pocket: its address."""
+    with serving(tmp_path_factory.mktemp("served")) as url:
+        yield url
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[str]:
+    command = [sys.executable, "-m", "fewshot", "serve", str(folder), "--label-studio", "--port", "0", *options]
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             command,
@@ -185,6 +194,43 @@ def test_regions_of_an_annotators_draft_get_their_classes(studio, backend):
     studio.call("POST", f"/api/tasks/{asked}/drafts", {**draft, "lead_time": 1})
     (result,) = studio.ask_again(asked)["result"]
     assert (result["id"], result["value"]["x"], result["value"]["rectanglelabels"]) == ("c", 60, ["Blue"])
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A store of buckets, with a red and a blue picture in one; its address."""
+    with bucket_server({"photos/in/red.png": png(RED, 64), "photos/in/a blue+.png": png(BLUE, 64)}) as url:
+        yield url
+
+
+@pytest.mark.parametrize("presign", [True, False], ids=["signed", "through Label Studio"])
+def test_pictures_of_a_bucket_are_learned_and_recognised(studio, bucket, presign, tmp_path):
+    storage = {"bucket": "photos", "prefix": "in", "regex_filter": ".*png", "use_blob_urls": True, "presign": presign}
+    storage |= {"s3_endpoint": bucket, "aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "x"}
+    with serving(tmp_path, *(["--label-studio-images", bucket] if presign else [])) as backend:
+        project = studio.project(COLOURS, backend)
+        made = studio.call("POST", "/api/storages/s3", {"project": project, **storage})
+        studio.call("POST", f"/api/storages/s3/{made['id']}/sync")
+        listed = studio.call("GET", f"/api/tasks?project={project}&page_size=50&fields=all&resolve_uri=false")["tasks"]
+        tasks = {one["data"]["image"]: one["id"] for one in listed}
+        assert set(tasks) == {"s3://photos/in/red.png", "s3://photos/in/a blue+.png"}
+        red, blue = tasks["s3://photos/in/red.png"], tasks["s3://photos/in/a blue+.png"]
+        studio.annotate(red, choice("Red"))
+        studio.annotate(blue, choice("Blue"))
+        assert [label_of(studio.ask_again(task)) for task in (red, blue)] == ["Red", "Blue"]
+
+
+def test_a_bucket_on_a_private_network_is_asked_only_where_it_is_allowed(studio, bucket, tmp_path):
+    with serving(tmp_path) as backend:
+        project = studio.project(COLOURS, backend)
+        storage = {"bucket": "photos", "prefix": "in", "use_blob_urls": True, "presign": True, "s3_endpoint": bucket}
+        storage |= {"aws_access_key_id": "a", "aws_secret_access_key": "b", "regex_filter": ".*red.png"}
+        made = studio.call("POST", "/api/storages/s3", {"project": project, **storage})
+        studio.call("POST", f"/api/storages/s3/{made['id']}/sync")
+        (task,) = studio.call("GET", f"/api/tasks?project={project}&page_size=50&fields=all")["tasks"]
+        studio.annotate(task["id"], choice("Red"))
+        assert label_of(studio.ask_again(task["id"])) is None
+    assert f"allow it with: --label-studio-images {bucket}" in (tmp_path / "log").read_text()
 
 
 def two_halves() -> bytes:

@@ -15,6 +15,7 @@ from fewshot.errors import ExampleError, FewShotError
 from fewshot.integrations.label_studio.events import read_export
 from fewshot.integrations.label_studio.label_studio_client import LabelStudioClient, Unreachable
 from fewshot.integrations.label_studio.labeling_config import inline_text
+from fewshot.integrations.label_studio.storage_address import storage_address
 from fewshot.integrations.label_studio.task_images import fetch_images
 from fewshot.media import Medium, describe_text, medium_of
 from fewshot.registry import AnnotationRecord, AnnotationWriter, FetchedAnnotation, ImageLabels, LabelledImage
@@ -190,7 +191,8 @@ def _fetched(records: Sequence[AnnotationRecord], client: LabelStudioClient, med
                 found.append(_annotation(given, medium, is_first=is_first, is_last=is_last))
         return _Batch(found, tuple(pending.values()))
 
-    for images in fetch_images([labels for _, labels in wanted], client):
+    places = [replace(labels, image=storage_address(labels.image, record.task)) for record, labels in wanted]
+    for images in fetch_images(places, client):
         yield batch_of(images)
 
 

@@ -16,8 +16,9 @@ import httpx2
 
 from fewshot.errors import FewShotError, ImageError
 from fewshot.integrations.label_studio.fetch_slots import FetchSlots, NoSlot
-from fewshot.integrations.label_studio.http_fetch import SOCKET_SECONDS, Answer, TooLarge, fetch
+from fewshot.integrations.label_studio.http_fetch import SOCKET_SECONDS, Answer, NotPublic, TooLarge, fetch
 from fewshot.integrations.label_studio.origin import Origin, without_query
+from fewshot.integrations.label_studio.storage_address import is_storage_route, stored_file
 
 MAX_IMAGE_BYTES = 32 * 2**20
 MAX_EXPORT_BYTES = 512 * 2**20
@@ -71,9 +72,13 @@ class LabelStudioClient:
 
     Notes
     -----
-    At most three redirects are followed, within the same rules. A host other than the server that does not answer is
-    not asked again for a while, so that its images do not delay the others. The server itself always is: it was alive
-    when it called us.
+    At most three redirects are followed, within the same rules; and to one address more: where the server, asked with
+    the token for a task's file in a bucket, answers with an address that it signed, that is asked, without the token.
+    A user of the server, who can set up its storages, chooses that host: unless it is allowed above, it is asked by
+    https alone, and at no address of a private network.
+
+    A host other than the server that does not answer is not asked again for a while, so that its images do not delay
+    the others. The server itself always is: it was alive when it called us.
     """
 
     url: str | None
@@ -87,6 +92,8 @@ class LabelStudioClient:
 
     def image(self, address: str) -> bytes:
         """Return the image that a task names: a data: URI, a path on the server, or a URL.
+
+        One in a bucket is named by ``storage_address``.
 
         Raises
         ------
@@ -151,7 +158,7 @@ class LabelStudioClient:
         if self.alias is not None and origin == Origin.of(self.alias):
             server = self._server()
             return url.copy_with(scheme=server.scheme, host=server.host, port=server.port)
-        if not self._is_server(origin) and origin not in self.image_hosts:
+        if not self._is_known(origin):
             raise ImageError(
                 without_query(str(url)),
                 f"lies on {origin}, neither the Label Studio server nor a host that pictures may come from; allow it "
@@ -159,21 +166,34 @@ class LabelStudioClient:
             )
         return url
 
+    def _signed(self, url: httpx2.URL) -> httpx2.URL:
+        """Return an address that the server signed: by https on any host, else as ``_permitted``."""
+        origin = Origin.of(url)
+        return url if origin.scheme == "https" and not self._is_known(origin) else self._permitted(url)
+
+    def _is_known(self, origin: Origin) -> bool:
+        alias = None if self.alias is None else Origin.of(self.alias)
+        return self._is_server(origin) or origin == alias or origin in self.image_hosts
+
     def _fetch(self, url: httpx2.URL, max_bytes: int) -> bytes:
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        first = without_query(str(url))
+        first = _shown(url)
+        is_signed = False
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._ask(url, max_bytes, deadline)
+            answer = self._ask(url, max_bytes, deadline, is_signed=is_signed)
             if answer.redirect is None:
                 return answer.body
             try:
-                url = self._permitted(answer.redirect)
+                is_signed = not is_signed and self._is_server(Origin.of(url)) and is_storage_route(url)
+                url = self._signed(answer.redirect) if is_signed else self._permitted(answer.redirect)
+            except ImageError:
+                raise
             except ValueError as error:
                 raise ImageError(first, f"cannot be fetched ({error})") from None
         raise ImageError(first, f"is redirected more than {_MAX_REDIRECTS} times")
 
-    def _ask(self, url: httpx2.URL, max_bytes: int, deadline: float) -> Answer:
-        """Return the answer, which is a success or a redirect."""
+    def _ask(self, url: httpx2.URL, max_bytes: int, deadline: float, *, is_signed: bool = False) -> Answer:
+        """Return the answer, which is a success or a redirect; of an address that the server signed without a token."""
         origin = Origin.of(url)
         is_server = self._is_server(origin)
         why, until = self._paused.get(origin, ("", 0.0))
@@ -182,10 +202,18 @@ class LabelStudioClient:
             raise Unreachable(f"{why}; it is asked again in {until - start:.0f} s")
         try:
             with self.slots.take(origin, deadline):
-                headers = {"Authorization": self._authorization(deadline)} if is_server else {}
-                answer = fetch(url, headers=headers, max_bytes=max_bytes, seconds=deadline - time.monotonic())
+                headers = {"Authorization": self._authorization(deadline)} if is_server and not is_signed else {}
+                answer = fetch(
+                    url,
+                    headers=headers,
+                    max_bytes=max_bytes,
+                    seconds=deadline - time.monotonic(),
+                    public_only=not self._is_known(origin),
+                )
         except TooLarge as error:
-            raise ImageError(without_query(str(url)), str(error)) from None
+            raise ImageError(_shown(url), str(error)) from None
+        except NotPublic as error:
+            raise ImageError(_shown(url), f"{error}; allow it with: --label-studio-images {origin}") from None
         except NoSlot as error:
             raise Unreachable(f"{origin} is not asked now ({error})") from error
         except OSError as error:
@@ -196,22 +224,29 @@ class LabelStudioClient:
                 raise Unreachable(why, pause) from error
             self._paused[origin] = why, now + pause
             raise Unreachable(why) from error
-        self._check_status(answer, url, is_server)
+        self._check_status(answer, url, is_server=is_server, is_signed=is_signed)
         return answer
 
-    def _check_status(self, answer: Answer, url: httpx2.URL, is_server: bool) -> None:
+    def _check_status(self, answer: Answer, url: httpx2.URL, *, is_server: bool, is_signed: bool) -> None:
         status = f"{answer.status} {answer.reason}"
         if 200 <= answer.status < 300 or answer.redirect is not None:
             return
+        if answer.status in (401, 403) and is_signed:
+            raise Unreachable(
+                f"{_shown(url)} answers {status}, though Label Studio signed the address: there is no such file, or "
+                "the credentials of the project's storage may not read it"
+            )
         if answer.status in (401, 403) and is_server:
             self._access.clear()
             raise Unreachable(
                 f"{Origin.of(url)} refuses the token ({answer.status}). Give that of a user who sees the project, as "
                 "LABEL_STUDIO_API_KEY"
             )
-        if answer.status >= 500 or answer.status in (408, 425, 429):
-            raise Unreachable(f"{without_query(str(url))} answers {status}")
-        raise ImageError(without_query(str(url)), f"the server answers {status}")
+        if answer.status >= 500 or answer.status in (408, 424, 425, 429):  # 424: it could not read it from the bucket
+            raise Unreachable(f"{_shown(url)} answers {status}")
+        is_stored = is_server and not is_signed and is_storage_route(url)
+        remedy = "; add its bucket as a source storage of the project" if is_stored and answer.status == 404 else ""
+        raise ImageError(_shown(url), f"the server answers {status}{remedy}")
 
     def _authorization(self, deadline: float) -> str:
         if self.token.count(".") != 2:
@@ -237,6 +272,11 @@ class LabelStudioClient:
                 "LABEL_STUDIO_API_KEY",
                 _PAUSE_FACTOR * (time.monotonic() - start) if isinstance(error, OSError) else 0.0,
             ) from error
+
+
+def _shown(url: httpx2.URL) -> str:
+    """Return a URL as a message may hold it: of a file in a bucket that one, for the server's route tells nobody."""
+    return without_query(stored_file(url) or str(url))
 
 
 def _from_data_uri(uri: str) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot.integrations.label_studio.labeling_config import Control
+from fewshot.integrations.label_studio.storage_address import storage_address
 from fewshot.integrations.label_studio.suggestions import Suggestion
 
 _MAX_REGIONS = 500
@@ -48,6 +49,8 @@ def query_images(task: Mapping[str, Any], controls: Sequence[Control], context: 
         image = control.address(data) if isinstance(data, Mapping) else None
         if image is None:
             continue
+        id_ = task.get("id")
+        image = storage_address(image, id_ if isinstance(id_, int) else None)
         if control.kind == "choices":
             yield QueryImage(control, image)
         else:
