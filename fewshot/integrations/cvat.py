@@ -2,6 +2,7 @@
 
 ``cvat-cli task auto-annotate 42 --function-module fewshot.integrations.cvat -p registry=str:parts.fewshot`` tags the
 images of a task; with ``-p detector=str:MODULE``, shapes that another function finds get the classes of the registry.
+Those that annotators drew get them from ``classify_shapes``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import math
 import os
 import weakref
 from collections.abc import Iterable, Sequence
@@ -18,17 +18,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import MissingExtra, RegistryError
+from fewshot.integrations.cvat_shapes import REGIONS, ShapeReport, classify_shapes, cut_out, shape_type
 from fewshot.registry import ClassRegistry
 
 if TYPE_CHECKING:
     import cvat_sdk.auto_annotation as cvataa
     from PIL.Image import Image
 
-__all__ = ["RegistryFunction", "create"]
+__all__ = ["RegistryFunction", "ShapeReport", "classify_shapes", "create"]
 
 _log = logging.getLogger(__name__)
-
-_REGIONS = ("rectangle", "polygon", "mask")
 
 
 class RegistryFunction:
@@ -100,7 +99,7 @@ class RegistryFunction:
         for number, shape in enumerate(self._detector.detect(context, image), start=1):
             _check_encloses(shape)
             try:
-                crops.append(_cut_out(image, shape))
+                crops.append(cut_out(image, shape))
             except (ArithmeticError, IndexError, OSError, TypeError, ValueError) as error:
                 _log.warning("%s: shape %d was left out: %s", context.frame_name, number, error)
             else:
@@ -245,42 +244,17 @@ def _check_declared(detector: Any) -> None:
     """Check the types of shape that a detector declares; of "any", what comes is checked."""
     for label in detector.spec.labels:
         kind = str(getattr(label, "type", "any"))
-        if kind not in (*_REGIONS, "any"):
+        if kind not in (*REGIONS, "any"):
             raise ValueError(
                 f"the detector's label {label.name!r} is a {kind}, which has no inside to classify; give a detector of "
-                f"{', '.join(_REGIONS)}"
+                f"{', '.join(REGIONS)}"
             )
 
 
 def _check_encloses(shape: Any) -> None:
-    kind = _type(shape)
-    if kind not in _REGIONS:
-        raise ValueError(f"the detector gave a {kind}; only {', '.join(_REGIONS)} can be cut out of a picture")
-
-
-def _type(shape: Any) -> str:
-    return str(shape.type.value) if hasattr(shape, "type") else "tag"
-
-
-def _cut_out(image: Image, shape: Any) -> Image:
-    """Return the image inside a shape's box, turned upright with the shape; raise if they share no pixel."""
-    points = list(shape.points)
-    if _type(shape) == "mask":  # run lengths, then the box with its last pixels
-        left, top, right, bottom = points[-4], points[-3], points[-2] + 1, points[-1] + 1
-    else:
-        left, top, right, bottom = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
-    turned = float(getattr(shape, "rotation", 0) or 0)  # degrees clockwise, about the middle
-    if turned:
-        image = image.rotate(turned, center=((left + right) / 2, (top + bottom) / 2))
-    box = (
-        max(0, math.floor(left)),
-        max(0, math.floor(top)),
-        min(image.width, math.ceil(right)),
-        min(image.height, math.ceil(bottom)),
-    )
-    if box[0] >= box[2] or box[1] >= box[3]:
-        raise ValueError(f"it lies outside the picture of {image.width} x {image.height} pixels")
-    return image.crop(box)
+    kind = shape_type(shape)
+    if kind not in REGIONS:
+        raise ValueError(f"the detector gave a {kind}; only {', '.join(REGIONS)} can be cut out of a picture")
 
 
 def _classed(shape: Any, label: int) -> Any:

@@ -258,7 +258,7 @@ def test_a_crop_that_the_encoder_fails_at_leaves_the_others(tmp_path, halves, ca
 )
 def test_a_shape_without_inside_is_refused(registry, halves, given):
     function = RegistryFunction(registry, detector=Detector(given))
-    with pytest.raises(ValueError, match="only rectangle, polygon, mask can be cut out of a picture"):
+    with pytest.raises(ValueError, match="only rectangle, polygon, mask, ellipse can be cut out of a picture"):
         function.detect(Context(), halves)
 
 
