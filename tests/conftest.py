@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # On the tests' small tensors, threads of one operator only wait for each other, the longer the busier the cores are.
 # Before torch, scikit-learn and faiss start theirs. What spreads its work itself is given two where it is tested: these
@@ -113,3 +114,13 @@ def writer(project):
 
     with AnnotationWriter(project) as opened:
         yield opened
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's store in memory, memory://..., empty."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    MemoryFileSystem.store.clear()
+    yield MemoryFileSystem()
+    MemoryFileSystem.store.clear()

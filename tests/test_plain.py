@@ -37,6 +37,7 @@ EXTRAS = {
     "runtime": ("onnxruntime",),
     "audio": ("soundfile", "soxr", "transformers"),
     "clip": ("open_clip",),
+    "cloud": ("s3fs",),  # torch needs fsspec itself
 }
 
 
@@ -175,6 +176,12 @@ def test_a_registrys_encoder_is_tuned_for_a_step(registry):
         ("text", "sentence_transformers", "add new.fewshot a --text b --encoder st:all-MiniLM-L6-v2"),
         ("onnx", "onnx", "export none.fewshot new.zip --onnx"),
         ("audio", "transformers", "add new.fewshot a b.wav --encoder audio:laion/clap-htsat-unfused"),
+        ("cloud", "s3fs", "add new.fewshot a s3://bucket/a.jpg"),
+        ("cloud", "s3fs", "add new.fewshot --from-folder s3://bucket/photos"),
+        ("cloud", "s3fs", "predict none.fewshot s3://bucket/a.jpg"),
+        ("cloud", "s3fs", "evaluate none.fewshot s3://bucket/photos"),
+        ("cloud", "s3fs", "bench s3://bucket/photos --out out"),
+        ("cloud", "s3fs", "train s3://bucket/photos --out out"),
     ],
 )
 def test_a_missing_extra_is_one_line_before_any_work(extra, library, command, tmp_path, monkeypatch):
@@ -224,7 +231,7 @@ def test_every_extra_of_the_project_is_named_here():
     declared = (
         (Path(__file__).parents[1] / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
     )
-    assert set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {"dev"} == set(EXTRAS)
+    assert set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {"dev", "docs"} == set(EXTRAS)
 
 
 def test_an_extra_that_is_there_is_not_asked_for():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +39,7 @@ from fewshot.calibration import (
 from fewshot.classifiers import FewShotClassifier
 from fewshot.datasets import Dataset
 from fewshot.episodes import EpisodeSampler
+from fewshot.media import is_place
 
 # Two examples are the fewest of which one can be left out.
 _FITTED_SHOTS = (SHOTS_RANGE[0], 2, SHOTS_RANGE[1])
@@ -130,7 +130,7 @@ def run_calibration(
     try:
         source = open_source(data, split=split or "train")
     except ValueError:
-        if split is not None or isinstance(data, Dataset) or not os.path.exists(data):
+        if split is not None or isinstance(data, Dataset) or not is_place(data):
             raise
         source = open_source(data, split="test")  # class folders without splits are read whole
     protocol = _checked(source, queries, episodes, seed, note)

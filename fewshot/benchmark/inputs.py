@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fewshot.benchmark.methods import BaseData
 from fewshot.datasets import Dataset, load_dataset, training_overlap
 from fewshot.encoders import EmbeddingCache, Encoder, load_encoder, modality_of, usable_device
-from fewshot.media import LabelledImages, Modality, find_images, medium_of
+from fewshot.media import LabelledImages, Modality, find_images, is_folder, is_place, medium_of
 from fewshot.media import Source as ExampleSource
 from fewshot.registry import ClassRegistry
 from fewshot.vectors import FeatureFile, read_features
@@ -388,9 +388,9 @@ def _base_images(name: str) -> Dataset | LabelledImages:
     try:
         return load_dataset(name, split="train")
     except ValueError:
-        if not os.path.exists(name):
+        if not is_place(name):
             raise
-    return find_images(name, None) if os.path.isdir(name) else load_dataset(name)
+    return find_images(name, None) if is_folder(name) else load_dataset(name)
 
 
 def _encoder_of(file: FeatureFile) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot.cli.annotated_boxes import BoxOptions, add_annotated_boxes, box_options, read_annotations
-from fewshot.cli.example_paths import check_holds_texts, given_examples, note_ignored, registry_medium
+from fewshot.cli.example_paths import check_holds_texts, check_urls, given_examples, note_ignored, registry_medium
 from fewshot.cli.interrupt import keep_on_interrupt
 from fewshot.cli.options import encoder_options
 from fewshot.cli.output import counted, exit_if_failed, note, print_result
@@ -78,7 +78,7 @@ def _note_conflicts(report: AddReport, registry: ClassRegistry, *, negative: boo
 @click.argument("registry")
 @click.argument("label", required=False)
 @click.argument("images", nargs=-1, metavar="[FILE]...")
-@click.option("--from-folder", metavar="DIR", help="Add a folder or zip with one subfolder per class.")
+@click.option("--from-folder", metavar="DIR", help="Add a folder, zip or URL with one subfolder per class.")
 @click.option("--nested", is_flag=True, help="With --from-folder: the path of folders is the label, as drink/canned.")
 @click.option("--text", "texts", metavar="TEXT", multiple=True, help="A text itself; with --from-csv its column.")
 @click.option("--from-csv", metavar="FILE", help="Add the texts of a .csv, .tsv or .jsonl file, or of - (stdin).")
@@ -132,10 +132,14 @@ def add(
 
     The class is new or known, and REGISTRY is created if it does not exist.
 
-    FILE is a file, folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or
-    a text on each line. The encoder decides what a new registry holds; the bundled one reads images. A LABEL that
-    begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon 1.jpg
+    FILE is a file, folder, zip, pattern, or URL (s3://bucket/folder, with the extra cloud); - reads one image or sound,
+    or a path on each line, from standard input, or a text on each line. The encoder decides what a new registry holds;
+    the bundled one reads images. A LABEL that begins with - goes after --, as in: fewshot add parts.fewshot -- -lemon
+    1.jpg
     """
+    from fewshot.media import without_secrets
+
+    check_urls(from_folder, *images)
     _check_columns(nested, from_folder, label_column, separator, from_csv)
     if others and (label is None or boxes.place):
         raise click.UsageError("--and-label names another class of LABEL: LABEL IMAGE... --and-label LABEL")
@@ -167,7 +171,7 @@ def add(
             found = _class_folders(registry, from_folder, registry_medium(opened), nested)
             with _told_on_interrupt(len(found.images), registry_medium(opened)):
                 added = opened.add_folder(found, allow_conflict=allow_conflict, augment=augment)
-            _report(added, opened, folder=from_folder)
+            _report(added, opened, folder=without_secrets(from_folder))
         elif from_csv is not None:
             how: dict[str, Any] = {"allow_conflict": allow_conflict, "augment": augment}
             _add_rows(opened, from_csv, texts, label_column, separator, **how)
@@ -248,14 +252,14 @@ def _parts(cell: str, separator: str | None) -> list[str]:
 def _class_folders(registry: str, place: str, medium: Medium, nested: bool) -> LabelledImages:
     """The examples of a folder or zip; if it is ambiguous which folders are the classes, the commands for each."""
     from fewshot.errors import AmbiguousFolders
-    from fewshot.media import labelled_images
+    from fewshot.media import is_folder, labelled_images
 
     try:
         found = labelled_images(place, medium.modality, nested=nested)
     except AmbiguousFolders as error:
         add = f"fewshot add {shlex.quote(registry)}"
         commands = "".join(f"\n  {add} --from-folder {shlex.quote(inside)}" for inside in error.inside)
-        whole = [inside for inside in error.inside if os.path.isdir(inside)]
+        whole = [inside for inside in error.inside if is_folder(inside)]
         labels = [shlex.quote(os.path.basename(inside)) for inside in whole]
         also = "".join(f"\n  {add} {label} {shlex.quote(i)}" for label, i in zip(labels, whole, strict=True))
         also = f"\nor, if these are the classes themselves:{also}" if also and "splits" not in error.reason else ""

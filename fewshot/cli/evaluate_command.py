@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.example_paths import check_holds_texts, note_ignored, registry_medium
+from fewshot.cli.example_paths import check_holds_texts, check_urls, note_ignored, registry_medium
 from fewshot.cli.multi_label_evaluation import evaluate_multi_label
 from fewshot.cli.options import encoder_options, roll_up_option
 from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """Measure the accuracy on labelled images, texts or sounds.
 
-    DIR is a folder or zip with one subfolder per class. "accuracy" is without a limit on false accepts; with the
+    DIR is a folder, zip or URL with one subfolder per class. "accuracy" is without a limit on false accepts; with the
     registry's, "rejected" is the share that gets no label, and "accepted_accuracy" of the others. Of a multi-label
     registry F1 and average precision are measured; what lies in several subfolders is of several classes.
 
@@ -56,6 +56,7 @@ def evaluate(
 
     if out is not None:
         check_writable(out)
+    check_urls(folder)
     with open_registry(registry, encoding) as opened:
         medium = registry_medium(opened)
         found = None if folder is None else labelled_images(folder, medium.modality, nested=nested)

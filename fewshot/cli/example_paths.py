@@ -1,4 +1,4 @@
-"""The images, texts or sounds that a command is given: files, folders, zips, patterns, tables, and standard input."""
+"""What a command is given to read: files, folders, zips, patterns, URLs, tables, texts, and standard input."""
 
 from __future__ import annotations
 
@@ -56,13 +56,15 @@ def check_holds_texts(registry: ClassRegistry) -> None:
 
 
 def example_paths(names: tuple[str, ...], medium: Medium) -> list[Source]:
-    """Files, those of folders and zips, patterns, and - for standard input; in the order given."""
-    from fewshot.media import find_images
+    """Files, those of folders and zips, patterns, URLs, and - for standard input; in the order given."""
+    from fewshot.media import find_images, is_url, without_secrets
 
     found: list[Source] = []
     for name in names:
         if name == "-":
             found += _standard_input(medium)
+        elif is_url(name):
+            found += _behind_url(name, medium)
         elif os.path.isdir(name) or (os.path.splitext(name)[1].lower() not in medium.suffixes and _is_zip(name)):
             inside = find_images(name, medium.modality)
             note_ignored(inside.ignored, medium)
@@ -74,8 +76,33 @@ def example_paths(names: tuple[str, ...], medium: Medium) -> list[Source]:
             if medium.modality == "text" and not os.path.exists(name):
                 note(f"there is no file {name!r}; a text itself is given as: --text TEXT")
     if not found:
-        raise ValueError(f"no {medium.noun}s in {', '.join(names)}")
+        raise ValueError(f"no {medium.noun}s in {', '.join(map(without_secrets, names))}")
     return found
+
+
+def check_urls(*names: str | None) -> None:
+    """Raise MissingExtra for a URL that nothing installed reads, before any work is done."""
+    from fewshot.media import check_cloud, is_url
+
+    for name in names:
+        if name is not None and is_url(name):
+            check_cloud(name)
+
+
+def _behind_url(url: str, medium: Medium) -> list[Source]:
+    """The file of a URL that ends as one does, those that a pattern stands for, or those of a folder."""
+    from fewshot.media import find_images, matching, without_secrets
+
+    path = without_secrets(url)
+    if os.path.splitext(path)[1].lower() in medium.suffixes and "*" not in path:
+        return [medium.from_path(url)]
+    if "*" in path:
+        return list(map(medium.from_path, matching(url) or [url]))
+    if path.startswith(("http://", "https://")) and not path.endswith("/"):  # on the web few things are folders
+        return [medium.from_path(url)]
+    inside = find_images(url, medium.modality)
+    note_ignored(inside.ignored, medium)
+    return list(inside.images)
 
 
 def _is_zip(name: str) -> bool:

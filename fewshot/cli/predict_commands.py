@@ -9,7 +9,7 @@ import click
 
 from fewshot.cli import group_prediction
 from fewshot.cli.bundle_commands import predict_with_bundle
-from fewshot.cli.example_paths import given_examples, registry_medium
+from fewshot.cli.example_paths import check_urls, given_examples, registry_medium
 from fewshot.cli.options import encoder_options, roll_up_option
 from fewshot.cli.output import exit_if_failed, note
 from fewshot.cli.prediction_output import OutputFormat, check_fits, format_options, write_predictions
@@ -82,8 +82,8 @@ def predict(
     r"""Predict the classes of images, texts or sounds.
 
     The answers are in the order given. REGISTRY may be a bundle of `fewshot export --onnx`, too. FILE is a file,
-    folder, zip or pattern; - reads one image or sound, or a path on each line, from standard input, or a text on each
-    line. What cannot be read has an "error" in place of a label.
+    folder, zip, pattern, or URL (s3://bucket/folder, with the extra cloud); - reads one image or sound, or a path on
+    each line, from standard input, or a text on each line. What cannot be read has an "error" in place of a label.
 
     Formats: table and csv (a row for each), json (a list), jsonl (a JSON object per line), label-studio (tasks with
     predictions), coco (a data set with boxes around whole images), fiftyone (the labels.json of a
@@ -104,6 +104,7 @@ def predict(
             watch_folder(opened, watch, top=top, nearest=nearest, **asked)
         return
     _check_sources(images, texts, from_csv)
+    check_urls(*images)
     _check_group_options(group, min_agreement, images, from_csv, output)
     from fewshot.runtime import is_bundle
 

@@ -74,10 +74,18 @@ def check_fits(output: OutputFormat, sources: Sequence[Source], medium: Medium) 
     if output.name in ("coco", "fiftyone") and medium.modality != "image":
         raise ValueError(f"--format {output.name} is for images, not {medium.noun}s; --format jsonl is for all")
     if output.name in ("label-studio", "coco", "fiftyone") and medium.modality != "text":
-        inside = next((source for source in sources if not isinstance(source, str)), None)
+        inside = next((source for source in sources if not _is_named(source, output.name)), None)
         if inside is not None:
             name = medium.describe(inside)
             raise ValueError(f"--format {output.name} names files, and {name} is none: unpack or save it")
+
+
+def _is_named(source: Source, format_: str) -> bool:
+    """Whether another program finds a source by its name; Label Studio reads buckets, too."""
+    from fewshot.media import describe, is_url
+
+    name = source if isinstance(source, str) else describe(source)  # type: ignore[arg-type]
+    return format_ == "label-studio" if is_url(name) else isinstance(source, str)
 
 
 def write_predictions(

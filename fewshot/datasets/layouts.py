@@ -23,9 +23,11 @@ from fewshot.datasets.overlap import IMAGENET, TINY_TRAIN
 from fewshot.media import (
     SPLITS,
     SUFFIXES,
+    Folder,
     ImageSource,
     LabelledImages,
     find_images,
+    folder_at,
     labelled_images,
     normalised_name,
 )
@@ -77,19 +79,19 @@ def _wnid(label: str) -> str:
     return found.group() if found else label
 
 
-def split_folder(folder: Path, own: str, splits: Splits) -> Path | None:
-    """Return the folder, or zip, of class folders that is named for a split."""
-    for entry in sorted(folder.iterdir()):
-        if normalised_name(entry.name.removesuffix(".zip")) in split_names(own, splits):
-            if entry.is_dir() or entry.suffix == ".zip":
-                return entry
+def split_folder(folder: Folder, own: str, splits: Splits) -> str | None:
+    """Return the name of the folder, or zip, of class folders in a folder that is named for a split."""
+    for name, is_folder in folder.entries().items():
+        if normalised_name(name.removesuffix(".zip")) in split_names(own, splits):
+            if is_folder or name.endswith(".zip"):
+                return name
     return None
 
 
 def _class_folders(folder: Path, own: str, layout: Layout) -> LabelledImages | None:
     """<folder>/<split>/<class>/*, or <folder>/<split>.zip."""
-    place = split_folder(folder, own, layout.splits)
-    return None if place is None else labelled_images(place)
+    name = split_folder(folder_at(folder), own, layout.splits)
+    return None if name is None else labelled_images(folder / name)
 
 
 def _chosen_classes(folder: Path, names: Iterable[str], of_each: int | None = None) -> LabelledImages:

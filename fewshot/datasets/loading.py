@@ -13,7 +13,16 @@ from fewshot.datasets.layouts import LAYOUTS, split_folder, standard
 from fewshot.datasets.omniglot import omniglot, omniglot_vinyals
 from fewshot.datasets.torchvision_sets import torchvision_dataset, torchvision_names
 from fewshot.errors import AmbiguousFolders
-from fewshot.media import SPLITS, labelled_images, normalised_name
+from fewshot.media import (
+    SPLITS,
+    Folder,
+    folder_at,
+    is_folder,
+    is_place,
+    labelled_images,
+    normalised_name,
+    without_secrets,
+)
 
 _NAMED: dict[str, Callable[[str, str | os.PathLike[str] | None], Dataset]] = {
     "omniglot": omniglot,
@@ -38,7 +47,8 @@ def load_dataset(
         - "tiny-imagenet" (a split of its classes; labels are WordNet ids), "cifar-fs", "fc100", "mini-imagenet",
           "tiered-imagenet" (train, val, test), "cub-200" (base, val, novel, by Chen et al. 2019);
         - a folder or zip of class folders of images, texts (.txt) or sounds ("./omniglot" if it has one of the names
-          above), or a folder with such a folder, or zip, for each split;
+          above), or a folder with such a folder, or zip, for each split; or the URL of such a folder
+          ("s3://bucket/photos", see ``CloudFile``);
         - the name of a torchvision data set ("EuroSAT", "Flowers102", "DTD", "FGVCAircraft", "GTSRB", ...), which
           torchvision downloads: see ``torchvision_dataset``.
 
@@ -81,8 +91,8 @@ def load_dataset(
     name = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and normalised_name(name) in _PLAIN:
         return _NAMED[_PLAIN[normalised_name(name)]](split, root)
-    if os.path.exists(name):
-        return _from_place(Path(name), split)
+    if is_place(name):
+        return _from_place(name, split)
     if os.path.basename(name) != name or name.endswith(".zip") or not isinstance(name_or_path, str):
         raise FileNotFoundError(f"no such folder or zip: {name}")
     known = torchvision_names()
@@ -97,22 +107,24 @@ def _close(name: str, known: list[str]) -> str:
     return "; close: " + ", ".join(folded[match] for match in close) if close else f"; named are {', '.join(_NAMED)}"
 
 
-def _from_place(place: Path, split: str) -> Dataset:
+def _from_place(place: str, split: str) -> Dataset:
     """A folder or zip of class folders; or a folder of such folders or zips, named for the splits."""
-    name = place.absolute().name.removesuffix(".zip")
-    parts, others = _split_folders(place) if place.is_dir() else ({}, ())
+    shown = without_secrets(place)
+    name = (shown.rstrip("/") if shown != place or "://" in place else str(Path(place).absolute())).replace(os.sep, "/")
+    name = name.rpartition("/")[2].removesuffix(".zip")
+    parts, others = _split_folders(folder_at(place)) if is_folder(place) else ({}, ())
     if parts:
-        own = own_split(str(place), split, {known: SPLITS[known] for known in parts})
+        own = own_split(shown, split, {known: SPLITS[known] for known in parts})
         found = labelled_images(parts[own], None)
         return Dataset(
             name, found.images, found.labels, split=own, ignored=found.ignored + others, modality=found.modality
         )
     if split != "test":
-        raise ValueError(f"{place} has no split {split!r}: it holds class folders; leave split out to read it whole")
+        raise ValueError(f"{shown} has no split {split!r}: it holds class folders; leave split out to read it whole")
     try:
         found = labelled_images(place, None)
     except AmbiguousFolders as error:
-        if place.is_dir():
+        if is_folder(place):
             raise
         raise ValueError(f"{place} {error.reason}; unpack it and give the folder") from error
     return Dataset(name, found.images, found.labels, ignored=found.ignored, modality=found.modality)
@@ -121,16 +133,18 @@ def _from_place(place: Path, split: str) -> Dataset:
 _SPLIT_NAMES = {word for known in SPLITS for word in split_names(known, SPLITS)}
 
 
-def _split_folders(place: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _split_folders(folder: Folder) -> tuple[dict[str, str], tuple[str, ...]]:
     """The folders, or zips, of class folders by the split they are named for; and what else there is."""
-    inside = sorted(entry for entry in place.iterdir() if not entry.name.startswith("."))
-    named = [entry for entry in inside if normalised_name(entry.name.removesuffix(".zip")) in _SPLIT_NAMES]
+    inside = folder.entries()
+    named = [name for name in inside if normalised_name(name.removesuffix(".zip")) in _SPLIT_NAMES]
     if not all(
-        entry.suffix == ".zip" or (entry.is_dir() and any(map(Path.is_dir, entry.iterdir()))) for entry in named
+        name.endswith(".zip") or (inside[name] and any(folder_at(folder.place(name)).entries().values()))
+        for name in named
     ):
         return {}, ()
-    others = [entry for entry in inside if entry not in named]
-    if len(named) < 2 and any(map(Path.is_dir, others)):  # one class may be called "test"
+    others = [name for name in inside if name not in named]
+    if len(named) < 2 and any(inside[name] for name in others):  # one class may be called "test"
         return {}, ()
-    found = {known: split_folder(place, known, SPLITS) for known in SPLITS}
-    return {known: folder for known, folder in found.items() if folder is not None}, tuple(map(str, others))
+    found = {known: split_folder(folder, known, SPLITS) for known in SPLITS}
+    places = {known: folder.place(name) for known, name in found.items() if name is not None}
+    return places, tuple(without_secrets(folder.place(name)) for name in others)

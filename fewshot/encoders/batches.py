@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fewshot.encoders.torch_threads import set_thread_count, thread_count
 from fewshot.errors import ExampleError
-from fewshot.media import attempt, map_ahead
+from fewshot.media import attempt, downloaded_ahead, map_ahead
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -58,8 +58,9 @@ def embedded_batches(
         batch = [attempt(prepare, example) for example in examples]
         return batch, embed(readable(batch))
 
+    batches = _in_batches(downloaded_ahead(source), size)
     for result in map_ahead(
-        work, _in_batches(source, size), workers=threads, ahead=2 * threads, initializer=partial(set_thread_count, 1)
+        work, batches, workers=threads, ahead=2 * threads, initializer=partial(set_thread_count, 1)
     ):
         assert not isinstance(result, ExampleError)
         yield result

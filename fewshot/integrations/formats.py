@@ -176,7 +176,7 @@ def to_label_studio(
         An image given twice is one task, a failed one is none; a rejected one is a task without prediction.
     prefix : str
         Put before each path, which must then be relative to the prefix's folder; "" leaves paths as they are. In a URL,
-        paths are percent-encoded.
+        paths are percent-encoded. What is a URL itself, as "s3://bucket/a.jpg", stays as it is.
     model_version : str
         The predictions' model version in the project.
     names : LabelStudioNames, optional
@@ -283,8 +283,13 @@ def _read_once(predictions: ImagePredictions) -> list[tuple[str, Prediction]]:
 
 
 def task_address(path: str, prefix: str) -> str:
-    """Return where a task finds its image: the prefix, then the path, which must be relative to the prefix's folder."""
-    if not prefix:
+    """Return where a task finds its image: the prefix, then the path, which must be relative to the prefix's folder.
+
+    A URL is where it is.
+    """
+    from fewshot.media import is_url
+
+    if not prefix or is_url(path):
         return path
     pure = PurePath(os.path.normpath(path))
     if pure.is_absolute() or pure.drive or ".." in pure.parts:
@@ -292,8 +297,8 @@ def task_address(path: str, prefix: str) -> str:
             f"{path} does not lie in the folder of the prefix {prefix}: run this in that folder, and give paths "
             "relative to it"
         )
-    is_url = prefix.startswith(("/", "http://", "https://"))
-    return prefix + (quote(os.fsencode(pure.as_posix())) if is_url else pure.as_posix())
+    is_quoted = prefix.startswith(("/", "http://", "https://"))
+    return prefix + (quote(os.fsencode(pure.as_posix())) if is_quoted else pure.as_posix())
 
 
 def _rounded(score: float | None) -> float | None:

@@ -1,6 +1,15 @@
 from .arrivals import Arrivals as Arrivals
 from .arrivals import Arrived as Arrived
 from .catalogue import catalogue_views as catalogue_views
+from .cloud_files import CloudFile as CloudFile
+from .cloud_files import check_cloud as check_cloud
+from .cloud_files import is_url as is_url
+from .cloud_files import without_secrets as without_secrets
+from .folders import Folder as Folder
+from .folders import folder_at as folder_at
+from .folders import is_folder as is_folder
+from .folders import is_place as is_place
+from .folders import matching as matching
 from .image_folders import SPLITS as SPLITS
 from .image_folders import LabelledImages as LabelledImages
 from .image_folders import find_images as find_images
@@ -25,6 +34,7 @@ from .medium import Sources as Sources
 from .medium import medium_of as medium_of
 from .medium import source_path as source_path
 from .prefetch import attempt as attempt
+from .prefetch import downloaded_ahead as downloaded_ahead
 from .prefetch import map_ahead as map_ahead
 from .previews import Preview as Preview
 from .previews import thumbnail as thumbnail

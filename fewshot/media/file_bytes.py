@@ -1,4 +1,4 @@
-"""The bytes of a file that was given as a path, bytes, a file object or a member of a zip."""
+"""The bytes of a file that was given as a path, URL, bytes, a file object or a member of a zip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot.errors import ExampleError
+from fewshot.errors import ExampleError, MissingExtra
+from fewshot.media.cloud_files import CloudFile, is_url
 from fewshot.media.zips import ZippedImage, oversize
 
 
@@ -16,7 +17,7 @@ def file_bytes(source: Any, name: str, error: type[ExampleError], *, what: str, 
 
     Parameters
     ----------
-    source : path, bytes, binary file object or ZippedImage
+    source : path, URL, bytes, binary file object, ZippedImage or CloudFile
     name : str
         Its name in messages.
     error : type of ExampleError
@@ -28,17 +29,15 @@ def file_bytes(source: Any, name: str, error: type[ExampleError], *, what: str, 
     Raises
     ------
     ExampleError : of the type given, naming the source.
+    MissingExtra : for a URL, where what reads it is not installed.
     TypeError : for anything else.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     try:
-        if isinstance(source, ZippedImage):
-            return source.read()
-        if isinstance(source, (str, os.PathLike)):
-            return _read_file(Path(source), error, what, max_bytes)
-        if hasattr(source, "read"):
-            return _read_stream(source, name, error, max_bytes)
+        found = _read(CloudFile(source) if is_url(source) else source, name, error, what, max_bytes)
+    except MissingExtra:
+        raise
     except FileNotFoundError:
         raise error(name, "no such file") from None
     except IsADirectoryError:
@@ -47,7 +46,20 @@ def file_bytes(source: Any, name: str, error: type[ExampleError], *, what: str, 
         raise failed if isinstance(failed, error) else error(failed.source, failed.reason) from None
     except Exception as failed:  # whatever zipfile, zlib or a closed or foreign file object comes up with
         raise error(name, f"cannot be read ({getattr(failed, 'strerror', None) or failed})") from failed
-    raise TypeError(f"{what} must be {kinds}, not {type(source).__name__}")
+    if found is None:
+        raise TypeError(f"{what} must be {kinds}, not {type(source).__name__}")
+    return found
+
+
+def _read(source: Any, name: str, error: type[ExampleError], what: str, max_bytes: int) -> bytes | None:
+    """Read a file by what names it; None for anything else."""
+    if isinstance(source, ZippedImage):
+        return source.read()
+    if isinstance(source, CloudFile):
+        return source.read(max_bytes)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(Path(source), error, what, max_bytes)
+    return _read_stream(source, name, error, max_bytes) if hasattr(source, "read") else None
 
 
 def _read_file(path: Path, error: type[ExampleError], what: str, max_bytes: int) -> bytes:

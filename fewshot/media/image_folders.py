@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fewshot.errors import AmbiguousFolders
+from fewshot.media.cloud_files import without_secrets
+from fewshot.media.folders import folder_at, is_folder
 from fewshot.media.medium import MODALITIES, Medium, Modality, Source, medium_of
 from fewshot.media.zips import ZippedImage, is_outside, zip_members
 from fewshot.validation import normalised_label
@@ -54,10 +56,10 @@ _SPLIT_NAMES = {normalised_name(word) for own, others in SPLITS.items() for word
 
 
 def find_images(place: str | os.PathLike[str], modality: Modality | None = "image") -> LabelledImages:
-    """List the images, texts or sounds of a folder or zip, sorted, also of (linked) subfolders; no hidden files.
+    """List the images, texts or sounds of a folder, also by its URL, or zip, sorted; of (linked) subfolders, too.
 
-    The label of each is the first folder below ``place`` that it lies in, "" for those directly inside. None for the
-    modality is as of ``labelled_images``.
+    Hidden files are left out. The label of each is the first folder below ``place`` that it lies in, "" for those
+    directly inside. None for the modality is as of ``labelled_images``.
     """
     names, source, blocking, medium = _files_of(place, modality)
     found = _listed(names, source, medium)
@@ -72,11 +74,12 @@ def _files_of(
     place: str | os.PathLike[str], modality: Modality | None
 ) -> tuple[list[str], Callable[[str], Source], tuple[str, ...], Medium]:
     """The files below a folder, zip or folder in a zip, by path from it; what reads one; what blocks; the medium."""
-    archive, under = _zip_and_folder(os.fspath(place))
-    if os.path.isdir(place):
-        names, blocking = _files_below(Path(place))
+    if is_folder(place):
+        folder = folder_at(place)
+        names, blocking = folder.files()
         medium = medium_of(modality or _modality_of(names))
-        return names, lambda name: medium.from_path(str(Path(place) / name)), blocking, medium
+        return names, lambda name: medium.from_path(folder.file(name)), blocking, medium
+    archive, under = _zip_and_folder(os.fspath(place))
     if archive is not None:
         names = [name.removeprefix(under) for name in zip_members(archive) if name.startswith(under)]
         return names, lambda name: ZippedImage(archive, under + name), (), medium_of(modality or _modality_of(names))
@@ -93,41 +96,18 @@ def _modality_of(names: Sequence[str]) -> Modality:
     return "text" if count["text"] and not count["image"] else "image"
 
 
-def _files_below(root: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The files below a folder, by their path from it with "/", sorted; and the pipes, sockets and devices."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
-    names = []
-    for where, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(where, name))]
-        names += [os.path.relpath(os.path.join(where, name), root) for name in files]
-    names.sort()
-    blocking = [name for name in names if _blocks(root / name)]
-    shown = tuple(str(root / name) for name in blocking if _visible(Path(name).as_posix()))
-    return [Path(name).as_posix() for name in names if name not in set(blocking)], shown
-
-
-def _blocks(path: Path) -> bool:
-    """Whether reading would wait for another program: a pipe, socket or device."""
-    return path.exists() and not path.is_file()
-
-
-def _leads_back(folder: Path) -> bool:
-    """Whether a link leads to a folder it lies in, which would be listed without end."""
-    return folder.is_symlink() and any(folder.samefile(parent) for parent in folder.absolute().parents)
-
-
 def labelled_images(
     place: str | os.PathLike[str], modality: Modality | None = "image", *, nested: bool = False
 ) -> LabelledImages:
-    """List the images, texts or sounds of a folder, or zip, that holds one subfolder a class.
+    """List the images, texts or sounds of a folder, its URL, or zip, that holds one subfolder a class.
 
     The classes are the outermost folders that hold such files themselves; what surrounds all of them is no class.
 
     Parameters
     ----------
     place : path
-        A folder, a zip, or a folder in a zip ("photos.zip/train"). ``place/cat/1.jpg`` is an image of "cat";
+        A folder, a zip, a folder in a zip ("photos.zip/train"), or a folder's URL ("s3://bucket/photos"; see
+        ``CloudFile``). ``place/cat/1.jpg`` is an image of "cat";
         ``place/cat/old/2.jpg`` too, and so is ``place/photos/cat/1.jpg`` where all images lie in "photos".
     modality : {"image", "text", "audio"} or None, default "image"
         Which files, by their suffixes; None for images or sounds, whichever there are more of, and texts where there
@@ -138,12 +118,14 @@ def labelled_images(
     Raises
     ------
     FileNotFoundError : if there is no such folder or zip.
+    PermissionError, ConnectionError : if a URL cannot be listed.
     AmbiguousFolders : if the subfolders hold no such files but several folders of them, as splits do.
     ValueError : if no class folder holds one, saying what was found instead.
     """
     names, source, blocking, medium = _files_of(place, modality)
     found = _listed(names, source, medium)
-    depth = 0 if nested else _class_depth(os.fspath(place), found, medium)
+    shown = without_secrets(os.fspath(place))
+    depth = 0 if nested else _class_depth(shown.rstrip("/"), found, medium)
     labels: list[str] = []
     loose: list[str] = []
     inside: dict[str, None] = {}
@@ -155,10 +137,10 @@ def labelled_images(
         if not label:
             loose.append(medium.describe(image))
         elif len(parts) > depth + 2 and not nested:
-            inside[str(PurePosixPath(place, *parts[:-1]))] = None
+            inside["/".join((shown.rstrip("/"), *parts[:-1]))] = None
     if not any(labels):
         held = f"{len(loose)} {medium.noun}s but no class folders" if loose else f"no {medium.noun}s"
-        raise ValueError(f"{place} holds {held}; expected one subfolder a class: {place}/<class>/<{medium.noun}>")
+        raise ValueError(f"{shown} holds {held}; expected one subfolder a class: {shown}/<class>/<{medium.noun}>")
     kept = [(image, label) for image, label in zip(found.values(), labels, strict=True) if label]
     ignored = (*_others(names, source, medium), *blocking, *loose)
     return LabelledImages(

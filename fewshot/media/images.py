@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot.errors import ImageError
 from fewshot.media import heif
+from fewshot.media.cloud_files import CloudFile, without_secrets
 from fewshot.media.file_bytes import file_bytes
 from fewshot.media.pixel_range import eight_bits
 from fewshot.media.tensors import ImageTensor, channels_last, is_one_image, is_tensor
@@ -32,7 +33,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF 6.0
 _FEWEST_LEVELS = 16
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"BM": "image/bmp"}
-_KINDS = "a path, bytes, a binary file object, a PIL image, an array or a tensor"
+_KINDS = "a path, a URL, bytes, a binary file object, a PIL image, an array or a tensor"
 
 MAX_PIXELS = 89_478_485
 """Images of more pixels are refused as decompression bombs (Pillow's own limit: 256 MiB of RGB)."""
@@ -48,15 +49,16 @@ ImageSource: TypeAlias = Union[
     NDArray[Any],
     ImageTensor,
     ZippedImage,
+    CloudFile,
 ]
 ImageSources: TypeAlias = ImageSource | Iterable[ImageSource]
 """Images, or one."""
 
 
 def describe(source: ImageSource) -> str:
-    """Name an image for a message: its path where it has one."""
-    if isinstance(source, (str, ZippedImage)):
-        return str(source)
+    """Name an image for a message: its path where it has one, or its URL without secrets."""
+    if isinstance(source, (str, ZippedImage, CloudFile)):
+        return without_secrets(str(source))
     if isinstance(source, os.PathLike):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -79,7 +81,7 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, at_least: i
 
     Parameters
     ----------
-    source : path, bytes, binary file object, PIL image, array, tensor or ZippedImage
+    source : path, URL, bytes, binary file object, PIL image, array, tensor, ZippedImage or CloudFile
         Files: JPEG, PNG, WebP, BMP, GIF or TIFF; AVIF with Pillow 11.3 or later; HEIC with pillow-heif. Arrays:
         (h, w), (h, w, 1), (h, w, 3) or (h, w, 4); bool, uint8, uint16, or floats in [0, 1]. Tensors of PyTorch: the
         same values, (h, w) or channels first.
@@ -142,7 +144,7 @@ def image_bytes(source: ImageSource) -> bytes:
 
 def one_or_several(images: ImageSources) -> Iterable[ImageSource]:
     """Return images as they are, and a single one as a list: to Python, a path is a sequence of letters."""
-    held = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, ZippedImage)
+    held = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, ZippedImage, CloudFile)
     alone = isinstance(images, held) or hasattr(images, "read")
     if alone or ((isinstance(images, np.ndarray) or is_tensor(images)) and is_one_image(images)):  # type: ignore[arg-type]
         return [images]  # type: ignore[list-item]

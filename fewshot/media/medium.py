@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot.errors import ExampleError, ImageError, SoundError, TextError
 from fewshot.media import images, previews, sounds, texts
+from fewshot.media.cloud_files import CloudFile, is_url, without_secrets
 from fewshot.media.images import ImageSource
 from fewshot.media.previews import Preview
 from fewshot.media.sounds import SoundSource
@@ -53,7 +54,7 @@ class Medium:
     one_or_several : callable
         Sources as they are, and a single one as a list; see ``sources``.
     from_path : callable
-        From a file's path to its source.
+        From a file's path or URL to its source; a ``CloudFile`` is one.
     preview : callable
         From a source to the ``Preview`` that shows it.
     """
@@ -67,7 +68,7 @@ class Medium:
     media_type: Callable[[bytes], str]
     describe: Callable[[Any], str]
     one_or_several: Callable[[Any], Iterable[Any]]
-    from_path: Callable[[str], str | Path]
+    from_path: Callable[[str | CloudFile], str | Path | CloudFile]
     preview: Callable[[Any], Preview]
 
     def counted(self, count: int) -> str:
@@ -108,10 +109,24 @@ def medium_of(modality: str) -> Medium:
 
 
 def source_path(source: object, modality: Modality) -> str | None:
-    """Return the absolute path of a source that is a file, else None."""
+    """Return the absolute path of a source that is a file, or its URL without secrets, else None."""
+    if isinstance(source, CloudFile) or (is_url(source) and modality != "text"):
+        return without_secrets(str(source))
     if isinstance(source, os.PathLike) or (isinstance(source, str) and modality != "text"):
         return os.path.abspath(source)
     return None
+
+
+_NAMED = (str, os.PathLike, ZippedImage, CloudFile)
+
+
+def _file_of(path: str | CloudFile) -> str | CloudFile:
+    return CloudFile(path) if isinstance(path, str) and is_url(path) else path
+
+
+def _text_file_of(path: str | CloudFile) -> Path | CloudFile:  # a str is a text itself
+    found = _file_of(path)
+    return Path(found) if isinstance(found, str) else found
 
 
 def _apart(noun: str) -> str:
@@ -125,7 +140,7 @@ def _medium_seen(source: Any, wanted: Medium) -> Medium | None:
     if isinstance(source, bytes):
         seen = {images.image_type(source).partition("/")[0], sounds.sound_type(source).partition("/")[0]}
         return next((_MEDIA[kind] for kind in seen & {"image", "audio"} if kind != wanted.modality), None)
-    suffix = os.path.splitext(str(source))[1].lower() if isinstance(source, (str, os.PathLike, ZippedImage)) else ""
+    suffix = os.path.splitext(str(source))[1].lower() if isinstance(source, _NAMED) else ""
     return next((medium for medium in _MEDIA.values() if medium is not wanted and suffix in medium.suffixes), None)
 
 
@@ -140,7 +155,7 @@ _MEDIA: dict[str, Medium] = {
         media_type=images.image_type,
         describe=images.describe,
         one_or_several=images.one_or_several,
-        from_path=str,
+        from_path=_file_of,
         preview=previews.image_preview,
     ),
     "text": Medium(
@@ -153,7 +168,7 @@ _MEDIA: dict[str, Medium] = {
         media_type=texts.text_type,
         describe=texts.describe_text,
         one_or_several=texts.one_or_several_texts,
-        from_path=Path,
+        from_path=_text_file_of,
         preview=previews.text_preview,
     ),
     "audio": Medium(
@@ -166,7 +181,7 @@ _MEDIA: dict[str, Medium] = {
         media_type=sounds.sound_type,
         describe=sounds.describe_sound,
         one_or_several=sounds.one_or_several_sounds,
-        from_path=str,
+        from_path=_file_of,
         preview=previews.sound_preview,
     ),
 }

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import MissingExtra, SoundError
+from fewshot.media.cloud_files import CloudFile, without_secrets
 from fewshot.media.file_bytes import file_bytes
 from fewshot.media.wav import plain_wav, wav_bytes
 from fewshot.media.zips import MAX_BYTES, ZippedImage
@@ -32,7 +33,7 @@ _MAX_CHANNELS = 64
 _LOUDEST = 100.0  # floats may be a little over 1, but 16-bit numbers as floats are a mistake
 _RATES = range(1_000, 768_001)
 _MISSING_SECONDS = 0.1  # that a file may lack of what its header says: MP3's is not exact
-_KINDS = "a path, bytes, a binary file object, or (samples, sampling_rate)"
+_KINDS = "a path, a URL, bytes, a binary file object, or (samples, sampling_rate)"
 
 SoundSource: TypeAlias = Union[
     str,
@@ -43,6 +44,7 @@ SoundSource: TypeAlias = Union[
     IO[bytes],
     tuple[NDArray[Any], int],
     ZippedImage,
+    CloudFile,
 ]
 
 
@@ -125,11 +127,11 @@ def is_samples(source: object) -> bool:
 
 
 def describe_sound(source: SoundSource) -> str:
-    """Name a sound for a message: its path where it has one."""
+    """Name a sound for a message: its path where it has one, or its URL without secrets."""
     if isinstance(source, tuple) and is_samples(source):
         return f"<samples of shape {np.shape(source[0])} at {source[1]} Hz>"
-    if isinstance(source, (str, ZippedImage)):
-        return str(source)
+    if isinstance(source, (str, ZippedImage, CloudFile)):
+        return without_secrets(str(source))
     if isinstance(source, os.PathLike):
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -144,7 +146,7 @@ def open_sound(source: SoundSource | Sound) -> Sound:
 
     Parameters
     ----------
-    source : path, bytes, binary file object, (samples, sampling_rate) or ZippedImage
+    source : path, URL, bytes, binary file object, (samples, sampling_rate), ZippedImage or CloudFile
         Files: WAV; with the extra ``audio`` also FLAC, OGG, MP3. Samples: (n,) or (n, channels), int16, or floats in
         [-1, 1], at ``sampling_rate`` Hz.
 
@@ -199,7 +201,7 @@ def _samples_bytes(given: Any, rate: float, name: str) -> bytes:
 
 def one_or_several_sounds(sounds: SoundSource | Iterable[SoundSource]) -> Iterable[SoundSource]:
     """Return sounds as they are, and a single one as a list."""
-    held = (str, bytes, bytearray, memoryview, os.PathLike, ZippedImage, Sound)
+    held = (str, bytes, bytearray, memoryview, os.PathLike, ZippedImage, CloudFile, Sound)
     alone = isinstance(sounds, held) or hasattr(sounds, "read") or is_samples(sounds)
     return [sounds] if alone else sounds  # type: ignore[list-item, return-value]
 

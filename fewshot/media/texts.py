@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any, Union
 
 from fewshot.errors import TextError
+from fewshot.media.cloud_files import CloudFile
 from fewshot.media.file_bytes import file_bytes
 from fewshot.media.zips import ZippedImage
 
@@ -22,9 +23,9 @@ MAX_CHARACTERS = 1_000_000
 
 _MAX_BYTES = 4 * MAX_CHARACTERS  # UTF-8 takes at most 4 bytes a character
 _SHOWN = 60
-_KINDS = 'a str, a text file\'s Path, bytes of UTF-8, or a file object opened with "rb"'
+_KINDS = 'a str, a text file\'s Path or CloudFile, bytes of UTF-8, or a file object opened with "rb"'
 
-TextSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], ZippedImage]
+TextSource: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], ZippedImage, CloudFile]
 
 
 class TableText(str):
@@ -60,7 +61,7 @@ def describe_text(source: TextSource) -> str:
         return os.fspath(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
-    return str(source) if isinstance(source, ZippedImage) else str(getattr(source, "name", f"<{source}>"))
+    return str(source) if isinstance(source, (ZippedImage, CloudFile)) else str(getattr(source, "name", f"<{source}>"))
 
 
 def open_text(source: TextSource) -> str:
@@ -68,8 +69,9 @@ def open_text(source: TextSource) -> str:
 
     Parameters
     ----------
-    source : str, path, bytes, binary file object or ZippedImage
-        A ``str`` is the text itself, a ``pathlib.Path`` a file of it; files and bytes are UTF-8, with or without a byte
+    source : str, path, bytes, binary file object, ZippedImage or CloudFile
+        A ``str`` is the text itself, also one that begins as a URL does; a ``pathlib.Path`` or ``CloudFile`` a file of
+        it. Files and bytes are UTF-8, with or without a byte
         order mark.
 
     Raises
@@ -109,7 +111,7 @@ def text_bytes(source: TextSource) -> bytes:
 
 def one_or_several_texts(texts: TextSource | Iterable[TextSource]) -> Iterable[TextSource]:
     """Return texts as they are, and a single one as a list."""
-    held = (str, bytes, bytearray, memoryview, os.PathLike, ZippedImage)
+    held = (str, bytes, bytearray, memoryview, os.PathLike, ZippedImage, CloudFile)
     return [texts] if isinstance(texts, held) or hasattr(texts, "read") else texts  # type: ignore[list-item]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fewshot.datasets import Dataset, load_dataset
-from fewshot.media import describe
+from fewshot.media import describe, is_place
 from fewshot.training.recipe import Recipe, per_set
 
 # Images of each validation class: more would cost much time, and hardly help to choose the best epoch.
@@ -96,7 +96,7 @@ def _loaded(given: Data, split: str | None, default: str) -> Dataset:
     try:
         return load_dataset(given, split=split or default)
     except ValueError:
-        whole = load_dataset(given) if split is None and os.path.exists(given) else None
+        whole = load_dataset(given) if split is None and is_place(given) else None
         if whole is None or whole.split is not None:
             raise
         return whole

@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from fakes import FakeEncoder, png
+from fakes import BLUE, RED, FakeEncoder, png
 from media_examples import FILMS, HIGH, LOW, SOUPS, load_test_encoder, tone_file
 
 import fewshot.encoders
+from fewshot import ClassRegistry, ImageError
 from fewshot.cli import main
 
 
@@ -365,3 +366,78 @@ def test_texts_are_benchmarked_and_calibrated_and_make_a_background(texts, many_
 def test_a_background_of_another_kind_is_refused(texts, sounds, tmp_path):
     result = call("threshold", texts, "--max-false-accept", "0.2", "--background", tmp_path / "sounds", status=1)
     assert "sounds holds sounds, and the registry's encoder reads texts" in result.stderr
+
+
+# Behind URLs
+
+
+@pytest.fixture
+def photos_behind_url(memory):
+    """Class folders behind a URL: red and blue pictures, some of which are of the split "test"."""
+    for split, size in (("train", 8), ("test", 9)):
+        for label, colour in (("red", RED), ("blue", BLUE)):
+            memory.pipe({f"/b/{split}/{label}/{n}.png": png(colour, size + 4 * n) for n in range(7)})
+    memory.pipe({"/loose/notes.txt": b"x", "/loose/bad.png": b"bad", "/loose/r.png": png(RED, 5)})
+
+
+def test_a_folder_behind_a_url_is_added_recognised_and_evaluated_as_one_on_disk(photos_behind_url, tmp_path):
+    path = tmp_path / "r.fewshot"
+    secret = "memory://user:secret@b/train?sig=secret"  # of no use to this store, and not to be kept
+    assert "secret" not in (first := call("add", path, "red", f"{secret}", status=1)).stderr + first.stdout
+    added = answer("add", path, "--from-folder", "memory://b/train")
+    assert added == {"folder": "memory://b/train", "added": 14, "duplicates": 0, "classes": 2}
+    assert answer("classes", path, "red")[0]["source"] == "memory://b/train/red/0.png"
+    assert answer("evaluate", path, "memory://b/test")["accuracy"] == 1.0
+
+    missing = ("memory://b/none.png", "memory://b/test/*.gif")
+    told = call("predict", path, "memory://loose", "memory://b/test/blue/*.png", *missing, status=1)
+
+    rows = {row["path"]: row.get("label", row.get("error")) for row in json.loads(told.stdout)}
+    assert rows.pop("memory://loose/r.png") == "red"
+    assert [rows.pop(name) for name in missing] == ["does not exist"] * 2
+    assert rows.pop("memory://loose/bad.png").startswith("not an image")
+    assert rows == {f"memory://b/test/blue/{n}.png": "blue" for n in range(7)}
+    assert "ignored 1 file, not images or not in a class folder: memory://loose/notes.txt" in told.stderr
+
+
+def test_the_commands_for_ambiguous_folders_behind_a_url_can_be_run(photos_behind_url, tmp_path):
+    told = call("add", tmp_path / "r.fewshot", "--from-folder", "memory://b", status=1).stderr
+    assert "\n  fewshot add" in told
+    assert "--from-folder memory://b/test\n" in told
+
+
+def test_a_registry_of_paths_reads_pictures_behind_urls_again(photos_behind_url, memory, tmp_path):
+    path = tmp_path / "r.fewshot"
+    answer("add", path, "red", "memory://loose/r.png", "--no-keep-images")
+    with ClassRegistry(path, encoder=FakeEncoder(name="pocket")) as registry:
+        ((example, source),) = registry.examples("red")
+        assert source == "memory://loose/r.png"
+        assert registry.image(example) == png(RED, 5)
+        memory.pipe("/loose/r.png", png(BLUE))
+        with pytest.raises(ImageError, match="has changed since it was registered"):
+            registry.image(example)
+
+
+def test_label_studio_gets_the_urls_of_a_bucket_and_what_needs_files_refuses_them(photos_behind_url, tmp_path):
+    path = tmp_path / "r.fewshot"
+    answer("add", path, "red", "memory://b/train/red")
+    (task,) = answer("predict", path, "memory://loose/r.png", "--format", "label-studio")
+    assert task["data"] == {"image": "memory://loose/r.png"}
+    told = call("predict", path, "memory://loose/r.png", "--format", "fiftyone", status=1).stderr
+    assert "--format fiftyone names files, and memory://loose/r.png is none" in told
+
+
+def test_a_folder_behind_a_url_is_benchmarked_and_its_split_found(photos_behind_url, tmp_path):
+    options = "--encoder pocket --methods prototype --episodes 2 --ways 2 --shots 1 --queries 2".split()
+    report = answer("bench", "memory://b", *options, "--base", "memory://b", "--out", tmp_path / "out")
+    assert [row["accuracy"] for row in report["best"]] == [1.0]
+
+
+def test_a_folder_behind_a_url_is_added_from_python(photos_behind_url, tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        assert registry.add("red", "memory://b/train/red/0.png").added == 1
+        assert registry.add_folder("memory://b/train").added == 13
+        assert registry.predict(["memory://b/test/blue/0.png"])[0].label == "blue"
+        report = registry.add("red", ["memory://user:secret@b/none.png?sig=secret"])
+        assert [(one.source, one.reason) for one in report.failed] == [("memory://b/none.png", "does not exist")]
+        assert registry.evaluate("memory://b/test").accuracy == 1.0

@@ -132,11 +132,18 @@ def test_a_signed_address_of_a_private_network_says_what_allows_it(studio, web):
     assert "secret" not in str(caught.value)
 
 
-def test_only_the_route_of_buckets_may_lead_to_a_host_that_nobody_allowed(studio, web):
-    studio.redirects = {"/data/upload/2/a.png": SIGNED}
+@pytest.mark.parametrize("address", ["/data/upload/2/a.png", "/data/upload" + route(IN_BUCKET), "/tasks/7/"])
+def test_only_the_route_of_buckets_may_lead_to_a_host_that_nobody_allowed(studio, web, address):
+    studio.redirects = {address: SIGNED}
     with pytest.raises(ImageError, match=r"lies on https://photos\.s3\.example"):
-        client(studio).image("/data/upload/2/a.png")
+        client(studio).image(address)
     assert web.asked == []
+
+
+def test_a_server_below_a_path_signs_there(studio, web):
+    studio.redirects, web.answers = {"/tools" + route(IN_BUCKET): SIGNED}, {SIGNED: ok(b"from the bucket")}
+    below = LabelStudioClient(studio.url + "/tools/", TOKEN)
+    assert below.image(storage_address(IN_BUCKET, 7)) == b"from the bucket"
 
 
 def test_a_signed_address_leads_to_no_further_host(studio, web):

@@ -365,7 +365,7 @@ def test_opening_leaves_the_callers_image_and_array_unchanged():
 
 
 def test_something_that_holds_no_picture_is_a_type_error_naming_its_type():
-    with pytest.raises(TypeError, match=r"an image must be a path, bytes, .* not int"):
+    with pytest.raises(TypeError, match=r"an image must be a path, a URL, bytes, .* not int"):
         open_image(3)
 
 

@@ -145,7 +145,9 @@ def test_one_that_unpacks_to_more_than_the_limit_is_refused(monkeypatch):
 
 
 def test_another_kind_of_thing_is_a_type_error_that_says_what_a_sound_may_be():
-    with pytest.raises(TypeError, match=r"a sound must be a path, bytes, .* or \(samples, sampling_rate\), not int"):
+    with pytest.raises(
+        TypeError, match=r"a sound must be a path, a URL, bytes, .* or \(samples, sampling_rate\), not int"
+    ):
         open_sound(3)
 
 

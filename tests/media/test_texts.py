@@ -65,7 +65,9 @@ def test_what_is_no_text_is_refused_with_the_reason(source, reason):
 
 
 def test_another_kind_of_thing_is_a_type_error_that_says_what_a_text_may_be():
-    with pytest.raises(TypeError, match=r"a text must be a str, a text file's Path, bytes of UTF-8, .*, not ndarray"):
+    with pytest.raises(
+        TypeError, match=r"a text must be a str, a text file's Path or CloudFile, bytes of UTF-8, .*, not ndarray"
+    ):
         open_text(np.zeros(3))
 
 

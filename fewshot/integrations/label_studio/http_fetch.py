@@ -81,14 +81,16 @@ def fetch(
 
 async def _request_publicly(url: httpx2.URL, headers: dict[str, str], max_bytes: int) -> Answer:
     """Get a URL at the first of its host's addresses that answers, all of which are public."""
-    found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port or url.scheme, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host := url.raw_host.decode(), url.port or url.scheme, type=socket.SOCK_STREAM
+    )
     addresses = list(dict.fromkeys(str(place[0]) for *_, place in found))
     private = [address for address in addresses if not is_public(address)]
     if private or not addresses:
-        raise NotPublic(f"{url.host} is at {', '.join(private) or 'no address'}, which is not of the public internet")
+        raise NotPublic(f"{host} is at {', '.join(private) or 'no address'}, which is not of the public internet")
     # The name is not looked up again, when it might give another address; certificate and Host stay the name's.
     headers = {**headers, "Host": url.netloc.decode()}
-    extensions = {"sni_hostname": url.host}
+    extensions = {"sni_hostname": host}
     for address in addresses[:-1]:
         try:
             return await _request(url.copy_with(host=address), headers, max_bytes, None, extensions)

@@ -166,6 +166,10 @@ class LabelStudioClient:
             )
         return url
 
+    def _signs(self, url: httpx2.URL) -> bool:
+        """Whether a URL is where the server signs addresses in buckets."""
+        return self._is_server(Origin.of(url)) and is_storage_route(url, self._server())
+
     def _signed(self, url: httpx2.URL) -> httpx2.URL:
         """Return an address that the server signed: by https on any host, else as ``_permitted``."""
         origin = Origin.of(url)
@@ -184,7 +188,7 @@ class LabelStudioClient:
             if answer.redirect is None:
                 return answer.body
             try:
-                is_signed = not is_signed and self._is_server(Origin.of(url)) and is_storage_route(url)
+                is_signed = not is_signed and self._signs(url)
                 url = self._signed(answer.redirect) if is_signed else self._permitted(answer.redirect)
             except ImageError:
                 raise
@@ -244,8 +248,8 @@ class LabelStudioClient:
             )
         if answer.status >= 500 or answer.status in (408, 424, 425, 429):  # 424: it could not read it from the bucket
             raise Unreachable(f"{_shown(url)} answers {status}")
-        is_stored = is_server and not is_signed and is_storage_route(url)
-        remedy = "; add its bucket as a source storage of the project" if is_stored and answer.status == 404 else ""
+        is_unknown = answer.status == 404 and not is_signed and self._signs(url)
+        remedy = "; add its bucket as a source storage of the project" if is_unknown else ""
         raise ImageError(_shown(url), f"the server answers {status}{remedy}")
 
     def _authorization(self, deadline: float) -> str:

@@ -9,7 +9,7 @@ import re
 import httpx2
 
 _SCHEMES = ("s3://", "gs://", "azure-blob://")
-_ROUTE = re.compile(r"/(tasks|projects)/\d+/(presign|resolve)/?$")
+_ROUTE = re.compile(r"(.*)/(tasks|projects)/\d+/(presign|resolve)/?")
 
 
 def storage_address(address: str, task: int | None) -> str:
@@ -24,14 +24,15 @@ def storage_address(address: str, task: int | None) -> str:
     return f"/tasks/{task}/presign/?fileuri={coded.replace('=', '%3D')}"
 
 
-def is_storage_route(url: httpx2.URL) -> bool:
-    """Whether a URL on the server is of the route that signs addresses in buckets."""
-    return _ROUTE.search(url.path) is not None
+def is_storage_route(url: httpx2.URL, server: httpx2.URL) -> bool:
+    """Whether a URL is of the server's route that signs addresses in buckets."""
+    found = _ROUTE.fullmatch(url.path)
+    return found is not None and found[1] == server.path.rstrip("/")
 
 
 def stored_file(url: httpx2.URL) -> str | None:
     """Return the file in a bucket that a URL of that route asks for, as "s3://bucket/a.jpg"; None for another URL."""
-    if not is_storage_route(url):
+    if _ROUTE.fullmatch(url.path) is None:
         return None
     try:
         found = base64.urlsafe_b64decode(url.params.get("fileuri", "")).decode()
