@@ -38,6 +38,7 @@ EXTRAS = {
     "audio": ("soundfile", "soxr", "transformers"),
     "clip": ("open_clip",),
     "cloud": ("s3fs",),  # torch needs fsspec itself
+    "watch": ("watchfiles",),
 }
 
 
