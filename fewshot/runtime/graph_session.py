@@ -36,8 +36,8 @@ class GraphSession:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what fails is raised
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0  # onnxruntime counts itself
-        options.intra_op_num_threads = threads or cores
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = options.intra_op_num_threads = threads or cores
         # Weights lie in the graph: one that names files would have this machine's read, and so finds none.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores read images meanwhile

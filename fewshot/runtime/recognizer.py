@@ -6,13 +6,12 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fewshot.errors import ExampleError, ImageError
-from fewshot.media import ImagePreparation, Sources, describe, map_ahead, medium_of
+from fewshot.media import ImagePreparation, Sources, attempt, describe, map_ahead, medium_of
 from fewshot.registry import ONE_CLASS, Failure, Prediction, Predictions
 from fewshot.runtime.bundle_file import Bundle, read_bundle, write_bundle
 from fewshot.runtime.graph_session import GraphSession
@@ -97,6 +96,8 @@ class Recognizer:
             self._prepare = _preparation(bundle.about["preparation"])
             self._session = GraphSession(bundle.graph, threads=threads)
             self._state = _State.of(bundle)
+            self._of_one_thread: GraphSession | None = None
+            self._making = threading.Lock()
             pixels = [self._prepare(image) for image in self_test_images()]
             found = self._session.embed(np.stack(pixels), self._dim)
             check_self_test(found, bundle.arrays["self_test"], float(bundle.about["self_test"]["least_cosine"]))
@@ -150,14 +151,14 @@ class Recognizer:
         kept: list[int] = []
         failed: list[Failure] = []
         predictions: list[Prediction] = []
-        for sources, outcomes in self._batches(images):
+        for sources, outcomes, vectors in self._batches(images):
             good = [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, ExampleError)]
             start = len(names) + len(failed)
             kept += [start + n for n in good]
             names += [describe(sources[n]) for n in good]
             failed += [Failure(one.source, one.reason) for one in outcomes if isinstance(one, ExampleError)]
             if good:
-                predictions += _judged(state, self._embedded([outcomes[n] for n in good]), top, limit)
+                predictions += _judged(state, vectors, top, limit)
         return Predictions(tuple(names), tuple(predictions), tuple(failed), tuple(kept))
 
     def add(self, label: str, images: Sources) -> int:
@@ -244,23 +245,44 @@ class Recognizer:
             )
         return state.limit
 
-    def _batches(self, images: Sources) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Batches of sources, and of their pixels or errors, which are read while others are embedded."""
+    def _batches(self, images: Sources) -> Iterator[tuple[list[Any], list[Any], Vectors]]:
+        """Batches of sources, their pixels or errors, and the embeddings of those that have pixels."""
         sources = list(medium_of("image").sources(images))
-        outcomes = map_ahead(self._prepare, sources)
-        for start in range(0, len(sources), _BATCH):
-            yield sources[start : start + _BATCH], list(islice(outcomes, _BATCH))
+        batches = [sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)]
+        if self._session.threads == 1 or len(batches) < self._session.threads:
+            for batch in batches:
+                outcomes = list(map_ahead(self._prepare, batch))
+                yield batch, outcomes, self._embedded(outcomes, self._session)
+            return
+        # A core for each batch keeps them all busy; together on one batch they wait for each other.
+        session = self._session_of_one_thread()
 
-    def _embedded(self, pixels: list[Any]) -> Vectors:
-        return self._session.embed(np.stack(pixels), self._dim)
+        def read(batch: list[Any]) -> tuple[list[Any], Vectors]:
+            outcomes = [attempt(self._prepare, source) for source in batch]
+            return outcomes, self._embedded(outcomes, session)
+
+        done = map_ahead(read, batches, workers=self._session.threads, ahead=2 * self._session.threads)
+        for batch, found in zip(batches, done, strict=True):
+            assert not isinstance(found, ExampleError)
+            yield batch, *found
+
+    def _session_of_one_thread(self) -> GraphSession:
+        with self._making:
+            if self._of_one_thread is None:
+                self._of_one_thread = GraphSession(self._state.bundle.graph, threads=1)
+            return self._of_one_thread
+
+    def _embedded(self, outcomes: list[Any], session: GraphSession) -> Vectors:
+        pixels = [one for one in outcomes if not isinstance(one, ExampleError)]
+        return session.embed(np.stack(pixels), self._dim) if pixels else np.empty((0, self._dim), np.float32)
 
     def _all_embedded(self, images: Sources) -> Vectors:
         found = [np.empty((0, self._dim), np.float32)]
-        for _, outcomes in self._batches(images):
+        for _, outcomes, vectors in self._batches(images):
             for one in outcomes:
                 if isinstance(one, ExampleError):
                     raise one
-            found.append(self._embedded(outcomes))
+            found.append(vectors)
         return np.concatenate(found)
 
 
