@@ -191,6 +191,7 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tuned = tune(encoder, images, codes, splits, settings)
         classifier = head.fit(tuned.embeddings, labels)
         self.classes_, self.encoder_, self._classifier = classifier.classes_, tuned.encoder, classifier
+        self._support = tuned.embeddings, labels.tolist()
         self._calibration = shipped_calibration(encoder.fingerprint)  # no table holds a fine-tuned encoder
         self.choice_ = Choice(
             **vars(tuned.candidate),
@@ -248,6 +249,33 @@ class FineTuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         settings = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
         save_folder(self.encoder_, folder, self.choice_, settings)
+
+    def export_onnx(self, path: str | os.PathLike[str], *, opset: int | None = None, int8: bool = False) -> int:
+        """Write encoder and head as a bundle for ``fewshot.runtime.Recognizer``, without torch; returns its bytes.
+
+        Labels become text; there is no threshold, so that each image gets a label.
+
+        Parameters
+        ----------
+        path : path
+        opset, int8
+            As of ``fewshot.runtime.export_bundle``.
+
+        Raises
+        ------
+        NotFittedError : before the first ``fit``.
+        MissingExtra : where onnx, onnxscript or onnxruntime is not installed.
+        ValueError : for texts, or with flip test-time augmentation; for an encoder, or a head, that cannot be exported.
+        """
+        from fewshot.runtime import export_classifier
+
+        check_is_fitted(self, "classes_")
+        if self.choice_.tta:
+            raise ValueError(
+                "this classifier also embeds each image flipped, as a bundle does not: fit it with tta=False"
+            )
+        vectors, y = self._support
+        return export_classifier(self._classifier, self.encoder_, vectors, y, path, opset=opset, int8=int8)
 
     def check_parameters(self) -> None:
         """Raise ValueError for wrong parameters, before anything is read or computed."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewshot.errors import NoClasses, RegistryError
 from fewshot.files import check_is_another
@@ -19,8 +21,9 @@ from fewshot.runtime.vector_map import Vectors, cosines
 from fewshot.validation import check_extra
 
 if TYPE_CHECKING:
-    from fewshot.encoders import ExportedEncoder
-    from fewshot.openset import KnownClasses
+    from fewshot.classifiers import FewShotClassifier
+    from fewshot.encoders import Encoder, ExportedEncoder
+    from fewshot.openset import KnownClasses, Threshold
 
 # Examples read at once.
 _PAGE = 1_000
@@ -77,42 +80,117 @@ def export_bundle(
     ValueError : for an encoder or a classifier that cannot be exported, saying why, or the registry's own file.
     NoClasses : for a registry without classes.
     """
+    _check_extra()
+    registry.require_single_label("bundle")
+    check_is_another(path, registry.path)
+    if registry.is_empty:
+        raise NoClasses(f"{registry.path} holds no classes to export; add some first")
+    labels, vectors, codes = _examples(registry)
+    classifier = registry.classifier
+    take_parts(classifier, registry.encoder)
+    known, negatives = registry.rejection.known_classes()
+    threshold = registry.rejection.threshold()
+    given = _Given(registry.encoder, classifier.fit(vectors, codes), labels, codes, known, negatives, threshold)
+    size, encoder = _written(given, path, opset, int8=int8)
+    return _compared(registry, encoder, vectors.shape[1], size) if int8 else BundleReport(size)
+
+
+def export_classifier(
+    classifier: FewShotClassifier,
+    encoder: Encoder,
+    vectors: Vectors,
+    y: Iterable[Hashable],
+    path: str | os.PathLike[str],
+    *,
+    opset: int | None = None,
+    int8: bool = False,
+) -> int:
+    """Write a fitted classifier of an encoder's embeddings as a bundle; returns its bytes.
+
+    Parameters
+    ----------
+    classifier : FewShotClassifier
+        Its labels become text.
+    encoder : Encoder
+    vectors : ndarray of shape (n, d), float32
+    y : n labels
+        What it was fitted with.
+    path, opset, int8
+        As of ``export_bundle``.
+
+    Raises
+    ------
+    MissingExtra : where onnx, onnxscript or onnxruntime is not installed.
+    ValueError : for an encoder or a classifier that cannot be exported, or labels that are one text, saying why.
+    """
+    _check_extra()
+    import torch
+
+    from fewshot.classifiers import Membership
+    from fewshot.openset import KnownClasses, shipped_center
+
+    labels = [str(label) for label in classifier.classes_.tolist()]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"labels are text in a bundle, and two of {classifier.classes_.tolist()} are the same text")
+    at = {label: n for n, label in enumerate(classifier.classes_.tolist())}
+    codes = np.array([at[label] for label in y], np.int64)
+    membership = Membership(torch.from_numpy(codes)[None], len(labels))
+    center = shipped_center(encoder.fingerprint)
+    known = KnownClasses.of(torch.from_numpy(vectors)[None], membership, None, center)
+    none = np.empty((0, vectors.shape[1]), np.float32)
+    given = _Given(encoder, classifier, labels, codes, known, none, None)
+    return _written(given, path, opset, int8=int8)[0]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a bundle is made of; the classifier is fitted."""
+
+    encoder: Encoder
+    classifier: FewShotClassifier
+    labels: list[str]
+    codes: NDArray[np.int64]
+    known: KnownClasses
+    negatives: Vectors
+    threshold: Threshold | None
+
+
+def _check_extra() -> None:
     check_extra("onnx", "exporting needs", "onnx", "onnxscript", "onnxruntime")
+
+
+def _written(
+    given: _Given, path: str | os.PathLike[str], opset: int | None, *, int8: bool
+) -> tuple[int, ExportedEncoder]:
+    """Write a bundle; returns its bytes, and the encoder as it is in it."""
     from fewshot.calibration import shipped_calibration
     from fewshot.classifiers import export_head
     from fewshot.encoders import OPSET, export_encoder, with_int8_weights
     from fewshot.openset import CENTERED_SCALE
 
-    registry.require_single_label("bundle")
-    check_is_another(path, registry.path)
-    if registry.is_empty:
-        raise NoClasses(f"{registry.path} holds no classes to export; add some first")
     opset = OPSET if opset is None else opset
-    labels, vectors, codes = _examples(registry)
-    classifier = registry.classifier
-    take_parts(classifier, registry.encoder)
-    head = export_head(classifier.fit(vectors, codes), shipped_calibration(registry.encoder.fingerprint))
-    known, negatives = registry.rejection.known_classes()
-    encoder = export_encoder(registry.encoder, opset=opset)
-    _check_graph(registry, encoder, vectors.shape[1])
+    known, threshold = given.known, given.threshold
+    head = export_head(given.classifier, shipped_calibration(given.encoder.fingerprint))
+    arrays = {f"head_{name}": array for name, array in head.arrays.items()}
+    dim = arrays["head_vectors"].shape[1]
+    encoder = export_encoder(given.encoder, opset=opset)
+    _check_graph(given.encoder, encoder, dim)
     if int8:
         encoder = replace(encoder, graph=with_int8_weights(encoder.graph))
-    arrays = {f"head_{name}": array for name, array in head.arrays.items()}
-    arrays |= _unknown_arrays(known, negatives, arrays["head_vectors"])
-    arrays["self_test"] = _embedded_self_test(encoder, vectors.shape[1])
-    threshold = registry.rejection.threshold()
+    arrays |= _unknown_arrays(known, given.negatives, arrays["head_vectors"])
+    arrays["self_test"] = _embedded_self_test(encoder, dim)
     about = {
         "format": FORMAT,
         "version": VERSION,
         "written_by": {name: version(name) for name in ("fewshot", "torch", "onnx", "onnxruntime")},
-        "modality": registry.modality,
-        "labels": labels,
-        "counts": np.bincount(codes, minlength=len(labels)).tolist(),
+        "modality": "image",
+        "labels": given.labels,
+        "counts": np.bincount(given.codes, minlength=len(given.labels)).tolist(),
         "encoder": {
             "name": encoder.name,
             "settings": encoder.settings,
-            "fingerprint": registry.encoder.fingerprint,
-            "dim": vectors.shape[1],
+            "fingerprint": given.encoder.fingerprint,
+            "dim": dim,
             "precision": INT8 if int8 else "float32",
             "opset": opset,
         },
@@ -136,8 +214,7 @@ def export_bundle(
         },
         "self_test": {"least_cosine": LEAST_COSINE},
     }  # fmt: skip
-    size = write_bundle(Bundle(about, encoder.graph, arrays, _license(encoder)), path)
-    return _compared(registry, encoder, vectors.shape[1], size) if int8 else BundleReport(size)
+    return write_bundle(Bundle(about, encoder.graph, arrays, _license(encoder)), path), encoder
 
 
 def _compared(registry: ClassRegistry, encoder: ExportedEncoder, dim: int, size: int) -> BundleReport:
@@ -185,13 +262,13 @@ def _unknown_arrays(known: KnownClasses, negatives: Vectors, head: Vectors) -> d
     return arrays | ({"unknown_negatives": negatives} if len(negatives) else {})
 
 
-def _check_graph(registry: ClassRegistry, encoder: ExportedEncoder, dim: int) -> None:
-    """Compare the graph's embeddings of three images with those of the registry's encoder."""
-    wanted = registry.encoder.encode(self_test_images())
-    least = float(np.diagonal(cosines(_embedded_self_test(encoder, dim), wanted)).min())
-    if least < _LEAST_COSINE and getattr(registry.encoder, "resolved_precision", "float32") == "float32":
+def _check_graph(encoder: Encoder, exported: ExportedEncoder, dim: int) -> None:
+    """Compare the graph's embeddings of three images with those of the encoder."""
+    wanted = encoder.encode(self_test_images())
+    least = float(np.diagonal(cosines(_embedded_self_test(exported, dim), wanted)).min())
+    if least < _LEAST_COSINE and getattr(encoder, "resolved_precision", "float32") == "float32":
         raise ValueError(
-            f"{encoder.name} cannot be exported: onnxruntime's embeddings have cosines of {least:.4f} and more to "
+            f"{exported.name} cannot be exported: onnxruntime's embeddings have cosines of {least:.4f} and more to "
             f"torch's, not {_LEAST_COSINE} at least"
         )
 

@@ -22,6 +22,8 @@ from fewshot import (
     EmbeddingCache,
     FineTuneClassifier,
     ImageError,
+    LinearDiscriminantClassifier,
+    NearestNeighborClassifier,
     PrototypeClassifier,
     TimmEncoder,
     WhitenedPrototypeClassifier,
@@ -221,6 +223,45 @@ def test_an_encoder_is_not_saved_in_the_place_of_a_file(encoder, support, tmp_pa
     with pytest.raises(NotADirectoryError, match=r"cannot write .*mine: it is a file; give a folder"):
         classifier.save_encoder(tmp_path / "mine")
     assert (tmp_path / "mine").read_text() == "notes"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [None, PrototypeClassifier(metric="sqeuclidean"), LinearDiscriminantClassifier()],
+    ids=["default", "means", "lda"],
+)
+def test_an_exported_classifier_answers_alike_without_torch(head, encoder, support, queries, tmp_path):
+    pytest.importorskip("onnxscript", reason="exporting needs the extra onnx")
+    from fewshot.runtime import Recognizer
+
+    classifier = FineTuneClassifier(
+        encoder, head=head, tta=False, trainable="last", steps=2, learning_rate=1e-3, views=2
+    ).fit(support[0], [7 if label == support[1][0] else 8 for label in support[1]])
+    size = classifier.export_onnx(tmp_path / "b.zip")
+    assert size == (tmp_path / "b.zip").stat().st_size
+    recognizer = Recognizer(tmp_path / "b.zip")
+    assert list(recognizer.classes()) == ["7", "8"]
+    found = recognizer.predict(queries[0][:6])
+    scores, probabilities = classifier.scores(queries[0][:6]), classifier.predict_proba(queries[0][:6])
+    assert [one.label for one in found] == [str(label) for label in classifier.predict(queries[0][:6])]
+    assert [one.score for one in found] == pytest.approx(scores.max(1), abs=1e-3)
+    assert [one.probability for one in found] == pytest.approx(probabilities.max(1), abs=1e-3)
+
+
+def test_a_classifier_that_a_bundle_cannot_hold_is_refused(encoder, support, tmp_path):
+    pytest.importorskip("onnxscript", reason="exporting needs the extra onnx")
+    with pytest.raises(NotFittedError):
+        FineTuneClassifier(encoder).export_onnx(tmp_path / "b.zip")
+    flipped = FineTuneClassifier(encoder, trainable="head", tta=True).fit(*support)
+    with pytest.raises(ValueError, match="also embeds each image flipped, as a bundle does not: fit it with tta=False"):
+        flipped.export_onnx(tmp_path / "b.zip")
+    same = FineTuneClassifier(encoder, trainable="head", tta=False).fit(support[0][:2], np.array([1, "1"], object))
+    with pytest.raises(ValueError, match=r"two of \[1, '1'\] are the same text"):
+        same.export_onnx(tmp_path / "b.zip")
+    nearest = FineTuneClassifier(encoder, trainable="head", tta=False, head=NearestNeighborClassifier()).fit(*support)
+    with pytest.raises(ValueError, match="NearestNeighborClassifier cannot be exported"):
+        nearest.export_onnx(tmp_path / "b.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("pool", [None, "max"])

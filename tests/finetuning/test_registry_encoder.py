@@ -97,6 +97,20 @@ def test_a_tuned_encoder_lies_beside_its_registry_and_made_its_vectors(path, enc
         assert [p.label for p in registry.predict([picture(2, 0)])] == ["class 2"]
 
 
+def test_a_tuned_registry_is_exported_with_its_encoder_and_without_its_folder(path):
+    pytest.importorskip("onnxscript", reason="exporting needs the extra onnx")
+    from fewshot.runtime import Recognizer, export_bundle
+
+    with ClassRegistry(path) as registry:
+        tune_registry(registry, **SETTINGS)
+        export_bundle(registry, path.with_name("b.zip"))
+        wanted = registry.predict([picture(label, 5) for label in range(3)], nearest=0)
+    assert str(path.parent).encode() not in path.with_name("b.zip").read_bytes()
+    found = Recognizer(path.with_name("b.zip")).predict([picture(label, 5) for label in range(3)])
+    assert [one.label for one in found] == [one.label for one in wanted]
+    np.testing.assert_allclose([one.score for one in found], [one.score for one in wanted], atol=0.02)
+
+
 @pytest.mark.parametrize("chosen", [None, "prototype", "discriminant", NearestNeighborClassifier(n_neighbors=2)])
 def test_the_encoders_are_judged_by_the_classifier_that_answers_for_the_registry(encoder, tmp_path, chosen):
     """The accuracy before is that of learning from the registry's vectors without an example of each class."""
