@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,15 @@ class BenchmarkResult:
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}: {one.accuracy:.4f} ± {one.ci95:.4f}" for name, one in self.methods.items())
         return f"BenchmarkResult({self.episodes!r}, {{{shown}}})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{100 * one.accuracy:.1f} ± {100 * one.ci95:.1f}"
+            f"</td><td>± {100 * one.ci95_disjoint:.1f}</td><td>{one.seconds:.2f}</td></tr>"
+            for name, one in sorted(self.methods.items(), key=lambda item: -item[1].accuracy)
+        )
+        head = "<th>method</th><th>accuracy, %</th><th>of other examples</th><th>seconds</th>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{escape(repr(self.episodes))}</p>"
 
     def to_frame(self) -> DataFrame:
         """Return a pandas DataFrame of a row for each method: accuracy, its intervals, episodes and seconds.

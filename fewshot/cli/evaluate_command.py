@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +28,7 @@ _EVALUATED = ([False, True, True, True], [True, False, False, False])
 @table_options("Texts")
 @click.option("--separator", metavar="TEXT", help="What separates several labels in a cell (multi-label).")
 @click.option("--out", metavar="FILE", help="Write a CSV with one row for each.")
+@click.option("--report", metavar="DIR", help="Write a page with charts and thumbnails, DIR/evaluation.html.")
 @roll_up_option
 @click.option("--nested", is_flag=True, help="The path of folders below DIR is the label, as drink/canned/coke.")
 @encoder_options
@@ -38,6 +40,7 @@ def evaluate(
     label: str | None,
     separator: str | None,
     out: str | None,
+    report: str | None,
     roll_up: float | None,
     nested: bool,
     encoding: dict[str, Any],
@@ -57,16 +60,22 @@ def evaluate(
     if out is not None:
         check_writable(out)
     check_urls(folder)
+    if report is not None:
+        os.makedirs(report, exist_ok=True)
     with open_registry(registry, encoding) as opened:
         medium = registry_medium(opened)
         found = None if folder is None else labelled_images(folder, medium.modality, nested=nested)
         if opened.multi_label:
+            if report is not None:
+                opened.require_single_label("--report")
             evaluate_multi_label(opened, found, from_csv, text, label, separator, out, roll_up)
             return
-        if found is None:
-            result = _evaluate_rows(opened, from_csv, text, label, separator, roll_up)
-        else:
-            result = opened.evaluate(found, roll_up=roll_up)
+        given = (found, None) if found is not None else _labelled_rows(opened, from_csv, text, label, separator)
+        result = opened.evaluate(*given, roll_up=roll_up, nearest=0 if report is None else 3)
+        if report is not None:
+            from fewshot.registry import write_evaluation_report
+
+            note(f"report: {write_evaluation_report(opened, result, report)}")
     note_ignored(result.ignored, medium)
     if result.unregistered:
         note(f"not registered, so always wrong: {', '.join(result.unregistered)}")
@@ -80,6 +89,7 @@ def evaluate(
     print_result(
         {
             "accuracy": _as_share(result.accuracy),
+            "interval": [_as_share(bound) for bound in result.interval],
             "accepted_accuracy": _as_share(result.accepted_accuracy),
             "rejected": _as_share(result.rejected),
             "n": result.n,
@@ -135,16 +145,16 @@ def _write_rows(result: Evaluation, out: str, *, answers: bool) -> None:
             writer.writerow([*row, csv_cell(r.answer or "")] if answers else row)
 
 
-def _evaluate_rows(
-    registry: ClassRegistry, path: Any, text: Any, label: Any, separator: str | None, roll_up: float | None
-) -> Evaluation:
+def _labelled_rows(
+    registry: ClassRegistry, path: Any, text: Any, label: Any, separator: str | None
+) -> tuple[list[Any], list[str]]:
     if separator is not None:
         registry.require_multi_label("--separator")
     check_holds_texts(registry)
     rows = read_text_rows(path, text, label)
     if without := [row.where for row in rows if not row.label.strip()]:
         raise ValueError(f"each text to evaluate needs a label, but none has {listed(without)}")
-    return registry.evaluate([row.source for row in rows], [row.label for row in rows], roll_up=roll_up)
+    return [row.source for row in rows], [row.label for row in rows]
 
 
 def _as_share(value: float) -> float | None:

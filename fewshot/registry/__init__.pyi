@@ -19,6 +19,7 @@ from .encoder_identity import encoder_folder as encoder_folder
 from .encoder_identity import found_beside as found_beside
 from .encoder_identity import lost_encoder as lost_encoder
 from .encoder_identity import name_of as name_of
+from .evaluation_report import write_evaluation_report as write_evaluation_report
 from .multi_label_results import MultiLabelEvaluation as MultiLabelEvaluation
 from .queries import ExportedExample as ExportedExample
 from .queries import StoredExample as StoredExample

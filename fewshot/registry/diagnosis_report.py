@@ -23,6 +23,7 @@ from fewshot.registry.diagnosis_results import (
 )
 from fewshot.registry.report_charts import curve_chart, interval_bar, meter
 from fewshot.registry.report_examples import ExampleViews
+from fewshot.registry.report_page import report_page
 
 if TYPE_CHECKING:
     from fewshot.registry.queries import RegistryQueries
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 FILE = "doctor.html"
 _MOST_ITEMS, _MOST_ROWS = 48, 500
 _BESIDE = 3  # examples of a class that are shown for comparison
-_STYLE = Path(__file__).with_name("report.css")
 
 
 def write_diagnosis_report(registry: RegistryQueries, found: Diagnosis, folder: str | os.PathLike[str]) -> str:
@@ -56,11 +56,9 @@ class _Page:
 
     def html(self) -> str:
         """Return all of it."""
-        found, name = self._found, escape(os.path.basename(self._path))
-        kind = "" if found.modality == "image" else ' class="wide"'
+        found, name = self._found, os.path.basename(self._path)
         size = f"{_counted(found.classes, 'class', 'classes')}, {self._medium.counted(found.examples)}"
-        about = escape(f"{size} · classifier {found.classifier} · revision {found.revision}")
-        notes = "".join(f"<p>{escape(_sentence(note))}</p>" for note in found.notes)
+        about = f"{size} · classifier {found.classifier} · revision {found.revision}"
         parts = (
             self._facts(),
             self._section("suspects", "Likely mislabelled", found.mislabelled, self._suspect, _MISLABELLED),
@@ -70,14 +68,8 @@ class _Page:
             self._classes(),
             self._commands(),
         )
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<meta name="color-scheme" content="light dark"><title>Doctor: {name}</title>'
-            f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body{kind}>"
-            f'<header><div><h1>{name}</h1><p class="quiet">{about}</p>{notes}{self._tally()}</div></header>'
-            f"<main>{''.join(parts)}</main><footer><p>{_METHOD}</p></footer></body></html>\n"
-        )
+        notes, main = [_sentence(note) for note in found.notes], "".join(parts)
+        return report_page(f"Doctor: {name}", name, about, notes, main, found.modality, _METHOD, self._tally())
 
     def _tally(self) -> str:
         found = self._found

@@ -20,7 +20,9 @@ def evaluate(
     registry: ClassRegistry,
     examples: Sources | LabelledImages,
     labels: Iterable[str] | None,
-    roll_up: float | None = None,
+    *,
+    roll_up: float | None,
+    nearest: int,
 ) -> Evaluation:
     """Recognise labelled examples, or those of a folder; see ``ClassRegistry.evaluate``."""
     medium = medium_of(registry.modality)
@@ -31,7 +33,7 @@ def evaluate(
     else:
         found = _labelled(registry, examples, labels)
     registered = registry.classes()
-    answered = registry.predict_valid(found.images, top=1, nearest=0, roll_up=roll_up)
+    answered = registry.predict_valid(found.images, top=1, nearest=nearest, roll_up=roll_up)
     read = answered.positions
     rows = tuple(
         Judged(
@@ -41,6 +43,10 @@ def evaluate(
             p.score,
             rejected=p.label is None and p.note != NOT_SURE,
             answer=p.label,
+            probability=p.probability,
+            unknown_score=p.unknown_score,
+            nearest=p.nearest,
+            example=found.images[n],
         )
         for n, name, p in zip(read, answered.sources, answered.predictions, strict=True)
     )

@@ -263,7 +263,12 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
         return read_annotations(self._store, self._snapshots, self.encoder)
 
     def evaluate(
-        self, images: Sources | LabelledImages, labels: Iterable[str] | None = None, *, roll_up: float | None = None
+        self,
+        images: Sources | LabelledImages,
+        labels: Iterable[str] | None = None,
+        *,
+        roll_up: float | None = None,
+        nearest: int = 0,
     ) -> Evaluation:
         """Recognise examples whose classes are known, and count.
 
@@ -279,13 +284,15 @@ class ClassRegistry(GroupRecognition, RegistryDiagnosis, ClassDescriptions, Crop
             The class of each.
         roll_up : float, optional
             As of ``predict``; ``Evaluation.levels`` says how deep it answered.
+        nearest : int, default 0
+            How many nearest examples are named of each.
 
         Raises
         ------
         ValueError : for another number of labels than examples; for a multi-label registry, see ``evaluate_labels``.
         """
         self.require_single_label("accuracy; evaluate_labels gives F1 and average precision")
-        return evaluate(self._store, self, images, labels, roll_up)
+        return evaluate(self._store, self, images, labels, roll_up=roll_up, nearest=nearest)
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Write ids, labels, vectors, hashes, sources, texts and the fingerprint to .npz or .parquet; returns how many.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewshot.errors import ExampleError
 from fewshot.media import medium_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fewshot.registry.queries import RegistryQueries
 
 
@@ -32,11 +34,18 @@ class ExampleViews:
             self._held[example] = self._made(example, name)
         return self._held[example]
 
+    def view_given(self, source: Any, name: str) -> str:
+        """Return an element that shows an example that is not registered, as it was given."""
+        return self._element(lambda: source, name)
+
     def _made(self, example: int, name: str) -> str:
+        return self._element(lambda: self._registry.image(example), name or f"example {example}")
+
+    def _element(self, source: Callable[[], Any], name: str) -> str:
         try:
-            preview = self._medium.preview(self._registry.image(example))
+            preview = self._medium.preview(source())
         except (ExampleError, KeyError):
-            return f'<div class="shown">{escape(name or f"example {example}")}</div>'
+            return f'<div class="shown">{escape(name)}</div>'
         if preview.media_type == "text/plain":
             return f'<blockquote class="shown">{escape(preview.data.decode())}</blockquote>'
         data = f"data:{preview.media_type};base64,{base64.b64encode(preview.data).decode()}"

@@ -144,6 +144,12 @@ class Prediction:
     false_accept_bound: float | None = None
     probability: float | None = None
     note: str | None = None
+
+    def _repr_html_(self) -> str:
+        from fewshot.registry.evaluation_tables import prediction_html
+
+        return prediction_html(self)
+
     labels: tuple[tuple[str, float], ...] | None = None
 
     @property
@@ -226,6 +232,7 @@ class Judged:
     """One example of an evaluation: its true label, the closest class, and whether the stored limit rejects it.
 
     ``answer`` is the label given: the closest class, with ``roll_up`` the deepest level that is sure, or None.
+    ``probability``, ``unknown_score`` and ``nearest`` are the ``Prediction``'s; ``example`` is what was given.
     """
 
     source: str
@@ -234,6 +241,10 @@ class Judged:
     score: float
     rejected: bool = False
     answer: str | None = None
+    probability: float | None = None
+    unknown_score: float = math.nan
+    nearest: tuple[Neighbor, ...] = ()
+    example: Any = field(default=None, repr=False, compare=False)
 
     @property
     def correct(self) -> bool:
@@ -305,6 +316,14 @@ class Evaluation:
         return sum(row.correct for row in self.rows) / self.n if self.rows else float("nan")
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """Where the accuracy is with 95 % confidence, of other examples of these classes (Wilson 1927)."""
+        from fewshot.diagnosis import Share
+
+        share = Share.of(sum(row.correct for row in self.rows), self.n)
+        return share.low, share.high
+
+    @property
     def rejected(self) -> float:
         """The share that the limit on false accepts rejects, in [0, 1]; NaN where there is none to judge."""
         return sum(row.rejected for row in self.rows) / self.n if self.rows else float("nan")
@@ -334,6 +353,16 @@ class Evaluation:
         totals = Counter(row.label for row in self.rows)
         right = Counter(row.label for row in self.rows if row.correct)
         return {label: right[label] / totals[label] for label in sorted(totals)}
+
+    @property
+    def confusions(self) -> dict[tuple[str, str], int]:
+        """How many of each label were taken for which other, most first: {(label, predicted): count}."""
+        return dict(Counter((row.label, row.predicted) for row in self.rows if not row.correct).most_common())
+
+    def _repr_html_(self) -> str:
+        from fewshot.registry.evaluation_tables import evaluation_html
+
+        return evaluation_html(self)
 
 
 @dataclass(frozen=True)

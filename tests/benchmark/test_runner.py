@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -220,3 +221,9 @@ def test_the_seconds_of_each_method_hold_the_sampling_once_and_no_disjoint_episo
     assert len(result["a"].disjoint) > 1
     assert [result[name].seconds for name in "ab"] == [11, 11]
     assert clock.now == 1 + 1000 + 4 * 10  # each method once on the episodes, once on the disjoint ones
+
+
+def test_a_notebook_shows_the_methods_best_first():
+    result = result_of(**{"<worse>": [0.2, 0.4, 0.6], "better": [0.6, 0.6, 0.6]})
+    rows = re.findall(r"<td style='text-align:left'>(.*?)</td><td>([\d.]+) ±", result._repr_html_())
+    assert rows == [("better", "60.0"), ("&lt;worse&gt;", "40.0")]
