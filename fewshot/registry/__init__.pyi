@@ -20,6 +20,7 @@ from .encoder_identity import found_beside as found_beside
 from .encoder_identity import lost_encoder as lost_encoder
 from .encoder_identity import name_of as name_of
 from .evaluation_report import write_evaluation_report as write_evaluation_report
+from .evaluation_results import Evaluation as Evaluation
 from .multi_label_results import MultiLabelEvaluation as MultiLabelEvaluation
 from .queries import ExportedExample as ExportedExample
 from .queries import StoredExample as StoredExample
@@ -30,7 +31,6 @@ from .results import NONE_OF_THESE as NONE_OF_THESE
 from .results import ONE_CLASS as ONE_CLASS
 from .results import AddReport as AddReport
 from .results import ErasureReport as ErasureReport
-from .results import Evaluation as Evaluation
 from .results import Failure as Failure
 from .results import GroupPrediction as GroupPrediction
 from .results import Prediction as Prediction

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fewshot.media import LabelledImages, Sources, labelled_images, map_ahead, medium_of
-from fewshot.registry.results import NOT_SURE, Evaluation, Judged
+from fewshot.registry.evaluation_results import Evaluation, Judged
+from fewshot.registry.results import NOT_SURE
 from fewshot.registry.store import RegistryStore
 from fewshot.validation import check_label
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fewshot.registry.results import Judged
+    from fewshot.registry.evaluation_results import Judged
 
 _SIDE, _LEFT, _BOTTOM, _TOP, _RIGHT = 300, 46, 36, 26, 20
 _BINS = 10

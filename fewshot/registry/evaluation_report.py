@@ -25,8 +25,8 @@ from fewshot.registry.report_examples import ExampleViews
 from fewshot.registry.report_page import report_page
 
 if TYPE_CHECKING:
+    from fewshot.registry.evaluation_results import Evaluation, Judged
     from fewshot.registry.registry import ClassRegistry
-    from fewshot.registry.results import Evaluation, Judged
 
 FILE = "evaluation.html"
 _MOST_ITEMS, _MOST_ROWS = 24, 500

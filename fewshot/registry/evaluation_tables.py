@@ -7,7 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fewshot.registry.results import Evaluation, Prediction
+    from fewshot.registry.evaluation_results import Evaluation
+    from fewshot.registry.results import Prediction
 
 MOST_CLASSES = 20
 """Up to so many classes a confusion matrix is shown; of more the pairs that are confused most."""

@@ -21,6 +21,7 @@ from fewshot.registry.classifier_choice import check_size, remember, remembered_
 from fewshot.registry.crop_settings import CropSettings
 from fewshot.registry.erasure import Erasure
 from fewshot.registry.evaluation import evaluate
+from fewshot.registry.evaluation_results import Evaluation
 from fewshot.registry.example_files import export_examples, import_examples
 from fewshot.registry.group_recognition import GroupRecognition
 from fewshot.registry.ingest import add_images, add_in_chunks
@@ -29,7 +30,7 @@ from fewshot.registry.predictor import RegistryPredictor
 from fewshot.registry.registry_diagnosis import RegistryDiagnosis
 from fewshot.registry.reindex import reindex
 from fewshot.registry.rejection import Rejection
-from fewshot.registry.results import AddReport, Evaluation
+from fewshot.registry.results import AddReport
 from fewshot.registry.snapshot_cache import SnapshotCache
 from fewshot.registry.store import RegistryStore
 from fewshot.registry.synthetic_views import Augment, check_augment

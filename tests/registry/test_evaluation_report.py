@@ -13,7 +13,8 @@ from PIL import Image
 from fewshot import ClassRegistry
 from fewshot.registry import Evaluation, Prediction, write_evaluation_report
 from fewshot.registry.evaluation_charts import calibration_error, rejection_curve, reliability_bins
-from fewshot.registry.results import Judged, Neighbor
+from fewshot.registry.evaluation_results import Judged
+from fewshot.registry.results import Neighbor
 
 
 def judged(label, predicted, probability=None, unknown=math.nan, **more):

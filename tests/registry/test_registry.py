@@ -31,7 +31,8 @@ from fewshot import (
 from fewshot.cli import main
 from fewshot.errors import AmbiguousFolders, PartlyAdded
 from fewshot.registry import ingest, predictor, reindex
-from fewshot.registry.results import AddReport, Conflict, Failure, Judged
+from fewshot.registry.evaluation_results import Judged
+from fewshot.registry.results import AddReport, Conflict, Failure
 
 ORANGE = (204, 102, 0)  # its vector: (0.8, 0.4, 0), of length sqrt(0.8)
 WHITE = (255, 255, 255)
