@@ -16,6 +16,7 @@ from fewshot.cli.registry_access import open_registry
 from fewshot.cli.text_rows import listed, read_text_rows, table_options
 
 if TYPE_CHECKING:
+    from fewshot.media import LabelledImages, Medium
     from fewshot.registry import ClassRegistry, Evaluation
 
 # What of DIR, --from-csv, --text and --label is left out.
@@ -55,8 +56,6 @@ def evaluate(
     many answers end at it, and how many of these are right. Level 0 is no label.
     """
     _check_given(folder, from_csv, text, label, separator, nested)
-    from fewshot.media import labelled_images
-
     if out is not None:
         check_writable(out)
     check_urls(folder)
@@ -64,7 +63,7 @@ def evaluate(
         os.makedirs(report, exist_ok=True)
     with open_registry(registry, encoding) as opened:
         medium = registry_medium(opened)
-        found = None if folder is None else labelled_images(folder, medium.modality, nested=nested)
+        found = None if folder is None else _class_folders(folder, medium, nested)
         if opened.multi_label:
             if report is not None:
                 opened.require_single_label("--report")
@@ -112,6 +111,16 @@ def _check_given(
         raise click.UsageError("--nested is for DIR: a column of labels holds paths as they are")
     if separator is not None and from_csv is None:
         raise click.UsageError("--separator is of --from-csv")
+
+
+def _class_folders(folder: str, medium: Medium, nested: bool) -> LabelledImages:
+    from fewshot.errors import AmbiguousFolders
+    from fewshot.media import labelled_images
+
+    try:
+        return labelled_images(folder, medium.modality, nested=nested)
+    except AmbiguousFolders as error:
+        raise ValueError(f"{error}; or, with paths as labels, --nested") from error
 
 
 def _levels(result: Evaluation, roll_up: float | None) -> list[dict[str, Any]]:

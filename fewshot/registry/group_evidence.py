@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.registry.snapshot import Snapshot
 from fewshot.vectors import top_k
+
+if TYPE_CHECKING:
+    from fewshot.registry.snapshot import Snapshot
 
 # Of what follows, all was chosen on Tiny ImageNet's validation and training classes: benchmarks/groups.py --fit.
 # The mean squared distance of two examples of a class over that of any two; and after how many differences within
@@ -29,7 +32,7 @@ def class_scatter(snapshot: Snapshot) -> float:
     """Return the mean squared distance of two unit vectors of one class.
 
     The share of the distance of any two that is usual, which counts as 8 differences within classes, and the
-    registry's own differences. 1 where it has a single example.
+    registry's own differences. 1 where it has a single example. ``Snapshot.class_scatter`` keeps it.
     """
     if len(snapshot) < 2:
         return 1.0

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fewshot.media import Sources
-from fewshot.registry.group_evidence import GroupCombiner, GroupEvidence, class_scatter
-from fewshot.registry.label_paths import LabelTree, check_roll_up
-from fewshot.registry.recognition import Recognition
+from fewshot.registry.group_evidence import GroupCombiner, GroupEvidence
+from fewshot.registry.label_paths import check_roll_up
+from fewshot.registry.recognition import Recognition, tree_of
 from fewshot.registry.results import NOT_SURE, Failure, GroupPrediction, Prediction
 from fewshot.registry.snapshot import Snapshot
 from fewshot.validation import check_count
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What ``predict_groups`` was asked for."""
+    """What ``predict_groups`` was asked for, checked before anything is embedded."""
 
     top: int
     max_false_accept: float | None
     min_agreement: float
     roll_up: float | None
+
+    def __post_init__(self) -> None:
+        check_count("top", self.top)
+        check_roll_up(self.roll_up)
+        if not 0.0 <= self.min_agreement <= 1.0:
+            raise ValueError(f"min_agreement is a share of a group's members, in [0, 1], not {self.min_agreement!r}")
 
 
 class GroupRecognition(Recognition):
@@ -49,13 +55,13 @@ class GroupRecognition(Recognition):
         ValueError : for none.
         """
         self.require_single_label("prediction of groups")
+        asked = _Asked(top, max_false_accept, min_agreement, roll_up)
         given = self._embedded(images)
         names, _, failed = given
         if not names:
             raise ValueError(f"a group holds at least one {self._medium.noun}, not none")
         if len(failed) == len(names):
             raise self._medium.error(failed[0].source, failed[0].reason)
-        asked = _Asked(top, max_false_accept, min_agreement, roll_up)
         return self._grouped({"": list(range(len(names)))}, *given, asked)[0]
 
     def predict_groups(
@@ -101,6 +107,7 @@ class GroupRecognition(Recognition):
         RegistryError : if no class is registered.
         """
         self.require_single_label("prediction of groups")
+        asked = _Asked(top, max_false_accept, min_agreement, roll_up)
         given = self._embedded(images)
         members: dict[str, list[int]] = {}
         for n, group in enumerate(groups):
@@ -108,7 +115,7 @@ class GroupRecognition(Recognition):
         if (count := sum(map(len, members.values()))) != len(given[0]):
             medium = self._medium
             raise ValueError(f"{medium.counted(len(given[0]))} but {count} groups; each {medium.noun} needs one")
-        return self._grouped(members, *given, _Asked(top, max_false_accept, min_agreement, roll_up))
+        return self._grouped(members, *given, asked)
 
     def _grouped(
         self,
@@ -119,10 +126,6 @@ class GroupRecognition(Recognition):
         asked: _Asked,
     ) -> list[GroupPrediction]:
         """Answer for each group of positions in ``names``."""
-        check_count("top", asked.top)
-        check_roll_up(asked.roll_up)
-        if not 0.0 <= asked.min_agreement <= 1.0:
-            raise ValueError(f"min_agreement is a share of a group's members, in [0, 1], not {asked.min_agreement!r}")
         place = {n: row for row, n in enumerate(encoded.kept.tolist())}
         rows = {group: [place[n] for n in those if n in place] for group, those in members.items()}
         order = [row for those in rows.values() for row in those]  # one group after the other
@@ -131,10 +134,13 @@ class GroupRecognition(Recognition):
         singles = self._judged(snapshot, texts, vectors, 1, 0, asked.max_false_accept)
         answers: dict[int, Prediction | Failure] = dict(zip(encoded.kept[order].tolist(), singles, strict=True))
         answers |= failed
-        scatter = class_scatter(snapshot)
-        evidence = {group: GroupEvidence.of(encoded.vectors[those], scatter) for group, those in rows.items() if those}
+        evidence = {
+            group: GroupEvidence.of(encoded.vectors[those], snapshot.class_scatter)
+            for group, those in rows.items()
+            if those
+        }
         labels = snapshot.labels if texts is None else texts.labels
-        roll_up = None if asked.roll_up is None else partial(LabelTree(labels).roll_up, share=asked.roll_up)
+        roll_up = None if asked.roll_up is None else partial(tree_of(snapshot, texts).roll_up, share=asked.roll_up)
         combiner = GroupCombiner(list(evidence.values()), _shots(snapshot), asked.top, roll_up)
         self._predictor.each_probability(snapshot, vectors, self.encoder, combiner.take, texts=texts)
         levels = dict(zip(evidence, combiner.rolled_up, strict=True)) if roll_up else {}
@@ -157,9 +163,10 @@ class GroupRecognition(Recognition):
             alone = read[0].probability is None  # one class, or none with examples
             level = best[0] if alone or not levels else levels[group]
             label, probability = level or (None, best[0][1])
+            accepted = known and agreement >= asked.min_agreement
             return GroupPrediction(
                 group,
-                label if known and agreement >= asked.min_agreement else None,
+                label if accepted else None,
                 None if alone else probability,
                 best,
                 listed,
@@ -167,7 +174,7 @@ class GroupRecognition(Recognition):
                 false_accept_bound=None if threshold is None else threshold.false_accept_bound,
                 agreement=agreement,
                 effective_size=weighed.effective_size(_shots(snapshot)),
-                note=read[0].note if level else NOT_SURE,
+                note=NOT_SURE if accepted and level is None else read[0].note,
             )
 
         return [answer(group, those) for group, those in members.items()]

@@ -197,7 +197,7 @@ class Recognition(RegistryQueries, MultiLabel):
         """Give each prediction that has a label the deepest level that is sure."""
         if not predictions or predictions[0].probability is None:  # of one class, or of none with examples
             return predictions
-        tree = LabelTree(snapshot.labels if texts is None else texts.labels)
+        tree = tree_of(snapshot, texts)
         answers: list[tuple[str, float] | None] = []
         self._predictor.each_probability(
             snapshot, query, self.encoder, lambda some: answers.extend(tree.roll_up(some, share)), texts=texts
@@ -210,3 +210,8 @@ class Recognition(RegistryQueries, MultiLabel):
             else replace(one, label=answer[0], probability=answer[1])
             for one, answer in zip(predictions, answers, strict=True)
         ]
+
+
+def tree_of(snapshot: Snapshot, texts: ClassTexts | None) -> LabelTree:
+    """Return the levels of the classes that are told apart."""
+    return snapshot.label_tree if texts is None else LabelTree(texts.labels)

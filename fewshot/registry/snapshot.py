@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot.registry.group_evidence import class_scatter
+from fewshot.registry.label_paths import LabelTree
 from fewshot.validation import Metric
 
 if TYPE_CHECKING:
@@ -121,6 +123,16 @@ class Snapshot:
             counts = np.concatenate([other.counts, np.zeros(len(self.labels) - c, np.int64)])
             np.add.at(counts, self.codes[n:], 1)
             self.__dict__["counts"] = counts
+
+    @cached_property
+    def class_scatter(self) -> float:
+        """The mean squared distance of two unit vectors of one class; see ``group_evidence.class_scatter``."""
+        return class_scatter(self)
+
+    @cached_property
+    def label_tree(self) -> LabelTree:
+        """The levels of the labels, as paths."""
+        return LabelTree(self.labels)
 
     def label_of(self, position: int) -> str:
         """Return the label of the example at this position."""
