@@ -27,6 +27,7 @@ from fewshot.service.registry_pool import RegistryPool
 from fewshot.service.routes import (
     classifier_routes,
     diagnosis_routes,
+    group_routes,
     prediction_routes,
     registry_routes,
     rejection_routes,
@@ -134,6 +135,7 @@ def create_app(
     problems.install_handlers(app)
     app.include_router(registry_routes.router)
     app.include_router(prediction_routes.router)
+    app.include_router(group_routes.router)
     app.include_router(rejection_routes.router)
     app.include_router(classifier_routes.router)
     app.include_router(diagnosis_routes.router)

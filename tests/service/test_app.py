@@ -34,7 +34,7 @@ def test_the_openapi_document_is_valid_and_complete(two_classes):
     assert set(predict["requestBody"]["content"]) == kinds
     assert "securitySchemes" not in document["components"]
     bodies = [one["requestBody"] for one in operations if "multipart/form-data" in str(one.get("requestBody"))]
-    assert [body["required"] for body in bodies] == [True] * 3
+    assert [body["required"] for body in bodies] == [True] * 4
 
 
 @pytest.mark.parametrize(
