@@ -42,25 +42,31 @@ EXTRAS = {
 }
 
 
-class Hidden(MetaPathFinder):
-    """Finds that the libraries of the extras are not there."""
+HIDDEN = frozenset(library for libraries in EXTRAS.values() for library in libraries)
 
-    libraries = frozenset(library for libraries in EXTRAS.values() for library in libraries)
+
+class Without(MetaPathFinder):
+    """Finds what another finder does, but for the libraries of the extras."""
+
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)  # such as find_distributions, of importlib.metadata
 
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in self.libraries:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
 
 
 @pytest.fixture
 def no_extras(monkeypatch):
     """As if no extra were installed."""
     for name in list(sys.modules):
-        if name.partition(".")[0] in Hidden.libraries:
+        if name.partition(".")[0] in HIDDEN:
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Without(finder) for finder in sys.meta_path])
     for asked in (validation, heif):
-        monkeypatch.setattr(asked, "find_spec", lambda name: None if name in Hidden.libraries else find_spec(name))
+        monkeypatch.setattr(asked, "find_spec", lambda name: None if name in HIDDEN else find_spec(name))
 
 
 def call(*arguments, status=0):
