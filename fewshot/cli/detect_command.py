@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from fewshot.cli.output import (
     chosen_format,
     exit_if_failed,
     format_option,
+    make_folder,
     note,
     print_json,
     print_json_list,
@@ -117,9 +117,7 @@ def _check(output: _Output) -> None:
         raise click.UsageError(f"--prefix is for --format label-studio, not {name}")
     for folder in (output.draw, output.out):
         if folder is not None:
-            if os.path.exists(folder) and not os.path.isdir(folder):
-                raise ValueError(f"cannot write {folder}/: it is a file; give a folder")
-            os.makedirs(folder, exist_ok=True)
+            make_folder(folder)
 
 
 def _check_files(sources: Iterable[Any]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot.cli.output import chosen_format, note, print_json, print_result, print_table
+from fewshot.cli.output import chosen_format, make_folder, note, print_json, print_result, print_table
 from fewshot.cli.registry_access import open_registry
 from fewshot.cli.text_table import as_table, printable
 
@@ -32,9 +31,9 @@ def doctor(registry: str, report: str | None, fix: bool) -> None:
     """
     from fewshot.registry import proposed_commands, write_diagnosis_report
 
-    if report is not None:
-        os.makedirs(report, exist_ok=True)
     with open_registry(registry) as opened:
+        if report is not None:
+            make_folder(report)
         found = opened.diagnose()
         page = None if report is None else write_diagnosis_report(opened, found, report)
     commands = proposed_commands(found, registry) if fix else ()

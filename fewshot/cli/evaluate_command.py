@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,7 @@ import click
 from fewshot.cli.example_paths import check_holds_texts, check_urls, note_ignored, registry_medium
 from fewshot.cli.multi_label_evaluation import evaluate_multi_label
 from fewshot.cli.options import encoder_options, roll_up_option
-from fewshot.cli.output import check_writable, exit_if_failed, note, print_result
+from fewshot.cli.output import check_writable, exit_if_failed, make_folder, note, print_result
 from fewshot.cli.registry_access import open_registry
 from fewshot.cli.text_rows import listed, read_text_rows, table_options
 
@@ -59,8 +58,6 @@ def evaluate(
     if out is not None:
         check_writable(out)
     check_urls(folder)
-    if report is not None:
-        os.makedirs(report, exist_ok=True)
     with open_registry(registry, encoding) as opened:
         medium = registry_medium(opened)
         found = None if folder is None else _class_folders(folder, medium, nested)
@@ -69,6 +66,8 @@ def evaluate(
                 opened.require_single_label("--report")
             evaluate_multi_label(opened, found, from_csv, text, label, separator, out, roll_up)
             return
+        if report is not None:
+            make_folder(report)
         given = (found, None) if found is not None else _labelled_rows(opened, from_csv, text, label, separator)
         result = opened.evaluate(*given, roll_up=roll_up, nearest=0 if report is None else 3)
         if report is not None:

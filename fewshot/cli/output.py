@@ -123,10 +123,26 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
+def make_folder(path: str) -> None:
+    """Make a folder for output, if it is missing; ValueError where a file is, and for a URL."""
+    _check_local(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"cannot write {path}/: it is a file; give a folder")
+    os.makedirs(path, exist_ok=True)
+
+
 def check_writable(path: str) -> None:
     """Raise ValueError for an output file whose folder does not exist, before the work rather than after it."""
+    _check_local(path)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise ValueError(f"cannot write {path}: there is no folder {folder}")
     if os.path.isdir(path):
         raise ValueError(f"cannot write {path}: it is a folder; give a file")
+
+
+def _check_local(path: str) -> None:
+    from fewshot.media import is_url
+
+    if is_url(path):
+        raise ValueError(f"cannot write {path}: URLs are only read; write to this machine, and copy it from there")

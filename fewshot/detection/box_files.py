@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from fewshot.detection.box_annotations import BoxAnnotations, ImageBoxes, LabelledBox, collected
 from fewshot.detection.boxes import Box
 from fewshot.detection.yolo_names import NAME_LISTS, yolo_names
+from fewshot.media import is_url
 
 _MOST_XML_BYTES = 16 * 2**20
 _VALUES = ("xmin", "ymin", "xmax", "ymax")
@@ -29,13 +30,15 @@ def read_boxes(place: str | os.PathLike[str]) -> BoxAnnotations:
     Raises
     ------
     FileNotFoundError : if there is no such file or folder.
-    ValueError : for another kind of file, or a damaged one, naming the place in it.
+    ValueError : for another kind of file, a URL, or a damaged one, naming the place in it.
 
     Notes
     -----
     COCO's boxes are left, top, width and height in pixels; VOC's are taken as LabelImg writes them, from 0 to the width
     of the image; YOLO's are centre and size in shares of the image, of outlines (segments) the box around.
     """
+    if is_url(place):
+        raise ValueError(f"{place} is a URL: boxes are read from a file or folder of this machine")
     path = Path(place)
     if path.is_dir():
         kinds = {suffix: sorted(path.rglob(f"*{suffix}")) for suffix in (".xml", ".txt")}

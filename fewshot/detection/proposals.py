@@ -56,9 +56,14 @@ class FunctionProposer:
 
         Raises
         ------
-        ValueError : for what are no boxes, and for boxes in shares of the image instead of pixels.
+        ValueError : for what are no boxes, for boxes in shares of the image instead of pixels, and, with its cause,
+            where the function raises.
         """
-        boxes, scores = _boxes_and_scores(self._function(image))
+        try:
+            given = self._function(image)
+        except Exception as error:  # of a program of the caller's, which may raise anything
+            raise ValueError(f"the proposer raised {type(error).__name__}: {error}") from error
+        boxes, scores = _boxes_and_scores(given)
         if len(boxes) and boxes.max() <= 1 and min(image.size) > 1:
             raise ValueError(
                 "the proposer's boxes do not reach beyond 1 pixel, so they are shares of the image; give them in "

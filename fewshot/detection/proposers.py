@@ -13,6 +13,7 @@ from fewshot.detection.annotated_images import PathIndex
 from fewshot.detection.box_annotations import BoxAnnotations
 from fewshot.detection.box_files import read_boxes
 from fewshot.detection.proposals import FunctionProposer, Proposal, Proposer
+from fewshot.media import is_url
 
 _FORMS = "regions, torchvision:NAME, MODULE:FUNCTION, or a file or folder of boxes (COCO .json, VOC .xml, YOLO .txt)"
 
@@ -72,7 +73,7 @@ def load_proposer(proposer: str | Callable[[Image.Image], Any] | Proposer) -> Pr
         from fewshot.detection.torchvision_proposer import TorchvisionProposer
 
         return TorchvisionProposer(name.removeprefix("torchvision:"))
-    if os.path.exists(name) or os.path.splitext(name)[1].lower() in (".json", ".xml", ".txt"):
+    if is_url(name) or os.path.exists(name) or os.path.splitext(name)[1].lower() in (".json", ".xml", ".txt"):
         return BoxFileProposer(read_boxes(name))
     module, _, function = name.partition(":")
     if not (module and function):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 
+from fewshot.media.cloud_files import is_url
 from fewshot.media.medium import Medium
 from fewshot.validation import check_extra
 
@@ -67,6 +68,8 @@ class Arrivals:
 
     def __init__(self, folder: str, medium: Medium) -> None:
         check_extra("watch", "watching a folder needs", "watchfiles")
+        if is_url(folder):
+            raise NotADirectoryError(f"{folder} is a URL, which cannot be watched: give a folder of this machine")
         if not os.path.isdir(folder):
             raise NotADirectoryError(f"no such folder: {folder}")
         self._folder, self._root, self._medium = folder, os.path.realpath(folder), medium

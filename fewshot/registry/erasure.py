@@ -313,7 +313,8 @@ def _search_beside(store: RegistryStore, erased: _Erased) -> tuple[int, list[str
                 erased.remaining.append(f"{path} was not searched: it is larger than 2 GiB")
                 continue
             cached += erase_cached(path, erased.hashes, fingerprint) or 0
-            what = set(erased.traces.found_in(path).values()) | _exported(path, erased.hashes)
+            found = erased.traces.found_in(path)
+            what = {found[word] for word in found.keys() - erased.traces.common} | _exported(path, erased.hashes)
         except (OSError, ValueError, sqlite3.Error) as error:
             erased.remaining.append(f"{path} was not searched: {error}")
             continue

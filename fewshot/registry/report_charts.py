@@ -39,7 +39,8 @@ def curve_chart(curve: LearningCurve, now: Share, present: float, noun: str) -> 
     noun : str
     """
     points, error, end = curve.points, 1.0 - now.value, 2 * present
-    low = 0.1 * math.floor(10 * min([point.accuracy for point in points] + [now.value]))
+    # Below 1 even where nothing went wrong, so that the axis has a length.
+    low = 0.1 * min(9, math.floor(10 * min([point.accuracy for point in points] + [now.value])))
 
     def x(shots: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * math.log(shots) / math.log(end)

@@ -42,12 +42,15 @@ class Traces:
     ----------
     words : mapping of bytes to str
         What to search for, and of what it is.
+    common : set of bytes
+        Of the words, those from the beginnings of images, which other images may have, too: no proof of a copy.
     too_short : list of str
         Texts that raw bytes cannot be searched for: they would be found by chance.
     """
 
     def __init__(self) -> None:
         self.words: dict[bytes, str] = {}
+        self.common: set[bytes] = set()
         self.too_short: list[str] = []
 
     def add_text(self, text: str, what: str) -> None:
@@ -62,11 +65,14 @@ class Traces:
         """Add samples of bytes; stretches without variety, as of zeros, are left out."""
         stride = _STRIDE if len(data) > 16 * _SHORT_STRIDE else _SHORT_STRIDE
         stride = max(stride, len(data) // max(1, _MOST_SAMPLES - len(self.words)))
+        beginning = _beginning(data)
         for start in range(0, max(1, len(data) - _SAMPLE + 1), stride):
             for at in range(start, min(start + stride, max(start + 1, len(data) - _SAMPLE)), _SAMPLE):
                 sample = data[at : at + _SAMPLE]
                 if len(sample) >= _KEY and len(set(sample)) >= len(sample) // 3 and len(set(sample[:_KEY])) > 2:
                     self.words[sample] = what
+                    if at < beginning:
+                        self.common.add(sample)
                     break
 
     def found_in(self, path: str | os.PathLike[str]) -> dict[bytes, str]:
@@ -84,6 +90,13 @@ class Traces:
             found |= search.found_in(data)
             kept = data[-overlap:] if overlap else b""
         return {word: self.words[word] for word in found}
+
+
+def _beginning(data: bytes) -> int:
+    """How many bytes of an image precede its pixels: sizes, and tables that any image of the same program may have."""
+    if data.startswith(b"\xff\xd8\xff"):  # JPEG: up to the last scan, for a thumbnail may have one, too
+        return data.rfind(b"\xff\xda") + 1
+    return data.find(b"IDAT") + 1 if data.startswith(b"\x89PNG") else 0
 
 
 def occurs_as_word(text: str, within: str) -> bool:

@@ -79,3 +79,17 @@ def test_what_is_wrong_is_one_line(path, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     assert run("doctor", path, "--report", file).exit_code == 1
+
+
+def test_a_report_goes_to_a_folder_of_this_machine_and_none_is_made_without_a_registry(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("kept")
+    for report, reason in (
+        ("taken", "cannot write taken/: it is a file; give a folder"),
+        ("memory://r", "cannot write memory://r: URLs are only read"),
+    ):
+        result = run("doctor", path, "--report", report)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert reason in result.stderr
+    assert run("doctor", "none.fewshot", "--report", "new").exit_code == 1
+    assert {one.name for one in tmp_path.iterdir()} == {"r.fewshot", "taken"}

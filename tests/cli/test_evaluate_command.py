@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 
 import pytest
 from click.testing import CliRunner
@@ -104,3 +105,23 @@ def test_a_share_below_one_half_is_refused(registry):
         "--nested is for DIR"
         in run("evaluate", registry, "--from-csv", "a.csv", "--text", "t", "--label", "l", "--nested", status=2).stderr
     )
+
+
+def test_a_report_is_no_file_and_no_url_and_none_is_begun_without_a_registry(registry, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("kept")
+    evaluate = ("evaluate", registry, folder, "--nested", "--report")
+    assert "taken/: it is a file; give a folder" in run(*evaluate, "taken", status=1).stderr
+    assert "URLs are only read" in run(*evaluate, "memory://r", status=1).stderr
+    assert "URLs are only read" in run(*evaluate[:-1], "--out", "memory://r.csv", status=1).stderr
+    run("evaluate", "none.fewshot", folder, "--nested", "--report", "new", status=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("command", ["doctor", "evaluate", "detect", "info", "remove"])
+def test_a_bundle_and_a_url_are_no_registry(command, tmp_path):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
+        file.writestr("bundle.json", "{}")
+    more = {"evaluate": [tmp_path], "detect": ["a.png"], "remove": ["a"]}.get(command, [])
+    assert "is a bundle, which is for fewshot predict" in run(command, tmp_path / "b.zip", *more, status=1).stderr
+    assert "a registry is a file of this machine" in run(command, "memory://r.fewshot", *more, status=1).stderr

@@ -56,3 +56,17 @@ def test_a_file_proposes_its_boxes_for_the_image_of_that_name(tmp_path):
 def test_boxes_of_yolo_are_proposed_in_pixels(tmp_path):
     found = BoxFileProposer(read_boxes(yolo(tmp_path / "labels"))).propose(picture(), "x/a.jpg")
     assert found[0].box.xyxy == pytest.approx(Box(10, 20, 30, 40).xyxy)
+
+
+def test_what_a_function_raises_is_told_with_its_name():
+    def broken(image):
+        return {}["k"]
+
+    with pytest.raises(ValueError, match=r"the proposer raised KeyError: 'k'"):
+        load_proposer(broken).propose(picture(), "a.png")
+
+
+def test_a_url_of_boxes_is_refused_as_one():
+    for url in ("s3://bucket/boxes.json", "s3://bucket/labels"):
+        with pytest.raises(ValueError, match=f"{url} is a URL: boxes are read from"):
+            load_proposer(url)

@@ -164,3 +164,8 @@ def test_so_many_stamps_are_remembered_and_no_more(watched, monkeypatch):
     gathered(looks, 4)
 
     assert len(found._seen) == 2  # nothing public shows the memory it takes
+
+
+def test_a_url_cannot_be_watched():
+    with pytest.raises(NotADirectoryError, match="s3://b/new is a URL, which cannot be watched"):
+        Arrivals("s3://b/new", medium_of("image"))

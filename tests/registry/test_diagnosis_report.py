@@ -114,3 +114,15 @@ def test_where_nothing_can_be_measured_the_page_says_why(tmp_path):
     Checked(page)
     assert "No image can be left out yet." in page
     assert "There is one class, and nothing to confuse it with: add another." in page
+
+
+def test_a_registry_without_an_error_has_a_chart_too(tmp_path):
+    with ClassRegistry(tmp_path / "r.fewshot", encoder=FakeEncoder()) as registry:
+        registry.add("red", [png(RED), png((200, 60, 30)), png((220, 30, 60)), png((250, 80, 90))])
+        registry.add("green", [png(GREEN), png((60, 200, 10)), png((30, 220, 70)), png((90, 240, 40))])
+        registry.add("blue", [png(BLUE), png((40, 20, 230)), png((60, 90, 250)), png((90, 10, 200))])
+        assert registry.diagnose().left_out.value == 1.0
+        page = page_of(registry, tmp_path)
+    Checked(page)
+    assert "now 100 %" in page
+    assert ">90 %</text>" in page  # the axis begins below

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sqlite3
 from contextlib import closing
@@ -9,6 +10,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from fakes import BLUE, GREEN, RED, FakeEncoder, classes, png
+from PIL import Image
 
 from fewshot import ClassRegistry, EmbeddingCache, RegistryBusy, RegistryError
 from fewshot.registry import AnnotationRecord, AnnotationWriter, FetchedAnnotation, ImageLabels, LabelledImage
@@ -318,3 +320,25 @@ def test_a_file_that_cannot_be_searched_is_an_error(tmp_path):
     traces.add_text("alices", "the label")
     with pytest.raises(OSError, match="cannot be searched"):
         traces.found_in(tmp_path / "none")
+
+
+def photo(seed):
+    held = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), np.uint8)).save(held, "JPEG")
+    return held.getvalue()
+
+
+def test_another_picture_of_the_same_program_beside_is_no_copy(tmp_path):
+    assert photo(1)[:500] == photo(2)[:500]  # the tables that Pillow writes
+    with (
+        ClassRegistry(tmp_path / "a.fewshot", encoder=MarkedEncoder()) as mine,
+        ClassRegistry(tmp_path / "b.fewshot", encoder=MarkedEncoder()) as other,
+    ):
+        mine.add("alice-liddell", [photo(1)])
+        other.add("carol", [photo(2)])
+        other.add("dinah", [photo(3)])
+        assert mine.forget("alice-liddell").remaining == ()
+        mine.add("carol", [photo(2)])
+        (told,) = mine.forget("carol").remaining
+    assert "b.fewshot holds " in told
+    assert "the content of example" in told
