@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import cvat_sdk.auto_annotation as cvataa
     from PIL.Image import Image
 
+    from fewshot.registry import Prediction
+
 __all__ = ["RegistryFunction", "ShapeReport", "classify_shapes", "create"]
 
 _log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class RegistryFunction:
     ) -> None:
         sdk = _sdk()
         if detector is not None:
+            registry.require_single_label("class of a shape")
             _check_declared(detector)
         self._registry, self._detector, self._max_false_accept = registry, detector, max_false_accept
         labels = list(registry.classes())
@@ -93,19 +96,18 @@ class RegistryFunction:
         ValueError : for a detector's tag or line, which has no inside.
         """
         if self._detector is None:
-            label = self._label_ids([image], context)[0]
-            return [] if label is None else [_sdk().tag(label)]
+            return [_sdk().tag(label) for label in self._label_ids([image], context)[0]]
         shapes, crops = [], []
         for number, shape in enumerate(self._detector.detect(context, image), start=1):
             _check_encloses(shape)
             try:
-                crops.append(cut_out(image, shape))
+                crops.append(cut_out(image, shape, self._registry.crop_padding))
             except (ArithmeticError, IndexError, OSError, TypeError, ValueError) as error:
                 _log.warning("%s: shape %d was left out: %s", context.frame_name, number, error)
             else:
                 shapes.append(shape)
         found = zip(shapes, self._label_ids(crops, context), strict=True)
-        return [_classed(shape, label) for shape, label in found if label is not None]
+        return [_classed(shape, label) for shape, labels in found for label in labels]
 
     def _check_threshold(self) -> None:
         """Check the rejection threshold now rather than at the first image of a task."""
@@ -119,21 +121,23 @@ class RegistryFunction:
             if threshold is not None and not threshold.met:
                 _log.warning("%s", threshold.describe())
 
-    def _label_ids(self, images: Sequence[Image], context: cvataa.DetectionFunctionContext) -> list[int | None]:
-        """Return the label id of each image, None where it is rejected."""
+    def _label_ids(self, images: Sequence[Image], context: cvataa.DetectionFunctionContext) -> list[list[int]]:
+        """Return the label ids of each image: one, of a multi-label registry all; none where it is rejected."""
         if not images:
             return []
         report = self._registry.predict_valid(images, top=1, nearest=0, max_false_accept=self._max_false_accept)
         if report.failed and len(images) > 1:  # one at a time shows which
-            return [label for image in images for label in self._label_ids([image], context)]
+            return [labels for image in images for labels in self._label_ids([image], context)]
         if report.failed:  # the others are annotated
             _log.warning("%s: not recognised: %s", context.frame_name, report.failed[0].reason)
-            return [None]
+            return [[]]
         lowest = 0.0 if context.conf_threshold is None else context.conf_threshold
         return [
-            None
-            if one.label is None or (1.0 if one.probability is None else one.probability) < lowest
-            else self._id(one.label)
+            [
+                id_
+                for label, probability in _labels(one)
+                if (1.0 if probability is None else probability) >= lowest and (id_ := self._id(label)) is not None
+            ]
             for one in report.predictions
         ]
 
@@ -142,6 +146,13 @@ class RegistryFunction:
             self._unlisted.add(label)
             _log.warning("class %r was registered after this function was made and is left out", label)
         return self._ids.get(label)
+
+
+def _labels(answer: Prediction) -> Sequence[tuple[str, float | None]]:
+    """The labels of an answer with their probabilities: one, several of a multi-label registry, or none."""
+    if answer.labels is not None:
+        return answer.labels
+    return [] if answer.label is None else [(answer.label, answer.probability)]
 
 
 def create(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from fewshot.detection import Box, crop_box
 from fewshot.errors import ExampleError, MissingExtra, RegistryError
 from fewshot.media import open_image
 from fewshot.progress import Progress
@@ -78,13 +79,14 @@ def classify_shapes(
     Raises
     ------
     RegistryError : if no class is registered, or none that is a label of the task, naming both.
-    ValueError : for ``labels`` that the task has not.
+    ValueError : for ``labels`` that the task has not, or a multi-label registry: a shape has one label.
     MissingExtra : if the SDK is not installed.
 
     Notes
     -----
     Attributes of the former label are not kept: they are that label's. The source of a shape becomes "semi-auto".
     """
+    registry.require_single_label("class of a shape")
     models = _models()
     task = client.tasks.retrieve(task_id)
     of_task = {label.name: label for label in task.get_labels()}
@@ -126,8 +128,15 @@ def shape_type(shape: Any) -> str:
     return str(getattr(shape.type, "value", shape.type)) if hasattr(shape, "type") else "tag"
 
 
-def cut_out(image: Image, shape: Any) -> Image:
+def cut_out(image: Image, shape: Any, padding: float | None = None) -> Image:
     """Return the image inside a shape's box, turned upright with the shape.
+
+    Parameters
+    ----------
+    image : PIL image
+    shape : of the SDK
+    padding : float, optional
+        That of a registry's crops, ``ClassRegistry.crop_padding``: then what ``crop_box`` cuts out, as theirs are.
 
     Raises
     ------
@@ -144,6 +153,8 @@ def cut_out(image: Image, shape: Any) -> Image:
     turned = float(getattr(shape, "rotation", 0) or 0)  # degrees clockwise, about the middle
     if turned:
         image = image.rotate(turned, center=((left + right) / 2, (top + bottom) / 2))
+    if padding is not None:
+        return crop_box(image, Box(left, top, right, bottom), padding)
     box = (
         max(0, math.floor(left)),
         max(0, math.floor(top)),
@@ -193,7 +204,7 @@ def _answers(
     crops, kept = [], []
     for shape in shapes:
         try:
-            crops.append(cut_out(image, shape))
+            crops.append(cut_out(image, shape, registry.crop_padding))
             kept.append(shape)
         except (ArithmeticError, IndexError, OSError, TypeError, ValueError) as error:
             yield shape, Failure("", str(error))

@@ -15,7 +15,7 @@ from fewshot.errors import MissingExtra
 from fewshot.registry import ClassRegistry, Prediction
 
 try:
-    from fiftyone.core.labels import Classification
+    from fiftyone.core.labels import Classification, Classifications
     from fiftyone.core.models import EmbeddingsMixin
     from fiftyone.core.models import Model as FiftyOneModel
 except ImportError as error:
@@ -27,7 +27,8 @@ class Model(EmbeddingsMixin, FiftyOneModel):  # type: ignore[misc]  # of a libra
 
     An image gets a ``Classification`` with the class, its probability as the confidence, and ``unknown_score`` where
     the registry has a limit on false accepts; one that the registry rejects gets None, and FiftyOne leaves its field as
-    it was. Classes that are registered later are known at the next image.
+    it was. Of a multi-label registry it gets ``Classifications``, possibly none in it. Classes that are registered
+    later are known at the next image.
 
     Parameters
     ----------
@@ -69,11 +70,11 @@ class Model(EmbeddingsMixin, FiftyOneModel):  # type: ignore[misc]  # of a libra
         self._vectors: NDArray[np.float32] | None = None
 
     def predict(self, arg: Any) -> Any:
-        """Classify an image, (h, w), (h, w, 3) or (h, w, 4) uint8: a ``Classification``, or None."""
+        """Classify an image, (h, w), (h, w, 3) or (h, w, 4) uint8: its class or classes, or None."""
         return self.predict_all([arg])[0]
 
     def predict_all(self, args: Iterable[Any]) -> list[Any]:
-        """Classify n images, a list of them or an array (n, h, w, 3): for each a ``Classification``, or None."""
+        """Classify n images, a list of them or an array (n, h, w, 3): for each its class or classes, or None."""
         vectors = self.embed_all(args)
         answers = self._registry.predict_vectors(vectors, top=1, nearest=0, max_false_accept=self._max_false_accept)
         return list(map(_classification, answers))
@@ -101,6 +102,9 @@ class Model(EmbeddingsMixin, FiftyOneModel):  # type: ignore[misc]  # of a libra
 
 
 def _classification(answer: Prediction) -> Any:
+    if answer.labels is not None:
+        several = [Classification(label=label, confidence=probability) for label, probability in answer.labels]
+        return Classifications(classifications=several)
     if answer.label is None:
         return None
     more = {} if math.isnan(answer.unknown_score) else {"unknown_score": answer.unknown_score}

@@ -408,3 +408,26 @@ def test_without_the_sdk_the_extra_is_named(path, monkeypatch):
 
 def test_a_black_picture_is_annotated_like_any_other(registry):
     assert len(RegistryFunction(registry).detect(Context(), plain(BLACK))) == 1
+
+
+def test_a_picture_of_several_classes_gets_a_tag_of_each_and_shapes_of_one_are_refused(tmp_path):
+    with ClassRegistry(tmp_path / "m.fewshot", encoder=FakeEncoder(), multi_label=True) as registry:
+        both = [png((250, 250, blue)) for blue in (0, 10, 20)]
+        registry.add("red", [*both, *(png((250, 0, blue)) for blue in (0, 10, 20))])
+        registry.add("green", [*both, *(png((0, 250, blue)) for blue in (0, 10, 20))])
+        function = RegistryFunction(registry)
+        assert sorted(names(function, function.detect(Context(), plain((250, 250, 5))))) == ["green", "red"]
+        assert names(function, function.detect(Context(), plain((250, 0, 5)))) == ["red"]
+        assert function.detect(Context(1.0), plain((250, 250, 5))) == []
+        with pytest.raises(ValueError, match="there is no class of a shape"):
+            RegistryFunction(registry, detector=Detector())
+
+
+def test_shapes_are_cut_out_as_the_registrys_crops_were(registry, halves):
+    seen = []
+    registry.set_crop_padding(0.25)
+    function = RegistryFunction(registry, detector=Detector(rectangle(2, 2, 6, 4)))
+    real = registry.predict_valid
+    registry.predict_valid = lambda images, **asked: seen.extend(images) or real(images, **asked)
+    function.detect(Context(), halves)
+    assert [one.size for one in seen] == [(6, 6)]  # the longer side of 4, and a quarter of it on each side

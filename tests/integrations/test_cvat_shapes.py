@@ -171,3 +171,10 @@ def test_names_that_do_not_fit_are_refused_before_any_frame_is_fetched(registry,
         with pytest.raises(RegistryError, match=r"no class of .*other\.fewshot \(cyan\) is a label of task 42 \("):
             classify_shapes(client(task), 42, other)
     assert task.asked == []
+
+
+def test_a_multi_label_registry_has_no_class_of_a_shape(tmp_path):
+    with ClassRegistry(tmp_path / "m.fewshot", encoder=FakeEncoder(), multi_label=True) as several:
+        several.add("red", [png(RED)])
+        with pytest.raises(ValueError, match="there is no class of a shape"):
+            classify_shapes(client(Task([])), 42, several)

@@ -23,7 +23,7 @@ def fake_modules() -> dict[str, types.ModuleType]:
     modules = {name: types.ModuleType(name) for name in ("fiftyone", "fiftyone.core")}
     modules["fiftyone.core.labels"] = labels = types.ModuleType("fiftyone.core.labels")
     modules["fiftyone.core.models"] = models = types.ModuleType("fiftyone.core.models")
-    labels.Classification = types.SimpleNamespace
+    labels.Classification = labels.Classifications = types.SimpleNamespace
     models.Model, models.EmbeddingsMixin = type("Model", (), {}), type("EmbeddingsMixin", (), {})
     return modules
 
@@ -152,3 +152,14 @@ def test_fiftyones_own_loops_label_and_embed_samples(samples, registry, monkeypa
         vectors = models._compute_image_embeddings_batch(samples, model, None, batch_size, False, False)
     assert [one["part"].label if one.has_field("part") else None for one in samples] == ["blue", "red", None]
     assert_array_equal(np.round(vectors, 1), np.array([[0, 0, 1], [1, 0, 0], [0.8, 0.4, 0]], np.float32))
+
+
+def test_an_image_of_several_classes_gets_all_of_them(model_of, tmp_path):
+    with ClassRegistry(tmp_path / "m.fewshot", encoder=FakeEncoder(), multi_label=True) as registry:
+        both = [png((250, 250, blue)) for blue in (0, 10, 20)]
+        registry.add("red", [*both, *(png((250, 0, blue)) for blue in (0, 10, 20))])
+        registry.add("green", [*both, *(png((0, 250, blue)) for blue in (0, 10, 20))])
+        (answer,) = registry.predict([png((250, 250, 5))])
+        found = model_of(registry).predict(image((250, 250, 5)))
+        assert [(one.label, one.confidence) for one in found.classifications] == list(answer.labels)
+        assert {one.label for one in found.classifications} == {"red", "green"}
