@@ -24,7 +24,6 @@ ROOMS = {
     "encoders": "Encoders: images, texts and sounds to embeddings",
     "classifiers": "Few-shot classifiers",
     "openset": "None of these: rejection of unknown examples",
-    "diagnosis": "What examples say about themselves",
     "calibration": "Calibrated probabilities",
     "episodes": "Episodes",
     "benchmark": "Benchmarks",
@@ -36,7 +35,6 @@ ROOMS = {
     "vectors": "Embeddings: distances and search",
     "detection": "Objects in larger images",
     "runtime": "Bundles, without torch",
-    "integrations": "Other tools",
     "errors": "Errors",
 }
 
@@ -85,6 +83,15 @@ def _names(room: str) -> list[str]:
 
 # Public names that are imported from a room rather than from the package.
 _BESIDES = {
+    "registry": (
+        "Diagnosis",
+        "ErasureReport",
+        "Evaluation",
+        "Failure",
+        "MultiLabelEvaluation",
+        "StoredExample",
+        "repair_registry",
+    ),
     "openset": ("Background", "Center", "KnownClasses", "Threshold", "UnknownScore", "estimate_threshold"),
     "calibration": ("CalibrationParams", "fit_calibration", "measure_reliability", "shipped_calibration"),
     "runtime": ("Recognizer", "export_bundle"),
@@ -93,16 +100,51 @@ _BESIDES = {
 }
 
 
-# Whose methods are written in other files.
-_WITH_INHERITED = ("ClassRegistry", "FewShotClassifier")
+_REGISTRY = (
+    "add add_folder add_labelled predict predict_group predict_groups evaluate evaluate_labels diagnose classes "
+    "examples list_examples image remove remove_example rename move_example merge forget describe descriptions "
+    "forget_description list_negatives remove_negative rejection classifier set_classifier compare_classifiers "
+    "compare_encoding reindex export import_examples backup check info encoder modality multi_label path close"
+).split()
+_CLASSIFIER = (
+    "fit partial_fit forget predict predict_proba scores scores_and_probabilities rank score episode_scores "
+    "episode_probabilities _learn _extend _scores"
+).split()
+_ENCODER = ["dim", "fingerprint", "encode", "encode_valid"]
+# What a reader uses of a class, in this order, inherited or not; of other classes it is all that they define.
+_MEMBERS: dict[str, list[str]] = {
+    "ClassRegistry": _REGISTRY,
+    "FewShotClassifier": _CLASSIFIER,
+    "MultiLabelClassifier": ["fit", "predict", "predict_proba"],
+    "PrototypeClassifier": ["prototypes_"],
+    "WhitenedPrototypeClassifier": ["prototypes_"],
+    "ClipEncoder": [*_ENCODER, "encode_texts"],
+    "EmbeddingCache": [*_ENCODER, "encode_texts"],
+    "Detector": ["detect"],
+    "Recipe": [],
+    "Background": ["of"],
+    "Center": ["of"],
+    "KnownClasses": ["of"],
+}
+_PREFACES = {
+    "classifiers": "What all of them can do is listed once, at [`FewShotClassifier`]"
+    "(#fewshot.classifiers.FewShotClassifier). When to take which: [Methods](../methods.md).",
+}
 
 
 def _room(room: str) -> str:
-    parts = [f"# {ROOMS[room]}", ""]
+    parts = [f"# {ROOMS[room]}", "", _PREFACES.get(room, ""), ""]
     for name in _names(room):
         parts += [f"::: fewshot.{room}.{name}", ""]
-        if name in _WITH_INHERITED:
-            parts[-1:] = ["    options:", "      inherited_members: true", ""]
+        members = _MEMBERS.get(name)
+        if members is None and room == "encoders" and name.endswith("Encoder"):
+            members = _ENCODER
+        elif members is None and room == "classifiers":
+            members = []
+        if members:
+            parts[-1:] = ["    options:", "      inherited_members: true", f"      members: {json.dumps(members)}", ""]
+        elif members is not None:
+            parts[-1:] = ["    options:", "      members: false", ""]
     return "\n".join(parts)
 
 
