@@ -126,6 +126,7 @@ _MEMBERS: dict[str, list[str]] = {
     "Center": ["of"],
     "KnownClasses": ["of"],
 }
+_FIRST = ("ClassRegistry", "FewShotClassifier", "Recognizer", "Detector", "Encoder", "load_encoder")
 _PREFACES = {
     "classifiers": "What all of them can do is listed once, at [`FewShotClassifier`]"
     "(#fewshot.classifiers.FewShotClassifier). When to take which: [Methods](../methods.md).",
@@ -134,7 +135,7 @@ _PREFACES = {
 
 def _room(room: str) -> str:
     parts = [f"# {ROOMS[room]}", "", _PREFACES.get(room, ""), ""]
-    for name in _names(room):
+    for name in sorted(_names(room), key=lambda name: name not in _FIRST):
         parts += [f"::: fewshot.{room}.{name}", ""]
         members = _MEMBERS.get(name)
         if members is None and room == "encoders" and name.endswith("Encoder"):
