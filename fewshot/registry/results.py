@@ -13,8 +13,8 @@ NONE_OF_THESE = "none of these"
 """The label of negatives in a ``Conflict``."""
 
 ONE_CLASS = (
-    "no probability: with one class there is nothing to compare it with; add another class, or examples that are not "
-    "of it as negatives and a limit on false accepts"
+    "no probability: with one class there is nothing to compare it with; add another class, or let negatives and a "
+    "limit on false accepts tell what is not of it"
 )
 """The note of a ``Prediction`` where only one class is registered."""
 
