@@ -336,7 +336,10 @@ def merge(registry: str, labels: tuple[str, ...], into: str) -> None:
 @click.argument("registry")
 @click.argument("file")
 @click.option("--allow-conflict", is_flag=True, help="Accept examples that are registered under another label.")
-def import_(registry: str, file: str, allow_conflict: bool) -> None:
+@click.option(
+    "--multi-label", is_flag=True, default=None, help="Of a new registry: FILE is of one made with --multi-label."
+)
+def import_(registry: str, file: str, allow_conflict: bool, multi_label: bool | None) -> None:
     """Import the examples that `fewshot export` wrote to FILE.
 
     Their encoder must be that of the registry, which is created if it does not exist.
@@ -344,7 +347,7 @@ def import_(registry: str, file: str, allow_conflict: bool) -> None:
     from fewshot.vectors import feature_files
 
     feature_files.check(file)
-    with open_registry(registry, create=True) as opened:
+    with open_registry(registry, create=True, multi_label=multi_label) as opened:
         _report(opened.import_examples(file, allow_conflict=allow_conflict), opened, file=file)
 
 

@@ -131,3 +131,11 @@ def test_a_cell_of_a_table_may_hold_several_labels(tmp_path, monkeypatch):
     assert (added["added"], added["classes"]) == (len(SOUPS) + 2 * len(FILMS), 3)
     found = answer("evaluate", "t.fewshot", *columns)
     assert (found["n"], found["unregistered"], found["per_class"]["old"]["n"]) == (len(rows), [], len(FILMS))
+
+
+def test_what_is_exported_is_imported_with_all_labels(registry):
+    call("export", "r.fewshot", "all.npz")
+    made = answer("import", "new.fewshot", "all.npz", "--multi-label")
+    assert (made["added"], "conflicts" in made) == (12, False)
+    assert answer("info", "new.fewshot")["multi_label"] is True
+    call("import", "one.fewshot", "all.npz", status=1)  # three pictures are of two classes
