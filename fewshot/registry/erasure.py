@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fewshot.errors import MissingExtra, RegistryBusy, RegistryError
 from fewshot.files import why_not
+from fewshot.media import is_url
 from fewshot.registry.class_descriptions import delete_description
 from fewshot.registry.encoder_identity import encoder_folder
 from fewshot.registry.erased_annotations import erase_annotations
@@ -119,7 +120,7 @@ def forget(
         (store.path, *searched),
         len(erased.traces.words),
         _estimated_again(store, erased),
-        tuple(sorted(path for path in erased.sources | erased.paths if os.path.isfile(path))),
+        _originals(erased.sources | erased.paths),
         (*erased.remaining, *_still_named(store, erased.labels), *_of_encoder(store, erased)),
         (*_NOT_KNOWN, *(f"{word!r}: too short to search bytes for" for word in erased.traces.too_short)),
     )
@@ -334,6 +335,12 @@ def _exported(path: Path, hashes: set[bytes]) -> set[str]:
     except (ValueError, MissingExtra):
         return set()
     return {f"the export of the example with the hash {one.hex()[:8]}" for one in hashes if one.hex() in held}
+
+
+def _originals(names: Iterable[str]) -> tuple[str, ...]:
+    """Where examples came from: files that are there, each once, and URLs, which may be."""
+    files = {os.path.realpath(name): name for name in sorted(names, reverse=True) if os.path.isfile(name)}
+    return tuple(sorted([*files.values(), *filter(is_url, names)]))
 
 
 def _estimated_again(store: RegistryStore, erased: _Erased) -> tuple[str, ...]:

@@ -342,3 +342,15 @@ def test_another_picture_of_the_same_program_beside_is_no_copy(tmp_path):
         (told,) = mine.forget("carol").remaining
     assert "b.fewshot holds " in told
     assert "the content of example" in told
+
+
+def test_an_original_is_named_once_and_a_url_too(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec", reason="needs the extra cloud")
+    fsspec.filesystem("memory").pipe("/erasure/red.png", png(RED))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blue.png").write_bytes(png(BLUE))
+    with ClassRegistry(tmp_path / "a.fewshot", encoder=MarkedEncoder(), keep_images=False) as registry:
+        registry.add("alice-liddell", ["memory://erasure/red.png", "blue.png"])
+        originals = registry.forget("alice-liddell").originals
+    assert [os.path.basename(one) for one in originals] == ["blue.png", "red.png"]
+    assert "memory://erasure/red.png" in originals
