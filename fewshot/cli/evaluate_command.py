@@ -70,6 +70,7 @@ def evaluate(
             make_folder(report)
         given = (found, None) if found is not None else _labelled_rows(opened, from_csv, text, label, separator)
         result = opened.evaluate(*given, roll_up=roll_up, nearest=0 if report is None else 3)
+        below = [one for one in opened.classes() if one.startswith(tuple(f"{top}/" for top in result.unregistered))]
         if report is not None:
             from fewshot.registry import write_evaluation_report
 
@@ -77,6 +78,8 @@ def evaluate(
     note_ignored(result.ignored, medium)
     if result.unregistered:
         note(f"not registered, so always wrong: {', '.join(result.unregistered)}")
+        if below and folder is not None and not nested:
+            note(f"the registry has {below[0]!r}: where folders in folders are the label, give --nested")
     if result.also_registered:
         note(
             f"registered examples among the {medium.counted(result.n)}: {result.also_registered}; "

@@ -125,3 +125,11 @@ def test_a_bundle_and_a_url_are_no_registry(command, tmp_path):
     more = {"evaluate": [tmp_path], "detect": ["a.png"], "remove": ["a"]}.get(command, [])
     assert "is a bundle, which is for fewshot predict" in run(command, tmp_path / "b.zip", *more, status=1).stderr
     assert "a registry is a file of this machine" in run(command, "memory://r.fewshot", *more, status=1).stderr
+
+
+def test_folders_in_folders_of_a_registry_of_paths_bring_nested_to_mind(registry, folder, tmp_path):
+    (tmp_path / "flat" / "cold").mkdir(parents=True)
+    (tmp_path / "flat" / "cold" / "0.png").write_bytes((folder / "cold" / "blue" / "0.png").read_bytes())
+    told = run("evaluate", registry, tmp_path / "flat").stderr
+    assert "the registry has 'cold/blue': where folders in folders are the label, give --nested" in told
+    assert "--nested" not in run("evaluate", registry, folder, "--nested").stderr
